@@ -61,7 +61,7 @@ def measure(one: Drill) -> Outcome:
         next(steps, None)
         ended = _wait(prometheus, one.alerts, False, seen)
         seconds = {alert: [began.get(alert), ended.get(alert)] for alert in one.alerts}
-        told = _told(Path(name), list(seen.values()))
+        told = _published(Path(name), list(seen.values()))
     return Outcome(one, seconds, set(seen) - set(one.alerts), told)
 
 
@@ -87,7 +87,7 @@ def _firing(prometheus: httpx.Client) -> dict[str, dict[str, Any]]:
     return {" ".join(filter(None, (each["alertname"], each.get("name")))): each for each in labels}
 
 
-def _told(folder: Path, alerts: list[dict[str, Any]]) -> set[str]:
+def _published(folder: Path, alerts: list[dict[str, Any]]) -> set[str]:
     """Return which of these alerts Alertmanager does not keep back when they fire at the same time."""
     with running_alertmanager(folder, DEPLOY / "alertmanager.yml") as alertmanager:
         alertmanager.post("/api/v2/alerts", json=[{"labels": labels} for labels in alerts]).raise_for_status()

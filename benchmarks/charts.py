@@ -21,12 +21,12 @@ from typing import cast
 
 from pipeline.assets.asset import AssetStatus
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import Kept
+from pipeline.assets.store import Record
 from pipeline.clock import utc_now
 from pipeline.instants import instant_of
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases.tallies import KEPT_SECONDS, WINDOWS, Tallies
+from pipeline.usecases.job_statistics import KEPT_SECONDS, WINDOWS, JobStatistics
 
 JOB = Job("ai-processing:1", {}, 1, 0, "lease", enqueued_at_ms=0, claimed_at_ms=1234)
 RETRY, DONE = Finish(JOB, Outcome.RETRY), Finish(JOB, Outcome.COMPLETED)
@@ -34,20 +34,20 @@ RETRY, DONE = Finish(JOB, Outcome.RETRY), Finish(JOB, Outcome.COMPLETED)
 BUSY = {"enqueued": 900, "completed": 900, "waits": {n: 30 for n in range(30)}, "runs": {n: 30 for n in range(30)}}
 
 
-def count_job(tallies: Tallies) -> None:
+def count_job(job_statistics: JobStatistics) -> None:
     """Count one job that is tried twice."""
-    tallies.count_enqueued()
-    tallies.count_start(JOB)
-    tallies.count_attempt(RETRY, 1.5)
-    tallies.count_attempt(DONE, 0.7)
-    tallies.count_end(AssetStatus.ACTIVE)
+    job_statistics.count_enqueued()
+    job_statistics.count_start(JOB)
+    job_statistics.count_attempt(RETRY, 1.5)
+    job_statistics.count_attempt(DONE, 0.7)
+    job_statistics.count_end(AssetStatus.ACTIVE)
 
 
-def counting(tallies: Tallies, jobs: int) -> float:
+def counting(job_statistics: JobStatistics, jobs: int) -> float:
     """Return the microseconds that counting one job takes."""
     started_at = perf_counter()
     for _ in range(jobs):
-        count_job(tallies)
+        count_job(job_statistics)
     return (perf_counter() - started_at) / jobs * 1e6
 
 
@@ -64,8 +64,8 @@ async def fill(store: SqliteAssetStore, processes: int) -> None:
     for step, seconds in KEPT_SECONDS.items():
         for number in range(seconds // step):
             at = instant_of((now // step - number) * step * 1000)
-            kept = [Kept(f"tally {step}", f"{number}-{process}", at, BUSY) for process in range(processes)]
-            await asyncio.gather(*map(store.keep, kept))
+            record = [Record(f"tally {step}", f"{number}-{process}", at, BUSY) for process in range(processes)]
+            await asyncio.gather(*map(store.put_record, record))
 
 
 async def measure(folder: Path, jobs: int, rounds: int, processes: int) -> dict[str, list[float]]:
@@ -75,12 +75,12 @@ async def measure(folder: Path, jobs: int, rounds: int, processes: int) -> dict[
     await fill(store, processes)
     found: dict[str, list[float]] = {}
     for _ in range(rounds):
-        tallies = Tallies(store, cast(JobQueue, None))
-        found.setdefault("counting one job, us", []).append(counting(tallies, jobs))
-        found.setdefault("one writing, ms", []).append(await timed(tallies.write))
+        job_statistics = JobStatistics(store, cast(JobQueue, None))
+        found.setdefault("counting one job, us", []).append(counting(job_statistics, jobs))
+        found.setdefault("one writing, ms", []).append(await timed(job_statistics.write))
         for window in WINDOWS:
             name = f"reading {window}, {processes} processes, ms"
-            found.setdefault(name, []).append(await timed(partial(tallies.chart, window)))
+            found.setdefault(name, []).append(await timed(partial(job_statistics.chart, window)))
     await store.close()
     return found
 

@@ -25,8 +25,8 @@ from redis import Redis
 
 from benchmarks.charts import BUSY
 from pipeline.assets.failures import fingerprint
-from pipeline.assets.store import AssetStore, Kept
-from pipeline.usecases.tallies import KEPT_SECONDS
+from pipeline.assets.store import AssetStore, Record
+from pipeline.usecases.job_statistics import KEPT_SECONDS
 
 DAYS, USERS, BATCH = 30, 20_000, 5_000
 # The status of an asset that is not among the newest half, which wait, and how many of a thousand have it.
@@ -211,25 +211,25 @@ def fill_redis(redis: Redis, jobs: Iterable[Job]) -> None:
 
 async def fill_kept(store: AssetStore, jobs: Sequence[Job]) -> None:
     """Keep the audit entries and deliveries of the last RECORDS jobs, and a week of tallies."""
-    for batch in batches(_kept(jobs[-RECORDS:])):
-        await asyncio.gather(*map(store.keep, batch))
+    for batch in batches(_record(jobs[-RECORDS:])):
+        await asyncio.gather(*map(store.put_record, batch))
 
 
-def _kept(jobs: Sequence[Job]) -> Iterator[Kept]:
+def _record(jobs: Sequence[Job]) -> Iterator[Record]:
     now = datetime.now(UTC)
     for number, job in enumerate(jobs):
         at = now - timedelta(seconds=5 * (len(jobs) - number))
         act: dict[str, Any] = {"who": f"ops-{number % 7}", "action": ACTIONS[number % len(ACTIONS)]}
         act |= {"target": job.job_id, "count": None, "outcome": "done", "address": "10.0.0.1", "request_id": "r"}
-        yield Kept("audit", f"{number:024x}", at, act)
+        yield Record("audit", f"{number:024x}", at, act)
         sent: dict[str, Any] = {"notifier": "webhook", "userId": job.user, "assetId": job.asset_id}
         sent |= {"event": {"event": "x" * 500}, "attempts": 1, "response": "HTTP 200", "finishedAt": None}
         sent |= {"state": "failed" if number % 1000 == 0 else "delivered"}
-        yield Kept("delivery", f"notifications:{number:024x}", at, sent, job.user, job.asset_id)
+        yield Record("delivery", f"notifications:{number:024x}", at, sent, job.user, job.asset_id)
     for step, seconds in KEPT_SECONDS.items():
         for start in range(0, seconds, step):
             for process in range(PROCESSES):
-                yield Kept(f"tally {step}", f"{start}-{process}", now - timedelta(seconds=start), BUSY)
+                yield Record(f"tally {step}", f"{start}-{process}", now - timedelta(seconds=start), BUSY)
 
 
 def batches(items: Iterable[Any]) -> Iterator[list[Any]]:

@@ -29,7 +29,7 @@ from pipeline.clock import utc_now
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import UnfinishedAssets
+from pipeline.usecases.job_records import UnfinishedAssets
 from pipeline.usecases.reconciler import Reconciler
 from tests.factories import make_asset
 from tests.memory_storage import MemoryStorage

@@ -83,8 +83,8 @@ class Load:
         while not self.is_over.is_set():
             await asyncio.sleep(LOOK_SECONDS)
             user = random.choice(USERS)
-            if fresh := [url for asset in await self.page(user) for url in pictures(asset)]:
-                chosen = random.sample(fresh, min(2, len(fresh)))
+            if new_assets := [url for asset in await self.page(user) for url in pictures(asset)]:
+                chosen = random.sample(new_assets, min(2, len(new_assets)))
                 self.shown = (self.shown + chosen)[-SHOWN_AT_MOST:]
                 for url in {*chosen, random.choice(self.shown)}:
                     await self.fetch(url)

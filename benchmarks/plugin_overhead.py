@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from time import monotonic, perf_counter
 from typing import Any
 
-from pipeline.hold import Turn
+from pipeline.hold import Reservation
 from pipeline.hooks import (
     API_VERSION,
     Analysis,
@@ -77,12 +77,12 @@ class Told(Nothing):
 class NoTurns:
     """Gives turns as fast as it can be done: what Redis takes for it is part of the claim."""
 
-    async def take_turn_at(
+    async def reserve_call(
         self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
     ) -> tuple[bool, float]:
         return True, 0
 
-    async def end_turn_at(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
+    async def release_call(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
         return None
 
 
@@ -186,7 +186,7 @@ async def run(jobs: int, rounds: int) -> None:
         count_one_job(metrics)
 
     async def analyze_told() -> None:
-        job = JOB._replace(turn=Turn("told", monotonic()))
+        job = JOB._replace(reservation=Reservation("told", monotonic()))
         await told.analyze(REQUEST, no_image, "", told_at, permits.of(job, asset))
 
     cases: dict[str, Callable[[], Awaitable[Any]]] = {

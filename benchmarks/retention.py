@@ -25,8 +25,8 @@ from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.expiry import Expiry
-from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.removing import Jobs, Removing
 from tests.factories import make_asset
 from tests.memory_storage import MemoryStorage
@@ -46,11 +46,15 @@ class Life:
         self.path = folder / "assets.sqlite"
         self.store, self.storage = SqliteAssetStore(self.path), MemoryStorage()
         self.queue, self.notifications = JobQueue(redis_url), JobQueue(redis_url, name="notifications")
-        self.kept = KeptJobs(self.store, self.queue, keep_failed_seconds=604_800, max_age_seconds=DAY_SECONDS)
-        leftovers = Leftovers(self.store, self.storage)
-        removing = Removing(self.store, leftovers, Jobs(self.queue, self.kept), Jobs(self.notifications, self.kept))
+        self.job_records = JobRecords(self.store, self.queue, keep_failed_seconds=604_800, max_age_seconds=DAY_SECONDS)
+        orphaned_images = OrphanedImages(self.store, self.storage)
+        removing = Removing(
+            self.store, orphaned_images, Jobs(self.queue, self.job_records), Jobs(self.notifications, self.job_records)
+        )
         self.expiry = Expiry(
-            *(self.store, self.queue, removing, leftovers, Metrics()), keep_assets_days=KEEP_DAYS, keep_originals_days=0
+            *(self.store, self.queue, removing, orphaned_images, Metrics()),
+            keep_assets_days=KEEP_DAYS,
+            keep_originals_days=0,
         )
         self.number = 0
 
@@ -74,9 +78,9 @@ class Life:
         begun = await self.store.begin(asset.id, asset.user_id, job.id)
         assert begun is not None
         if is_bad:
-            await self.kept.keep(NewJob(job.id, job.data))
+            await self.job_records.put(NewJob(job.id, job.data))
             await self.store.fail(asset.id, job.id, begun.fence, error="No photo", finished_at=utc_now())
-            await self.kept.bury(job, "No photo")
+            await self.job_records.put_failed(job, "No photo")
         else:
             found = AiMetadata({"value": "Nike", "confidence": 0.9}, {"value": "Air Max", "confidence": 0.9})
             status, processed = AssetStatus.ACTIVE, None
@@ -98,7 +102,7 @@ class Life:
             if number % max(1, uploads // ROUNDS_A_DAY) == 0:
                 await self.expiry.round()
                 await self.queue.trim()
-                await self.kept.purge()
+                await self.job_records.purge()
                 await self.store.purge_keys(utc_now() - timedelta(days=1))
 
 
@@ -133,9 +137,7 @@ def measure(days: int, thinning: int) -> Report:
     full, last = by_day[KEEP_DAYS + 1], by_day[-1]
     growth = max(after / before for before, after in zip(full, last, strict=True)) - 1
     report.goals.append(
-        Goal(
-            f"growth from day {KEEP_DAYS + 2} to day {days}", "at most 5 %", f"{growth * 100:+.1f} %", growth <= 0.05
-        )
+        Goal(f"growth from day {KEEP_DAYS + 2} to day {days}", "at most 5 %", f"{growth * 100:+.1f} %", growth <= 0.05)
     )
     return report
 

@@ -102,10 +102,10 @@ class App:
         self._watch("expiry", parts.expiry.run)
         self._watch("erasing", parts.erasing.run)
         self._watch("storages in use", parts.storages_in_use.run, "store")
-        self._watch("moves", parts.moves.run, "store")
+        self._watch("moves", parts.storage_choice.run, "store")
         self._watch("store move", parts.movable_store.run, "store")
         self._watch("upgrade", parts.upgrade.run, "store")
-        self._watch("tallies", parts.tallies.run, "store")
+        self._watch("tallies", parts.job_statistics.run, "store")
         self._watch("audit", parts.audit.run, "store")
 
     async def stop(self, lame_duck_seconds: float = 0) -> None:
@@ -129,7 +129,7 @@ class App:
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(seconds) for worker in parts.workers]
         await _settled(asyncio.gather(*drains))
-        await _settled(cancel([*parts.submission.unsettled, *parts.leftovers.tasks, *parts.erasing.tasks]))
+        await _settled(cancel([*parts.submission.unsettled, *parts.orphaned_images.tasks, *parts.erasing.tasks]))
         await _settled(parts.supervisor.stop(self._watched))
         await _settled(parts.admission.drain(GOODBYE_SECONDS))
         await _settled(self._server.close_all_connections(), close_seconds())
@@ -142,7 +142,7 @@ class App:
         await _settled(parts.ai_usage.close(), LEAST_CLOSE_SECONDS)
         await parts.queue.close()
         await parts.notifications.close()
-        await _settled(asyncio.gather(parts.tallies.close(close_seconds()), parts.audit.close(close_seconds())))
+        await _settled(asyncio.gather(parts.job_statistics.close(close_seconds()), parts.audit.close(close_seconds())))
         await _settled(parts.store.close(), close_seconds())
         await _settled(parts.supervisor.stop())
         await _settled(parts.tracing.close())
@@ -178,7 +178,7 @@ class App:
         try:
             await self.parts.store.open()
             # Before the first upload: it belongs where the images were moved to.
-            await self.parts.moves.look()
+            await self.parts.storage_choice.look()
         except DependencyUnavailable as error:
             log.warning("store_unreachable", error=cause_of(error))
             self._watch("store opening", self._open_store_later, "store")

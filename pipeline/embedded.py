@@ -124,7 +124,7 @@ class EmbeddedRedis:
         while (failure := await self._try_start()) is not None:
             fault, reason = failure
             killed = killed + 1 if fault is Fault.KILLED else 0
-            if (fault is Fault.FILES or killed >= KILLED_STARTS) and self._files.set_aside(reason):
+            if (fault is Fault.FILES or killed >= KILLED_STARTS) and self._files.quarantine(reason):
                 killed = 0
                 continue
             is_late = time.monotonic() - begun_at > START_SECONDS

@@ -99,7 +99,7 @@ class RedisFiles:
         """Note where the server's log will go on; one that is large begins anew."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists() and not self.log_path.is_file():
-            self.set_aside(f"{self.log_path.name} is no file")
+            self.quarantine(f"{self.log_path.name} is no file")
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         if self._log_start > LOG_BYTES:
             self.log_path.unlink()
@@ -122,7 +122,7 @@ class RedisFiles:
             return Fault.KILLED
         return Fault.FILES if said else Fault.UNKNOWN
 
-    def set_aside(self, reason: str) -> bool:
+    def quarantine(self, reason: str) -> bool:
         """Move all that the server has written into a folder of its own, the only one that is kept; False when there is
         nothing that could keep a server from starting.
         """

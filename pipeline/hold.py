@@ -49,14 +49,14 @@ class Pace(NamedTuple):
         return self.interval_seconds * (SLOWER if self.interval_seconds < 1 else SLOWER_BY_SECONDS)
 
 
-class Turn(NamedTuple):
+class Reservation(NamedTuple):
     """The right to call a provider that has a pace, once. begins_at: from when on, by the monotonic clock."""
 
     provider: str
     begins_at: float
 
 
-class Found(StrEnum):
+class ProviderState(StrEnum):
     """What one call has shown of a provider. TRIED: it was held, this call tried it, and it is still AWAY."""
 
     AWAY = "away"
@@ -65,14 +65,14 @@ class Found(StrEnum):
     ANSWERED = "answered"
 
 
-class Finding(NamedTuple):
+class ProviderReport(NamedTuple):
     """What one process tells the others of a provider.
 
     seconds: of BUSY how long, of AWAY and TRIED the longest wait between two jobs that try it. reason, cause: see Hold.
     """
 
     provider: str
-    found: Found
+    state: ProviderState
     seconds: float = 0
     reason: str = ""
     cause: str = ""
@@ -93,7 +93,7 @@ class Avoided(NamedTuple):
 class Holds(Protocol):
     """Which providers are not asked for now; hooks/breaker.py has it."""
 
-    def findings(self) -> Sequence[Finding]:
+    def reports(self) -> Sequence[ProviderReport]:
         """Return what this process has found and not told yet."""
 
     def avoid(self) -> Avoided:
@@ -102,5 +102,5 @@ class Holds(Protocol):
     def begin_try(self) -> None:
         """A job was claimed that tries what `avoid` said."""
 
-    def adopt(self, told: Sequence[Finding], holds: Sequence[Hold]) -> None:
-        """Take over all the holds there are, found by whatever process. told: the findings they contain."""
+    def adopt(self, told: Sequence[ProviderReport], holds: Sequence[Hold]) -> None:
+        """Take over all the holds there are, found by whatever process. told: the reports they contain."""

@@ -41,7 +41,7 @@ from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.console_frames import ConsoleFrames
-from pipeline.usecases.correcting import Correcting
+from pipeline.usecases.corrections import Corrections
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.deliveries import Deliveries
@@ -50,14 +50,14 @@ from pipeline.usecases.job_lists import JobLists
 from pipeline.usecases.dependencies import Dependencies
 from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.expiry import Expiry
-from pipeline.usecases.fresh import Fresh
+from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords, UnfinishedAssets
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.limits import Limit, limits_of
-from pipeline.usecases.moves import Moves
+from pipeline.usecases.storage_choice import StorageChoice
 from pipeline.usecases.overview import Overview
-from pipeline.usecases.pictures import PictureCheck
+from pipeline.usecases.picture_check import PictureCheck
 from pipeline.usecases.permits import Permits
 from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
@@ -75,7 +75,7 @@ from pipeline.usecases.result_cache import ResultCache
 from pipeline.usecases.retention import Sweeper
 from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.usecases.storages_in_use import StoragesInUse
-from pipeline.usecases.tallies import Tallies
+from pipeline.usecases.job_statistics import JobStatistics
 from pipeline.usecases.undelivered import Undelivered
 from pipeline.usecases.upgrade import Upgrade
 from pipeline.usecases.users import Users
@@ -117,7 +117,7 @@ class Parts:
         self.plugins = build_plugins(settings, self.metrics, self.fanout, self.tracing, inspect, values)
         self.metrics.of_queue(QUEUE_NAME, settings.all_providers)
         self.metrics.of_queue(notifying.QUEUE_NAME, self.plugins.notifiers.durable)
-        self.moves = Moves(self.store, self.plugins, settings.storage_name)
+        self.storage_choice = StorageChoice(self.store, self.plugins, settings.storage_name)
         self.image_urls = ImageUrls(self.plugins, settings.media_url_seconds)
         self.replay = Replay(
             self.store,
@@ -135,7 +135,7 @@ class Parts:
         self.deliveries = Deliveries(self.store)
         self._build_queues()
         self.limits = limits_of(settings, self.queue, self.metrics)
-        self.tallies = Tallies(self.store, self.queue)
+        self.job_statistics = JobStatistics(self.store, self.queue)
         self.result_cache = ResultCache(self.store, days=settings.ai_cache_days)
         self.budgets = Budgets(
             self.store,
@@ -154,17 +154,17 @@ class Parts:
         self.sweeper = Sweeper(self.store, self.plugins, self.queue, self.metrics)
         self.storages_in_use = StoragesInUse(self.store, self.plugins)
         self.upgrade = Upgrade(self.store, self.queue, self.storages_in_use, _unknown_backend(settings))
-        self.leftovers = Leftovers(self.store, self.plugins)
+        self.orphaned_images = OrphanedImages(self.store, self.plugins)
         self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self.image_urls, self._running)
         self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
         self.reports = Reports(self.queue, self.progress_frames.tell, LONGEST_DELAY_SECONDS)
-        self.fresh = Fresh() if settings.role is not Role.WEB else Fresh(most=0)
+        self.new_assets = NewAssets() if settings.role is not Role.WEB else NewAssets(most=0)
         self.submission = self._make_submission()
-        self.dead_letters = DeadLetters(self.store, self.queue, self._kept_jobs, self.submission)
+        self.dead_letters = DeadLetters(self.store, self.queue, self._job_records, self.submission)
         self.notifying = notifying.Notifying(
             self.plugins.notifiers,
             self.notifications,
-            self._kept_notifications,
+            self._notification_records,
             self.metrics,
             self.tracing,
             store=self.store,
@@ -173,7 +173,7 @@ class Parts:
         )
         self.undelivered = Undelivered(
             self.notifications,
-            self._kept_notifications,
+            self._notification_records,
             self.notifying,
             self.deliveries,
             durable=self.plugins.notifiers.durable,
@@ -188,7 +188,7 @@ class Parts:
         self.reanalysis = Reanalysis(
             self.store,
             self.queue,
-            self._kept_jobs,
+            self._job_records,
             providers=settings.all_providers,
             settle=self.dead_letters.remove_failed,
             end_running=self.worker.cancel,
@@ -203,7 +203,7 @@ class Parts:
             removing=self.removing,
             reanalysis=self.reanalysis,
         )
-        self.correcting = Correcting(self.store, self.progress_frames.corrected)
+        self.correcting = Corrections(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
             self.store,
             self.removing,
@@ -211,7 +211,7 @@ class Parts:
             audit=self.audit,
             forget_history=self._forget_history,
         )
-        kinds = [self._kept_jobs.kind, self._kept_notifications.kind]
+        kinds = [self._job_records.kind, self._notification_records.kind]
         max_bytes = settings.max_stored_bytes_per_user
         self.users = Users(self.store, self.queue, self.erasing, kinds=kinds, max_bytes=max_bytes)
         self.busiest = Busiest(self.store, self.queue, is_fair=self._is_fair)
@@ -219,7 +219,7 @@ class Parts:
             self.store,
             self.queue,
             self.removing,
-            self.leftovers,
+            self.orphaned_images,
             self.metrics,
             keep_assets_days=settings.keep_assets_days,
             keep_originals_days=settings.keep_originals_days,
@@ -300,11 +300,11 @@ class Parts:
                 most_bytes=settings.max_stored_bytes_per_user,
                 on_refused=partial(self.limits.refused, Limit.STORED_BYTES),
             ),
-            leftovers=self.leftovers,
+            orphaned_images=self.orphaned_images,
             urls=self.image_urls,
             pool=self.pool,
             on_deferred=self._enqueue_later,
-            on_inserted=self.fresh.add,
+            on_inserted=self.new_assets.add,
             on_enqueued=self._observe_enqueued,
             tracing=self.tracing,
         )
@@ -314,10 +314,10 @@ class Parts:
             self.store,
             self.queue,
             self.notifying,
-            self._kept_jobs,
+            self._job_records,
             self.metrics,
             submission=self.submission,
-            is_told=lambda asset_id: self.fanout.untold(asset_id) is None,
+            is_published=lambda asset_id: self.fanout.unpublished(asset_id) is None,
             end_running=self._end_run,
             on_ended=lambda asset, request_id: self.plugins.observe("job_finished", cancel_event(asset, request_id)),
         )
@@ -326,19 +326,19 @@ class Parts:
         end_delivery = self.workers[-1].cancel if self.plugins.notifiers.durable else lambda job_id: None
         return Removing(
             self.store,
-            self.leftovers,
-            Jobs(self.queue, self._kept_jobs, self._end_run),
-            Jobs(self.notifications, self._kept_notifications, end_delivery),
+            self.orphaned_images,
+            Jobs(self.queue, self._job_records, self._end_run),
+            Jobs(self.notifications, self._notification_records, end_delivery),
             on_deleted=self.progress_frames.deleted,
         )
 
     def _end_run(self, job_id: str) -> None:
-        self.fresh.drop(job_id)
+        self.new_assets.drop(job_id)
         self.worker.cancel(job_id)
 
     def _redis_is_back(self) -> None:
         # What was cancelled or deleted meanwhile may still be in line.
-        self.fresh.clear()
+        self.new_assets.clear()
         self.reconciler.request()
 
     async def _forget_history(self) -> None:
@@ -351,9 +351,9 @@ class Parts:
             self.store,
             self.plugins,
             self.notifying,
-            self._kept_jobs,
+            self._job_records,
             self.metrics,
-            leftovers=self.leftovers,
+            orphaned_images=self.orphaned_images,
             urls=self.image_urls,
             previews=Previews(
                 self.plugins,
@@ -364,20 +364,20 @@ class Parts:
                 patience_seconds=min(PATIENCE_SECONDS, settings.job_timeout_seconds / 24),
             ),
             cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
-            fresh=self.fresh,
+            new_assets=self.new_assets,
             provider_timeout_seconds=settings.provider_timeout_seconds,
             max_starts=settings.job_attempts + settings.max_stalls,
-            witness=self.reports.analysis,
+            listener=self.reports.analysis,
             permit=self._make_permits().of,
-            on_end=self.tallies.count_end,
+            on_end=self.job_statistics.count_end,
             tracing=self.tracing,
         )
         reanalyzing = Reanalyzing(
             self.store,
             processing,
-            self._kept_jobs,
+            self._job_records,
             self.metrics,
-            leftovers=self.leftovers,
+            orphaned_images=self.orphaned_images,
             settle=self.dead_letters.remove_failed,
         )
         return Worker(
@@ -400,7 +400,7 @@ class Parts:
             on_unowned=self.reconciler.request,
             on_start=self._observe_start,
             on_finish=self._observe_finish,
-            untold=lambda job: self.fanout.untold(str(job.data.get("assetId", ""))),
+            unpublished=lambda job: self.fanout.unpublished(str(job.data.get("assetId", ""))),
             tracing=self.tracing,
         )
 
@@ -433,13 +433,13 @@ class Parts:
             longest_delay_seconds=LONGEST_NOTIFIER_DELAY_SECONDS,
             lanes=self.plugins.notifiers.holds.lanes,
         )
-        self._kept_jobs, self._kept_notifications = map(self._make_kept, (self.queue, self.notifications))
+        self._job_records, self._notification_records = map(self._make_job_records, (self.queue, self.notifications))
         unfinished = UnfinishedAssets(
             self.store, self.queue, self.image_urls, age_seconds=settings.reconcile_age_seconds, is_fair=self._is_fair
         )
-        self.reconciler = self._make_reconciler(self.queue, [unfinished, self._kept_jobs], self._purge)
+        self.reconciler = self._make_reconciler(self.queue, [unfinished, self._job_records], self._purge)
         self.notification_reconciler = self._make_reconciler(
-            self.notifications, [self._kept_notifications], self._kept_notifications.purge, after=self.queue
+            self.notifications, [self._notification_records], self._notification_records.purge, after=self.queue
         )
 
     def _make_queue(self, name: str, **options: Any) -> JobQueue:
@@ -456,8 +456,8 @@ class Parts:
             **options,
         )
 
-    def _make_kept(self, queue: JobQueue) -> KeptJobs:
-        return KeptJobs(
+    def _make_job_records(self, queue: JobQueue) -> JobRecords:
+        return JobRecords(
             self.store,
             queue,
             keep_failed_seconds=self.settings.keep_failed_seconds,
@@ -486,8 +486,8 @@ class Parts:
 
     async def _purge(self) -> None:
         await self.store.purge_keys(utc_now() - timedelta(seconds=self.settings.idempotency_seconds))
-        await self._kept_jobs.purge()
-        for records in (self.tallies, self.audit, self.deliveries, self.budgets, self.result_cache):
+        await self._job_records.purge()
+        for records in (self.job_statistics, self.audit, self.deliveries, self.budgets, self.result_cache):
             await records.purge()
 
     def _make_notifier_worker(self) -> Worker:
@@ -517,15 +517,15 @@ class Parts:
         return self.reports.running(job_id)
 
     def _enqueue_later(self) -> None:
-        self.tallies.count_enqueued()
+        self.job_statistics.count_enqueued()
         self.reconciler.request()
 
     def _observe_start(self, job: Job) -> None:
-        self.tallies.count_start(job)
+        self.job_statistics.count_start(job)
         self.plugins.observe("job_started", job_event(job))
 
     def _observe_enqueued(self, asset: Asset, request_id: str) -> None:
-        self.tallies.count_enqueued()
+        self.job_statistics.count_enqueued()
         self.progress_frames.queued(asset, elsewhere=self.queue.is_watched)
         self.plugins.observe(
             "job_enqueued",
@@ -533,7 +533,7 @@ class Parts:
         )
 
     def _observe_finish(self, finish: Finish, seconds: float) -> None:
-        self.tallies.count_attempt(finish, seconds)
+        self.job_statistics.count_attempt(finish, seconds)
         self.reports.retrying(finish)
         event = job_event(finish.job, finish, seconds)
         self.plugins.observe("job_finished" if event.outcome else "job_retrying", event)

@@ -8,7 +8,7 @@ import tornado.web
 
 from pipeline.auth import TokenVerifier
 from pipeline.handlers import (
-    access,
+    access_log,
     assets,
     audit,
     base,
@@ -51,7 +51,7 @@ def build_server(parts: Parts) -> HttpServer:
             routes(parts, common),
             default_handler_class=base.NotFoundHandler,
             default_handler_args=common,
-            log_function=access.log_request,
+            log_function=access_log.log_request,
         ),
         xheaders=False,
         no_keep_alive=False,
@@ -180,7 +180,7 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     return [
-        ("/api/queue/charts", charts.ChartsHandler, common | {"tallies": parts.tallies}),
+        ("/api/queue/charts", charts.ChartsHandler, common | {"tallies": parts.job_statistics}),
         ("/api/queue/users", charts.BusiestUsersHandler, common | {"busiest": parts.busiest}),
         ("/api/queue/audit", audit.AuditHandler, common | {"audit": parts.audit}),
         ("/api/queue/deliveries", deliveries.DeliveriesHandler, common | {"deliveries": parts.deliveries}),

@@ -9,7 +9,7 @@ import httpx
 import tornado.netutil
 import tornado.web
 
-from pipeline.handlers import access, base
+from pipeline.handlers import access_log, base
 from pipeline.handlers.server import HttpServer
 from tests.contract.contracts import check_reply
 
@@ -26,7 +26,7 @@ class HandlerServer:
             list(routes),
             default_handler_class=base.NotFoundHandler,
             default_handler_args=common,
-            log_function=access.log_request,
+            log_function=access_log.log_request,
         )
         (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
         self.address = listener.getsockname()

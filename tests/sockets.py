@@ -23,7 +23,7 @@ import tornado.web
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import AssetStore
 from pipeline.auth import TokenVerifier
-from pipeline.handlers import access
+from pipeline.handlers import access_log
 from pipeline.handlers.events import EventsHandler, TicketHandler
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
@@ -189,7 +189,9 @@ class Process:
             ("/api/events", EventsHandler, of_members | {"tickets": self.tickets}),
             ("/api/events/ticket", TicketHandler, common | {"tickets": self.tickets}),
         ]
-        self._server = tornado.httpserver.HTTPServer(tornado.web.Application(routes, log_function=access.log_request))
+        self._server = tornado.httpserver.HTTPServer(
+            tornado.web.Application(routes, log_function=access_log.log_request)
+        )
         self._clients: list[Client] = []  # a socket that nobody holds would close itself
         self._streams: list[Stream] = []
         self._listeners = tornado.netutil.bind_sockets(0, "127.0.0.1")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from pipeline.hold import Finding
+from pipeline.hold import ProviderReport
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Finish, Job, Step
@@ -47,7 +47,7 @@ class Handler:
         assert result == "result"
         await self.keep(job)
 
-    async def excuse(self, job: Job) -> None:
+    async def refund_attempt(self, job: Job) -> None:
         self.excused.put_nowait(job)
 
     async def give_up(self, job: Job, message: str) -> None:
@@ -124,7 +124,7 @@ class Claimer:
         return (await self.step(free, *finishes)).claimed
 
     async def step(
-        self, free: int = 1, *finishes: Finish, found: Sequence[Finding] = (), avoided: Sequence[str] = ()
+        self, free: int = 1, *finishes: Finish, found: Sequence[ProviderReport] = (), avoided: Sequence[str] = ()
     ) -> Step:
         self.steps += 1
         return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free, found, avoided)

@@ -38,7 +38,7 @@ class Noop:
     async def give_up(self, job: Job, message: str) -> None:
         return None
 
-    async def excuse(self, job: Job) -> None:
+    async def refund_attempt(self, job: Job) -> None:
         return None
 
     def describe(self, job: Job) -> Mapping[str, str]:

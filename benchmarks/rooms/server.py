@@ -27,7 +27,7 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus
 from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.auth import TokenVerifier
-from pipeline.handlers import access
+from pipeline.handlers import access_log
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.events import EventsHandler
 from pipeline.handlers.server import HttpServer
@@ -165,7 +165,7 @@ class ClosedHandler(tornado.web.RequestHandler):
 def log_request(handler: tornado.web.RequestHandler) -> None:
     """Log requests of users as in production; the benchmark's own are nobody's."""
     if isinstance(handler, BaseHandler):
-        access.log_request(handler)
+        access_log.log_request(handler)
 
 
 async def main(redis_url: str | None = None) -> None:

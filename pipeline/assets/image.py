@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 from PIL import Image
 
 from pipeline.assets import containers
-from pipeline.assets.beginnings import begins
+from pipeline.assets.signatures import begins
 from pipeline.assets.kinds import AVIF, HEAD_BYTES, HEIC, image_type
 from pipeline.errors import ValidationError
 from pipeline.sandbox import cost

@@ -37,7 +37,7 @@ from pipeline.assets.asset import (
 from pipeline.assets.mongo_calls import TRIES, UNSENDABLE, Calls, refused_options
 from pipeline.assets.mongo_driver import DEFAULT_DRIVER, close_client, open_client
 from pipeline.assets.mongo_jobs import JobDocuments
-from pipeline.assets.mongo_kept import KeptDocuments
+from pipeline.assets.mongo_records import MongoRecords
 from pipeline.assets.mongo_retained import RetainedDocuments
 from pipeline.assets.reading import Reader
 from pipeline.assets.upgrade import BackendOf, missing_backends
@@ -53,7 +53,7 @@ CALLS_AT_ONCE = 2
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
 
-class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
+class MongoAssetStore(MongoRecords, RetainedDocuments, JobDocuments):
     """An AssetStore in the collections `assets`, `idempotency_keys` and `kept` of the URI's database."""
 
     def __init__(
@@ -93,7 +93,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
         )
         self._inserts: Groups[dict[str, Any], bool] = Groups(self._insert, calls_at_once=CALLS_AT_ONCE)
         self._updates: Groups[UpdateOne, bool] = Groups(self._update_all, calls_at_once=CALLS_AT_ONCE)
-        self._kept = database.get_collection("kept", codec_options=aware)
+        self._records = database.get_collection("kept", codec_options=aware)
         self._spans = {}
         self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)
 
@@ -101,7 +101,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
         wanted = {
             self._assets: mongo_indexes.ASSETS,
             self._keys: mongo_indexes.KEYS,
-            self._kept: mongo_indexes.KEPT,
+            self._records: mongo_indexes.KEPT,
         }
         await self._claim_version()
         is_new = await self._reach(self._assets.find_one({}, {"_id": 1})) is None
@@ -247,7 +247,7 @@ class MongoAssetStore(KeptDocuments, RetainedDocuments, JobDocuments):
             },
         )
 
-    async def excuse(self, asset_id: str, job_id: str) -> None:
+    async def refund_start(self, asset_id: str, job_id: str) -> None:
         for _ in range(TRIES):
             current = await self.get(asset_id)
             if current is None or current.excused >= current.fence:

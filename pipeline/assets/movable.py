@@ -28,7 +28,7 @@ from typing import Any, cast
 import structlog
 
 from pipeline.assets.asset import Asset
-from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, AssetStore, Record, KeyRecord
 from pipeline.assets.store_move import (
     ARRIVED,
     ARRIVING,
@@ -74,19 +74,19 @@ WRITES: Mapping[str, Callable[..., Sequence[Subject]]] = {
     "add_attempt": _asset,
     "correct": _whole_asset,
     "cancel": _asset,
-    "excuse": _asset,
+    "refund_start": _asset,
     "requeue": _asset,
     "delete": _asset,
     "drop_original": _asset,
     "replace_image": _asset,
     "claim_key": lambda key, *_, **__: [("key", key)],
     "discard_keys": lambda asset_id: [("keys", asset_id)],
-    "keep": lambda kept: [("kept", kept.kind, kept.id)],
-    "keep_first": lambda kept: [("kept", kept.kind, kept.id)],
-    "discard": lambda kind, *ids: [("kept", kind, each) for each in ids],
+    "put_record": lambda record: [("kept", record.kind, record.id)],
+    "insert_record": lambda record: [("kept", record.kind, record.id)],
+    "delete_records": lambda kind, *ids: [("kept", kind, each) for each in ids],
 }
 # Writes without a name for what they change. None is urgent: while a move is under way they do nothing.
-PURGES = ("purge_keys", "purge_kept")
+PURGES = ("purge_keys", "purge_records")
 POSTPONED = ("upgrade",)
 
 
@@ -133,7 +133,7 @@ class MovableStore:
         await self.look()
 
     async def _refuse_half_a_copy(self, home: AssetStore) -> None:
-        if await home.find_kept(MOVE, ARRIVING) is None or await home.find_kept(MOVE, STORE) is not None:
+        if await home.find_record(MOVE, ARRIVING) is None or await home.find_record(MOVE, STORE) is not None:
             return
         raise ConfigurationError(
             "MONGODB_URI: the asset store is a copy that is not finished; run `move --store` again, with the settings "
@@ -144,7 +144,7 @@ class MovableStore:
         """Release all connections."""
         if self._move is not None:
             with suppress(DependencyUnavailable):
-                await self._store.discard(PROCESS, self._id)
+                await self._store.delete_records(PROCESS, self._id)
         for store in self._opened:
             await store.close()
 
@@ -172,7 +172,7 @@ class MovableStore:
 
     async def _follow(self) -> bool:
         """Do as the record of the current store says; True when it has led to another store."""
-        move = Move.of(await self._store.find_kept(MOVE, STORE))
+        move = Move.of(await self._store.find_record(MOVE, STORE))
         if move is not None and self._hop and await self._is_over(move):
             move = None
         if move is None:
@@ -184,7 +184,7 @@ class MovableStore:
         if is_new:
             # They began before the move was known.
             for subjects in list(self._under_way.values()):
-                await self._store.keep(_note(subjects))
+                await self._store.put_record(_note(subjects))
         if move.phase is not Phase.COPYING:
             stands = IS_MOVED if move.phase is Phase.MOVED else await self._decided(move)
             if stands == IS_MOVED:
@@ -198,10 +198,10 @@ class MovableStore:
 
     async def _is_over(self, move: Move) -> bool:
         """Return whether the record is of the move away from here that came before the move back."""
-        arrived = await self._store.find_kept(MOVE, ARRIVED)
+        arrived = await self._store.find_record(MOVE, ARRIVED)
         if arrived is None or arrived.data["token"] != self._hop or arrived.data["ends"] != move.token:
             return False
-        await self._store.discard(MOVE, STORE)
+        await self._store.delete_records(MOVE, STORE)
         return True
 
     async def _decided(self, move: Move) -> str:
@@ -217,13 +217,13 @@ class MovableStore:
         try:
             await store.open()
             # On another machine the same address may lead to another store.
-            identity = await store.find_kept(IDENTITY, IDENTITY)
+            identity = await store.find_record(IDENTITY, IDENTITY)
             if identity is None or identity.data["id"] != await self._store.identity():
                 raise DependencyUnavailable("From here the address of the moved asset store leads to another one")
             # Should the command have died just after the decision.
-            arriving = await store.find_kept(MOVE, ARRIVING)
+            arriving = await store.find_record(MOVE, ARRIVING)
             if arriving is not None and arriving.data["owner"] == move.owner:
-                await store.discard(MOVE, ARRIVING)
+                await store.delete_records(MOVE, ARRIVING)
         except BaseException:
             await store.close()
             raise
@@ -238,7 +238,7 @@ class MovableStore:
         said, said_at = self._acknowledged
         if said != word or time.monotonic() - said_at > BEAT_SECONDS:
             data = {"said": word, "beat": secrets.token_hex(4)}
-            await self._store.keep(Kept(PROCESS, self._id, utc_now(), data))
+            await self._store.put_record(Record(PROCESS, self._id, utc_now(), data))
             self._acknowledged = word, time.monotonic()
 
     async def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -263,10 +263,10 @@ class MovableStore:
             if name in POSTPONED:
                 raise DependencyUnavailable("The asset store is being moved")
             note = _note(subjects)
-            await store.keep(note)
+            await store.put_record(note)
             result = await write(*args, **kwargs)
             with suppress(DependencyUnavailable):
-                await store.keep(replace(note, data={**note.data, "isDone": True}))
+                await store.put_record(replace(note, data={**note.data, "isDone": True}))
             await self._check_it_counts(store)
             return result
         finally:
@@ -290,6 +290,6 @@ def _nothing(*_: Any, **__: Any) -> Sequence[Subject]:
     return ()
 
 
-def _note(subjects: Sequence[Subject]) -> Kept:
+def _note(subjects: Sequence[Subject]) -> Record:
     data = {"subjects": [list(each) for each in subjects], "isDone": False}
-    return Kept(NOTE, secrets.token_hex(12), utc_now(), data)
+    return Record(NOTE, secrets.token_hex(12), utc_now(), data)

@@ -35,7 +35,7 @@ from pipeline.assets.asset import (
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.reading import Reader
 from pipeline.assets.sqlite_jobs import INDEXES, JobRows
-from pipeline.assets.sqlite_kept import KeptRows
+from pipeline.assets.sqlite_records import SqliteRecords
 from pipeline.assets.sqlite_retained import RetainedRows
 from pipeline.assets.sqlite_writes import REFUSALS, Rows, RowStatement, Write, commit, refusal
 from pipeline.assets.store import KeyRecord, StoredKey
@@ -164,7 +164,7 @@ class _Connection:
         self._thread.shutdown(wait=False)
 
 
-class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
+class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
     """An AssetStore in one SQLite file (WAL, synchronous=FULL). Instants are kept as milliseconds since 1970."""
 
     def __init__(
@@ -329,7 +329,7 @@ class SqliteAssetStore(KeptRows, RetainedRows, JobRows):
             },
         )
 
-    async def excuse(self, asset_id: str, job_id: str) -> None:
+    async def refund_start(self, asset_id: str, job_id: str) -> None:
         await self._update(
             "UPDATE assets SET excused = excused + 1, updatedAt = :now "
             "WHERE id = :id AND processingJobId = :job AND status = 'processing' AND excused < fence RETURNING *",

@@ -33,7 +33,7 @@ from pipeline.instants import instant_of, milliseconds_of
 
 T = TypeVar("T")
 # (createdAt in milliseconds, id), which is also their order.
-Place = tuple[int, str]
+Cursor = tuple[int, str]
 NEWEST_FIRST = "ORDER BY createdAt DESC, id DESC"
 # What is read of a document to look for words, and for a provider.
 OF_WORDS, OF_PROVIDER = ("aiMetadata", "corrections"), ("attempts", "provenance")
@@ -97,8 +97,8 @@ class JobRows:
 
 
 def _page(
-    connection: sqlite3.Connection, wanted: JobFilter, limit: int, after: Place | None
-) -> tuple[list[sqlite3.Row], Place | None]:
+    connection: sqlite3.Connection, wanted: JobFilter, limit: int, after: Cursor | None
+) -> tuple[list[sqlite3.Row], Cursor | None]:
     """Return the rows of a page, and the place after which the next one begins."""
     end = _end(connection, wanted, EXAMINED_AT_MOST, after)
     # One more than asked for tells whether there is a next page.
@@ -128,7 +128,7 @@ def _ranges(wanted: JobFilter) -> list[_Range]:
     return [_Range("by_status", "status = :status", {"status": each.value}) for each in wanted.searched_statuses]
 
 
-def _conditions(wanted: JobFilter, after: Place | None, end: Place | None) -> tuple[list[str], dict[str, Any]]:
+def _conditions(wanted: JobFilter, after: Cursor | None, end: Cursor | None) -> tuple[list[str], dict[str, Any]]:
     """Return what else rows must be, in SQL. after, end: their bounds, the first excluded and the last not."""
     conditions, values = _bounds(wanted.since, wanted.until, after, end)
     if after is not None:
@@ -154,7 +154,7 @@ def _conditions(wanted: JobFilter, after: Place | None, end: Place | None) -> tu
 
 
 def _bounds(
-    since: datetime | None, until: datetime | None, after: Place | None = None, end: Place | None = None
+    since: datetime | None, until: datetime | None, after: Cursor | None = None, end: Cursor | None = None
 ) -> tuple[list[str], dict[str, Any]]:
     """Return one bound at each side: of two SQLite would take one to find its way in the index, and not the nearer."""
     lowest = [milliseconds_of(since)] if since else []
@@ -167,7 +167,7 @@ def _bounds(
     return conditions, {name: value for name, value in values.items() if value is not None}
 
 
-def _end(connection: sqlite3.Connection, wanted: JobFilter, at_most: int, after: Place | None) -> Place | None:
+def _end(connection: sqlite3.Connection, wanted: JobFilter, at_most: int, after: Cursor | None) -> Cursor | None:
     """Return the last place that a call looks at, None when it comes to the end of the list anyhow."""
     if wanted.is_indexed:
         return None
@@ -183,8 +183,8 @@ def _end(connection: sqlite3.Connection, wanted: JobFilter, at_most: int, after:
 
 
 def _found(
-    connection: sqlite3.Connection, wanted: JobFilter, after: Place | None, end: Place | None, at_most: int
-) -> Iterator[Place]:
+    connection: sqlite3.Connection, wanted: JobFilter, after: Cursor | None, end: Cursor | None, at_most: int
+) -> Iterator[Cursor]:
     """Yield the places of what is wanted, newest first; read as far as they are asked for."""
     conditions, values = _conditions(wanted, after, end)
     texts = (*(OF_WORDS if wanted.words else ()), *(OF_PROVIDER if wanted.provider else ()))
@@ -216,7 +216,7 @@ def _error_of(text: str) -> str:
     return error if isinstance(error, str) and error else "Unknown"
 
 
-def _rows_of(connection: sqlite3.Connection, places: Sequence[Place]) -> list[sqlite3.Row]:
+def _rows_of(connection: sqlite3.Connection, places: Sequence[Cursor]) -> list[sqlite3.Row]:
     ids = orjson.dumps([place[1] for place in places]).decode()
     sql = "SELECT * FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
     rows = {row["id"]: row for row in connection.execute(sql, {"ids": ids})}

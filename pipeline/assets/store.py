@@ -46,7 +46,7 @@ class StoredKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Record:
     """Something beside the assets that must outlive Redis: that a queue is paused, a dead letter, an event that has yet
     to be delivered.
 
@@ -141,7 +141,7 @@ class AssetStore(Protocol):
         that run commits later matches nothing. None when the asset is not `processing` by job_id.
         """
 
-    async def excuse(self, asset_id: str, job_id: str) -> None:
+    async def refund_start(self, asset_id: str, job_id: str) -> None:
         """Add 1 to `excused`: a start ended without the job being at fault. Only while `processing` by job_id."""
 
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
@@ -198,9 +198,7 @@ class AssetStore(Protocol):
         after: (created_at, id) of the last one seen. Read by the reconciler.
         """
 
-    async def jobs(
-        self, wanted: JobFilter, *, limit: int, after: tuple[datetime, str] | None = None
-    ) -> JobPage:
+    async def jobs(self, wanted: JobFilter, *, limit: int, after: tuple[datetime, str] | None = None) -> JobPage:
         """Return assets of all users, newest first (createdAt, then id, both descending), as far as one call looks.
 
         after: `next_after` of the page before. A page may hold fewer than limit, or none, and have a next one.
@@ -218,9 +216,7 @@ class AssetStore(Protocol):
     async def unfinished_jobs(self, *, limit: int) -> Sequence[tuple[str, str]]:
         """Return (user_id, job_id) of assets of all users in `processing`, oldest first."""
 
-    async def delete(
-        self, asset_id: str, user_id: str, *, finished_before: datetime | None = None
-    ) -> Asset | None:
+    async def delete(self, asset_id: str, user_id: str, *, finished_before: datetime | None = None) -> Asset | None:
         """Remove the user's asset and return what it was; None when there is none of that user's. One that is damaged
         is removed too, and None returned.
 
@@ -293,35 +289,37 @@ class AssetStore(Protocol):
     async def identity(self) -> str:
         """Return the id of this database: made at random by the first call of all, the same for ever."""
 
-    async def keep(self, kept: Kept) -> None:
+    async def put_record(self, record: Record) -> None:
         """Insert it durably, or replace what has its name."""
 
-    async def keep_first(self, kept: Kept) -> Kept:
+    async def insert_record(self, record: Record) -> Record:
         """Insert it durably unless something has its name; return what stands under it then, the first one's."""
 
-    async def discard(self, kind: str, *ids: str) -> None:
+    async def delete_records(self, kind: str, *ids: str) -> None:
         """Remove what is kept under these names; those that are not there do not matter."""
 
-    async def kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+    async def records(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Record]:
         """Return what is kept of a kind, oldest first (at, then id). after: (at, id) of the last one seen."""
 
-    async def newest_kept(self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None) -> Sequence[Kept]:
+    async def newest_records(
+        self, kind: str, *, limit: int, after: tuple[datetime, str] | None = None
+    ) -> Sequence[Record]:
         """Return what is kept of a kind, newest first (at, then id, both descending). after: as in `kept`."""
 
-    async def kept_of(
+    async def records_of(
         self, user_id: str, asset_id: str | None = None, *, kinds: Collection[str] = ()
-    ) -> Sequence[Kept]:
+    ) -> Sequence[Record]:
         """Return up to a thousand of what is kept about the user, or about one asset of the user, of these kinds or of
         all. One that is damaged is among them, without its data.
         """
 
-    async def find_kept(self, kind: str, id: str) -> Kept | None:
+    async def find_record(self, kind: str, id: str) -> Record | None:
         """Return what is kept under this name."""
 
-    async def all_kept(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Kept]:
+    async def all_records(self, *, limit: int, after: tuple[str, str] = ("", "")) -> Sequence[Record]:
         """Return what is kept of all kinds, by kind, then id. after: (kind, id) of the last one seen."""
 
-    async def purge_kept(self, kind: str, before: datetime) -> int:
+    async def purge_records(self, kind: str, before: datetime) -> int:
         """Remove what is kept of a kind since before that instant; return how many."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pipeline.assets.store import Kept
+from pipeline.assets.store import Record
 from pipeline.clock import utc_now
 
 # Names of what a move keeps in the old store, and, from ARRIVING on, in the new one.
@@ -42,14 +42,14 @@ class Move:
     pace_seconds: float = 0.0
 
     @classmethod
-    def of(cls, kept: Kept | None) -> Move | None:
+    def of(cls, record: Record | None) -> Move | None:
         """Return what is kept, None when nothing is."""
-        return cls(**dict(kept.data) | {"phase": Phase(kept.data["phase"])}) if kept is not None else None
+        return cls(**dict(record.data) | {"phase": Phase(record.data["phase"])}) if record is not None else None
 
-    def kept(self) -> Kept:
+    def record(self) -> Record:
         """Return it as it is kept."""
         data = {name: getattr(self, name) for name in ("token", "to", "owner", "beat", "after", "pace_seconds")}
-        return Kept(MOVE, STORE, utc_now(), data | {"phase": self.phase.value})
+        return Record(MOVE, STORE, utc_now(), data | {"phase": self.phase.value})
 
     @property
     def decision(self) -> str:
@@ -57,7 +57,7 @@ class Move:
         return f"move-decision:{self.token}"
 
 
-def is_of_move(kept: Kept) -> bool:
+def is_of_move(record: Record) -> bool:
     """Return whether it tells of a move of the store, and so of one database only."""
-    is_record = kept.kind == MOVE and kept.id in (STORE, ARRIVING, ARRIVED, PROBE)
-    return is_record or kept.kind in (NOTE, PROCESS)
+    is_record = record.kind == MOVE and record.id in (STORE, ARRIVING, ARRIVED, PROBE)
+    return is_record or record.kind in (NOTE, PROCESS)

@@ -69,7 +69,7 @@ async def _run(settings: Settings, analyze: bool, tell: Callable[[Finding], None
             has_failed = True
             is_late = isinstance(error, TimeoutError) and not isinstance(error.__cause__, OSError)
             detail = f"no answer within {each.seconds:g} s" if is_late else reason(error)
-            tell(masker.masked(Finding(Mark.FAILED, each.what, detail, each.mend)))
+            tell(masker.masked(Finding(Mark.FAILED, each.what, detail, each.remedy)))
     await checks.close()
     return has_failed
 
@@ -102,20 +102,20 @@ class Checks:
         ]
         seconds = LIMIT_SECONDS + (settings.provider_timeout_seconds if analyze else 0)
         for name in settings.all_providers:
-            mend = "set AI_SERVICE_URL" if name == "http" else "see AI_PROVIDER and the provider's own settings"
-            checks.append(Check(f"provider {name}", self._plugins.provider(name, analyze=analyze), mend, seconds))
+            remedy = "set AI_SERVICE_URL" if name == "http" else "see AI_PROVIDER and the provider's own settings"
+            checks.append(Check(f"provider {name}", self._plugins.provider(name, analyze=analyze), remedy, seconds))
         for name in dict.fromkeys(settings.notifiers):
-            mend = "see NOTIFIERS and the notifier's own settings"
-            checks.append(Check(f"notifier {name}", self._plugins.notifier(name), mend))
+            remedy = "see NOTIFIERS and the notifier's own settings"
+            checks.append(Check(f"notifier {name}", self._plugins.notifier(name), remedy))
         return checks
 
     def _redis_checks(self) -> list[Check]:
         if not self._settings.redis_url.get_secret_value():
             return [Check("redis", self._redis.embedded, "install redis-server or set REDIS_URL")]
-        mend = "start NTP, for example chrony, on both machines"
+        remedy = "start NTP, for example chrony, on both machines"
         return [
             Check("redis", self._redis.given, "see REDIS_URL"),
-            Check("clock", self._redis.clock, mend),
+            Check("clock", self._redis.clock, remedy),
             Check("queue", self._redis.owner, "set QUEUE_PREFIX"),
         ]
 

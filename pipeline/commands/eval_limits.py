@@ -44,7 +44,7 @@ class EvalLimits:
             return
         try:
             while self._queue is not None:
-                is_given, seconds = await self._queue.take_turn_at(provider, self._lease, WAIT_SECONDS)
+                is_given, seconds = await self._queue.reserve_call(provider, self._lease, WAIT_SECONDS)
                 await asyncio.sleep(max(seconds, 0.0))
                 if is_given:
                     return

@@ -22,7 +22,7 @@ from pipeline import logs
 from pipeline.client import ClientError
 from pipeline.commands import running
 from pipeline.commands.eval_limits import EvalLimits, limits
-from pipeline.commands.moving import places, with_json
+from pipeline.commands.moving import open_backends, with_json
 from pipeline.commands.scores import RIGHT, UNSURE, WRONG, Score
 from pipeline.commands.shown import bar, note, say_json, say_table, shown, stderr
 from pipeline.commands.truths import Case, corrected, labelled
@@ -33,7 +33,7 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.asking import SERVICE, analysis_of
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.checks import cleaned, provenance_fault, usage_fault
-from pipeline.hooks.context import Lender
+from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.photo import Photo
@@ -115,7 +115,7 @@ async def _evaluate(
         if folder is not None:
             cases = labelled(folder, settings.categories, category, limit)
         else:
-            found = await opened.enter_async_context(places(settings))
+            found = await opened.enter_async_context(open_backends(settings))
             with stderr.status("Looking for photos that were corrected"):
                 cases = await corrected(found, category, limit)
         if not cases:
@@ -155,11 +155,11 @@ class Asked:
         self._settings = settings.with_changed_plugin_variables(_changes(self.name, changes, settings))
         self._metrics = Metrics()
         self._catalogue = Catalogue(self._settings)
-        self._lender = Lender(self._settings, self._metrics, lambda name: MemoryValues())
+        self._contexts = ContextFactory(self._settings, self._metrics, lambda name: MemoryValues())
         self._provider: BoundPlugin
 
     async def __aenter__(self) -> Asked:
-        self._provider = self._catalogue.build(PROVIDER, self.name, self._metrics, self._lender)
+        self._provider = self._catalogue.build(PROVIDER, self.name, self._metrics, self._contexts)
         try:
             await self._provider.start()
         except Exception as error:
@@ -174,7 +174,7 @@ class Asked:
 
     async def __aexit__(self, *_: object) -> None:
         await self._provider.close()
-        await self._lender.close()
+        await self._contexts.close()
         await self._catalogue.sandbox.close()
 
     def takes(self, case: Case) -> bool:

@@ -23,17 +23,17 @@ from pipeline.commands.exit_codes import ExitCode
 from pipeline.commands.shown import BAD, bar, complain, note, say, say_json, shortened
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.catalogue import Catalogue
-from pipeline.hooks.context import Lender
+from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.kinds import STORAGE
 from pipeline.hooks.storages import Storages
-from pipeline.hooks.storing import Storing
+from pipeline.hooks.storage_calls import Storing
 from pipeline.metrics import Metrics
 from pipeline.parts import build_store, embedded_store, open_store
 from pipeline.settings import Settings
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF
-from pipeline.usecases import moving, store_copying, store_moving
-from pipeline.usecases.patience import Patience
+from pipeline.usecases import image_move, store_copying, store_moving
+from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.storages_in_use import names_in_use
 
@@ -46,7 +46,7 @@ CAUSE_AT_MOST = 60
 GO_ON = "Run the same command again to go on; move --abandon gives up what is not decided yet."
 
 
-class Places(NamedTuple):
+class Backends(NamedTuple):
     """Where documents and images are."""
 
     store: AssetStore
@@ -54,24 +54,24 @@ class Places(NamedTuple):
 
 
 @asynccontextmanager
-async def places(settings: Settings, storage_name: str = "") -> AsyncIterator[Places]:
+async def open_backends(settings: Settings, storage_name: str = "") -> AsyncIterator[Backends]:
     """Open the store, and the storages, the current one by that name."""
     check_user(settings)
     catalogue, metrics = Catalogue(settings), Metrics()
     store = build_store(settings).as_asset_store()
-    lender = Lender(settings, metrics, partial(PluginValues, store))
+    contexts = ContextFactory(settings, metrics, partial(PluginValues, store))
 
     def stored_in(name: str) -> Storing:
-        return Storing(catalogue.build(STORAGE, name, metrics, lender), settings.storage_timeout_seconds, OFF)
+        return Storing(catalogue.build(STORAGE, name, metrics, contexts), settings.storage_timeout_seconds, OFF)
 
     storages = Storages(stored_in(storage_name or settings.storage_name), stored_in)
     try:
         await store.open()
         await storages.open_storages(await names_in_use(store))
-        yield Places(store, storages)
+        yield Backends(store, storages)
     finally:
         await storages.close()
-        await lender.close()
+        await contexts.close()
         await store.close()
         await catalogue.sandbox.close()
 
@@ -184,14 +184,14 @@ def move(name: str | None, address: str | None, abandon: bool, as_json: bool) ->
 
 
 def _move_images(name: str, as_json: bool) -> None:
-    async def work(settings: Settings, bar: Bar) -> moving.Moved:
-        async with places(settings, name) as (store, storages):
+    async def work(settings: Settings, bar: Bar) -> image_move.Moved:
+        async with open_backends(settings, name) as (store, storages):
             # Before any process saves an upload there.
-            await moving.probe(storages)
-            await moving.choose_storage(store, name, instead_of=settings.storage_name)
+            await image_move.probe(storages)
+            await image_move.choose_storage(store, name, instead_of=settings.storage_name)
             await asyncio.sleep(CHOSEN_SECONDS)
-            patience, seconds = Patience(bar.wait), settings.media_url_seconds
-            return await moving.move_images(store, storages, bar, patience=patience, url_seconds=seconds)
+            outage_retry, seconds = OutageRetry(bar.wait), settings.media_url_seconds
+            return await image_move.move_images(store, storages, bar, outage_retry=outage_retry, url_seconds=seconds)
 
     moved = run(work, "Moving", hint="Run the same command again to go on.")
     tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
@@ -206,8 +206,8 @@ def _move_assets(address: str, as_json: bool) -> None:
         try:
             await old.open()
             await new.open()
-            patience = Patience(bar.wait)
-            return await store_moving.StoreMove(old, new, to, patience, on_asset=bar, on_phase=bar.rename).run()
+            outage_retry = OutageRetry(bar.wait)
+            return await store_moving.StoreMove(old, new, to, outage_retry, on_asset=bar, on_phase=bar.rename).run()
         finally:
             await new.close()
             await old.close()
@@ -219,7 +219,7 @@ def _move_assets(address: str, as_json: bool) -> None:
     if not as_json:
         change = "Unset MONGODB_URI" if address == EMBEDDED else "Set MONGODB_URI to the new address"
         say(f"{change} before the next start. The old store still holds everything as it was: remove it.")
-    tell({"assets": copied.assets, "kept": copied.kept, "keys": copied.keys}, copied.late, as_json)
+    tell({"assets": copied.assets, "kept": copied.records, "keys": copied.keys}, copied.late, as_json)
 
 
 def _abandon() -> None:

@@ -21,7 +21,7 @@ STATES = ("waiting", "delayed", "active", "completed", "failed")
 MEGABYTE = 1_000_000
 COLUMNS = ("id", "host", "pid", "role", "state", "slots", "sockets", "memory", "runs")
 # The address and the token that `processes` was given itself, before the name of what it is to do.
-Place = tuple[str | None, str | None]
+Target = tuple[str | None, str | None]
 
 
 @queue.command()
@@ -80,7 +80,7 @@ def processes(ctx: click.Context, as_json: bool, url: str | None, token: str | N
 @with_url
 @with_token
 @click.pass_obj
-def drain(given: Place, process_ids: Sequence[str], url: str | None, token: str | None) -> None:
+def drain(given: Target, process_ids: Sequence[str], url: str | None, token: str | None) -> None:
     """Let these processes claim no more jobs; those that run finish. It ends with `resume` or a restart."""
     run(lambda client: each(client, process_ids, _drain), url or given[0], token or given[1])
 
@@ -90,7 +90,7 @@ def drain(given: Place, process_ids: Sequence[str], url: str | None, token: str 
 @with_url
 @with_token
 @click.pass_obj
-def resume_process(given: Place, process_ids: Sequence[str], url: str | None, token: str | None) -> None:
+def resume_process(given: Target, process_ids: Sequence[str], url: str | None, token: str | None) -> None:
     """Let these processes claim jobs again."""
     run(lambda client: each(client, process_ids, _resume), url or given[0], token or given[1])
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.moving import Bar, places, run, tell, with_json
+from pipeline.commands.moving import Bar, open_backends, run, tell, with_json
 from pipeline.settings import Settings
 from pipeline.usecases import backup as backups
 from pipeline.usecases import restoring
-from pipeline.usecases.backup_file import Tally
-from pipeline.usecases.patience import Patience
+from pipeline.usecases.backup_file import BackupCounts
+from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.verifying import LEAVING, Verification
 
 
@@ -27,12 +27,12 @@ def backup(file: Path, as_json: bool) -> None:
     else is in FILE. 130: Ctrl-C, and FILE is as it was before.
     """
 
-    async def work(settings: Settings, bar: Bar) -> Tally:
-        async with places(settings) as (store, storages):
-            return await backups.back_up(store, storages, file, bar, patience=Patience(bar.wait))
+    async def work(settings: Settings, bar: Bar) -> BackupCounts:
+        async with open_backends(settings) as (store, storages):
+            return await backups.back_up(store, storages, file, bar, outage_retry=OutageRetry(bar.wait))
 
-    tally = run(work, "Saving", hint="Nothing was written to FILE: run the same command again.")
-    tell(tally.shown(), tally.told, as_json)
+    counts = run(work, "Saving", hint="Nothing was written to FILE: run the same command again.")
+    tell(counts.shown(), counts.told, as_json)
 
 
 @click.command()
@@ -48,15 +48,15 @@ def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
     listed, and everything else is restored. 130: Ctrl-C; go on with --resume.
     """
 
-    async def work(settings: Settings, bar: Bar) -> Tally:
-        async with places(settings) as (store, storages):
-            patience = Patience(bar.wait)
+    async def work(settings: Settings, bar: Bar) -> BackupCounts:
+        async with open_backends(settings) as (store, storages):
+            outage_retry = OutageRetry(bar.wait)
             return await restoring.restore(
-                store, storages, file, resumes=resume, is_partial=partial, on_asset=bar, patience=patience
+                store, storages, file, resumes=resume, is_partial=partial, on_asset=bar, outage_retry=outage_retry
             )
 
-    tally = run(work, "Restoring", hint="Run it again with --resume to go on.")
-    tell(tally.shown(), tally.told, as_json)
+    counts = run(work, "Restoring", hint="Run it again with --resume to go on.")
+    tell(counts.shown(), counts.told, as_json)
 
 
 @click.command()
@@ -69,7 +69,7 @@ def verify(file: Path | None, as_json: bool) -> None:
     have been moved away from a storage stay there as long as their URLs work, and are only counted. 130: Ctrl-C.
     """
 
-    async def work_file(settings: Settings, bar: Bar) -> Tally:
+    async def work_file(settings: Settings, bar: Bar) -> BackupCounts:
         assert file is not None
         return await asyncio.to_thread(restoring.check_backup, file, bar)
 
@@ -80,8 +80,8 @@ def verify(file: Path | None, as_json: bool) -> None:
             numbers["assets"] += 1
             bar()
 
-        async with places(settings) as (store, storages):
-            verification = Verification(store, storages, Patience(bar.wait))
+        async with open_backends(settings) as (store, storages):
+            verification = Verification(store, storages, OutageRetry(bar.wait))
             async for flaw in verification.flaws(checked):
                 if flaw.what == LEAVING:
                     numbers[LEAVING] += 1
@@ -93,5 +93,5 @@ def verify(file: Path | None, as_json: bool) -> None:
     if file is None:
         tell(*run(work, "Checking"), as_json)
     else:
-        tally = run(work_file, "Checking")
-        tell(tally.shown(), tally.told, as_json)
+        counts = run(work_file, "Checking")
+        tell(counts.shown(), counts.told, as_json)

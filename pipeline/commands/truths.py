@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.assets.asset import CORRECTABLE, Asset
 from pipeline.assets.job_search import JobFilter
 from pipeline.assets.kinds import HEAD_BYTES, image_type
-from pipeline.commands.moving import Places
+from pipeline.commands.moving import Backends
 from pipeline.errors import ConfigurationError
 from pipeline.texts import clean
 
@@ -39,15 +39,15 @@ class Case:
     read: Callable[[], Awaitable[bytes]]
 
 
-async def corrected(places: Places, category: str | None, limit: int) -> list[Case]:
+async def corrected(open_backends: Backends, category: str | None, limit: int) -> list[Case]:
     """Return the newest assets with corrections, and with an original that is still kept, at most so many.
 
     What a person said is the truth, be it other than what the AI had said or the same.
     """
     cases: list[Case] = []
-    async for asset in _assets(places, category):
+    async for asset in _assets(open_backends, category):
         if asset.corrections and asset.original.name is not None:
-            cases.append(await _case(asset, places))
+            cases.append(await _case(asset, open_backends))
             if len(cases) == limit:
                 break
     return cases
@@ -87,22 +87,22 @@ def _labels(folder: Path, path: Path, rows: Any, categories: Collection[str]) ->
             yield Case(texts["file"], category, content_type, truth, "", partial(asyncio.to_thread, _read, photo))
 
 
-async def _assets(places: Places, category: str | None) -> AsyncIterator[Asset]:
+async def _assets(open_backends: Backends, category: str | None) -> AsyncIterator[Asset]:
     after = None
     while True:
-        page = await places.store.jobs(JobFilter(category=category), limit=PAGE, after=after)
+        page = await open_backends.store.jobs(JobFilter(category=category), limit=PAGE, after=after)
         for asset in page.assets:
             yield asset
         if (after := page.next_after) is None:
             return
 
 
-async def _case(asset: Asset, places: Places) -> Case:
+async def _case(asset: Asset, open_backends: Backends) -> Case:
     name = asset.original.name
     assert name is not None
-    url = (await places.storages.urls([name], URL_SECONDS)).get(name) or asset.original.url
+    url = (await open_backends.storages.urls([name], URL_SECONDS)).get(name) or asset.original.url
     truth = {field: str(each["value"]) for field, each in asset.corrections.items()}
-    read = partial(places.storages.read, name)
+    read = partial(open_backends.storages.read, name)
     return Case(asset.id, asset.category, asset.original.content_type, truth, url, read)
 
 

@@ -22,7 +22,7 @@ from pipeline.handlers.query import encode_cursor
 from pipeline.texts import clean
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.cancelling import Cancelling
-from pipeline.usecases.correcting import Correcting
+from pipeline.usecases.corrections import Corrections
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.removing import Removing
 from pipeline.usecases.submission import Submission
@@ -163,7 +163,7 @@ class AssetHandler(_Handler):
         self.reply((await self.progress.shown([asset]))[0])
 
     def initialize(  # type: ignore[override]
-        self, *, removing: Removing, correcting: Correcting, **common: Any
+        self, *, removing: Removing, correcting: Corrections, **common: Any
     ) -> None:
         super().initialize(**common)
         self.removing = removing

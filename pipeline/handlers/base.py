@@ -36,7 +36,7 @@ from pipeline.errors import (
     ValidationError,
     told_to_client,
 )
-from pipeline.handlers.access import access_fields
+from pipeline.handlers.access_log import access_fields
 from pipeline.handlers.peer import asked_hosts, client_address
 from pipeline.handlers.query import Query
 from pipeline.logs import Seldom

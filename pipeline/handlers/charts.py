@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.handlers.base import OperatorHandler
 from pipeline.usecases.busiest import Busiest
-from pipeline.usecases.tallies import WINDOWS, Tallies
+from pipeline.usecases.job_statistics import WINDOWS, JobStatistics
 
 
 class ChartsHandler(OperatorHandler):
@@ -14,16 +14,16 @@ class ChartsHandler(OperatorHandler):
 
     route = "/api/queue/charts"
 
-    def initialize(self, *, tallies: Tallies, **common: Any) -> None:  # type: ignore[override]
+    def initialize(self, *, job_statistics: JobStatistics, **common: Any) -> None:  # type: ignore[override]
         super().initialize(**common)
-        self.tallies = tallies
+        self.job_statistics = job_statistics
 
     async def get(self) -> None:
         await self.authenticate()
         query = self.query()
         window = query.choice("window", tuple(WINDOWS)) or next(iter(WINDOWS))
         query.check()
-        self.reply(await self.tallies.chart(window))
+        self.reply(await self.job_statistics.chart(window))
 
 
 class BusiestUsersHandler(OperatorHandler):

@@ -25,7 +25,7 @@ from pipeline.assets.asset import to_timestamp
 from pipeline.auth import Principal
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
-from pipeline.handlers.access import log_request
+from pipeline.handlers.access_log import log_request
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.member import Member
 from pipeline.handlers.query import NO_INSTANT, parse_instant
@@ -195,7 +195,7 @@ class EventsHandler(Member):
         """Return a comment; where nothing can be on its way to the client, with a fresh cursor."""
         assert self._connection is not None
         room = self._connection.room
-        if room is None or not self._rooms.is_heard(room):
+        if room is None or not self._rooms.is_confirmed(room):
             return ":\n\n"
         self._cursor = max(self._cursor, to_timestamp(utc_now()) or "")
         return f":\nid: {self._cursor}\n\n"

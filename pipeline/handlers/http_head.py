@@ -27,7 +27,7 @@ from tornado.iostream import StreamClosedError, UnsatisfiableReadError
 
 from pipeline.clock import utc_now
 from pipeline.handlers.peer import Peer
-from pipeline.handlers.turns import PIECE_BYTES, TURN_BYTES, Turns
+from pipeline.handlers.read_scheduler import PIECE_BYTES, TURN_BYTES, ReadScheduler
 from pipeline.texts import clean
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Parameters(HTTP1ConnectionParameters):
 
     def __init__(self, of_tornado: HTTP1ConnectionParameters) -> None:
         vars(self).update(vars(of_tornado))
-        self.turns = Turns()
+        self.read_scheduler = ReadScheduler()
 
 
 class Connection(HTTP1Connection):
@@ -163,7 +163,7 @@ class Connection(HTTP1Connection):
         """Return when this body may go on."""
         if self.bytes_in - self._granted >= TURN_BYTES:
             self._granted = self.bytes_in
-            await self.params.turns.next()
+            await self.params.read_scheduler.next()
 
     async def _read_chunked_body(self, delegate: httputil.HTTPMessageDelegate) -> None:
         """As Tornado's, but with chunk extensions and trailers, which are dropped."""

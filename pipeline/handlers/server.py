@@ -44,7 +44,7 @@ ACCEPTED_AT_MOST = 128
 FILES_WANTED = 10_240
 
 
-class Few(list[Any]):
+class ShortQueue(list[Any]):
     """Stands in for a deque that seldom holds anything: an empty one takes 600 bytes, and each stream has two."""
 
     def popleft(self) -> Any:
@@ -65,8 +65,8 @@ class Stream(IOStream):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._write_buffer._buffers = Few()  # type: ignore[assignment]
-        self._write_futures = Few()  # type: ignore[assignment]
+        self._write_buffer._buffers = ShortQueue()  # type: ignore[assignment]
+        self._write_futures = ShortQueue()  # type: ignore[assignment]
         self.opened_at = self.moved_at = monotonic()
 
     def take(self, size: int) -> bytes:

@@ -107,7 +107,7 @@ class SocketHandler(Member, WebSocketHandler):
         self._take_stream(self.ws_connection.stream)
         self._open_connection()
         token = self._handshake_token()
-        if self._admission.is_full or (token is None and self._admission.is_full_of_strangers):
+        if self._admission.is_full or (token is None and self._admission.is_full_of_unauthenticated):
             self._end(CloseCode.TRY_LATER)
             return
         try:
@@ -136,7 +136,7 @@ class SocketHandler(Member, WebSocketHandler):
 
     async def on_message(self, message: str | bytes) -> None:
         self._frames_in += 1
-        if not self._is_heard():
+        if not self._allows():
             return
         try:
             token, since, wanted = parse_frame(message)
@@ -151,17 +151,17 @@ class SocketHandler(Member, WebSocketHandler):
 
     def on_fragment(self) -> None:
         """Count the pieces of a message like frames."""
-        self._is_heard()
+        self._allows()
 
     def on_ping(self, data: bytes) -> None:
-        self._is_heard()
+        self._allows()
 
     def on_pong(self, data: bytes) -> None:
-        if self._is_heard() and self._is_pong_due:
+        if self._allows() and self._is_pong_due:
             self._is_pong_due = False
             self._set_timer("ping", self._settings.socket_ping_seconds, self._ping)
 
-    def _is_heard(self, frames: float = 1) -> bool:
+    def _allows(self, frames: float = 1) -> bool:
         """Count a frame, or what is as dear as so many; False when there were too many or the connection is ending."""
         limit = self._settings.socket_frames_per_second
         now = time.monotonic()
@@ -205,7 +205,7 @@ class SocketHandler(Member, WebSocketHandler):
             self._user_id = principal.user_id
             self.know(userId=principal.user_id)
             await self._enter(principal.user_id, since or self._since)
-        elif since is not None and self._is_heard(REPLAY_COSTS):
+        elif since is not None and self._allows(REPLAY_COSTS):
             assert self._connection is not None
             self._connection.hold()
             await self._start(since)

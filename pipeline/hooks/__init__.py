@@ -2,7 +2,7 @@
 
 from pipeline.clock import utc_now
 from pipeline.errors import NotReady
-from pipeline.hooks.lent import Context, Measure, PluginStore, Starting
+from pipeline.hooks.context_api import Context, Measure, PluginStore, Starting
 from pipeline.hooks.protocols import (
     CONFIDENCE_KINDS,
     UNKNOWN,

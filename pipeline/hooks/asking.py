@@ -19,7 +19,7 @@ from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.cascades import Cascade
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault, usage_fault
 from pipeline.hooks.context import trace_of_call
-from pipeline.hooks.job_side import Permit, Spent, Witness
+from pipeline.hooks.job_side import Permit, Spent, AnalysisListener
 from pipeline.hooks.photo import Photo
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import Reporting
@@ -61,13 +61,15 @@ class Asking:
         self._reporting = reporting
         self._replaceable = replaceable
 
-    async def ask(self, provider: BoundPlugin, request: AnalyzeRequest, left: float, witness: Witness) -> Analysis:
+    async def ask(
+        self, provider: BoundPlugin, request: AnalyzeRequest, left: float, listener: AnalysisListener
+    ) -> Analysis:
         """Return the provider's checked result; JobError when it has none.
 
         left: seconds for all of it, waiting for a thread included.
         """
-        reporting = Reporting(witness.reported)
-        witness.asked(provider.name)
+        reporting = Reporting(listener.reported)
+        listener.asked(provider.name)
         try:
             result = await self._called(provider, request, left, reporting)
         except Exception as raised:
@@ -126,7 +128,7 @@ class Round:
         photo: Photo,
         *,
         tries: str,
-        witness: Witness,
+        listener: AnalysisListener,
         permit: Permit,
     ) -> None:
         """Arguments: see Providers.analyze."""
@@ -134,12 +136,12 @@ class Round:
         self._request = request
         self._photo = photo
         self._tries = tries
-        self._witness = witness
+        self._listener = listener
         self._permit = permit
         # Some time is left for keeping the result.
         self._deadline = asyncio.get_running_loop().time() + asking.settings.job_timeout_seconds * 0.95
         self._has_asked = False
-        self._last = ""  # of whom the witness was told
+        self._last = ""  # of whom the listener was told
         self._best: tuple[Analysis, str] | None = None
         # Of the last one that tried the work, and of the first one that did not, because it is held or could not.
         self._fault: JobError | None = None
@@ -154,7 +156,7 @@ class Round:
             raise _of_all(self._fault, self._held)
         analysis, name = self._best
         if name != self._last:
-            self._witness.asked(name)
+            self._listener.asked(name)
         return analysis
 
     async def _is_over(self, stage: Sequence[str], providers: Mapping[str, BoundPlugin], *, is_last: bool) -> bool:
@@ -197,7 +199,7 @@ class Round:
         self._has_asked, self._last, found = True, provider.name, None
         spent: Spent | None = None
         try:
-            found = await self._asking.ask(provider, request, self._left_seconds, self._witness)
+            found = await self._asking.ask(provider, request, self._left_seconds, self._listener)
         except (PermanentJobError, RetryableJobError) as error:
             spent = self._asking.spent(provider, error)
             if self._best is None and not self._goes_on(provider, error):
@@ -239,7 +241,7 @@ class Round:
 
     def _tell_asked(self, name: str) -> None:
         self._last = name
-        self._witness.asked(name)
+        self._listener.asked(name)
 
     @property
     def _left_seconds(self) -> float:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic
 
-from pipeline.hold import Avoided, Finding, Found, Hold
+from pipeline.hold import Avoided, ProviderReport, ProviderState, Hold
 
 FIRST_WAIT_SECONDS = 1.0
 # Of a plugin that keeps the event loop: the reason, which owners of photos read too, and the cause.
@@ -36,7 +36,7 @@ class Breaker:
         self._limit = failures
         self._longest_seconds = longest_seconds
         self.on_change = on_change
-        self.on_found: Callable[[Found, float], None] = lambda found, seconds: None
+        self.on_state: Callable[[ProviderState, float], None] = lambda state, seconds: None
         self._failures = 0
         # How many calls in a row kept the event loop, whatever they came to.
         self.blocks = 0
@@ -113,7 +113,7 @@ class Breaker:
         if self._of_all is not None and self._of_all.wait_seconds > 0:
             was_away, self._of_all, self._of_all_until = True, None, 0.0
         if was_away:
-            self.on_found(Found.ANSWERED, 0)
+            self.on_state(ProviderState.ANSWERED, 0)
         if self._is_told and not self.is_held_here:
             self._is_told = False
             self.on_change(False)
@@ -131,7 +131,9 @@ class Breaker:
             return  # a call that had begun before the hold
         doubled = min(2 * self._wait_seconds, self._longest_seconds)
         # Not BUSY, though it names a time: that would hold it for the processes that can reach it too.
-        self.on_found(Found.TRIED if self._is_trying else Found.AWAY, asked_seconds or self._longest_seconds)
+        self.on_state(
+            ProviderState.TRIED if self._is_trying else ProviderState.AWAY, asked_seconds or self._longest_seconds
+        )
         wait_seconds = asked_seconds or doubled or FIRST_WAIT_SECONDS
         self._hold(wait_seconds, wait_seconds)
 
@@ -140,7 +142,7 @@ class Breaker:
         self.reason, self.cause = reason, cause
         self._failures = 0
         seconds = max(seconds, LEAST_BUSY_SECONDS)
-        self.on_found(Found.BUSY, seconds)
+        self.on_state(ProviderState.BUSY, seconds)
         left_seconds = 0 if self._wait_seconds else self._until - monotonic()
         self._hold(max(left_seconds, seconds), 0.0)
 
@@ -166,13 +168,13 @@ class SharedBreakers:
         """lanes: for each lane of the queue the providers that its jobs may ask, any of which will do."""
         self.lanes = lanes
         self._breakers = breakers
-        self._untold: dict[tuple[str, bool], Finding] = {}
+        self._unreported: dict[tuple[str, bool], ProviderReport] = {}
         for name, breaker in breakers.items():
-            breaker.on_found = partial(self._note, name)
+            breaker.on_state = partial(self._note, name)
 
-    def findings(self) -> Sequence[Finding]:
+    def reports(self) -> Sequence[ProviderReport]:
         """Return what this process has found and not told yet."""
-        return tuple(self._untold.values())
+        return tuple(self._unreported.values())
 
     def avoid(self) -> Avoided:
         """Return what this process leaves to others now."""
@@ -190,20 +192,20 @@ class SharedBreakers:
             if breaker.is_due_here:
                 breaker.begin_try()
 
-    def adopt(self, told: Sequence[Finding], holds: Sequence[Hold]) -> None:
-        """Take over all the holds there are, found by whatever process. told: the findings they contain."""
-        for finding in told:
-            if self._untold.get(_key(finding)) is finding:
-                del self._untold[_key(finding)]
+    def adopt(self, told: Sequence[ProviderReport], holds: Sequence[Hold]) -> None:
+        """Take over all the holds there are, found by whatever process. told: the reports they contain."""
+        for report in told:
+            if self._unreported.get(_key(report)) is report:
+                del self._unreported[_key(report)]
         found = {hold.provider: hold for hold in holds}
         for name, breaker in self._breakers.items():
             breaker.adopt(found.get(name))
 
-    def _note(self, name: str, found: Found, seconds: float) -> None:
-        finding = Finding(name, found, seconds, self._breakers[name].reason, self._breakers[name].cause)
-        self._untold[_key(finding)] = finding
+    def _note(self, name: str, state: ProviderState, seconds: float) -> None:
+        report = ProviderReport(name, state, seconds, self._breakers[name].reason, self._breakers[name].cause)
+        self._unreported[_key(report)] = report
 
 
-def _key(finding: Finding) -> tuple[str, bool]:
+def _key(report: ProviderReport) -> tuple[str, bool]:
     # That it is there and that it is away contradict each other; that it is busy stands beside both.
-    return finding.provider, finding.found is Found.BUSY
+    return report.provider, report.state is ProviderState.BUSY

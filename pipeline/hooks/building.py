@@ -19,7 +19,7 @@ from pipeline.hooks.sources import Source
 from pipeline.settings import PluginSettings
 
 if TYPE_CHECKING:
-    from pipeline.hooks.context import Lender
+    from pipeline.hooks.context import ContextFactory
     from pipeline.metrics import Metrics
     from pipeline.settings import Settings
 
@@ -78,7 +78,9 @@ class Building:
             warnings += tuple(check_categories(plugin, self._settings.categories))
         return Made(plugin, faults, warnings, unusable, routes=routes)
 
-    def bind(self, offer: Offer, name: str, made: Made, metrics: Metrics, lender: Lender | None) -> BoundPlugin:
+    def bind(
+        self, offer: Offer, name: str, made: Made, metrics: Metrics, contexts: ContextFactory | None
+    ) -> BoundPlugin:
         """Return the plugin that was made, ready to be started."""
         plugin, kind, source = made.plugin, offer.kind, offer.source
         names = (*kind.methods, *_present(plugin, kind.optional, made.unusable, source))
@@ -86,7 +88,7 @@ class Building:
         threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
         limits = _limits(plugin, source)
         bound = self._bound(
-            kind.name, name, plugin, methods, threads=threads, metrics=metrics, lender=lender, limits=limits
+            kind.name, name, plugin, methods, threads=threads, metrics=metrics, contexts=contexts, limits=limits
         )
         bound.routes, bound.source = made.routes, source
         return bound
@@ -97,7 +99,7 @@ class Building:
         module: object,
         functions: Mapping[str, Callable[..., Any]],
         metrics: Metrics,
-        lender: Lender | None,
+        contexts: ContextFactory | None,
     ) -> BoundPlugin | None:
         """Return what observes or filters, ready to be started; None when its settings say that it is not active.
 
@@ -110,7 +112,7 @@ class Building:
             life = {method: getattr(module, method) for method in _present(module, LIFE, unusable, source)}
             methods = {**functions, **life}
             bound = self._bound(
-                HOOK, source.name, module, methods, threads=HOOK_THREADS, metrics=metrics, lender=lender
+                HOOK, source.name, module, methods, threads=HOOK_THREADS, metrics=metrics, contexts=contexts
             )
             bound.routes, bound.source = self.routes_of_module(functions), source
         except ConfigurationError as error:
@@ -143,9 +145,7 @@ def _limits(plugin: object, source: Source) -> Limits:
     return declared_by(plugin).limits if source.api_version > 1 else Limits()
 
 
-def _present(
-    plugin: object, methods: Iterable[str], unusable: Iterable[str], source: Source
-) -> list[str]:
+def _present(plugin: object, methods: Iterable[str], unusable: Iterable[str], source: Source) -> list[str]:
     """Return which of these methods the plugin has. One of version 1 may have its own by a name that came later."""
     known = [each for each in methods if each not in unusable and (each not in SINCE_2 or source.api_version > 1)]
     return [each for each in known if callable(getattr(plugin, each, None))]

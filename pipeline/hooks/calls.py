@@ -25,7 +25,7 @@ from pipeline.hooks.timing import TimedCall
 from pipeline.logs import Seldom
 
 if TYPE_CHECKING:
-    from pipeline.hooks.context import Lender
+    from pipeline.hooks.context import ContextFactory
     from pipeline.metrics import Metrics
 
 CLOSE_SECONDS = 5.0
@@ -62,13 +62,13 @@ class BoundPlugin:
         metrics: Metrics,
         breaker_failures: int = 5,
         breaker_probe_seconds: float = 15,
-        lender: Lender | None = None,
+        contexts: ContextFactory | None = None,
         limits: Limits = Limits(),
         is_traced: bool = False,
     ) -> None:
         """methods: what may be called, by name; `start`, if it is among them, before any other one.
         threads: how many of its calls may run in threads at once.
-        lender: gives `start` its context.
+        contexts: gives `start` its context.
         limits: what it declares.
         is_traced: each call is logged.
         """
@@ -89,7 +89,7 @@ class BoundPlugin:
         self.calls = self.errors = 0
         # When it last did what was asked of it, in monotonic seconds.
         self.worked_at = float("-inf")
-        self._lender = lender
+        self._contexts = contexts
         self.is_started = START not in self._methods
         self._starting: asyncio.Task[None] | None = None
         self._health: tuple[float, asyncio.Future[str]] | None = None
@@ -237,8 +237,8 @@ class BoundPlugin:
         await asyncio.shield(self._starting)
 
     async def _start(self) -> None:
-        assert self._lender is not None, f"nobody lends the {self.kind} {self.name} what it starts with"
-        known, context = self._methods[START], self._lender.to(self.name)
+        assert self._contexts is not None, f"nobody lends the {self.kind} {self.name} what it starts with"
+        known, context = self._methods[START], self._contexts.to(self.name)
         try:
             await self._timed(START, TimedCall(known.function, known.is_async), START_SECONDS, (context,))
         except Exception as error:
@@ -308,8 +308,8 @@ class BoundPlugin:
     async def close(self) -> None:
         """End its tasks, call its close method if it has one, log its failure, and leave its threads behind."""
         try:
-            if self._lender is not None:
-                await self._lender.end_tasks(self.name)
+            if self._contexts is not None:
+                await self._contexts.end_tasks(self.name)
             if CLOSE in self._methods:
                 await self.call(CLOSE, CLOSE_SECONDS)
         except Exception:

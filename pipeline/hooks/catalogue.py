@@ -24,7 +24,7 @@ from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
 
 if TYPE_CHECKING:
-    from pipeline.hooks.context import Lender
+    from pipeline.hooks.context import ContextFactory
     from pipeline.metrics import Metrics
     from pipeline.settings import Settings
 
@@ -100,21 +100,21 @@ class Catalogue:
                 return self._registry.module(key)
         raise KeyError(name)
 
-    def build(self, kind: Kind, name: str, metrics: Metrics, lender: Lender | None = None) -> BoundPlugin:
-        """Return the plugin, ready to be started; ConfigurationError says what is wrong. lender: see BoundPlugin."""
+    def build(self, kind: Kind, name: str, metrics: Metrics, contexts: ContextFactory | None = None) -> BoundPlugin:
+        """Return the plugin, ready to be started; ConfigurationError says what is wrong. contexts: see BoundPlugin."""
         offer, made = self._make_well(kind, name)
         if made.warnings:
             log.warning("plugin_doubtful", plugin=name, package=offer.source.package, warnings=[*made.warnings])
-        bound = self._building.bind(offer, name, made, metrics, lender)
+        bound = self._building.bind(offer, name, made, metrics, contexts)
         bound.warnings = (*self._registry.warnings[offer.key], *made.warnings)
         return bound
 
-    def build_hooks(self, metrics: Metrics, lender: Lender | None = None) -> list[BoundPlugin]:
+    def build_hooks(self, metrics: Metrics, contexts: ContextFactory | None = None) -> list[BoundPlugin]:
         """Return the plugins that observe or filter, in pluggy's order, methods named after the hooks."""
         registry, built = self._registry, []
         for key, functions in registry.hook_functions().items():
             module = registry.module(key)
-            bound = self._building.bind_module(registry.sources[key], module, functions, metrics, lender)
+            bound = self._building.bind_module(registry.sources[key], module, functions, metrics, contexts)
             if bound is not None:
                 bound.warnings = tuple(registry.warnings[key])
                 built.append(bound)

@@ -1,5 +1,5 @@
-"""Lends each plugin its Context (lent.py): one HTTP session for all, and of its own a folder, a small store, tasks,
-measures and a log. Runs on the event loop.
+"""Makes the Context of each plugin (context_api.py): an HTTP session that all plugins share, and a folder, a small
+store, tasks, measures and a log of its own. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from pipeline import __version__
-from pipeline.hooks.lent import Measure, PluginStore
+from pipeline.hooks.context_api import Measure, PluginStore
 from pipeline.hooks.threads import DaemonThreads, of_plugin
 from pipeline.metrics import PLUGIN_SECONDS
 from pipeline.supervision import cancel
@@ -41,7 +41,7 @@ log = structlog.get_logger(__name__)
 trace_of_call: ContextVar[str] = ContextVar("trace_of_call", default="")
 
 
-class Lender:
+class ContextFactory:
     """Lends plugins what they need, and takes it back at the end."""
 
     def __init__(self, settings: Settings, metrics: Metrics, values: Callable[[str], PluginStore]) -> None:
@@ -88,7 +88,7 @@ class Lender:
 
 
 class PluginContext:
-    """What is lent to one plugin; methods: see Context in lent.py."""
+    """What is lent to one plugin; methods: see Context in context_api.py."""
 
     def __init__(
         self,

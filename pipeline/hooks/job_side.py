@@ -10,7 +10,7 @@ from pipeline.errors import BudgetReached, RetryableJobError
 from pipeline.hooks.protocols import Analysis, Attribute, Usage
 
 
-class Witness(Protocol):
+class AnalysisListener(Protocol):
     """Is told how one analysis goes, to tell the owner of the photo."""
 
     def asked(self, provider: str) -> None:
@@ -52,10 +52,10 @@ class NoWitness:
     """Tells nobody."""
 
     def asked(self, provider: str) -> None:
-        """See Witness."""
+        """See AnalysisListener."""
 
     def reported(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
-        """See Witness."""
+        """See AnalysisListener."""
 
 
 class NoLimits:

@@ -46,7 +46,7 @@ class Kind:
     optional: tuple[str, ...] = ()
 
 
-# What every plugin may have; see Starting in lent.py. `close` is called whatever the API version.
+# What every plugin may have; see Starting in context_api.py. `close` is called whatever the API version.
 LIFE = (START, CHECK)
 PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=(*LIFE, REGISTER_ROUTES))
 STORAGE = Kind(

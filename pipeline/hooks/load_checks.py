@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.hooks import specs
 from pipeline.hooks.batches import batch_limits
-from pipeline.hooks.lent import Starting
+from pipeline.hooks.context_api import Starting
 from pipeline.hooks.limits import declared_by
 from pipeline.hooks.progress import takes_progress
 from pipeline.hooks.protocols import (

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, BinaryIO
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.catalogue import Catalogue
-from pipeline.hooks.context import Lender
-from pipeline.hooks.hooked import Hooked
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, Witness
+from pipeline.hooks.context import ContextFactory
+from pipeline.hooks.hook_calls import Hooked
+from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListener
 from pipeline.hooks.kinds import FILTERS, NOTIFIER, PROVIDER, STORAGE
-from pipeline.hooks.lent import PluginStore
+from pipeline.hooks.context_api import PluginStore
 from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.notifiers import Notifiers
@@ -35,7 +35,7 @@ from pipeline.hooks.providers import Providers
 from pipeline.hooks.routes import Route
 from pipeline.hooks.starting import start
 from pipeline.hooks.storages import Storages
-from pipeline.hooks.storing import Storing
+from pipeline.hooks.storage_calls import Storing
 from pipeline.hooks.usage import UsageCounts
 from pipeline.hooks.values import MemoryValues
 from pipeline.images import ImageName, SavedImage
@@ -63,7 +63,7 @@ class PluginManager:
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
         inspect: Inspect | None = None,
-        lender: Lender | None = None,
+        contexts: ContextFactory | None = None,
         broken: Sequence[PluginInfo] = (),
     ) -> None:
         """providers: by name, all that settings.all_providers names. storages: the current one, and how to have others.
@@ -86,7 +86,7 @@ class PluginManager:
         self.notifiers = Notifiers(notifiers, rooms, seconds, tracing, slots)
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
-        self._lender, self.usage, self.broken = lender, usage, broken
+        self._contexts, self.usage, self.broken = contexts, usage, broken
         # By the plugin's name; those that are opened later have none.
         self.routes = _served(self.all)
 
@@ -123,7 +123,7 @@ class PluginManager:
         request: AnalyzeRequest,
         read_image: ReadImage,
         tries: str = "",
-        witness: Witness = NO_WITNESS,
+        listener: AnalysisListener = NO_WITNESS,
         permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
@@ -132,7 +132,7 @@ class PluginManager:
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
         self._hooked.check_transforming()
-        analysis = await self._providers.analyze(request, read_image, tries, witness, permit, only)
+        analysis = await self._providers.analyze(request, read_image, tries, listener, permit, only)
         return await self._hooked.transform_analysis(analysis, request)
 
     @property
@@ -195,8 +195,8 @@ class PluginManager:
         called = (*self._asked, *self.notifiers.all)
         closing = (self._hooked.close(), self.storages.close(), *(plugin.close() for plugin in called))
         await asyncio.gather(*closing)
-        if self._lender is not None:
-            await self._lender.close()
+        if self._contexts is not None:
+            await self._contexts.close()
         if self.sandbox is not None:
             await self.sandbox.close()
 
@@ -228,24 +228,24 @@ def assemble(
     values: Callable[[str], PluginStore] = lambda name: MemoryValues(),
 ) -> PluginManager:
     """Return those plugins of the catalogue that the settings select, ready to be started."""
-    lender = Lender(settings, metrics, values)
-    hooks = catalogue.build_hooks(metrics, lender)
+    contexts = ContextFactory(settings, metrics, values)
+    hooks = catalogue.build_hooks(metrics, contexts)
     _check_required(catalogue, settings, hooks)
 
     def stored_in(name: str) -> Storing:
-        return Storing(catalogue.build(STORAGE, name, metrics, lender), settings.storage_timeout_seconds, tracing)
+        return Storing(catalogue.build(STORAGE, name, metrics, contexts), settings.storage_timeout_seconds, tracing)
 
     return PluginManager(
         settings,
         rooms,
-        providers={name: catalogue.build(PROVIDER, name, metrics, lender) for name in catalogue.selected[PROVIDER]},
+        providers={name: catalogue.build(PROVIDER, name, metrics, contexts) for name in catalogue.selected[PROVIDER]},
         storages=Storages(stored_in(settings.storage_name), stored_in),
-        notifiers=[catalogue.build(NOTIFIER, name, metrics, lender) for name in catalogue.selected[NOTIFIER]],
+        notifiers=[catalogue.build(NOTIFIER, name, metrics, contexts) for name in catalogue.selected[NOTIFIER]],
         hooks=hooks,
         tracing=tracing,
         sandbox=catalogue.sandbox,
         inspect=inspect,
-        lender=lender,
+        contexts=contexts,
         usage=UsageCounts(metrics, catalogue.selected[PROVIDER]),
         broken=catalogue.broken,
     )

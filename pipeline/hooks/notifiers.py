@@ -35,7 +35,7 @@ NOTIFY, NOTIFY_MANY = "notify", "notify_many"
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class EventContext:
     """What a notification tells beside its event; see Notification."""
 
     category: str = ""
@@ -92,7 +92,7 @@ class Notifiers:
         waits = [each.limits.seconds for each in self._gathered]
         return self._seconds + (max(self._seconds, *waits) if waits else 0)
 
-    async def notify(self, event: Mapping[str, Any], user_id: str, about: About = About()) -> None:
+    async def notify(self, event: Mapping[str, Any], user_id: str, about: EventContext = EventContext()) -> None:
         """Hand the event to every notifier that is not durable, all at once; return when each has delivered, failed or
         used up its time.
 
@@ -112,7 +112,7 @@ class Notifiers:
         delivery_id: str,
         trace_context: str = "",
         tries: str = "",
-        about: About = About(),
+        about: EventContext = EventContext(),
     ) -> str | None:
         """Hand the event to that durable notifier and return what it said, if anything; RetryableJobError or
         PermanentJobError when it is not delivered.
@@ -132,7 +132,7 @@ class Notifiers:
             answer = await self._hand(notifier, notification)
         return clean(answer)[:LONGEST_RESPONSE] if isinstance(answer, str) and answer else None
 
-    async def _notify(self, notifier: BoundPlugin, event: Mapping[str, Any], user_id: str, about: About) -> None:
+    async def _notify(self, notifier: BoundPlugin, event: Mapping[str, Any], user_id: str, about: EventContext) -> None:
         if notifier.lets_through(self._method(notifier)):
             with suppress(JobError):
                 # A copy each: what one does to its event must not reach another.
@@ -210,7 +210,12 @@ class Notifiers:
             self._turns.release()
 
     def _notification(
-        self, event: Mapping[str, Any], user_id: str, about: About, delivery_id: str = "", trace_context: str = ""
+        self,
+        event: Mapping[str, Any],
+        user_id: str,
+        about: EventContext,
+        delivery_id: str = "",
+        trace_context: str = "",
     ) -> Notification:
         return Notification(
             event, user_id, self._rooms, delivery_id, trace_context, about.category, about.job_id, about.claims

@@ -14,7 +14,7 @@ from pipeline.hooks.asking import Asking, Round
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.cascades import Cascade, behind_others, cascades_of, flat, taking
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, Witness
+from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListener
 from pipeline.hooks.photo import Photo, ReadImage
 from pipeline.hooks.pictures import Pictures
 from pipeline.hooks.progress import takes_progress
@@ -70,7 +70,7 @@ class Providers:
         request: AnalyzeRequest,
         read_image: ReadImage,
         tries: str = "",
-        witness: Witness = NO_WITNESS,
+        listener: AnalysisListener = NO_WITNESS,
         permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
@@ -81,12 +81,12 @@ class Providers:
 
         read_image: awaited once if a provider wants the photo's bytes; what it raises is passed on.
         tries: the held provider that is to be asked all the same.
-        witness: is told who is asked, and what that one reports.
+        listener: is told who is asked, and what that one reports.
         permit: lets the job call each provider.
         only: the provider that is asked instead of the category's.
         """
         photo = Photo(read_image, request.content_type, self._sandbox)
-        analysis = Round(self._asking, request, photo, tries=tries, witness=witness, permit=permit)
+        analysis = Round(self._asking, request, photo, tries=tries, listener=listener, permit=permit)
         return await analysis.through(self._stages(request.category, only), self._providers)
 
     def _stages(self, category: str, only: str = "") -> Cascade:

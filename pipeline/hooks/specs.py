@@ -1,12 +1,12 @@
 """The hooks a plugin may implement, in pluggy's terms.
 
-pluggy finds, validates and orders the implementations; catalogue.py and hooked.py call them, one by one and guarded,
-because pluggy itself is synchronous and stops at the first exception. An implementation names only those arguments it
-wants; those of one hook are called in pluggy's order: built-in plugins before packages, unless one says `tryfirst` or
-`trylast`. The `register_` hooks run once, at start, on the main thread, and must not block. The others are called while
-the service works: written as `async def` on the event loop, which they must not block, as `def` in a thread of the
-plugin's own; each call has HOOK_TIMEOUT_SECONDS, is timed and counted. A hook whose calls fail in a row is held: it is
-not called for a while.
+pluggy finds, validates and orders the implementations; catalogue.py and hook_calls.py call them, one by one and
+guarded, because pluggy itself is synchronous and stops at the first exception. An implementation names only those
+arguments it wants; those of one hook are called in pluggy's order: built-in plugins before packages, unless one says
+`tryfirst` or `trylast`. The `register_` hooks run once, at start, on the main thread, and must not block. The others
+are called while the service works: written as `async def` on the event loop, which they must not block, as `def` in a
+thread of the plugin's own; each call has HOOK_TIMEOUT_SECONDS, is timed and counted. A hook whose calls fail in a row
+is held: it is not called for a while.
 """
 
 from __future__ import annotations
@@ -75,9 +75,7 @@ def register_storage_backends(  # type: ignore[empty-body]
 
 
 @hookspec
-def register_notifiers(  # type: ignore[empty-body]
-    settings: Settings, sandbox: Sandbox
-) -> Factories[Notifier]:
+def register_notifiers(settings: Settings, sandbox: Sandbox) -> Factories[Notifier]:  # type: ignore[empty-body]
     """Yield (name, factory) pairs; those that NOTIFIERS names are built, in that order."""
 
 

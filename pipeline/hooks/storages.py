@@ -18,7 +18,7 @@ from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineE
 from pipeline.hooks.media_links import MediaLinks
 from pipeline.hooks.protocols import StoredImage
 from pipeline.hooks.starting import start
-from pipeline.hooks.storing import UNAVAILABLE, Storing
+from pipeline.hooks.storage_calls import UNAVAILABLE, Storing
 from pipeline.images import ImageName, SavedImage
 from pipeline.logs import Seldom
 from pipeline.texts import cause_of

@@ -1,4 +1,5 @@
-"""The small values that plugins keep (PluginStore in lent.py): what all such stores check, and one that only remembers.
+"""The small values that plugins store (PluginStore in context_api.py): the checks of all such stores, and a store in
+memory.
 
 The service's own is in usecases/plugin_values.py.
 """
@@ -9,7 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pipeline.hooks.lent import MAX_VALUE_BYTES
+from pipeline.hooks.context_api import MAX_VALUE_BYTES
 
 MAX_KEY_LENGTH = 200
 

@@ -59,7 +59,7 @@ class Link(asyncio.Protocol):
         self._take: Callable[[Any], None] = self._answer
         self._is_left = False
         self._error: Exception | None = None
-        self._heard_at = time.monotonic()
+        self._last_reply_at = time.monotonic()
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse,
             replyError=DefaultParser.parse_error,
@@ -82,7 +82,7 @@ class Link(asyncio.Protocol):
     @property
     def silent_seconds(self) -> float:
         """How long ago the server has sent anything."""
-        return time.monotonic() - self._heard_at
+        return time.monotonic() - self._last_reply_at
 
     @property
     def is_trusted(self) -> bool:
@@ -158,7 +158,7 @@ class Link(asyncio.Protocol):
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = time.monotonic()
+        self._last_reply_at = time.monotonic()
         try:
             self._reader.feed(data)
             while (said := self._reader.gets()) is not NOT_YET:

@@ -64,7 +64,7 @@ def tls_context(options: tuple[tuple[str, Any], ...]) -> Any:
     return SSLConnection(**dict(options)).ssl_context
 
 
-class Turns:
+class NodeOrder:
     """Addresses, the one whose turn it is first."""
 
     def __init__(self, *addresses: Address) -> None:
@@ -87,25 +87,25 @@ class Sentinels:
     def __init__(self, servers: RedisServers) -> None:
         self._door = Door(servers.sentinel_url)
         self._shared_door = Door(servers.shared_url) if servers.shared_url else None
-        self._turns = Turns(*servers.hosts)
+        self._order = NodeOrder(*servers.hosts)
         self._master_name = servers.master_name
 
     async def master(self) -> Address:
         """Return where the master is by the first Sentinel that knows; the last one's error when none does."""
         error: Exception = RedisConnectionError(f"No Sentinel knows a master named {self._master_name}")
-        for address in list(self._turns.all):
+        for address in list(self._order.all):
             try:
                 async with asyncio.timeout(NODE_SECONDS):
                     if (found := await self._ask(address)) is not None:
                         return found
             except (RedisError, OSError) as failure:
                 error = failure
-            self._turns.leave(address)
+            self._order.leave(address)
         raise error
 
     def doubt(self) -> None:
         """What was said was wrong: the next one is asked first."""
-        self._turns.leave(self._turns.all[0])
+        self._order.leave(self._order.all[0])
 
     async def _ask(self, address: Address) -> Address:
         try:
@@ -131,7 +131,7 @@ class Sentinels:
         with suppress(ResponseError):
             described = await link.ask("SENTINEL", "SENTINELS", self._master_name)
             others = [dict(zip(each[::2], each[1::2], strict=True)) for each in described]
-            self._turns.learn(*((each["ip"], int(each["port"])) for each in others))
+            self._order.learn(*((each["ip"], int(each["port"])) for each in others))
 
 
 class Nodes:
@@ -144,9 +144,9 @@ class Nodes:
         self._sentinels: Sentinels | None = None
         if servers.sentinel_url:
             self._sentinels = Sentinels(servers)
-            self._turns = Turns(None)
+            self._order = NodeOrder(None)
         else:
-            self._turns = Turns(*(servers.hosts or (None,)))
+            self._order = NodeOrder(*(servers.hosts or (None,)))
 
     async def find(self, address: Address = None) -> tuple[Link, Address, list[SlotRange]]:
         """Return a connection, where it leads, and the ranges of the cluster in order, [] when there is no cluster.
@@ -159,7 +159,7 @@ class Nodes:
             except BaseException:
                 self._sentinels.doubt()
                 raise
-        addresses = [address] if address is not None else list(self._turns.all)
+        addresses = [address] if address is not None else list(self._order.all)
         error: Exception | None = None
         for each in addresses:
             try:
@@ -176,7 +176,7 @@ class Nodes:
 
     def leave(self, address: Address) -> None:
         """A connection to this node failed, or the node is no master any more: it is the next one's turn."""
-        self._turns.leave(address)
+        self._order.leave(address)
 
     async def _find(self, address: Address) -> tuple[Link, Address, list[SlotRange]]:
         link: Link | None = None
@@ -200,7 +200,7 @@ class Nodes:
         # [first slot, last slot, [host, port, ...] of the master, the same of each replica...] each. A node that does
         # not know its own name is the one that was asked.
         servers = [[(server[0] or link.host, server[1]) for server in nodes] for _first, _last, *nodes in slots]
-        self._turns.learn(*(address for addresses in servers for address in addresses))
+        self._order.learn(*(address for addresses in servers for address in addresses))
         return sorted(SlotRange(each[1], addresses[0]) for each, addresses in zip(slots, servers, strict=True))
 
 

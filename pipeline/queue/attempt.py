@@ -126,7 +126,7 @@ def judge(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Fi
     # That of a held provider waits for the hold to end, whatever was asked for.
     asked_seconds = 0 if is_held or not isinstance(error, RetryableJobError) else error.retry_after_seconds or 0
     delay_ms = max(policy.backoff_ms, round(asked_seconds * 1000))
-    return Finish(job, outcome, delay_ms, gives_back=True, error=_text(error))
+    return Finish(job, outcome, delay_ms, refunds_attempt=True, error=_text(error))
 
 
 def reason(error: Exception, attempt: int) -> str:
@@ -170,7 +170,7 @@ class JobHandler(Protocol):
     async def give_up(self, job: Job, message: str) -> None:
         """Record that the job failed for good, and why; AlreadyOver when it did not."""
 
-    async def excuse(self, job: Job) -> None:
+    async def refund_attempt(self, job: Job) -> None:
         """Record that the job was started in vain through no fault of its own."""
 
     def describe(self, job: Job) -> Mapping[str, str]:
@@ -244,7 +244,7 @@ class Attempts:
             error = raised
         if claim.is_released:
             await self._excuse(job, RELEASED_EXCUSE_SECONDS)
-            return Finish(job, Outcome.RELEASED, gives_back=True)
+            return Finish(job, Outcome.RELEASED, refunds_attempt=True)
         span.record(error)
         if not claim.has_lease:
             return None
@@ -259,14 +259,14 @@ class Attempts:
         finish = judge(error, claim.job, self._policy, time.monotonic() - claim.started_at)
         if finish.outcome is Outcome.FAILED:
             return await self._give_up(claim, finish.error)
-        if finish.gives_back:
+        if finish.refunds_attempt:
             await self._excuse(claim.job)
         return finish
 
     async def _excuse(self, job: Job, seconds: float = EXCUSE_SECONDS) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._handler.excuse(job)
+                await self._handler.refund_attempt(job)
         except Exception as error:  # the border of a slot; at worst the start counts
             self._log.warning("excuse_failed", error=cause_of(error))
 
@@ -285,7 +285,7 @@ class Attempts:
     def report(self, claim: Claim, finish: Finish | None) -> None:
         """Tell metrics, observers and the log how a claim ended; apart from `run`, because the queue is told first."""
         seconds = claim.ended_at - claim.started_at
-        is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.gives_back
+        is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.refunds_attempt
         outcome = "lost" if finish is None else "postponed" if is_postponed else LABELS[finish.outcome]
         self._metrics.jobs_finished[outcome].inc()
         self._metrics.job_seconds[outcome].observe(seconds)

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pipeline.hold import BACKGROUND, Hold, Turn
+from pipeline.hold import BACKGROUND, Hold, Reservation
 
 
 class JobState(StrEnum):
@@ -84,7 +84,7 @@ class Job(NamedTuple):
     group: str = ""
     submitted_at_ms: int = 0
     tries: str = ""
-    turn: Turn | None = None
+    reservation: Reservation | None = None
     is_first: bool = False
 
     @property
@@ -128,14 +128,14 @@ class FailedPage:
 class Finish(NamedTuple):
     """The end of one claim, to be acknowledged with the next step.
 
-    delay_ms: wait before the next attempt; doubled by each start that was given back. gives_back: the attempt is not
-    counted. error: the reason, "" for completed and released.
+    delay_ms: wait before the next attempt; doubled by each start that was given back. refunds_attempt: the attempt is
+    not counted. error: the reason, "" for completed and released.
     """
 
     job: Job
     outcome: Outcome
     delay_ms: int = 0
-    gives_back: bool = False
+    refunds_attempt: bool = False
     error: str = ""
 
 

@@ -25,13 +25,13 @@ from redis.exceptions import NoPermissionError, NoScriptError, OutOfMemoryError,
 
 from pipeline.clock import Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
-from pipeline.hold import BACKGROUND, Finding, Hold, Pace
+from pipeline.hold import BACKGROUND, ProviderReport, Hold, Pace
 from pipeline.instants import milliseconds_of
 from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.master import Master
 from pipeline.queue import records
 from pipeline.queue.job import FailedJob, FailedPage, Finish, JobState, Mode, NewJob, Outcome, Step
-from pipeline.queue.snapshot import Place, Snapshot, as_place, as_snapshot
+from pipeline.queue.snapshot import JobInfo, Snapshot, as_job_info, as_snapshot
 
 T = TypeVar("T")
 # The id of no store: for a process that has yet to ask its own.
@@ -249,24 +249,24 @@ class JobQueue:
         mark: str,
         finishes: Sequence[Finish],
         free: int,
-        findings: Sequence[Finding] = (),
+        reports: Sequence[ProviderReport] = (),
         avoided: Sequence[str] = (),
         reserved: int = 0,
     ) -> Step:
         """Acknowledge what finished and claim for `free` slots, in one call.
 
         mark: `worker:number`, never used before; it becomes part of the leases, with their length, so that processes
-        with other lengths know how far each may reach. findings: what this process has found of providers. avoided:
+        with other lengths know how far each may reach. reports: what this process has found of providers. avoided:
         lanes whose jobs it leaves to others. reserved: so many of the free slots are not for jobs in the background.
         """
         completed = [finish.job.lease for finish in finishes if finish.outcome in OVER]
         args: list[Any] = [self.owner, self._lease_ms, f"{mark}:{self._lease_ms}", free]
         args += (self._longest_delay_ms, self._max_age_ms, self._lanes)
-        args.append(records.to_json([records.as_texts(finding) for finding in findings]) if findings else NOTHING)
+        args.append(records.to_json([records.as_texts(report) for report in reports]) if reports else NOTHING)
         args += (records.to_json(avoided) if avoided else NOTHING, self._limits, reserved, len(completed), *completed)
         for finish in finishes:
             if finish.outcome not in OVER:
-                args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.gives_back))
+                args += (finish.job.lease, finish.outcome, finish.delay_ms, int(finish.refunds_attempt))
                 args += (finish.job.group, finish.error)
         lost, claimed, has_more, next_due_ms, mode, held, now_ms, watched = await self._run(
             "step", self._step_keys, args
@@ -288,7 +288,7 @@ class JobQueue:
         self._note_watched(bool(watched))
         return Renewal(lost, cancelled)
 
-    async def take_turn_at(
+    async def reserve_call(
         self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
     ) -> tuple[bool, float]:
         """Give a running job the next turn at a provider that has a pace.
@@ -301,7 +301,7 @@ class JobQueue:
         is_given, in_ms = await self._run("pace", self._places("leases", "holds"), args)
         return bool(is_given), in_ms / 1000
 
-    async def end_turn_at(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
+    async def release_call(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
         """Let another job be asked of the provider: the call of this one has ended, or none is made.
 
         unused_seconds: how long ago the turn began that is not used, less than 0 when it has yet to begin.
@@ -409,7 +409,7 @@ class JobQueue:
         args = [WATCHED_SECONDS * 1000, LINE_AT_MOST, OTHERS_AT_MOST, *job_ids[:OTHERS_AT_MOST]]
         return as_snapshot(await self._run("snapshot", self._step_keys, args))
 
-    async def places(self, job_ids: Sequence[str]) -> dict[str, Place]:
+    async def job_infos(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """Return where these jobs are now, without their positions; in one call, for a thousand jobs at most."""
         if not job_ids:
             return {}
@@ -422,10 +422,10 @@ class JobQueue:
             record, state, running = texts[3 * i : 3 * i + 3]
             due_at = delayed[i] or postponed[i] or ""
             is_completed = completed[i] is not None
-            found[job_id] = as_place(state or "", running or "", due_at, record is not None, is_completed)
+            found[job_id] = as_job_info(state or "", running or "", due_at, record is not None, is_completed)
         return found
 
-    async def beside_line(self, *states: JobState, at_most: int) -> tuple[list[str], bool]:
+    async def background_counts(self, *states: JobState, at_most: int) -> tuple[list[str], bool]:
         """Return the ids of the assets whose jobs are ACTIVE or DELAYED, and whether these are all of them.
 
         at_most: so many of each kind are read.
@@ -543,7 +543,7 @@ class JobQueue:
         amounts = [amount for _, *each in added for amount in each]
         return cast(Sequence[float], await self._run("limit", keys, amounts))
 
-    async def take_turn(self, name: str, owner: str, seconds: float) -> bool:
+    async def acquire_lock(self, name: str, owner: str, seconds: float) -> bool:
         """Take or prolong a lease of that name, so that one process at a time does what it stands for.
 
         Best effort: what it guards must bear being done twice.
@@ -555,13 +555,13 @@ class JobQueue:
             return False
         return bool(await self._call(lambda link: link.ask("PEXPIRE", key, milliseconds)))
 
-    async def tell_process(self, process_id: str, entry: Mapping[str, Any]) -> None:
+    async def write_process(self, process_id: str, entry: Mapping[str, Any]) -> None:
         """Write what this process does, for all others."""
         key = self._key["processes"]
         commands = (("HSET", key, process_id, records.to_json(entry)), ("EXPIRE", key, KEEP_PROCESS_SECONDS))
         await self._call(lambda link: link.ask_all(*commands))
 
-    async def is_to_drain(self, process_id: str) -> bool | None:
+    async def is_drain_requested(self, process_id: str) -> bool | None:
         """Return whether that process is asked to claim no jobs; None when nobody has asked anything lately."""
         wish = await self._call(lambda link: link.ask("GET", self._drain_key(process_id)))
         return None if wish is None else wish == "1"
@@ -575,8 +575,8 @@ class JobQueue:
         """Remove what these processes have written."""
         await self._call(lambda link: link.ask("HDEL", self._key["processes"], *process_ids))
 
-    async def ask_to_drain(self, process_id: str, is_wanted: bool) -> None:
-        """Ask a process to claim no jobs, or to claim them again; see `is_to_drain`."""
+    async def request_drain(self, process_id: str, is_wanted: bool) -> None:
+        """Ask a process to claim no jobs, or to claim them again; see `is_drain_requested`."""
         key = self._drain_key(process_id)
         await self._call(lambda link: link.ask("SET", key, int(is_wanted), "EX", KEEP_PROCESS_SECONDS))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from pipeline.hold import Finding, Hold, Pace, Turn
+from pipeline.hold import ProviderReport, Hold, Pace, Reservation
 from pipeline.instants import EPOCH, instant_of
 from pipeline.queue.job import FailedJob, Job
 
@@ -42,7 +42,7 @@ def as_job(fields: list[Any], now_ms: int) -> Job:
         group=_text(record.get("group")),
         submitted_at_ms=_whole(record.get("submittedAt")) or enqueued_at_ms,
         tries=tries,
-        turn=Turn(turn_of, monotonic() + turn_in_ms / 1000) if turn_of else None,
+        reservation=Reservation(turn_of, monotonic() + turn_in_ms / 1000) if turn_of else None,
         # What Redis has lost may have been started before.
         is_first=bool(is_first) and not _whole(record.get("submittedAt")),
     )
@@ -61,9 +61,9 @@ def as_limits(
     return to_json({"providers": providers, "behind": {lane: [*behind.get(lane, ())] for lane in lanes}})
 
 
-def as_texts(finding: Finding) -> tuple[str, str, int, str, str]:
-    """Return a finding as lua/lanes.lua takes it."""
-    return finding.provider, finding.found, round(finding.seconds * 1000), finding.reason, finding.cause
+def as_texts(report: ProviderReport) -> tuple[str, str, int, str, str]:
+    """Return a report as lua/lanes.lua takes it."""
+    return report.provider, report.state, round(report.seconds * 1000), report.reason, report.cause
 
 
 def as_holds(text: str, now_ms: int) -> list[Hold]:

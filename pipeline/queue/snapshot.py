@@ -14,7 +14,7 @@ from pipeline.queue.job import JobState, Mode
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class JobInfo:
     """Where one job is.
 
     state: None when the queue does not know the job.
@@ -35,7 +35,7 @@ class Place:
     report: Mapping[str, Any] = field(default_factory=dict)
 
 
-UNKNOWN = Place(None)
+UNKNOWN = JobInfo(None)
 # Why a job is delayed that no attempt has failed of.
 POSTPONED = "Postponed by an operator"
 
@@ -50,9 +50,9 @@ class Snapshot:
     ended_in_last_minute: int = 0
     line: Mapping[str, int] = field(default_factory=dict)
     parked: frozenset[str] = frozenset()
-    others: Mapping[str, Place] = field(default_factory=dict)
+    others: Mapping[str, JobInfo] = field(default_factory=dict)
 
-    def place(self, job_id: str) -> Place | None:
+    def info(self, job_id: str) -> JobInfo | None:
         """Return where the job is, None when the snapshot does not tell: ask for the job with the next one."""
         # A job that was put back may stand in the line while it runs; its state is right.
         other = self.others.get(job_id)
@@ -60,8 +60,8 @@ class Snapshot:
         if other is not None and (other.state is not JobState.WAITING or position is None):
             return other
         if position is not None:
-            return replace(other, position=position) if other else Place(JobState.WAITING, position)
-        return Place(JobState.WAITING) if job_id in self.parked else None
+            return replace(other, position=position) if other else JobInfo(JobState.WAITING, position)
+        return JobInfo(JobState.WAITING) if job_id in self.parked else None
 
 
 def as_snapshot(reply: Sequence[Any]) -> Snapshot:
@@ -77,14 +77,14 @@ def as_snapshot(reply: Sequence[Any]) -> Snapshot:
         ended_in_last_minute=ended,
         line=positions,
         parked=frozenset(member.rpartition("|")[2] for member in parked.split("\n") if member),
-        others={job_id: as_place(*fields) for job_id, *fields in others},
+        others={job_id: as_job_info(*fields) for job_id, *fields in others},
     )
 
 
-def as_place(state_text: str, running_text: str, due_ms: str, is_there: int, is_completed: int) -> Place:
+def as_job_info(state_text: str, running_text: str, due_ms: str, is_there: int, is_completed: int) -> JobInfo:
     """Return where a job is, by what lua/snapshot.lua replies of one that is not in the line."""
     if not is_there:
-        return Place(JobState.COMPLETED) if is_completed else UNKNOWN
+        return JobInfo(JobState.COMPLETED) if is_completed else UNKNOWN
     state = records.as_object(state_text) if state_text else {}
     try:
         name = JobState(state.get("state", JobState.WAITING))
@@ -92,7 +92,7 @@ def as_place(state_text: str, running_text: str, due_ms: str, is_there: int, is_
         return UNKNOWN
     attempt, error = state.get("attempt"), state.get("error")
     is_postponed = name is JobState.DELAYED and bool(state.get("postponedUntil"))
-    return Place(
+    return JobInfo(
         name,
         attempt=attempt if isinstance(attempt, int) else 0,
         error=POSTPONED if is_postponed else error if isinstance(error, str) else "",

@@ -1,8 +1,8 @@
 """The job loop: five coroutine slots fed by one claiming coroutine.
 
-One call of JobQueue.step acknowledges whatever finished and claims for whatever is free; ahead.py says how much more is
-claimed. leases.py keeps what is claimed, attempt.py says what becomes of it. Runs on the event loop, knows nothing of
-photos.
+One call of JobQueue.step acknowledges whatever finished and claims for whatever is free; prefetch.py says how much
+more is claimed. leases.py keeps what is claimed, attempt.py says what becomes of it. Runs on the event loop, knows
+nothing of photos.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pipeline.delays import retry_delays
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Avoided, Holds
 from pipeline.metrics import Metrics
-from pipeline.queue.ahead import LATE_SECONDS, Ahead
+from pipeline.queue.prefetch import LATE_SECONDS, Prefetch
 from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Mode, Outcome
 from pipeline.queue.leases import Leases
 from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
-from pipeline.queue.telling import Telling
+from pipeline.queue.unacknowledged import Unacknowledged
 from pipeline.supervision import Supervisor, Watched, cancel
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
@@ -63,7 +63,7 @@ class Worker:
         on_unowned: Callable[[], None] = lambda: None,
         on_start: Callable[[Job], None] = lambda job: None,
         on_finish: Callable[[Finish, float], None] = lambda finish, seconds: None,
-        untold: Callable[[Job], asyncio.Future[None] | None] = lambda job: None,
+        unpublished: Callable[[Job], asyncio.Future[None] | None] = lambda job: None,
         tracing: Tracing = OFF,
     ) -> None:
         """supervisor: keeps this worker's tasks running; default: one of its own.
@@ -72,8 +72,8 @@ class Worker:
         store, has the queue; nothing is claimed then.
 
         on_start, on_finish: called when an attempt begins and when it ends with its lease still held, after so many
-        seconds; must not block or raise. untold: returns what is done when others have been told of the job's end; it
-        is acknowledged then. None when they have been.
+        seconds; must not block or raise. unpublished: returns the future that is done when the event of the
+        job's end is published; the job is acknowledged then. None when it is published.
         """
         self._queue = queue
         self._metrics = metrics.of_queue(queue.name)
@@ -101,11 +101,11 @@ class Worker:
         self._steps = self._busy = 0
         # Claimed and yet to be started.
         self._claimed: asyncio.Queue[Claim] = asyncio.Queue()
-        self._ahead = Ahead(concurrency)
+        self._ahead = Prefetch(concurrency)
         self._ahead_count = 0
         self._ends_timer: asyncio.TimerHandle | None = None
         self._finishes: list[Finish] = []
-        self._telling = Telling(untold, self._acknowledge)
+        self._unacknowledged = Unacknowledged(unpublished, self._acknowledge)
         self._changed = asyncio.Event()
         self._marker: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -114,7 +114,7 @@ class Worker:
         self._mode = Mode.RUNNING
         self._lost_by: BaseException | None = None
         self._delays = retry_delays(*RECONNECT_SECONDS)
-        self._heard_at = 0.0
+        self._last_reply_at = 0.0
         # True while Redis may have given us jobs in a step whose reply we have not seen.
         self._is_step_open = False
         self._watched: list[Watched] = []
@@ -123,7 +123,7 @@ class Worker:
 
     async def check(self) -> None:
         """Return when this worker can claim: the queue has answered it lately. DependencyUnavailable otherwise."""
-        silent_seconds = asyncio.get_running_loop().time() - self._heard_at
+        silent_seconds = asyncio.get_running_loop().time() - self._last_reply_at
         if not self._is_connected or silent_seconds > max(SILENT_SECONDS, 2 * self._renew_seconds):
             raise DependencyUnavailable(f"The queue has not answered for {silent_seconds:.0f} s") from self._lost_by
         if self._mode is Mode.UNOWNED:
@@ -180,8 +180,8 @@ class Worker:
         if not await _within(seconds, lambda: not self._busy and self._claimed.empty()):
             self._leases.release_all()
         left_seconds = ends_at - asyncio.get_running_loop().time()
-        await _within(min(TELL_SECONDS, left_seconds), lambda: not self._telling or not self._is_connected)
-        self._finishes += self._telling.close()
+        await _within(min(TELL_SECONDS, left_seconds), lambda: not self._unacknowledged or not self._is_connected)
+        self._finishes += self._unacknowledged.close()
         self._changed.set()
         await _within(HAND_BACK_SECONDS, lambda: self._is_drained)
         await self._supervisor.stop(self._watched)
@@ -204,7 +204,7 @@ class Worker:
         # Newest first: each released job goes to the front of waiting, so the oldest has to come last.
         finishes = sorted(self._finishes, key=_age, reverse=True)
         held = self._leases.claims
-        for lease in self._telling.take_lost():
+        for lease in self._unacknowledged.take_lost():
             held.pop(lease, None)
         self._ahead_count = self._count_ahead()
         wanted = self._concurrency + self._ahead_count - self._occupied + len(finishes)
@@ -214,16 +214,16 @@ class Worker:
         if self._is_step_open:
             await self._queue.release_unknown(self._id, held)
         self._is_step_open = True
-        findings = self._holds.findings() if self._holds else ()
+        reports = self._holds.reports() if self._holds else ()
         avoided = self._holds.avoid() if self._holds and free else Avoided()
         free = min(free, 1) if avoided.is_trying else free
         step = await self._queue.step(
-            f"{self._id}:{self._steps}", finishes, free, findings, avoided.lanes, self._reserved + self._ahead_count
+            f"{self._id}:{self._steps}", finishes, free, reports, avoided.lanes, self._reserved + self._ahead_count
         )
         self._hear()
         self._reconnected()
         if self._holds:
-            self._holds.adopt(findings, step.holds)
+            self._holds.adopt(reports, step.holds)
             if avoided.is_trying and step.claimed:
                 self._holds.begin_try()
         del self._finishes[: len(finishes)]
@@ -266,12 +266,12 @@ class Worker:
             if self.is_claiming and now - claim.claimed_at < LATE_SECONDS:
                 self._claimed.put_nowait(claim)
             else:
-                self._finishes.append(Finish(claim.job, Outcome.RELEASED, gives_back=True))
+                self._finishes.append(Finish(claim.job, Outcome.RELEASED, refunds_attempt=True))
 
     @property
     def _occupied(self) -> int:
         """How many jobs are held that run, are about to, or have yet to be acknowledged."""
-        return len(self._leases.claims) - len(self._telling)
+        return len(self._leases.claims) - len(self._unacknowledged)
 
     def _note_end(self) -> None:
         """Let Redis hear of an end: at once when slots would else be idle, or within milliseconds."""
@@ -307,7 +307,7 @@ class Worker:
         self._changed.set()
 
     def _hear(self) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        self._last_reply_at = asyncio.get_running_loop().time()
 
     def _wake_in(self, next_due_ms: int | None, left_seconds: float | None) -> None:
         if self._timer:
@@ -351,7 +351,7 @@ class Worker:
                 self._busy -= 1
                 if finish is None:
                     self._leases.claims.pop(claim.job.lease, None)
-                elif (told := self._telling.hold(claim, finish)) is not None:
+                elif (told := self._unacknowledged.hold(claim, finish)) is not None:
                     self._finishes.append(told)
                 if finish is not None:
                     self._ahead.ended(claim.ended_at - claim.started_at)

@@ -28,7 +28,7 @@ from pipeline.rooms.lane import CHECK_SECONDS
 from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.subscriptions import Subscriptions
-from pipeline.rooms.untold import Untold
+from pipeline.rooms.unpublished import Unpublished
 from pipeline.supervision import Supervisor, Watched
 
 log = structlog.get_logger(__name__)
@@ -101,12 +101,12 @@ class RoomFanout:
         self._waiters: dict[bytes, asyncio.Future[None]] = {}
         # Rooms that are not heard, or not known to be, and since when.
         self._gaps: dict[str, datetime] = {}
-        self._untold = Untold()
+        self._unpublished = Unpublished()
         self._probing: asyncio.Future[None] | None = None
         self._probe_told: asyncio.Future[None] | None = None
         rooms.on_occupied = self._subscribe
         rooms.on_vacated = self._vacate
-        rooms.is_heard = self._is_heard
+        rooms.is_confirmed = self._is_confirmed
 
     async def start(self) -> None:
         """Begin to listen to the other processes; Redis need not be there yet."""
@@ -136,7 +136,7 @@ class RoomFanout:
         """Return when what is published is heard, by this process for one; DependencyUnavailable says why it is not."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PROBE_SECONDS):
-                while not self._subscriptions.is_heard(self._common):
+                while not self._subscriptions.is_confirmed(self._common):
                     await asyncio.wait([self._waiter(self._common)])
                 await asyncio.wait([self._probe()])
                 return
@@ -176,7 +176,7 @@ class RoomFanout:
         try:
             is_published = await _is_done(published, PUBLISH_SECONDS)
         finally:
-            self._untold.add(event.get("assetId"), published)
+            self._unpublished.add(event.get("assetId"), published)
         if not is_published:
             self._metrics.fanout_errors.inc()
             log.warning("event_published_late")
@@ -193,9 +193,9 @@ class RoomFanout:
         """Take it no more."""
         self._subscriptions.unwant(self._progress_prefix + room.encode())
 
-    def untold(self, asset_id: str) -> asyncio.Future[None] | None:
+    def unpublished(self, asset_id: str) -> asyncio.Future[None] | None:
         """Return what is done when Redis has the newest event about the asset; None when it has all."""
-        return self._untold.of(asset_id)
+        return self._unpublished.of(asset_id)
 
     def _note_age(self, timestamp: object) -> None:
         """Take in how old an event was when everybody could be told; one of a plugin's own may have no timestamp."""
@@ -209,12 +209,12 @@ class RoomFanout:
         self._subscriptions.want(channel)
         if self._subscriptions.is_lost(channel):
             self._gaps.setdefault(room, joined_at)
-        elif not self._subscriptions.is_heard(channel):
+        elif not self._subscriptions.is_confirmed(channel):
             done, _ = await asyncio.wait([self._waiter(channel)], timeout=SUBSCRIBE_SECONDS)
             if not done and room in self._rooms:
                 self._gaps.setdefault(room, joined_at)
 
-    def _is_heard(self, room: str) -> bool:
+    def _is_confirmed(self, room: str) -> bool:
         return not self.is_lost and room not in self._gaps
 
     def _vacate(self, room: str) -> None:

@@ -1,7 +1,7 @@
 """Who is listening: rooms by name, each with its connections, each of those with a bounded outbox.
 
 Knows neither what is behind the connections (handlers/member.py and handlers/polling.py bring functions) nor that
-other processes have the same rooms (fanout.py sets `on_occupied`, `on_vacated` and `is_heard`). Frames are bytes as
+other processes have the same rooms (fanout.py sets `on_occupied`, `on_vacated` and `is_confirmed`). Frames are bytes as
 WebSockets get them (frames.py). Runs on the event loop; nothing here blocks.
 """
 
@@ -162,7 +162,7 @@ class Rooms:
 
     on_occupied: awaited by whoever joins; returns when events of other processes reach the room too, or cannot.
     on_vacated: called when the last connection has left a room.
-    is_heard: tells whether events of other processes reach the room just now.
+    is_confirmed: tells whether events of other processes reach the room just now.
     on_asked: called with a room whenever a connection in it wants progress frames. on_unasked: when the last one left.
     on_event: called with a room that has such connections and each event they are sent.
     operators: connections of operators that want to hear of the service itself. on_operator: called when one comes.
@@ -173,7 +173,7 @@ class Rooms:
         self.connections: set[Connection] = set()
         self.on_occupied: Callable[[str], Awaitable[None]] | None = None
         self.on_vacated: Callable[[str], None] | None = None
-        self.is_heard: Callable[[str], bool] = lambda room: True
+        self.is_confirmed: Callable[[str], bool] = lambda room: True
         self.on_asked: Callable[[str], None] = lambda room: None
         self.on_unasked: Callable[[str], None] = lambda room: None
         self.on_event: Callable[[str, bytes], None] = lambda room, frame: None
@@ -201,7 +201,7 @@ class Rooms:
         return tuple(self._members.get(room, ()))
 
     @property
-    def strangers(self) -> int:
+    def unauthenticated(self) -> int:
         """How many connections are in no room: not in yet, or ending."""
         return len(self.connections) - self._joined
 

@@ -77,7 +77,7 @@ class Subscriptions:
         for listener in self._listeners.values():
             listener.remove(channel)
 
-    def is_heard(self, channel: bytes) -> bool:
+    def is_confirmed(self, channel: bytes) -> bool:
         """Whether all that is published to it arrives."""
         return any(listener.hears(channel) for listener in self._listeners.values())
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import NotReady
-from pipeline.hooks.context import Lender, PluginContext
+from pipeline.hooks.context import ContextFactory, PluginContext
 from pipeline.hooks.progress import Reporting, takes_progress
 from pipeline.hooks.threads import DaemonThreads, LoopThreads, of_plugin
 from pipeline.hooks.values import MemoryValues
@@ -87,9 +87,9 @@ class PluginSuite:
     def context(self, loop: asyncio.AbstractEventLoop, context_settings: Settings) -> Iterator[PluginContext]:
         """What `start` gets: a real context, with a store that remembers nothing after the test."""
         values = MemoryValues()
-        lender = Lender(context_settings, Metrics(), lambda name: values)
-        yield lender.to("suite")
-        loop.run_until_complete(lender.close())
+        contexts = ContextFactory(context_settings, Metrics(), lambda name: values)
+        yield contexts.to("suite")
+        loop.run_until_complete(contexts.close())
 
     @pytest.fixture
     def call(self, loop: asyncio.AbstractEventLoop) -> Call:

@@ -43,7 +43,7 @@ class Admission:
         self.replay = replay
         self.is_leaving = self.is_draining = self.is_closed = False
         self._max_connections = settings.max_sockets
-        self._max_strangers = settings.max_sockets_without_token
+        self._max_unauthenticated = settings.max_sockets_without_token
         self._max_of_user = settings.max_sockets_per_user
         self._crowded: set[str] = set()
 
@@ -53,9 +53,9 @@ class Admission:
         return len(self.rooms.connections) > self._max_connections
 
     @property
-    def is_full_of_strangers(self) -> bool:
+    def is_full_of_unauthenticated(self) -> bool:
         """Whether there is one connection more without a token than this process may have."""
-        return self.rooms.strangers > self._max_strangers
+        return self.rooms.unauthenticated > self._max_unauthenticated
 
     async def check(self) -> None:
         """Return while load balancers may send clients here; DependencyUnavailable otherwise."""

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.assets.asset import CAUSE, to_timestamp
 from pipeline.clock import utc_now
 from pipeline.hooks import Analysis, Attribute, Usage
-from pipeline.hooks.job_side import NO_WITNESS, Witness
+from pipeline.hooks.job_side import NO_WITNESS, AnalysisListener
 from pipeline.queue.job import Job
 
 # The longest reason that is kept.
@@ -16,18 +16,18 @@ MAX_REASON_LENGTH = 300
 
 
 class Attempt:
-    """The Witness of one attempt, who tells another one as well."""
+    """The AnalysisListener of one attempt, who tells another one as well."""
 
     def __init__(self, job: Job) -> None:
         self._number = job.attempt
         self._started_at = utc_now()
-        self._next: Witness = NO_WITNESS
+        self._next: AnalysisListener = NO_WITNESS
         self.provider: str | None = None
         self._analysis: Analysis | None = None
 
-    def before(self, witness: Witness) -> Attempt:
-        """Return itself, telling that witness from here on."""
-        self._next = witness
+    def before(self, listener: AnalysisListener) -> Attempt:
+        """Return itself, telling that listener from here on."""
+        self._next = listener
         return self
 
     def asked(self, provider: str) -> None:

@@ -22,12 +22,12 @@ from typing import Any
 import structlog
 
 from pipeline.assets.asset import to_timestamp
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.errors import DependencyUnavailable
 from pipeline.texts import cause_of
-from pipeline.usecases.pages import Place, dated_pages, newest_page
+from pipeline.usecases.paging import Cursor, dated_pages, newest_page
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Audit:
 
     def __init__(self, store: AssetStore) -> None:
         self._store = store
-        self._waiting: deque[Kept] = deque()
+        self._waiting: deque[Record] = deque()
         self._numbers = count()
         self._added = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -70,7 +70,7 @@ class Audit:
     def record(self, act: Act) -> None:
         """Let the act be written soon."""
         # The number first: entries of one millisecond are listed in the order of their ids.
-        entry = Kept(KIND, f"{next(self._numbers):08x}{secrets.token_hex(8)}", utc_now(), asdict(act))
+        entry = Record(KIND, f"{next(self._numbers):08x}{secrets.token_hex(8)}", utc_now(), asdict(act))
         if len(self._waiting) >= WAITING_AT_MOST:
             self._lose(entry)
             return
@@ -92,7 +92,7 @@ class Audit:
     async def _write(self) -> None:
         while self._waiting:
             async with self._writing:
-                await self._store.keep(self._waiting[0])
+                await self._store.put_record(self._waiting[0])
                 self._waiting.popleft()
         self._added.clear()
 
@@ -105,22 +105,22 @@ class Audit:
             for entry in self._waiting:
                 self._lose(entry)
 
-    def _lose(self, entry: Kept) -> None:
+    def _lose(self, entry: Record) -> None:
         names = ("who", "action", "target", "count", "outcome")
         log.error("audit_lost", **{name: entry.data[name] for name in names})
 
     async def page(
-        self, *, limit: int, after: Place | None = None, who: str | None = None, action: str | None = None
-    ) -> tuple[Sequence[dict[str, Any]], Place | None]:
+        self, *, limit: int, after: Cursor | None = None, who: str | None = None, action: str | None = None
+    ) -> tuple[Sequence[dict[str, Any]], Cursor | None]:
         """Return entries, newest first, as schema AuditEntry of the API has them, and after what the next page begins.
 
         who, action: only those.
         """
 
-        def is_wanted(entry: Kept) -> bool:
+        def is_wanted(entry: Record) -> bool:
             return who in (None, entry.data.get("who")) and action in (None, entry.data.get("action"))
 
-        read = partial(self._store.newest_kept, KIND)
+        read = partial(self._store.newest_records, KIND)
         entries, place = await newest_page(read, limit, after, is_wanted if who or action else None)
         return [_shown(entry) for entry in entries], place
 
@@ -129,25 +129,25 @@ class Audit:
         is_found = False
         async with self._writing:
             self._waiting = deque(_anonymous(entry, user_id) or entry for entry in self._waiting)
-        async for page in dated_pages(partial(self._store.kept, KIND)):
+        async for page in dated_pages(partial(self._store.records, KIND)):
             for entry in page:
                 if (changed := _anonymous(entry, user_id)) is not None:
                     is_found = True
-                    await self._store.keep(changed)
+                    await self._store.put_record(changed)
         return is_found
 
     async def purge(self) -> None:
         """Remove what is old enough."""
-        await self._store.purge_kept(KIND, utc_now() - KEEP)
+        await self._store.purge_records(KIND, utc_now() - KEEP)
 
 
-def _shown(entry: Kept) -> dict[str, Any]:
+def _shown(entry: Record) -> dict[str, Any]:
     names = ("who", "action", "target", "count", "outcome", "address", "requestId")
     data = {**entry.data, "requestId": entry.data.get("request_id")}
     return {"id": entry.id, "at": to_timestamp(entry.at), **{name: data.get(name) for name in names}}
 
 
-def _anonymous(entry: Kept, user_id: str) -> Kept | None:
+def _anonymous(entry: Record, user_id: str) -> Record | None:
     """Return the entry without the user's name, None when it does not name the user."""
     changes: dict[str, Any] = {}
     if entry.data.get("who") == user_id:

@@ -19,18 +19,18 @@ from pipeline.assets.asset import Asset, ImageRef, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.assets.store_move import is_of_move
 from pipeline.clock import utc_now
-from pipeline.usecases import backup_file, deliveries, tallies
-from pipeline.usecases.backup_file import FIRST, FORMAT, LAST, Tally
+from pipeline.usecases import backup_file, deliveries, job_statistics
+from pipeline.usecases.backup_file import FIRST, FORMAT, LAST, BackupCounts
 from pipeline.usecases.every_image import bearing, damaged_document, every_asset
-from pipeline.usecases.pages import kept_pages, key_pages
-from pipeline.usecases.patience import Patience, Unreadable, what_is_wrong
+from pipeline.usecases.paging import record_pages, key_pages
+from pipeline.usecases.outage_retry import OutageRetry, Unreadable, what_is_wrong
 from pipeline.usecases.storage import StoredImages
 
 # How often an asset is read whose images change or go meanwhile, and after which time: an erase removes the images
 # first and then the document.
 TRIES = 5
 # What only tells how it went in the last days, and may be as many as there are events.
-LEFT_OUT = {deliveries.KIND, *tallies.KINDS}
+LEFT_OUT = {deliveries.KIND, *job_statistics.KINDS}
 AGAIN_SECONDS = 1.0
 
 
@@ -40,37 +40,37 @@ async def back_up(
     path: Path,
     on_asset: Callable[[], None] = lambda: None,
     *,
-    patience: Patience | None = None,
-) -> Tally:
+    outage_retry: OutageRetry | None = None,
+) -> BackupCounts:
     """Write the file; it has its name only when it is whole and on the disk. An older one of that name is replaced.
 
     The images of one asset are in memory at a time. DependencyUnavailable: the store, a storage or the disk is away.
     """
-    backup = _Backup(store, storage, patience or Patience())
+    backup = _Backup(store, storage, outage_retry or OutageRetry())
     with backup_file.writing(path) as tar:
         await backup.write(tar, on_asset)
-    return backup.tally
+    return backup.counts
 
 
 class _Backup:
     """One run of the command."""
 
-    def __init__(self, store: AssetStore, storage: StoredImages, patience: Patience) -> None:
-        self.tally = Tally()
+    def __init__(self, store: AssetStore, storage: StoredImages, outage_retry: OutageRetry) -> None:
+        self.counts = BackupCounts()
         self._store = store
         self._storage = storage
-        self._patience = patience
+        self._outage_retry = outage_retry
 
     async def write(self, tar: TarFile, on_asset: Callable[[], None]) -> None:
         damaged: list[str] = []
         _add_json(tar, FIRST, {"format": FORMAT, "version": __version__, "at": to_timestamp(utc_now())})
-        async for asset in every_asset(self._store, self._patience, damaged.append):
+        async for asset in every_asset(self._store, self._outage_retry, damaged.append):
             await self._write_asset(tar, asset)
             on_asset()
-        self.tally.flaws += map(damaged_document, damaged)
-        await self._write_kept(tar)
+        self.counts.flaws += map(damaged_document, damaged)
+        await self._write_record(tar)
         await self._write_keys(tar)
-        _add_json(tar, LAST, self.tally.shown() | {"flaws": self.tally.flaws})
+        _add_json(tar, LAST, self.counts.shown() | {"flaws": self.counts.flaws})
 
     async def _write_asset(self, tar: TarFile, asset: Asset) -> None:
         contents, flaws = await self._contents(asset)
@@ -79,20 +79,20 @@ class _Backup:
                 break
             # It may have been deleted, or have another image now.
             await asyncio.sleep(AGAIN_SECONDS)
-            current = await self._patience.bear(partial(self._store.get, asset.id))
+            current = await self._outage_retry.run(partial(self._store.get, asset.id))
             if current is None:
                 return
             before, asset = asset.image_names, current
             contents, flaws = await self._contents(asset)
             if asset.image_names == before:
                 break
-        self.tally.flaws += flaws
+        self.counts.flaws += flaws
         hashes = {
             image.public_id: backup_file.add(tar, f"images/{image.public_id}", content) for image, content in contents
         }
         _add_json(tar, f"assets/{asset.id}.json", {"asset": asset.to_document(), "images": hashes})
-        self.tally.assets += 1
-        self.tally.images += len(contents)
+        self.counts.assets += 1
+        self.counts.images += len(contents)
 
     async def _contents(self, asset: Asset) -> tuple[Sequence[tuple[ImageRef, bytes]], Sequence[str]]:
         contents, flaws = [], []
@@ -100,29 +100,29 @@ class _Backup:
             if image.name is None:
                 continue
             try:
-                contents.append((image, await self._patience.read(self._storage, image)))
+                contents.append((image, await self._outage_retry.read(self._storage, image)))
             except (FileNotFoundError, ValueError, Unreadable) as error:
                 flaws.append(f"{image.public_id} of asset {asset.id} is {what_is_wrong(error)}")
         return contents, flaws
 
-    async def _write_kept(self, tar: TarFile) -> None:
-        async for page in kept_pages(bearing(self._patience, self._store.all_kept)):
+    async def _write_record(self, tar: TarFile) -> None:
+        async for page in record_pages(bearing(self._outage_retry, self._store.all_records)):
             for kept in page:
                 # That of a move holds an address with a password, and is of use nowhere else.
                 if is_of_move(kept) or kept.kind in LEFT_OUT:
                     continue
                 fields = {"kind": kept.kind, "id": kept.id, "at": kept.at, "data": kept.data}
                 about = {"userId": kept.user_id, "assetId": kept.asset_id}
-                _add_json(tar, f"kept/{self.tally.kept}.json", fields | about)
-                self.tally.kept += 1
+                _add_json(tar, f"kept/{self.counts.kept}.json", fields | about)
+                self.counts.kept += 1
 
     async def _write_keys(self, tar: TarFile) -> None:
-        async for page in key_pages(bearing(self._patience, self._store.all_keys)):
+        async for page in key_pages(bearing(self._outage_retry, self._store.all_keys)):
             for each in page:
                 record = {"assetId": each.record.asset_id, "fingerprint": each.record.fingerprint}
                 fields = {"key": each.key, "createdAt": each.created_at}
-                _add_json(tar, f"keys/{self.tally.keys}.json", fields | record)
-                self.tally.keys += 1
+                _add_json(tar, f"keys/{self.counts.keys}.json", fields | record)
+                self.counts.keys += 1
 
 
 def _add_json(tar: TarFile, name: str, value: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError,
 
 
 @dataclass(slots=True)
-class Tally:
+class BackupCounts:
     """How much there was. flaws: what could not be had, each in one line. damage: likewise, what is not as it was."""
 
     assets: int = 0
@@ -160,14 +160,14 @@ def _is_first(member: Member) -> bool:
         return False
 
 
-def check_totals(member: Member, tally: Tally) -> None:
-    """Add to the tally what the last member says: flaws of when it was written, and what is missing now."""
+def check_totals(member: Member, counts: BackupCounts) -> None:
+    """Add to the counts what the last member says: flaws of when it was written, and what is missing now."""
     try:
         said: Mapping[str, Any] = member.json()
-        tally.flaws += map(str, said["flaws"])
+        counts.flaws += map(str, said["flaws"])
         # Of images each document says which it had.
-        counted = {name: found for name, found in tally.shown().items() if name != "images"}
+        counted = {name: found for name, found in counts.shown().items() if name != "images"}
         fewer = [name for name, found in counted.items() if said[name] != found]
-        tally.damage += [f"{counted[name]} of {said[name]} {name} are left" for name in fewer]
+        counts.damage += [f"{counted[name]} of {said[name]} {name} are left" for name in fewer]
     except UNREADABLE:
-        tally.damage.append(f"{member.name} is damaged")
+        counts.damage.append(f"{member.name} is damaged")

@@ -21,13 +21,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import CLOCK
 from pipeline.errors import BudgetReached, DependencyUnavailable
 from pipeline.hooks import Usage
 from pipeline.instants import instant_of, milliseconds_of
 from pipeline.texts import cause_of
-from pipeline.usecases.pages import dated_pages
+from pipeline.usecases.paging import dated_pages
 
 log = structlog.get_logger(__name__)
 
@@ -139,7 +139,7 @@ class Budgets:
     async def _keep(self, day: str, field: str) -> None:
         data = {"field": field, "amount": self._spent[day, field]}
         kept_id = f"{day} {field} {self._id}"
-        await self._store.keep(Kept(KIND, kept_id, _start_of(day), data, user_id=self._users[field]))
+        await self._store.put_record(Record(KIND, kept_id, _start_of(day), data, user_id=self._users[field]))
 
     async def _tell(self, day: str) -> None:
         for each in {each for each, _ in self._untold}:
@@ -170,18 +170,18 @@ class Budgets:
         """Count what commands have spent, and remove what is over."""
         await self._count_apart()
         for kind in (KIND, APART):
-            await self._store.purge_kept(kind, instant_of(int(self._now() - KEPT_SECONDS) * 1000))
+            await self._store.purge_records(kind, instant_of(int(self._now() - KEPT_SECONDS) * 1000))
 
     async def _count_apart(self) -> None:
-        while page := await self._store.kept(APART, limit=PAGE):
-            for kept in page:
-                day, field = f"{kept.at:%Y-%m-%d}", str(kept.data.get("field"))
-                await self._store.keep(replace(kept, kind=KIND))
+        while page := await self._store.records(APART, limit=PAGE):
+            for record in page:
+                day, field = f"{record.at:%Y-%m-%d}", str(record.data.get("field"))
+                await self._store.put_record(replace(record, kind=KIND))
                 # Sums that are not there will be made from all that is kept.
                 if (await self._sums.sums(day, [IN_ALL]))[0] is not None:
-                    amount = {field: float(kept.data.get("amount", 0))}
+                    amount = {field: float(record.data.get("amount", 0))}
                     await self._sums.add_to_sums(day, amount, 2 * DAY_SECONDS)
-                await self._store.discard(APART, kept.id)
+                await self._store.delete_records(APART, record.id)
 
     def _today(self) -> tuple[str, float]:
         now = self._now()
@@ -211,7 +211,7 @@ class Apart:
         if cost:
             day = day_of(self._now())
             kept_id = f"{day} {provider} {secrets.token_hex(8)}"
-            await self._store.keep(Kept(APART, kept_id, _start_of(day), {"field": IN_ALL, "amount": cost}))
+            await self._store.put_record(Record(APART, kept_id, _start_of(day), {"field": IN_ALL, "amount": cost}))
         return cost is not None
 
 
@@ -227,10 +227,10 @@ async def _spent(store: AssetStore, kind: str, day: str) -> dict[str, float]:
     amounts: dict[str, float] = defaultdict(float, {IN_ALL: 0.0})
     start = _start_of(day)
     before = (start - timedelta(milliseconds=1), "")
-    async for page in dated_pages(partial(store.kept, kind), before):
-        for kept in page:
-            if kept.at == start:
-                amounts[str(kept.data.get("field"))] += float(kept.data.get("amount", 0))
+    async for page in dated_pages(partial(store.records, kind), before):
+        for record in page:
+            if record.at == start:
+                amounts[str(record.data.get("field"))] += float(record.data.get("amount", 0))
     return amounts
 
 

@@ -23,7 +23,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.job import JobState, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.notifying import about
 from pipeline.usecases.processing import Announcer
 from pipeline.usecases.submission import Submission
@@ -44,11 +44,11 @@ class Cancelling:
         store: AssetStore,
         queue: JobQueue,
         announcer: Announcer,
-        kept: KeptJobs,
+        job_records: JobRecords,
         metrics: Metrics,
         *,
         submission: Submission,
-        is_told: Callable[[str], bool],
+        is_published: Callable[[str], bool],
         end_running: Callable[[str], None] = lambda job_id: None,
         on_ended: Callable[[Asset, str], None] = lambda asset, request_id: None,
     ) -> None:
@@ -60,10 +60,10 @@ class Cancelling:
         self._store = store
         self._queue = queue
         self._announcer = announcer
-        self._kept = kept
+        self._job_records = job_records
         self._metrics = metrics
         self._submission = submission
-        self._is_told = is_told
+        self._is_told = is_published
         self._end_running = end_running
         self._on_ended = on_ended
 
@@ -98,7 +98,7 @@ class Cancelling:
             if self._announcer.is_durable:
                 # As before each commit: nobody looks for the job of an asset that has ended.
                 lane = asset.category
-                await self._kept.keep(NewJob(asset.processing_job_id, job_data(asset), request_id, lane=lane))
+                await self._job_records.put(NewJob(asset.processing_job_id, job_data(asset), request_id, lane=lane))
             cancelled = await self._store.cancel(asset.id, asset.processing_job_id, finished_at=utc_now())
             if cancelled is not None:
                 return cancelled
@@ -116,4 +116,4 @@ class Cancelling:
             self._on_ended(asset, request_id)
         if self._announcer.is_durable:
             with suppress(DependencyUnavailable):
-                await self._kept.forget(asset.processing_job_id)
+                await self._job_records.forget(asset.processing_job_id)

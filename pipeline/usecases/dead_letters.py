@@ -14,7 +14,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.errors import Conflict, NotFound
 from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.submission import ORIGINAL_GONE, Receipt, Submission
 
 log = structlog.get_logger(__name__)
@@ -51,16 +51,16 @@ async def rerun_page(
 class DeadLetters:
     """The dead letters of the queue of photos."""
 
-    def __init__(self, store: AssetStore, queue: JobQueue, kept: KeptJobs, submission: Submission) -> None:
+    def __init__(self, store: AssetStore, queue: JobQueue, job_records: JobRecords, submission: Submission) -> None:
         self._store = store
         self._queue = queue
-        self._kept = kept
+        self._job_records = job_records
         self._submission = submission
 
     async def remove_failed(self, *job_ids: str) -> int:
         """Forget dead letters; return how many of the ids were some. Their assets stay."""
         # The store first: what it still knew it would put back.
-        await self._kept.forget(*job_ids)
+        await self._job_records.forget(*job_ids)
         return await self._queue.remove_failed(*job_ids)
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:

@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from pipeline.assets.asset import to_timestamp
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PipelineError
 from pipeline.queue.job import JobState
@@ -79,13 +79,13 @@ class Erasure:
         }
 
     @property
-    def progress(self) -> Kept:
+    def progress(self) -> Record:
         """What has gone so far, as the store keeps it."""
         data = {"assets": self.assets, "images": self.images, "jobs": self.jobs, "reason": self.reason}
-        return Kept(PROGRESS, self.id, utc_now(), data | {"running": sorted(self.running)})
+        return Record(PROGRESS, self.id, utc_now(), data | {"running": sorted(self.running)})
 
     @classmethod
-    def of(cls, record: Kept, progress: Mapping[str, Any]) -> Erasure:
+    def of(cls, record: Record, progress: Mapping[str, Any]) -> Erasure:
         """Return that of a record and of what has gone so far."""
         return cls(
             record.id,
@@ -129,9 +129,9 @@ class Erasing:
 
     async def find(self, user_id: str) -> Erasure | None:
         """Return the erase of that user that is under way, None when there is none."""
-        if (record := await self._store.find_kept(KIND, user_id)) is None:
+        if (record := await self._store.find_record(KIND, user_id)) is None:
             return None
-        progress = await self._store.find_kept(PROGRESS, record.data["id"])
+        progress = await self._store.find_record(PROGRESS, record.data["id"])
         return Erasure.of(record, progress.data if progress else {})
 
     async def erase(self, user_id: str, seconds: float) -> Erasure:
@@ -142,7 +142,7 @@ class Erasing:
         erasure = await self.find(user_id)
         if erasure is None:
             erasure = Erasure(user_id, secrets.token_hex(8), utc_now())
-            await self._store.keep(Kept(KIND, user_id, erasure.began_at, {"id": erasure.id}))
+            await self._store.put_record(Record(KIND, user_id, erasure.began_at, {"id": erasure.id}))
             log.info("erase_begun", eraseId=erasure.id)
         work = self._start(erasure)
         await asyncio.wait([work], timeout=seconds)
@@ -166,10 +166,10 @@ class Erasing:
             await asyncio.sleep(random.uniform(*LOOK_SECONDS))
 
     async def _all(self) -> list[Erasure]:
-        records = await self._store.kept(KIND, limit=RECORDS_AT_MOST)
+        records = await self._store.records(KIND, limit=RECORDS_AT_MOST)
         if not records:
             return []
-        progress = {kept.id: kept.data for kept in await self._store.kept(PROGRESS, limit=RECORDS_AT_MOST)}
+        progress = {record.id: record.data for record in await self._store.records(PROGRESS, limit=RECORDS_AT_MOST)}
         return [Erasure.of(record, progress.get(record.data["id"], {})) for record in records]
 
     def _start(self, erasure: Erasure) -> asyncio.Task[Erasure]:
@@ -191,34 +191,34 @@ class Erasing:
             erasure.reason = error.message
             log.warning("erase_postponed", eraseId=erasure.id, cause=cause_of(error))
             with suppress(DependencyUnavailable):
-                await self._store.keep(erasure.progress)
+                await self._store.put_record(erasure.progress)
         except Exception:  # the border of one erase: others go on, and this one is tried again
             log.exception("erase_failed", eraseId=erasure.id)
         if not erasure.is_done:
             # Whoever asks next need not wait for a lease that nobody uses.
             with suppress(DependencyUnavailable):
-                await self._queues[0].take_turn(f"erase-{erasure.id}", self._id, RELEASE_SECONDS)
+                await self._queues[0].acquire_lock(f"erase-{erasure.id}", self._id, RELEASE_SECONDS)
         return erasure
 
     async def _has_turn(self, erasure: Erasure) -> bool:
         """Return whether this process is to go on: no other one does, and none has come to the end."""
-        record = await self._store.find_kept(KIND, erasure.user_id)
+        record = await self._store.find_record(KIND, erasure.user_id)
         if record is None or record.data["id"] != erasure.id:
             return False
-        return await self._queues[0].take_turn(f"erase-{erasure.id}", self._id, TURN_SECONDS)
+        return await self._queues[0].acquire_lock(f"erase-{erasure.id}", self._id, TURN_SECONDS)
 
     async def _erase(self, erasure: Erasure) -> bool:
         """Return True when nothing is left, False when another process has taken over."""
         erasure.reason = None
         while await self._pass(erasure):
-            await self._store.keep(erasure.progress)
+            await self._store.put_record(erasure.progress)
             if not await self._has_turn(erasure):
                 return False
         # Another erase may have begun at the same moment, and stands in its place.
         if not await self._has_turn(erasure):
             return False
-        await self._store.keep(erasure.progress)
-        await self._store.discard(KIND, erasure.user_id)
+        await self._store.put_record(erasure.progress)
+        await self._store.delete_records(KIND, erasure.user_id)
         await self._forget_bytes(erasure.id)
         return True
 
@@ -226,15 +226,15 @@ class Erasing:
         """Let no file hold what is gone; what the erase kept without the user is its record for that."""
         await self._store.scrub()
         await self._forget_history()
-        await self._store.discard(PROGRESS, erase_id)
+        await self._store.delete_records(PROGRESS, erase_id)
 
     async def _clean_up(self) -> None:
         """Make the last step of erases whose process died before it."""
-        progress = await self._store.kept(PROGRESS, limit=RECORDS_AT_MOST)
+        progress = await self._store.records(PROGRESS, limit=RECORDS_AT_MOST)
         under_way = {erasure.id for erasure in await self._all()} if progress else set()
-        for kept in progress:
-            if kept.id not in under_way and kept.at < utc_now() - PROGRESS_AGE:
-                await self._forget_bytes(kept.id)
+        for record in progress:
+            if record.id not in under_way and record.at < utc_now() - PROGRESS_AGE:
+                await self._forget_bytes(record.id)
 
     async def _pass(self, erasure: Erasure) -> bool:
         """Remove one page of each kind; return False when there was nothing and nothing is under way any more."""
@@ -261,11 +261,11 @@ class Erasing:
         """Remove jobs, dead letters, undelivered events and records of deliveries that no asset led to, and the name
         from the audit list; return whether there were any.
         """
-        kept = await self._removing.kept_of(erasure.user_id)
-        erasure.running |= set(await self._removing.forget_jobs(kept))
-        for kind in {each.kind for each in kept}:
-            await self._store.discard(kind, *(each.id for each in kept if each.kind == kind))
-        found = len(kept) - len(among(kept))
+        record = await self._removing.records_of(erasure.user_id)
+        erasure.running |= set(await self._removing.forget_jobs(record))
+        for kind in {each.kind for each in record}:
+            await self._store.delete_records(kind, *(each.id for each in record if each.kind == kind))
+        found = len(record) - len(among(record))
         for queue in self._queues:
             after = None
             while True:
@@ -275,7 +275,7 @@ class Erasing:
                 if (after := page.next_after) is None:
                     break
         erasure.jobs += found
-        return await self._audit.forget(erasure.user_id) or bool(found or kept)
+        return await self._audit.forget(erasure.user_id) or bool(found or record)
 
     async def _wait_for_running(self, erasure: Erasure) -> None:
         """Return when the cancelled jobs have ended: until then Redis has their payload."""

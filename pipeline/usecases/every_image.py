@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from pipeline.assets.asset import Asset, ImageRef
 from pipeline.assets.store import AssetStore
-from pipeline.usecases.pages import Read, id_pages
+from pipeline.usecases.paging import Read, id_pages
 from pipeline.usecases.storage import StoredImages
 
 T = TypeVar("T")
@@ -22,26 +22,26 @@ def damaged_document(asset_id: str) -> str:
 
 
 class Patient(Protocol):
-    """What repeats calls that fail because something is away; patience.py has it."""
+    """What repeats calls that fail because something is away; outage_retry.py has it."""
 
-    async def bear(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Return what the work returns; DependencyUnavailable when it fails for too long."""
 
 
-def bearing(patience: Patient, read: Read[T]) -> Read[T]:
+def bearing(outage_retry: Patient, read: Read[T]) -> Read[T]:
     """Return what reads pages likewise, and bears that the store is away for a while."""
-    return lambda **page: patience.bear(partial(read, **page))
+    return lambda **page: outage_retry.run(partial(read, **page))
 
 
 async def every_asset(
-    store: AssetStore, patience: Patient, on_damaged: Callable[[str], None]
+    store: AssetStore, outage_retry: Patient, on_damaged: Callable[[str], None]
 ) -> AsyncIterator[Asset]:
     """Yield all assets in the order of their ids, a page at a time. on_damaged: gets the id of each unreadable one."""
-    async for page in id_pages(bearing(patience, store.all_ids)):
-        found = {asset.id: asset for asset in await patience.bear(partial(store.get_many, page))}
+    async for page in id_pages(bearing(outage_retry, store.all_ids)):
+        found = {asset.id: asset for asset in await outage_retry.run(partial(store.get_many, page))}
         unread = [asset_id for asset_id in page if asset_id not in found]
         # The others were deleted between the two calls.
-        for asset_id in sorted(await patience.bear(partial(store.known, unread))) if unread else ():
+        for asset_id in sorted(await outage_retry.run(partial(store.known, unread))) if unread else ():
             on_damaged(asset_id)
         for asset_id in page:
             if asset_id in found:

@@ -23,7 +23,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.removing import Removing
 
 log = structlog.get_logger(__name__)
@@ -36,13 +36,13 @@ REST_SECONDS = 0.05
 # Longer than a page takes. If the process dies, another one goes on after that.
 TURN_SECONDS = 120.0
 TURN = "expiry"
-Place = tuple[datetime, str]
+Cursor = tuple[datetime, str]
 
 
 class Due(Protocol):
     """AssetStore.expired or originals_before."""
 
-    async def __call__(self, before: datetime, *, limit: int, after: Place | None = None) -> Sequence[Asset]:
+    async def __call__(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
         """Return one page of what is due."""
 
 
@@ -54,7 +54,7 @@ class Expiry:
         store: AssetStore,
         queue: JobQueue,
         removing: Removing,
-        leftovers: Leftovers,
+        orphaned_images: OrphanedImages,
         metrics: Metrics,
         *,
         keep_assets_days: float,
@@ -64,7 +64,7 @@ class Expiry:
         self._store = store
         self._queue = queue
         self._removing = removing
-        self._leftovers = leftovers
+        self._orphaned_images = orphaned_images
         self._metrics = metrics
         self._keep_assets = timedelta(days=keep_assets_days)
         self._keep_originals = timedelta(days=keep_originals_days)
@@ -83,7 +83,7 @@ class Expiry:
 
     async def round(self) -> None:
         """Remove what is due, if no other process does; DependencyUnavailable when store or Redis is away."""
-        if not await self._queue.take_turn(TURN, self._id, TURN_SECONDS):
+        if not await self._queue.acquire_lock(TURN, self._id, TURN_SECONDS):
             return
         if self._keep_assets:
             before = utc_now() - self._keep_assets
@@ -101,7 +101,7 @@ class Expiry:
                 page = await due(before, limit=PAGE, after=after)
                 for asset in page:
                     removed += await remove(asset, before)
-                if len(page) < PAGE or not await self._queue.take_turn(TURN, self._id, TURN_SECONDS):
+                if len(page) < PAGE or not await self._queue.acquire_lock(TURN, self._id, TURN_SECONDS):
                     return
                 # After what did not go, because it was changed meanwhile.
                 after = when_finished(page[-1])
@@ -118,5 +118,5 @@ class Expiry:
         dropped = await self._store.drop_original(asset.id, asset.processing_job_id)
         if dropped is None:
             return False
-        await self._leftovers.discard([name for name in [asset.original.name] if name])
+        await self._orphaned_images.discard([name for name in [asset.original.name] if name])
         return True

@@ -16,17 +16,17 @@ import structlog
 
 from pipeline.assets.asset import ASSET_ID, CAUSE, Asset, AssetStatus, to_timestamp
 from pipeline.assets.job_search import Count, FailureGroup, JobFilter, Position
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.auth import USER_ID
 from pipeline.errors import DependencyUnavailable, NotFound
 from pipeline.logs import Seldom
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
-from pipeline.queue.snapshot import POSTPONED, Place, Snapshot
+from pipeline.queue.snapshot import POSTPONED, JobInfo, Snapshot
 from pipeline.texts import cause_of
 from pipeline.usecases.deliveries import Deliveries, shown as shown_delivery
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import ABOUT, FAILED, kind_of
+from pipeline.usecases.job_records import ABOUT, FAILED, kind_of
 from pipeline.usecases.progress import Progress, Subject
 
 log = structlog.get_logger(__name__)
@@ -94,10 +94,10 @@ class JobQuery:
             until=self.until,
         )
 
-    def keeps(self, place: Place | None) -> bool:
+    def keeps(self, info: JobInfo | None) -> bool:
         """Return whether an unfinished job at that place is wanted."""
-        is_postponed = place is not None and place.error == POSTPONED
-        return _unfinished_state(place) is self.state and (is_postponed or not self.is_postponed)
+        is_postponed = info is not None and info.error == POSTPONED
+        return _unfinished_state(info) is self.state and (is_postponed or not self.is_postponed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class AssetsFound:
 
     assets: Sequence[Asset]
     next_after: Position | None
-    again: Mapping[str, Kept] = field(default_factory=dict)
+    again: Mapping[str, Record] = field(default_factory=dict)
 
     def place_of(self, asset: Asset) -> Position:
         """Return where the list goes on behind that asset of it."""
@@ -134,14 +134,14 @@ class JobLists:
             return await self._search_again(query, limit, after)
         query, named = await self._resolve(query)
         if named is not None:
-            return AssetsFound(_behind(await self._kept(query, named), after)[:limit], None)
+            return AssetsFound(_behind(await self._matching(query, named), after)[:limit], None)
         if query.state not in UNFINISHED:
             page = await self._store.jobs(query.as_filter(), limit=limit, after=after)
             return AssetsFound(page.assets, page.next_after)
         if query.state is not JobState.WAITING:
-            ids, is_all = await self._queue.beside_line(query.state, at_most=BESIDE_AT_MOST)
+            ids, is_all = await self._queue.background_counts(query.state, at_most=BESIDE_AT_MOST)
             if is_all:
-                found = _behind(await self._kept(query, await self._store.get_many(ids)), after)
+                found = _behind(await self._matching(query, await self._store.get_many(ids)), after)
                 return AssetsFound(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
         return await self._search_line(query, limit, after)
 
@@ -149,12 +149,12 @@ class JobLists:
         """Return assets that are to be analyzed again, those asked for last first. A call reads so many kept jobs."""
         wanted, named = await self._resolve(replace(query, since=None, until=None, provider=None))
         last = (after[0], f"{self._queue.name}:{after[1]}") if after else None
-        page = await self._store.newest_kept(self._kind, limit=ASKED_AT_MOST, after=last)
+        page = await self._store.newest_records(self._kind, limit=ASKED_AT_MOST, after=last)
         asked = [each for each in page if _is_again(each, query)]
         by_id = {asset.id: asset for asset in await self._store.get_many([each.asset_id for each in asked])}
         names, holds = None if named is None else {asset.id for asset in named}, wanted.as_filter().holds
         found: list[Asset] = []
-        again: dict[str, Kept] = {}
+        again: dict[str, Record] = {}
         for each in asked:
             asset = by_id.get(each.asset_id)
             if asset is None or asset.id in again or not holds(asset) or (names is not None and asset.id not in names):
@@ -183,7 +183,7 @@ class JobLists:
         wanted = query.as_filter()
         for size in (limit + SPARE, ASKED_AT_MOST):
             page = await self._store.jobs(wanted, limit=size, after=after)
-            found += await self._kept(query, page.assets)
+            found += await self._matching(query, page.assets)
             if len(found) > limit:
                 return AssetsFound(found[:limit], _place(found[limit - 1]))
             after = page.next_after
@@ -191,14 +191,14 @@ class JobLists:
                 break
         return AssetsFound(found, after)
 
-    async def _kept(self, query: JobQuery, assets: Sequence[Asset]) -> list[Asset]:
+    async def _matching(self, query: JobQuery, assets: Sequence[Asset]) -> list[Asset]:
         """Return those of the assets whose jobs are wanted, newest first."""
         wanted = query.as_filter()
         held = sorted(filter(wanted.holds, assets), key=_place, reverse=True)
         if query.state not in UNFINISHED:
             return held
-        places = await self._queue.places([asset.processing_job_id for asset in held])
-        return [asset for asset in held if query.keeps(places.get(asset.processing_job_id))]
+        job_infos = await self._queue.job_infos([asset.processing_job_id for asset in held])
+        return [asset for asset in held if query.keeps(job_infos.get(asset.processing_job_id))]
 
     async def _resolve(self, query: JobQuery) -> tuple[JobQuery, Sequence[Asset] | None]:
         """Return the query without words that are ids, and the assets that these name, None when there is no such word.
@@ -223,19 +223,19 @@ class JobLists:
             return await self._count_again(query)
         query, named = await self._resolve(query)
         if named is not None:
-            return Count(len(await self._kept(query, named)), True)
+            return Count(len(await self._matching(query, named)), True)
         if query.state not in UNFINISHED:
             return await self._store.count_jobs(query.as_filter())
         if query.is_plain:
             stats = await self._queue.stats()
             return Count(getattr(stats, query.state.value), True)
         states = UNFINISHED[1:] if query.state is JobState.WAITING else (query.state,)
-        ids, is_all = await self._queue.beside_line(*states, at_most=BESIDE_AT_MOST)
+        ids, is_all = await self._queue.background_counts(*states, at_most=BESIDE_AT_MOST)
         beside = await self._store.get_many(ids)
         if query.state is not JobState.WAITING:
-            return Count(len(await self._kept(query, beside)), is_all)
+            return Count(len(await self._matching(query, beside)), is_all)
         counted = await self._store.count_jobs(query.as_filter())
-        others = [len(await self._kept(replace(query, state=each), beside)) for each in UNFINISHED[1:]]
+        others = [len(await self._matching(replace(query, state=each), beside)) for each in UNFINISHED[1:]]
         # At least so many that exact counts, taken one after the other, do not fall below none.
         return Count(max(0, counted.count - sum(others)), counted.is_exact and is_all)
 
@@ -259,8 +259,8 @@ class JobLists:
             # A dead letter keeps its id when its asset has another job, and a reanalysis has its own.
             data = (await self._fields(job_id)).get("data")
             asset_id = data.get("assetId") if isinstance(data, dict) else None
-            if asset_id is None and (kept := await self._store.find_kept(self._kind, job_id)):
-                asset_id = kept.asset_id
+            if asset_id is None and (record := await self._store.find_record(self._kind, job_id)):
+                asset_id = record.asset_id
             asset = await self._store.get(asset_id) if isinstance(asset_id, str) else None
         return asset
 
@@ -268,31 +268,31 @@ class JobLists:
         name, _, digits = text.rpartition(":")
         return name == self._queue.name and ASSET_ID.fullmatch(digits) is not None
 
-    async def shown(self, assets: Sequence[Asset], again: Mapping[str, Kept] = {}) -> list[dict[str, Any]]:
+    async def shown(self, assets: Sequence[Asset], again: Mapping[str, Record] = {}) -> list[dict[str, Any]]:
         """Return the jobs of the assets: schema Job in contracts/analyze-queue.openapi.json. again: see AssetsFound."""
-        places, told = await self._told(assets)
-        jobs = await self._composed(assets, places, told)
+        job_infos, told = await self._told(assets)
+        jobs = await self._composed(assets, job_infos, told)
         return await self._as_again(jobs, again) if again else jobs
 
-    async def _as_again(self, jobs: list[dict[str, Any]], again: Mapping[str, Kept]) -> list[dict[str, Any]]:
+    async def _as_again(self, jobs: list[dict[str, Any]], again: Mapping[str, Record]) -> list[dict[str, Any]]:
         """Return the jobs of finished assets as those that analyze them again."""
-        places: Mapping[str, Place] = {}
+        job_infos: Mapping[str, JobInfo] = {}
         try:
-            places = await self._queue.places([kept.id for kept in again.values()])
+            job_infos = await self._queue.job_infos([record.id for record in again.values()])
         except DependencyUnavailable as error:
             self._seldom.write(log.warning, "places_unknown", cause=cause_of(error))
-        return [job | _shown_again(again[job["assetId"]], places, job["provider"]) for job in jobs]
+        return [job | _shown_again(again[job["assetId"]], job_infos, job["provider"]) for job in jobs]
 
     async def _composed(
-        self, assets: Sequence[Asset], places: Mapping[str, Place], told: Mapping[str, Mapping[str, Any]]
+        self, assets: Sequence[Asset], job_infos: Mapping[str, JobInfo], told: Mapping[str, Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
         urls = await self._urls.of_images(asset.previews[PREVIEW] for asset in assets if PREVIEW in asset.previews)
-        return [_shown(asset, places.get(asset.id), told.get(asset.id), urls) for asset in assets]
+        return [_shown(asset, job_infos.get(asset.id), told.get(asset.id), urls) for asset in assets]
 
     async def describe(self, asset: Asset) -> dict[str, Any]:
         """Return one job with all that is known of it: schema JobDetails in contracts/analyze-queue.openapi.json."""
-        places, told = await self._told([asset])
-        (job,) = await self._composed([asset], places, told)
+        job_infos, told = await self._told([asset])
+        (job,) = await self._composed([asset], job_infos, told)
         fields = await self._fields(asset.processing_job_id)
         request_id, trace_id = _text(fields.get("requestId")), _trace_id(_text(fields.get("trace")))
         search = [f"jobId={asset.processing_job_id}", *([f"requestId={request_id}"] if request_id else [])]
@@ -313,24 +313,24 @@ class JobLists:
         except DependencyUnavailable:
             return {}
 
-    async def _told(self, assets: Sequence[Asset]) -> tuple[dict[str, Place], dict[str, dict[str, Any]]]:
+    async def _told(self, assets: Sequence[Asset]) -> tuple[dict[str, JobInfo], dict[str, dict[str, Any]]]:
         """Return where the unfinished of the assets are and what their progress is, by asset id, as far as is known."""
         subjects = [Subject.of(asset) for asset in assets if asset.status is AssetStatus.PROCESSING]
-        places: dict[str, Place] = {}
+        job_infos: dict[str, JobInfo] = {}
         snapshot: Snapshot | None = None
         try:
-            places = await self._queue.places([each.job_id for each in subjects])
+            job_infos = await self._queue.job_infos([each.job_id for each in subjects])
             if subjects and (recent := await self._progress.recent()):
                 # The line is a second old; where these jobs are is asked just now.
-                snapshot = replace(recent, others=places)
+                snapshot = replace(recent, others=job_infos)
         except DependencyUnavailable as error:
             self._seldom.write(log.warning, "places_unknown", cause=cause_of(error))
         told = {each.asset_id: self._progress.describe(each, snapshot) for each in subjects}
-        return {each.asset_id: places[each.job_id] for each in subjects if each.job_id in places}, told
+        return {each.asset_id: job_infos[each.job_id] for each in subjects if each.job_id in job_infos}, told
 
 
 def _shown(
-    asset: Asset, place: Place | None, told: Mapping[str, Any] | None, urls: Mapping[Any, str]
+    asset: Asset, info: JobInfo | None, told: Mapping[str, Any] | None, urls: Mapping[Any, str]
 ) -> dict[str, Any]:
     told = told or {}
     last: Mapping[str, Any] = asset.attempts[-1] if asset.attempts else {}
@@ -340,7 +340,7 @@ def _shown(
         "assetId": asset.id,
         "userId": asset.user_id,
         "category": asset.category,
-        "state": _state(asset, place).value,
+        "state": _state(asset, info).value,
         "status": asset.status.value,
         "position": told.get("position"),
         "attempt": told.get("attempt") or last.get("attempt"),
@@ -357,31 +357,31 @@ def _shown(
     }
 
 
-def _shown_again(kept: Kept, places: Mapping[str, Place], provider: str | None) -> dict[str, Any]:
+def _shown_again(record: Record, job_infos: Mapping[str, JobInfo], provider: str | None) -> dict[str, Any]:
     """Return what is not as the asset's last job has it. provider: of that."""
-    place = places.get(kept.id)
+    info = job_infos.get(record.id)
     return {
-        "jobId": kept.id,
-        "state": _unfinished_state(place).value,
+        "jobId": record.id,
+        "state": _unfinished_state(info).value,
         "position": None,
-        "attempt": (place and place.attempt) or None,
-        "provider": kept.data[ABOUT].get("provider") or provider,
-        "reason": (place and place.error) or None,
-        "nextAt": to_timestamp(place.due_at) if place else None,
+        "attempt": (info and info.attempt) or None,
+        "provider": record.data[ABOUT].get("provider") or provider,
+        "reason": (info and info.error) or None,
+        "nextAt": to_timestamp(info.due_at) if info else None,
     }
 
 
-def _is_again(kept: Kept, query: JobQuery) -> bool:
+def _is_again(record: Record, query: JobQuery) -> bool:
     """Return whether that is a reanalysis that has not ended, was asked for then, and of that provider if of any."""
-    about = kept.data.get(ABOUT)
-    if not isinstance(about, Mapping) or FAILED in kept.data:
+    about = record.data.get(ABOUT)
+    if not isinstance(about, Mapping) or FAILED in record.data:
         return False
-    is_then = (query.since is None or kept.at >= query.since) and (query.until is None or kept.at <= query.until)
+    is_then = (query.since is None or record.at >= query.since) and (query.until is None or record.at <= query.until)
     return is_then and query.provider in (None, about.get("provider"))
 
 
-def _place_of(kept: Kept) -> Position:
-    return kept.at, kept.id.rpartition(":")[2]
+def _place_of(record: Record) -> Position:
+    return record.at, record.id.rpartition(":")[2]
 
 
 def _shown_group(group: FailureGroup) -> dict[str, Any]:
@@ -395,20 +395,20 @@ def _shown_group(group: FailureGroup) -> dict[str, Any]:
     }
 
 
-def _state(asset: Asset, place: Place | None) -> JobState:
+def _state(asset: Asset, info: JobInfo | None) -> JobState:
     if asset.status is AssetStatus.FAILED:
         return JobState.FAILED
     if asset.status is not AssetStatus.PROCESSING:
         return JobState.COMPLETED
-    if place is None and asset.starts:
+    if info is None and asset.starts:
         # Redis is away: it was begun and has not ended.
         return JobState.ACTIVE
-    return _unfinished_state(place)
+    return _unfinished_state(info)
 
 
-def _unfinished_state(place: Place | None) -> JobState:
+def _unfinished_state(info: JobInfo | None) -> JobState:
     """Return the state of an unfinished job; one that Redis does not know will be put into the line."""
-    return place.state if place is not None and place.state in UNFINISHED else JobState.WAITING
+    return info.state if info is not None and info.state in UNFINISHED else JobState.WAITING
 
 
 def _place(asset: Asset) -> Position:

@@ -79,10 +79,10 @@ class NoBuckets:
 
 @dataclass(slots=True)
 class _Bucket:
-    """empty_at: when it will be empty (monotonic seconds). untold: what Redis has not been told (seconds)."""
+    """empty_at: when it will be empty (monotonic seconds). unsent: what Redis has not been told (seconds)."""
 
     empty_at: float = 0.0
-    untold: float = 0.0
+    unsent: float = 0.0
 
 
 class Limits:
@@ -143,19 +143,19 @@ class Limits:
             # What Redis was not told is not made up for: in a minute it will not matter any more.
             for name in names:
                 if bucket := self._known.get(name):
-                    bucket.untold = 0.0
+                    bucket.unsent = 0.0
         self._forget_empty()
 
     async def _tell(self, names: Sequence[tuple[Limit, str]]) -> None:
         told = [(name, bucket) for name in names if (bucket := self._known.get(name))]
-        added = [(_key(name), round(bucket.untold * 1000), round(self._holds(name[0]) * 1000)) for name, bucket in told]
+        added = [(_key(name), round(bucket.unsent * 1000), round(self._holds(name[0]) * 1000)) for name, bucket in told]
         for _, bucket in told:
-            bucket.untold = 0.0
+            bucket.unsent = 0.0
         full = await self._buckets.fill_buckets(added)
         now = self._now()
         for (_, bucket), full_ms in zip(told, full, strict=True):
             # A Redis that was emptied knows less than this process.
-            bucket.empty_at = max(bucket.empty_at, now + full_ms / 1000 + bucket.untold)
+            bucket.empty_at = max(bucket.empty_at, now + full_ms / 1000 + bucket.unsent)
 
     def _take(self, limit: Limit, who: str) -> None:
         every = self._every.get(limit)
@@ -171,7 +171,7 @@ class Limits:
             self.refused(limit, who)
             raise RateLimited(MESSAGES[limit], retry_after_seconds=max(1, math.ceil(too_full)))
         bucket.empty_at = empty_at
-        bucket.untold += every
+        bucket.unsent += every
         self._untold.add(name)
         self._has_untold.set()
 

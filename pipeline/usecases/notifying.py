@@ -21,7 +21,7 @@ from pipeline.assets.asset import Asset, to_timestamp
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError
-from pipeline.hooks.notifiers import About
+from pipeline.hooks.notifiers import EventContext
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
@@ -31,7 +31,7 @@ from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.committing import until_stored
 from pipeline.usecases.deliveries import Deliveries, DeliveryState
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.job_records import JobRecords
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Notifiers(Protocol):
     def durable(self) -> Sequence[str]:
         """The names of the notifiers whose events are to be jobs."""
 
-    async def notify(self, event: Mapping[str, Any], user_id: str, about: About = About()) -> None:
+    async def notify(self, event: Mapping[str, Any], user_id: str, about: EventContext = EventContext()) -> None:
         """Tell every notifier that is not durable."""
 
     async def deliver(
@@ -58,7 +58,7 @@ class Notifiers(Protocol):
         delivery_id: str,
         trace_context: str = "",
         tries: str = "",
-        about: About = About(),
+        about: EventContext = EventContext(),
     ) -> str | None:
         """Tell a durable one and return what the receiver said, if anything; RetryableJobError or PermanentJobError
         when it is not delivered.
@@ -83,7 +83,7 @@ class Notifying:
         self,
         notifiers: Notifiers,
         queue: JobQueue,
-        kept: KeptJobs,
+        job_records: JobRecords,
         metrics: Metrics,
         tracing: Tracing = OFF,
         *,
@@ -98,7 +98,7 @@ class Notifying:
         """
         self._notifiers = notifiers
         self._queue = queue
-        self._kept = kept
+        self._job_records = job_records
         self._metrics = metrics
         self._tracing = tracing
         self._store = store
@@ -110,7 +110,7 @@ class Notifying:
         """True when some notifier is to be told whatever happens."""
         return bool(self._notifiers.durable)
 
-    async def announce(self, event: Mapping[str, Any], user_id: str, about: About = About()) -> None:
+    async def announce(self, event: Mapping[str, Any], user_id: str, about: EventContext = EventContext()) -> None:
         """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails.
 
         about: for the plain ones; the others get it when they are told, from the asset.
@@ -129,7 +129,7 @@ class Notifying:
     async def put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
         """Enqueue the job of an event; False when it is there already. revive: also one that has ended starts over."""
         _, record = await asyncio.gather(
-            self._kept.keep(NewJob(job_id, data, request_id, lane=data["notifier"])),
+            self._job_records.put(NewJob(job_id, data, request_id, lane=data["notifier"])),
             self._deliveries.begin(job_id, data, is_again=revive),
         )
         is_enqueued = False
@@ -170,7 +170,7 @@ class Notifying:
             return Told(is_dropped=True)
         event = await self._refreshed(event, asset)
         try:
-            known = about(asset, event) if asset else About()
+            known = about(asset, event) if asset else EventContext()
             answer = await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries, known)
             return Told(answer)
         except JobError as error:
@@ -204,7 +204,7 @@ class Notifying:
 
     async def commit(self, job: Job, result: Told) -> None:
         """Let the store know that it is delivered; while the store is away, again and again."""
-        await until_stored(lambda: self._kept.forget(job.id))
+        await until_stored(lambda: self._job_records.forget(job.id))
         if result.is_dropped:
             await until_stored(lambda: self._deliveries.forget(job.id))
             return
@@ -213,15 +213,15 @@ class Notifying:
 
     async def give_up(self, job: Job, message: str) -> None:
         """Keep the dead letter and how the delivery has ended: it is all that is left of the event."""
-        await self._kept.bury(job, message)
+        await self._job_records.put_failed(job, message)
         await self._note(job, DeliveryState.FAILED, attempts=job.attempt, reason=message)
         log.warning("notification_failed", error=message)
 
-    async def excuse(self, job: Job) -> None:
+    async def refund_attempt(self, job: Job) -> None:
         """Nothing outside the queue counts its starts."""
 
 
-def about(asset: Asset, event: Mapping[str, Any] | None = None) -> About:
+def about(asset: Asset, event: Mapping[str, Any] | None = None) -> EventContext:
     """Return what notifiers are told of the asset beside the event. event: one that may be of an earlier job of it."""
     is_of_job = event is None or to_timestamp(asset.finished_at) == event["timestamp"]
-    return About(asset.category, asset.processing_job_id if is_of_job else "", asset.claims)
+    return EventContext(asset.category, asset.processing_job_id if is_of_job else "", asset.claims)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.queue import JobQueue
@@ -19,11 +19,11 @@ class Pause:
 
     async def is_set(self) -> bool:
         """Return what the store says."""
-        return any(kept.id == self._queue.name for kept in await self._store.kept(KIND, limit=100))
+        return any(record.id == self._queue.name for record in await self._store.records(KIND, limit=100))
 
     async def set(self) -> None:
         """Stop claiming on every process; running jobs finish."""
-        await self._store.keep(Kept(KIND, self._queue.name, utc_now(), {}))
+        await self._store.put_record(Record(KIND, self._queue.name, utc_now(), {}))
         try:
             await self._queue.pause()
         except DependencyUnavailable as error:
@@ -31,7 +31,7 @@ class Pause:
 
     async def lift(self) -> None:
         """Claim again."""
-        await self._store.discard(KIND, self._queue.name)
+        await self._store.delete_records(KIND, self._queue.name)
         try:
             await self._queue.resume()
         except DependencyUnavailable as error:

@@ -33,15 +33,15 @@ LATE_SHARE, LATE_SECONDS = 0.02, 0.02
 NO_TURN = "Waiting for a turn at the AI service"
 
 
-class Turns(Protocol):
+class Reservations(Protocol):
     """Who gives turns; JobQueue has it."""
 
-    async def take_turn_at(
+    async def reserve_call(
         self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
     ) -> tuple[bool, float]:
         """See JobQueue."""
 
-    async def end_turn_at(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
+    async def release_call(self, provider: str, lease: str, unused_seconds: float | None = None) -> None:
         """See JobQueue."""
 
 
@@ -50,7 +50,7 @@ class Permits:
 
     def __init__(
         self,
-        turns: Turns,
+        reservations: Reservations,
         paces: Mapping[str, Pace],
         budgets: Budgets | None = None,
         free: Collection[str] = (),
@@ -63,7 +63,7 @@ class Permits:
         prompt of each provider. partial: keeps answers of jobs that wait for the next stage of a cascade, None where no
         job does.
         """
-        self.turns = turns
+        self.reservations = reservations
         self.paces = paces
         self.budgets = budgets
         self.free = free
@@ -83,7 +83,7 @@ class JobPermit:
         self._permits = permits
         self._asset = asset
         self._lease = job.lease
-        self._turn = job.turn
+        self._turn = job.reservation
         self._user_id = asset.user_id
         self._job_id = job.id
 
@@ -138,7 +138,7 @@ class JobPermit:
                 await _sleep(left_seconds)
                 return None
             late_seconds = -left_seconds
-        is_given, seconds = await self._permits.turns.take_turn_at(
+        is_given, seconds = await self._permits.reservations.reserve_call(
             provider, self._lease, WAIT_SECONDS if waits else 0, late_seconds
         )
         if is_given:
@@ -161,7 +161,7 @@ class JobPermit:
 
     async def _end_turn(self, provider: str, unused_seconds: float | None = None) -> None:
         try:
-            await self._permits.turns.end_turn_at(provider, self._lease, unused_seconds)
+            await self._permits.reservations.release_call(provider, self._lease, unused_seconds)
         except DependencyUnavailable as error:
             # The end of the job ends it as well.
             log.warning("turn_not_ended", plugin=provider, cause=cause_of(error))

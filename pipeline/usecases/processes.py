@@ -137,21 +137,21 @@ class Processes:
             raise NotFound("No process of that id is alive")
         if found["role"] == "web":
             raise Conflict("This process runs no jobs")
-        await self._queue.ask_to_drain(process_id, is_wanted)
+        await self._queue.request_drain(process_id, is_wanted)
         if process_id == self.id:
             await self._look()
         return found | {"isDraining": is_wanted}
 
     async def _look(self) -> None:
         """Do what this process is asked to, and write what it does."""
-        wish = await self._queue.is_to_drain(self.id)
+        wish = await self._queue.is_drain_requested(self.id)
         # None: Redis has lost it, or nobody has asked.
         if wish is not None and wish != self._is_drained:
             self._follow(wish)
         entry, now = self._entry(), asyncio.get_running_loop().time()
         steady = {name: value for name, value in entry.items() if name not in RESTLESS}
         if steady != self._told or now - self._told_at >= RENEW_SECONDS:
-            await self._queue.tell_process(self.id, entry)
+            await self._queue.write_process(self.id, entry)
             self._told, self._told_at = steady, now
 
     def _follow(self, wish: bool) -> None:

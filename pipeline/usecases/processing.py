@@ -1,8 +1,9 @@
 """Use case: one job becomes one finished asset and one event.
 
-Commit in the store, notify, and only then does the worker acknowledge (queue/telling.py): a crash may repeat a step,
-never lose one. Each start takes a new fence from the asset's document and each commit requires it, so a run that was
-overtaken matches nothing, however late it comes. The very first start may run under the fence of the insert: fresh.py.
+Commit in the store, notify, and only then does the worker acknowledge (queue/unacknowledged.py): a crash may repeat
+a step, never lose one. Each start takes a new fence from the asset's document and each commit requires it, so a run
+that was overtaken matches nothing, however late it comes. The very first start may run under the fence of the insert:
+new_assets.py.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, Witness
-from pipeline.hooks.notifiers import About
+from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListener
+from pipeline.hooks.notifiers import EventContext
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
@@ -36,12 +37,12 @@ from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.attempts import Attempt
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.committing import until_stored
-from pipeline.usecases.correcting import settle_status
-from pipeline.usecases.endings import Endings
-from pipeline.usecases.fresh import Fresh
+from pipeline.usecases.corrections import settle_status
+from pipeline.usecases.late_commits import LateCommits
+from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.notifying import about
 from pipeline.usecases.previews import Previews
 from pipeline.usecases.storage import ImageStorage
@@ -60,11 +61,11 @@ class Plugins(ImageStorage, Protocol):
         request: AnalyzeRequest,
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
-        witness: Witness = NO_WITNESS,
+        listener: AnalysisListener = NO_WITNESS,
         permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
-        """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask. witness:
+        """Ask the AI provider; read_image is for one that wants the image's bytes, tries the held one to ask. listener:
         is told how it goes. permit: says when each may be called. only: the provider to ask, instead of the category's.
         """
 
@@ -76,7 +77,7 @@ class Announcer(Protocol):
     def is_durable(self) -> bool:
         """True when there is somebody whom each event has to reach, whatever happens."""
 
-    async def announce(self, event: Mapping[str, Any], user_id: str, about: About) -> None:
+    async def announce(self, event: Mapping[str, Any], user_id: str, about: EventContext) -> None:
         """Tell every notifier; DependencyUnavailable when one could not be told and has to be, so: once more."""
 
 
@@ -98,17 +99,17 @@ class Processing:
         store: AssetStore,
         plugins: Plugins,
         announcer: Announcer,
-        kept: KeptJobs,
+        job_records: JobRecords,
         metrics: Metrics,
         *,
-        leftovers: Leftovers,
+        orphaned_images: OrphanedImages,
         urls: ImageUrls,
         previews: Previews,
         cleaning: Cleaning,
-        fresh: Fresh,
+        new_assets: NewAssets,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
-        witness: Callable[[Job], AbstractContextManager[Witness]] = lambda job: nullcontext(NO_WITNESS),
+        listener: Callable[[Job], AbstractContextManager[AnalysisListener]] = lambda job: nullcontext(NO_WITNESS),
         permit: Callable[[Job, Asset], Permit] = lambda job, asset: NO_LIMITS,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
@@ -116,26 +117,26 @@ class Processing:
         """kept: where dead letters are, so that a Redis that loses them loses none.
 
         max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows.
-        witness: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers.
+        listener: yields what is told how a job's analysis goes. permit: returns what lets a job ask providers.
         on_end: is told how an asset has ended.
         """
         self._store = store
         self._plugins = plugins
         self._announcer = announcer
-        self._kept = kept
+        self._job_records = job_records
         self._metrics = metrics
-        self._leftovers = leftovers
+        self._orphaned_images = orphaned_images
         self._urls = urls
         self._previews = previews
         self._cleaning = cleaning
-        self._fresh = fresh
+        self._new_assets = new_assets
         self._provider_timeout_seconds = provider_timeout_seconds
         self._max_starts = max_starts
-        self._witness = witness
+        self._listener = listener
         self._permit = permit
         self._on_end = on_end
         self._tracing = tracing
-        self._endings = Endings()
+        self._late_commits = LateCommits()
 
     def describe(self, job: Job) -> Mapping[str, str]:
         """Return the log fields that name the asset and its owner."""
@@ -145,7 +146,7 @@ class Processing:
         """Take the fence and analyze the job's photo; None when there is nothing left to do."""
         if not _is_ours(job):
             raise PermanentJobError("The job's payload is not that of a photo")
-        asset = self._fresh.take(job) or await self._begin(job)
+        asset = self._new_assets.take(job) or await self._begin(job)
         if asset is None:
             return None
         if asset.starts > self._max_starts:
@@ -174,9 +175,9 @@ class Processing:
         attempt, read = Attempt(job), once(partial(self._read, asset))
         self._previews.begin(asset, read)
         try:
-            with self._witness(job) as witness:
+            with self._listener(job) as listener:
                 analysis = await self._plugins.analyze(
-                    request, read, job.tries, attempt.before(witness), self._permit(job, asset), only
+                    request, read, job.tries, attempt.before(listener), self._permit(job, asset), only
                 )
             attempt.found(analysis)
             return Result(asset, analysis, attempt, await self._previews.take(asset))
@@ -206,11 +207,11 @@ class Processing:
             # It is stored under a name that has the fence in it, which no other run may have.
             asset = await until_stored(lambda: self._begin(job))
             if asset is None:
-                self._leftovers.discard_later(names_of(*(result.previews or {}).values()))
+                self._orphaned_images.discard_later(names_of(*(result.previews or {}).values()))
                 return
             result = replace(result, asset=asset)
         processed = await self.keep_processed(result)
-        await self._endings.reach(self._commit_and_tell(job, result, processed))
+        await self._late_commits.run(self._commit_and_tell(job, result, processed))
 
     async def _commit_and_tell(self, job: Job, result: Result, processed: ImageRef | None) -> None:
         finished = await self.with_images(result, processed, self._commit_result(job, result, processed))
@@ -219,7 +220,7 @@ class Processing:
             return
         await self._announce(finished)
         if self._announcer.is_durable:
-            await self._kept.forget(job.id)
+            await self._job_records.forget(job.id)
 
     async def with_images(
         self, result: Result, processed: ImageRef | None, commit: Awaitable[Asset | None]
@@ -232,12 +233,12 @@ class Processing:
             finished = await commit
         except BaseException:
             # Refused, or cancelled long after the lease was lost: the store knows whether the result stands.
-            self._leftovers.discard_later(saved)
+            self._orphaned_images.discard_later(saved)
             raise
         if finished is None:
-            await self._leftovers.discard(names_of(processed))
+            await self._orphaned_images.discard(names_of(processed))
             # Previews are the same for every run: the newer one may have named them.
-            self._leftovers.discard_later(saved)
+            self._orphaned_images.discard_later(saved)
         return finished
 
     async def _commit_result(self, job: Job, result: Result, processed: ImageRef | None) -> Asset | None:
@@ -268,14 +269,12 @@ class Processing:
         """Mark the asset failed with that message, keep the dead letter and send the failure event."""
         asset = await self._begin(job, gives_up=True) if _is_ours(job) else None
         if asset is None:
-            await self._kept.bury(job, message)
+            await self._job_records.put_failed(job, message)
         else:
             self._previews.begin(asset, partial(self._read, asset))
-            await self._endings.reach(self._fail(job, asset, message, await self._previews.take(asset)))
+            await self._late_commits.run(self._fail(job, asset, message, await self._previews.take(asset)))
 
-    async def _fail(
-        self, job: Job, asset: Asset, message: str, previews: Mapping[str, ImageRef] | None
-    ) -> None:
+    async def _fail(self, job: Job, asset: Asset, message: str, previews: Mapping[str, ImageRef] | None) -> None:
         with self._tracing.step("commit"):
             failed = await self._commit(
                 job,
@@ -286,19 +285,19 @@ class Processing:
                 is_kept=True,
             )
         if failed is None:
-            self._leftovers.discard_later(names_of(*(previews or {}).values()))
+            self._orphaned_images.discard_later(names_of(*(previews or {}).values()))
             if await self._drop(asset):
                 raise AlreadyOver
             return
         await self._announce(failed)
-        await self._kept.bury(job, message)
-        if await self._kept.forget_if_deleted(job.id, asset.id):
+        await self._job_records.put_failed(job, message)
+        if await self._job_records.forget_if_deleted(job.id, asset.id):
             raise AlreadyOver
 
-    async def excuse(self, job: Job) -> None:
+    async def refund_attempt(self, job: Job) -> None:
         """Do not count the job's last start against its asset."""
         if _is_ours(job):
-            await self._store.excuse(job.data["assetId"], job.id)
+            await self._store.refund_start(job.data["assetId"], job.id)
 
     async def _begin(self, job: Job, *, gives_up: bool = False) -> Asset | None:
         """Load the asset and take the fence; None when there is nothing left to do for this job."""
@@ -311,7 +310,7 @@ class Processing:
             log.warning("asset_missing")
             if gives_up and current is None:
                 # What is deleted leaves no dead letter.
-                await self._kept.forget(job.id)
+                await self._job_records.forget(job.id)
                 raise AlreadyOver
         elif current.processing_job_id == job.id and current.is_finished:
             is_dead = current.status is AssetStatus.FAILED and not current.is_cancelled
@@ -378,7 +377,7 @@ class Processing:
         """
         if is_kept:
             lane = str(job.data.get("category", ""))
-            await until_stored(lambda: self._kept.keep(NewJob(job.id, job.data, job.request_id, lane=lane)))
+            await until_stored(lambda: self._job_records.put(NewJob(job.id, job.data, job.request_id, lane=lane)))
 
         async def commit() -> Asset | None:
             if (committed := await write(utc_now())) is not None:

@@ -21,7 +21,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Hold
 from pipeline.queue.job import JobState, Mode
 from pipeline.queue.queue import OTHERS_AT_MOST, JobQueue
-from pipeline.queue.snapshot import UNKNOWN, Place, Snapshot
+from pipeline.queue.snapshot import UNKNOWN, JobInfo, Snapshot
 from pipeline.texts import cause_of
 from pipeline.usecases.image_urls import ImageUrls
 
@@ -101,7 +101,7 @@ class Progress:
             if is_fresh and self._last is None:
                 return None  # Redis has just failed to answer
             self._asked |= {job_id: now() for job_id in job_ids if job_id in self._asked}
-            missing = [job_id for job_id in job_ids if self._last is None or self._last.place(job_id) is None]
+            missing = [job_id for job_id in job_ids if self._last is None or self._last.info(job_id) is None]
             # A snapshot takes only so many names: what is beyond them is not waited for.
             named = missing[: max(0, OTHERS_AT_MOST - len(self._asked))]
             if is_fresh and not named:
@@ -136,38 +136,38 @@ class Progress:
         """Return the asset's progress: schema Progress in contracts/analyze-queue.openapi.json."""
         if (running := self._running(subject.job_id)) is not None:
             return {**NOTHING, "state": "running", **running}
-        place = snapshot.place(subject.job_id) if snapshot is not None else None
-        if snapshot is None or place is None or place.state is None:
+        info = snapshot.info(subject.job_id) if snapshot is not None else None
+        if snapshot is None or info is None or info.state is None:
             # It was begun and has not ended, or it was never begun.
-            state = "running" if subject.starts and place is not UNKNOWN else "queued"
+            state = "running" if subject.starts and info is not UNKNOWN else "queued"
             return {**NOTHING, "state": state, "attempt": subject.starts or None}
-        if place.state is JobState.DELAYED:
-            state = "held" if place.is_given_back else "retrying"
-            return self._told(subject, place, state=state, reason=place.error, next_at=place.due_at)
-        if place.state is JobState.WAITING:
-            return self._describe_waiting(subject, place, snapshot)
-        report = place.report if place.report.get("attempt") == place.attempt else {}
-        told = self._told(subject, place, state="running")
+        if info.state is JobState.DELAYED:
+            state = "held" if info.is_given_back else "retrying"
+            return self._told(subject, info, state=state, reason=info.error, next_at=info.due_at)
+        if info.state is JobState.WAITING:
+            return self._describe_waiting(subject, info, snapshot)
+        report = info.report if info.report.get("attempt") == info.attempt else {}
+        told = self._told(subject, info, state="running")
         return told | {name: report.get(name) for name in ("provider", "share")}
 
-    def _describe_waiting(self, subject: Subject, place: Place, snapshot: Snapshot) -> dict[str, Any]:
+    def _describe_waiting(self, subject: Subject, info: JobInfo, snapshot: Snapshot) -> dict[str, Any]:
         if (hold := self._hold_of(subject.category, snapshot)) is not None:
             # The line passes it, so its position says nothing.
             next_at = snapshot.taken_at + timedelta(seconds=hold.left_seconds)
-            place = replace(place, position=None)
-            return self._told(subject, place, state="held", reason=hold.reason, next_at=next_at)
+            info = replace(info, position=None)
+            return self._told(subject, info, state="held", reason=hold.reason, next_at=next_at)
         if snapshot.mode is Mode.PAUSED:
-            return self._told(subject, place, state="held", reason=PAUSED)
-        return self._told(subject, place, state="queued") | {"etaSeconds": eta_seconds(place.position, snapshot)}
+            return self._told(subject, info, state="held", reason=PAUSED)
+        return self._told(subject, info, state="queued") | {"etaSeconds": eta_seconds(info.position, snapshot)}
 
     def _told(
-        self, subject: Subject, place: Place, *, state: str, reason: str = "", next_at: datetime | None = None
+        self, subject: Subject, info: JobInfo, *, state: str, reason: str = "", next_at: datetime | None = None
     ) -> dict[str, Any]:
         return {
             **NOTHING,
             "state": state,
-            "position": place.position,
-            "attempt": place.attempt or subject.starts or None,
+            "position": info.position,
+            "attempt": info.attempt or subject.starts or None,
             "reason": reason or None,
             "nextAt": to_timestamp(next_at),
         }

@@ -213,10 +213,10 @@ class ProgressFrames:
         self, watched: dict[str, _Watched], entry: _Watched, snapshot: Snapshot, taken_at: float
     ) -> bytes | None:
         """Return the frame that tells what has changed, if anything has."""
-        place = snapshot.place(entry.subject.job_id)
-        if place is None or place.state is None or entry.told_at >= taken_at:
+        info = snapshot.info(entry.subject.job_id)
+        if info is None or info.state is None or entry.told_at >= taken_at:
             return None  # nothing is known, or what was told since is newer
-        if place.state in (JobState.COMPLETED, JobState.FAILED):
+        if info.state in (JobState.COMPLETED, JobState.FAILED):
             watched.pop(entry.subject.asset_id, None)
             return None
         progress = self._progress.describe(entry.subject, snapshot)

@@ -29,7 +29,7 @@ Tell = Callable[[Job, Mapping[str, Any], bool], None]
 
 
 class RunningJob:
-    """One job that this process runs: the Witness of its analysis (hooks/job_side.py)."""
+    """One job that this process runs: the AnalysisListener of its analysis (hooks/job_side.py)."""
 
     def __init__(self, reports: Reports, job: Job) -> None:
         self.job = job
@@ -92,7 +92,7 @@ class Reports:
 
     def retrying(self, finish: Finish) -> None:
         """Tell of an attempt that failed and is not the last."""
-        if finish.outcome is Outcome.RETRY and not finish.gives_back:
+        if finish.outcome is Outcome.RETRY and not finish.refunds_attempt:
             delay = timedelta(seconds=min(finish.delay_ms / 1000, self._longest_delay_seconds))
             told = {"reason": finish.error, "nextAt": to_timestamp(utc_now() + delay)}
             self.tell(finish.job, _event("asset_retrying", finish.job, attempt=finish.job.attempt, **told))

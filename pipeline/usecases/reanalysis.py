@@ -1,6 +1,6 @@
 """Use case: a finished asset is analyzed again, by the provider that an operator names or by its category's.
 
-The promise is a kept job (kept_jobs.py) that says what it is about, so Redis may lose the job, and a deleted asset or
+The promise is a kept job (job_records.py) that says what it is about, so Redis may lose the job, and a deleted asset or
 user takes it along. In Redis the job is in the background: claimed only when no other job is ready, and never for the
 last slot of a process, so that an upload finds one free (queue/lua/place.lua, step.lua).
 The asset stays finished, with its result, until the new one is committed under a fence that this run takes from the
@@ -37,10 +37,10 @@ from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.committing import until_stored
-from pipeline.usecases.correcting import settle_status
-from pipeline.usecases.endings import Endings
-from pipeline.usecases.kept_jobs import ABOUT, FAILED, KeptJobs
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.corrections import settle_status
+from pipeline.usecases.late_commits import LateCommits
+from pipeline.usecases.job_records import ABOUT, FAILED, JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.processing import Processing, Result, metadata_of, names_of
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class Reanalysis:
         self,
         store: AssetStore,
         queue: JobQueue,
-        kept: KeptJobs,
+        job_records: JobRecords,
         *,
         providers: Collection[str],
         settle: Callable[[str], Awaitable[object]],
@@ -68,7 +68,7 @@ class Reanalysis:
         """
         self._store = store
         self._queue = queue
-        self._kept = kept
+        self._job_records = job_records
         self._providers = providers
         self._settle = settle
         self._end_running = end_running
@@ -104,7 +104,7 @@ class Reanalysis:
             "finishedAt": to_timestamp(asset.finished_at),
             "replace": replaces,
         }
-        await self._kept.keep_first(job, {ABOUT: promise})
+        await self._job_records.insert(job, {ABOUT: promise})
         try:
             await self._queue.enqueue(
                 job.id, job.data, request_id=request_id, group=job.group, lane=job.lane, revive=True
@@ -122,13 +122,13 @@ class Reanalysis:
         waiting = [job_id for job_id, each in (await self._of(asset)).items() if FAILED not in each]
         for job_id in waiting:
             # The store first: what it still knew it would put back. Without that a run commits nothing.
-            await self._kept.forget(job_id)
+            await self._job_records.forget(job_id)
             await self._queue.cancel(job_id)
             self._end_running(job_id)
         return bool(waiting)
 
     async def _of(self, asset: Asset) -> dict[str, Mapping[str, Any]]:
-        kept = await self._store.kept_of(asset.user_id, asset.id, kinds=[self._kept.kind])
+        kept = await self._store.records_of(asset.user_id, asset.id, kinds=[self._job_records.kind])
         return {each.id: each.data for each in kept if ABOUT in each.data}
 
 
@@ -139,20 +139,20 @@ class Reanalyzing:
         self,
         store: AssetStore,
         processing: Processing,
-        kept: KeptJobs,
+        job_records: JobRecords,
         metrics: Metrics,
         *,
-        leftovers: Leftovers,
+        orphaned_images: OrphanedImages,
         settle: Callable[[str], Awaitable[object]],
     ) -> None:
         """settle: removes the dead letter of an asset that is failed no longer."""
         self._store = store
         self._processing = processing
-        self._kept = kept
+        self._job_records = job_records
         self._metrics = metrics
-        self._leftovers = leftovers
+        self._orphaned_images = orphaned_images
         self._settle = settle
-        self._endings = Endings()
+        self._late_commits = LateCommits()
 
     def describe(self, job: Job) -> Mapping[str, str]:
         """Return the log fields that name the asset and its owner."""
@@ -162,7 +162,7 @@ class Reanalyzing:
         """Take the fence and analyze the photo again; None when there is nothing left to do."""
         if job.group != BACKGROUND:
             return await self._processing.process(job)
-        kept = await self._kept.find(job.id)
+        kept = await self._job_records.find(job.id)
         if FAILED in kept:
             # The process died between its end and the acknowledgement.
             raise PermanentJobError(str(kept[FAILED].get("error", "")))
@@ -174,31 +174,31 @@ class Reanalyzing:
         if job.group != BACKGROUND:
             await self._processing.commit(job, result)
             return
-        kept = (await self._kept.find(job.id)).get(ABOUT, {})
+        kept = (await self._job_records.find(job.id)).get(ABOUT, {})
         if kept.get("replace") is not True and _tells_less(result.analysis, result.asset):
-            await self._endings.reach(self._leave(job, result))
+            await self._late_commits.run(self._leave(job, result))
             return
         processed = await self._processing.keep_processed(result)
-        await self._endings.reach(self._commit(job, result, processed, kept.get("replace") is True))
+        await self._late_commits.run(self._commit(job, result, processed, kept.get("replace") is True))
 
     async def give_up(self, job: Job, message: str) -> None:
         """Keep the dead letter; the asset stays as it is."""
         if job.group != BACKGROUND:
             await self._processing.give_up(job, message)
             return
-        kept = await self._kept.find(job.id)
+        kept = await self._job_records.find(job.id)
         # Taking the fence ends a run that is lost and goes on.
         if FAILED not in kept and await self._begin(job, kept.get(ABOUT)) is None:
             raise AlreadyOver
-        await self._kept.bury(job, message, {ABOUT: kept[ABOUT]})
+        await self._job_records.put_failed(job, message, {ABOUT: kept[ABOUT]})
         self._note("failed", job, error=message)
-        if await self._kept.forget_if_deleted(job.id, str(job.data.get("assetId"))):
+        if await self._job_records.forget_if_deleted(job.id, str(job.data.get("assetId"))):
             raise AlreadyOver
 
-    async def excuse(self, job: Job) -> None:
+    async def refund_attempt(self, job: Job) -> None:
         """Do not count the job's last start against its asset; those of a reanalysis never are."""
         if job.group != BACKGROUND:
-            await self._processing.excuse(job)
+            await self._processing.refund_attempt(job)
 
     async def _begin(self, job: Job, promise: Mapping[str, Any] | None) -> Asset | None:
         """Take the fence; None when the reanalysis is over or nobody wants it any more."""
@@ -213,7 +213,7 @@ class Reanalyzing:
             await self._processing.tell(asset)
         else:
             return asset
-        await self._kept.forget(job.id)
+        await self._job_records.forget(job.id)
         return None
 
     async def _leave(self, job: Job, result: Result) -> None:
@@ -223,9 +223,9 @@ class Reanalyzing:
         await until_stored(
             lambda: self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, attempt)
         )
-        self._leftovers.discard_later(names_of(*(result.previews or {}).values()))
+        self._orphaned_images.discard_later(names_of(*(result.previews or {}).values()))
         self._note("kept", job)
-        await self._kept.forget(job.id)
+        await self._job_records.forget(job.id)
 
     async def _commit(self, job: Job, result: Result, processed: ImageRef | None, replaces: bool) -> None:
         before = result.asset
@@ -244,17 +244,17 @@ class Reanalyzing:
                 await self._processing.tell(after)
             self._note("changed" if is_changed else "unchanged", job)
             if image is not before.processed:
-                self._leftovers.discard_later(names_of(before.processed))
+                self._orphaned_images.discard_later(names_of(before.processed))
             if before.status is AssetStatus.FAILED and after.status is not AssetStatus.FAILED:
                 with suppress(DependencyUnavailable):
                     await self._settle(before.processing_job_id)
-        await self._kept.forget(job.id)
+        await self._job_records.forget(job.id)
 
     async def _write(self, job: Job, result: Result, new: Asset, is_changed: bool) -> Asset | None:
         attempt, provenance = result.attempt.ended("completed"), result.attempt.provenance()
 
         async def write() -> Asset | None:
-            if ABOUT not in await self._kept.find(job.id):
+            if ABOUT not in await self._job_records.find(job.id):
                 # Taken back.
                 return None
             now = utc_now()

@@ -23,7 +23,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Mode
 from pipeline.queue.queue import ForeignQueue, JobQueue
-from pipeline.usecases.kept_jobs import Place
+from pipeline.usecases.job_records import Cursor
 from pipeline.usecases.pause import Pause
 
 log = structlog.get_logger(__name__)
@@ -39,13 +39,13 @@ AGAIN_SECONDS = 1.0
 
 
 class Source(Protocol):
-    """A part of the asset store that says which jobs there have to be; kept_jobs.py has them."""
+    """A part of the asset store that says which jobs there have to be; job_records.py has them."""
 
-    async def mend(self, before: datetime, after: Place | None, limit: int) -> tuple[int, Place | None]:
+    async def repair(self, before: datetime, after: Cursor | None, limit: int) -> tuple[int, Cursor | None]:
         """Put back what is missing of one page; return how many, and where to go on, None at the end."""
 
 
-class TurnTaken(Exception):
+class LockHeld(Exception):
     """Another process is at an urgent search; ours has to come after it."""
 
 
@@ -89,7 +89,7 @@ class Reconciler:
         self._requested = asyncio.Event()
         # A job may have got lost while no process was there to notice.
         self._requested.set()
-        self._places: dict[Source, Place | None] = dict.fromkeys(sources)
+        self._cursors: dict[Source, Cursor | None] = dict.fromkeys(sources)
 
     def request(self) -> None:
         """Search everything soon: a job may be missing."""
@@ -109,7 +109,7 @@ class Reconciler:
                     next_search_at = loop.time() + self._every_seconds
             except ForeignQueue as error:
                 self._on_foreign(error.message)
-            except (DependencyUnavailable, TurnTaken):
+            except (DependencyUnavailable, LockHeld):
                 # Whatever was away, something may have got lost meanwhile: also the answer that told of a wipe.
                 self._requested.set()
                 await asyncio.sleep(AGAIN_SECONDS)
@@ -149,9 +149,9 @@ class Reconciler:
     async def _search(self, is_urgent: bool) -> None:
         # The slow turn is kept until the next search is due: one search per period in the whole fleet.
         name, seconds = ("urgent", URGENT_TURN_SECONDS) if is_urgent else ("slow", self._every_seconds)
-        if not await self._queue.take_turn(name, self._id, seconds):
+        if not await self._queue.acquire_lock(name, self._id, seconds):
             if is_urgent:
-                raise TurnTaken
+                raise LockHeld
             return
         self._metrics.reconciler_searches.labels("urgent" if is_urgent else "regular").inc()
         for source in self._sources:
@@ -169,23 +169,29 @@ class Reconciler:
         if is_urgent:
             await self._look_through(source, utc_now() + CLOCKS_APART, None, turn, seconds)
             return
-        place, before = self._places[source], utc_now() - self._age
-        self._places[source] = await self._look_through(source, before, place, turn, seconds, PAGES_PER_ROUND)
+        place, before = self._cursors[source], utc_now() - self._age
+        self._cursors[source] = await self._look_through(source, before, place, turn, seconds, PAGES_PER_ROUND)
 
     async def _look_through(
-        self, source: Source, before: datetime, after: Place | None, turn: str, seconds: float, pages: int | None = None
-    ) -> Place | None:
+        self,
+        source: Source,
+        before: datetime,
+        after: Cursor | None,
+        turn: str,
+        seconds: float,
+        pages: int | None = None,
+    ) -> Cursor | None:
         """Mend so many pages (None: all) after that place; return where to go on, None at the end."""
         found = 0
         try:
             while pages is None or pages > 0:
-                restored, after = await source.mend(before, after, PAGE)
+                restored, after = await source.repair(before, after, PAGE)
                 self._metrics.reconciled.inc(restored)
                 found += restored
                 if after is None:
                     return None
                 pages = None if pages is None else pages - 1
-                await self._queue.take_turn(turn, self._id, seconds)
+                await self._queue.acquire_lock(turn, self._id, seconds)
             return after
         finally:
             if found:

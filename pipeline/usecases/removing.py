@@ -15,15 +15,15 @@ from datetime import datetime
 import structlog
 
 from pipeline.assets.asset import Asset
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, NotFound
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.deliveries import Deliveries, among
-from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Jobs:
     """A queue, what is kept of its jobs, and what ends a job that runs on this process."""
 
     queue: JobQueue
-    kept: KeptJobs
+    records: JobRecords
     end_running: Callable[[str], None] = lambda job_id: None
 
 
@@ -51,7 +51,7 @@ class Removing:
     def __init__(
         self,
         store: AssetStore,
-        leftovers: Leftovers,
+        orphaned_images: OrphanedImages,
         photos: Jobs,
         notifications: Jobs,
         on_deleted: Callable[[Asset], None] = lambda asset: None,
@@ -59,7 +59,7 @@ class Removing:
         """on_deleted: called when an asset is gone."""
         self._deliveries = Deliveries(store)
         self._store = store
-        self._leftovers = leftovers
+        self._orphaned_images = orphaned_images
         self._photos = photos
         self._queues = (photos, notifications)
         self._on_deleted = on_deleted
@@ -73,16 +73,16 @@ class Removing:
         if asset is None or user_id not in (None, asset.user_id):
             raise NotFound("Asset not found")
         # Before the asset goes: after that an upload that has begun may use its id again.
-        stored = await self._leftovers.images_of(asset.id, asset.image_names)
-        kept = await self._store.kept_of(asset.user_id, asset.id)
+        stored = await self._orphaned_images.images_of(asset.id, asset.image_names)
+        record = await self._store.records_of(asset.user_id, asset.id)
         try:
             removed = await self._remove(asset)
         except DependencyUnavailable:
             # Perhaps it is gone and only the answer was lost.
-            self._leftovers.discard_later(stored)
+            self._orphaned_images.discard_later(stored)
             raise
-        await self._forget(removed, kept)
-        await self._leftovers.discard(stored.union(removed.image_names))
+        await self._forget(removed, record)
+        await self._orphaned_images.discard(stored.union(removed.image_names))
         log.info("asset_deleted", assetId=asset_id)
 
     async def expire(self, asset: Asset, before: datetime) -> bool:
@@ -90,13 +90,13 @@ class Removing:
 
         DependencyUnavailable when its document could not be removed.
         """
-        stored = await self._leftovers.images_of(asset.id, asset.image_names)
-        kept = await self._store.kept_of(asset.user_id, asset.id)
+        stored = await self._orphaned_images.images_of(asset.id, asset.image_names)
+        record = await self._store.records_of(asset.user_id, asset.id)
         removed = await self._store.delete(asset.id, asset.user_id, finished_before=before)
         if removed is None:
             return False
-        await self._forget(removed, kept)
-        await self._leftovers.discard(stored.union(removed.image_names))
+        await self._forget(removed, record)
+        await self._orphaned_images.discard(stored.union(removed.image_names))
         return True
 
     async def erase(self, asset: Asset) -> tuple[int, Collection[str]]:
@@ -104,46 +104,46 @@ class Removing:
 
         DependencyUnavailable when anything could not be removed: who asks again finds what is left by the document.
         """
-        stored = await self._leftovers.images_of(asset.id, asset.image_names, insists=True)
-        await self._leftovers.remove(stored)
-        kept = await self._store.kept_of(asset.user_id, asset.id)
-        running = await self.forget_jobs(kept, self._first_jobs(asset.id, asset.processing_job_id))
-        await self._deliveries.forget(*among(kept))
+        stored = await self._orphaned_images.images_of(asset.id, asset.image_names, insists=True)
+        await self._orphaned_images.remove(stored)
+        record = await self._store.records_of(asset.user_id, asset.id)
+        running = await self.forget_jobs(record, self._first_jobs(asset.id, asset.processing_job_id))
+        await self._deliveries.forget(*among(record))
         removed = await self._remove(asset)
         await self._store.discard_keys(asset.id)
         self._on_deleted(removed)
         # A run may have added one meanwhile.
-        await self._leftovers.discard(set(removed.image_names) - stored)
+        await self._orphaned_images.discard(set(removed.image_names) - stored)
         return len(stored), running
 
     async def erase_damaged(self, asset_id: str, user_id: str) -> int:
         """Remove an asset whose document cannot be read, and what may be left of it; return how many images."""
-        stored = await self._leftovers.images_of(asset_id, insists=True)
-        await self._leftovers.remove(stored)
+        stored = await self._orphaned_images.images_of(asset_id, insists=True)
+        await self._orphaned_images.remove(stored)
         await self.forget_jobs([], self._first_jobs(asset_id))
         await self._store.delete(asset_id, user_id)
         await self._store.discard_keys(asset_id)
         return len(stored)
 
-    async def kept_of(self, user_id: str) -> Sequence[Kept]:
+    async def records_of(self, user_id: str) -> Sequence[Record]:
         """Return what is kept about the user and is not asked for by way of an asset."""
-        kept = [*await self._store.kept_of(user_id)]
+        record = [*await self._store.records_of(user_id)]
         for jobs in self._queues:
-            kept += await jobs.kept.unnamed_of(user_id)
-        return kept
+            record += await jobs.records.unnamed_of(user_id)
+        return record
 
-    async def forget_jobs(self, kept: Sequence[Kept], job_ids: Iterable[str] = ()) -> Collection[str]:
+    async def forget_jobs(self, record: Sequence[Record], job_ids: Iterable[str] = ()) -> Collection[str]:
         """Remove jobs and dead letters, those that are kept and those of the queue of photos with these ids.
 
         Returns the ids of those that run: their workers end them within seconds.
         """
         running = set()
         for jobs in self._queues:
-            ids = {*jobs.kept.among(kept), *(job_ids if jobs is self._photos else ())}
+            ids = {*jobs.records.among(record), *(job_ids if jobs is self._photos else ())}
             if not ids:
                 continue
             # The store first: what it still knew it would put back.
-            await jobs.kept.forget(*ids)
+            await jobs.records.forget(*ids)
             await jobs.queue.remove_failed(*ids)
             for job_id in ids:
                 if await jobs.queue.cancel(job_id) is JobState.ACTIVE:
@@ -153,13 +153,13 @@ class Removing:
 
     async def retry(self) -> None:
         """Remove the jobs of deleted assets that could not be removed from Redis when it was away."""
-        for left in await self._store.kept(KIND, limit=1000):
+        for left in await self._store.records(KIND, limit=1000):
             await self.forget_jobs([], left.data.get("photos", ()))
             notifications = left.data.get("notifications", ())
             await self._queues[1].queue.remove_failed(*notifications)
             for job_id in notifications:
                 await self._queues[1].queue.cancel(job_id)
-            await self._store.discard(KIND, left.id)
+            await self._store.delete_records(KIND, left.id)
 
     async def _remove(self, asset: Asset) -> Asset:
         """Return the asset as it was at its end, once it is surely gone."""
@@ -173,23 +173,23 @@ class Removing:
             asset = current
         raise DependencyUnavailable("The asset could not be removed", retry_after_seconds=1)
 
-    async def _forget(self, asset: Asset, kept: Sequence[Kept]) -> None:
+    async def _forget(self, asset: Asset, record: Sequence[Record]) -> None:
         """Remove keys and jobs of an asset that is gone; what cannot be removed now is removed later."""
         self._on_deleted(asset)
         photos = self._first_jobs(asset.id, asset.processing_job_id)
         try:
             await self._store.discard_keys(asset.id)
             # A run may have ended, and announced that, before the document went.
-            kept = [*kept, *await self._store.kept_of(asset.user_id, asset.id)]
-            await self._deliveries.forget(*among(kept))
+            record = [*record, *await self._store.records_of(asset.user_id, asset.id)]
+            await self._deliveries.forget(*among(record))
             async with asyncio.timeout(QUEUE_SECONDS):
-                await self.forget_jobs(kept, photos)
+                await self.forget_jobs(record, photos)
         except (DependencyUnavailable, TimeoutError) as error:
             log.warning("jobs_left_behind", assetId=asset.id, cause=cause_of(error))
-            photos |= {*self._photos.kept.among(kept)}
-            data = {"photos": sorted(photos), "notifications": self._queues[1].kept.among(kept)}
+            photos |= {*self._photos.records.among(record)}
+            data = {"photos": sorted(photos), "notifications": self._queues[1].records.among(record)}
             try:
-                await self._store.keep(Kept(KIND, asset.id, utc_now(), data))
+                await self._store.put_record(Record(KIND, asset.id, utc_now(), data))
             except DependencyUnavailable:
                 log.warning("jobs_not_noted", assetId=asset.id)
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.assets.asset import ASSET_ID, Asset, ImageRef
-from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Record, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
 from pipeline.images import content_type_of
-from pipeline.usecases.backup_file import LAST, UNREADABLE, Member, Tally, check_totals, members
-from pipeline.usecases.moving import KIND as MOVE
-from pipeline.usecases.patience import Patience
+from pipeline.usecases.backup_file import LAST, UNREADABLE, Member, BackupCounts, check_totals, members
+from pipeline.usecases.image_move import KIND as MOVE
+from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.storage import StoredImages
 from pipeline.usecases.storages_in_use import KIND as IN_USE
 from pipeline.usecases.storages_in_use import LEFT_KIND
@@ -38,8 +38,8 @@ async def restore(
     resumes: bool = False,
     is_partial: bool = False,
     on_asset: Callable[[], None] = lambda: None,
-    patience: Patience | None = None,
-) -> Tally:
+    outage_retry: OutageRetry | None = None,
+) -> BackupCounts:
     """Put everything into the store and the current storage, one image in memory at a time.
 
     resumes: goes on where an earlier one was interrupted; otherwise Conflict unless the store is empty. is_partial:
@@ -49,7 +49,7 @@ async def restore(
         raise Conflict("The asset store holds assets already: restore into an empty one, or go on with --resume")
     if not is_partial and (damage := (await asyncio.to_thread(check_backup, path)).damage):
         raise ValidationError(f"The backup is damaged: {damage[0]}. With --partial what is whole is restored")
-    restoring = _Restoring(store, storage, patience or Patience(), resumes=resumes)
+    restoring = _Restoring(store, storage, outage_retry or OutageRetry(), resumes=resumes)
     await restoring.begin()
     try:
         for member in members(path):
@@ -57,28 +57,28 @@ async def restore(
     except ValidationError as error:
         if not is_partial:
             raise
-        restoring.tally.damage.append(error.message)
-    return restoring.tally
+        restoring.counts.damage.append(error.message)
+    return restoring.counts
 
 
 class _Restoring:
     """One run of the command."""
 
-    def __init__(self, store: AssetStore, storage: StoredImages, patience: Patience, *, resumes: bool) -> None:
-        self.tally = Tally()
+    def __init__(self, store: AssetStore, storage: StoredImages, outage_retry: OutageRetry, *, resumes: bool) -> None:
+        self.counts = BackupCounts()
         self._store = store
         self._storage = storage
-        self._patience = patience
+        self._outage_retry = outage_retry
         self._resumes = resumes
         # The images that came since the last document, by public_id; the storage of those that were not saved is "".
         self._images: dict[str, ImageRef] = {}
 
     async def begin(self) -> None:
         """Note that the current storage holds images from now on."""
-        await self._store.keep(Kept(IN_USE, self._storage.backends[0], utc_now(), {}))
+        await self._store.put_record(Record(IN_USE, self._storage.backends[0], utc_now(), {}))
 
     async def take(self, member: Member, on_asset: Callable[[], None]) -> None:
-        """Restore one member; what is wrong with it is told in the tally."""
+        """Restore one member; what is wrong with it is told in the counts."""
         kind, _, name = member.name.partition("/")
         try:
             if kind == "images":
@@ -87,13 +87,13 @@ class _Restoring:
                 await self._take_asset(name.removesuffix(".json"), member.json())
                 on_asset()
             elif kind == "kept":
-                await self._take_kept(member.json())
+                await self._take_record(member.json())
             elif kind == "keys":
                 await self._take_key(member.json())
             elif member.name == LAST:
-                check_totals(member, self.tally)
+                check_totals(member, self.counts)
         except UNREADABLE:
-            self.tally.damage.append(f"{member.name} is damaged")
+            self.counts.damage.append(f"{member.name} is damaged")
 
     async def _take_image(self, public_id: str, member: Member) -> None:
         if not member.is_sound or not PUBLIC_ID.fullmatch(public_id):
@@ -105,13 +105,13 @@ class _Restoring:
             return
         content_type = content_type_of(member.content)
         try:
-            saved = await self._patience.bear(
+            saved = await self._outage_retry.run(
                 lambda: self._storage.save(public_id, io.BytesIO(member.content), content_type)
             )
         except (DependencyUnavailable, ConfigurationError):
             raise
         except PipelineError as error:
-            self.tally.flaws.append(f"{public_id} is refused by the storage: {error.message}")
+            self.counts.flaws.append(f"{public_id} is refused by the storage: {error.message}")
             return
         self._images[public_id] = replace(image, backend=saved.backend, url=saved.url)
 
@@ -122,7 +122,7 @@ class _Restoring:
             raise ValueError(asset_id)
         for public_id, digest in fields["images"].items():
             if public_id in images and images[public_id].sha256 != digest:
-                self.tally.damage.append(f"images/{public_id} is damaged")
+                self.counts.damage.append(f"images/{public_id} is damaged")
                 del images[public_id]
 
         def restored(image: ImageRef) -> ImageRef:
@@ -135,31 +135,33 @@ class _Restoring:
             processed=asset.processed and restored(asset.processed),
             previews={side: restored(image) for side, image in asset.previews.items()},
         )
-        await self._patience.bear(partial(self._store.create, asset))
-        self.tally.assets += 1
-        self.tally.images += len(images)
+        await self._outage_retry.run(partial(self._store.create, asset))
+        self.counts.assets += 1
+        self.counts.images += len(images)
 
-    async def _take_kept(self, fields: Mapping[str, Any]) -> None:
+    async def _take_record(self, fields: Mapping[str, Any]) -> None:
         at = cast(datetime, _instant(fields["at"]))
-        kept = Kept(fields["kind"], fields["id"], at, fields["data"], fields["userId"], fields["assetId"])
-        self.tally.kept += 1
-        if kept.kind in NOT_RESTORED:
+        record = Record(fields["kind"], fields["id"], at, fields["data"], fields["userId"], fields["assetId"])
+        self.counts.kept += 1
+        if record.kind in NOT_RESTORED:
             return
         # A store that is in use has its own id, and what an earlier run restored may have changed since.
-        if (self._resumes or kept.kind == IDENTITY) and await self._store.find_kept(kept.kind, kept.id) is not None:
+        if (self._resumes or record.kind == IDENTITY) and await self._store.find_record(
+            record.kind, record.id
+        ) is not None:
             return
-        await self._patience.bear(partial(self._store.keep, kept))
+        await self._outage_retry.run(partial(self._store.put_record, record))
 
     async def _take_key(self, fields: Mapping[str, Any]) -> None:
         record = KeyRecord(str(fields["assetId"]), str(fields["fingerprint"]))
         at = cast(datetime, _instant(fields["createdAt"]))
-        await self._patience.bear(partial(self._store.claim_key, str(fields["key"]), record, at))
-        self.tally.keys += 1
+        await self._outage_retry.run(partial(self._store.claim_key, str(fields["key"]), record, at))
+        self.counts.keys += 1
 
 
-def check_backup(path: Path, on_asset: Callable[[], None] = lambda: None) -> Tally:
+def check_backup(path: Path, on_asset: Callable[[], None] = lambda: None) -> BackupCounts:
     """Return what is in a backup, with all that is wrong with it. ValidationError: it is none, or not whole."""
-    tally = Tally()
+    counts = BackupCounts()
     hashes: dict[str, str] = {}
     for member in members(path):
         kind, _, name = member.name.partition("/")
@@ -174,19 +176,19 @@ def check_backup(path: Path, on_asset: Callable[[], None] = lambda: None) -> Tal
                 _asset(fields["asset"])
                 wrong = [each for each, digest in fields["images"].items() if found.get(each) != digest]
                 # One that was changed in the file is told of already.
-                tally.damage += [f"images/{each} is missing" for each in wrong if each not in found]
-                tally.assets += 1
-                tally.images += len(fields["images"])
+                counts.damage += [f"images/{each} is missing" for each in wrong if each not in found]
+                counts.assets += 1
+                counts.images += len(fields["images"])
                 on_asset()
             elif kind in ("kept", "keys"):
                 member.json()
-                tally.kept += kind == "kept"
-                tally.keys += kind == "keys"
+                counts.kept += kind == "kept"
+                counts.keys += kind == "keys"
             elif member.name == LAST:
-                check_totals(member, tally)
+                check_totals(member, counts)
         except UNREADABLE:
-            tally.damage.append(f"{member.name} is damaged")
-    return tally
+            counts.damage.append(f"{member.name} is damaged")
+    return counts
 
 
 def _asset(fields: Mapping[str, Any]) -> Asset:

@@ -13,7 +13,7 @@ from datetime import timedelta
 
 import structlog
 
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import Analysis, Attribute, Usage
@@ -35,8 +35,8 @@ class ResultCache:
     async def find(self, key: str) -> Analysis | None:
         """Return the answer that was kept under the key, None when there is none or the store is away."""
         try:
-            kept = await self._store.find_kept(KIND, key)
-            return None if kept is None or kept.at < utc_now() - self._age else _analysis(kept)
+            record = await self._store.find_record(KIND, key)
+            return None if record is None or record.at < utc_now() - self._age else _analysis(record)
         except (DependencyUnavailable, ValueError, TypeError, KeyError) as error:
             log.warning("result_not_read", cause=cause_of(error))
             return None
@@ -52,13 +52,13 @@ class ResultCache:
         data |= {"extra": dict(analysis.extra)} | {name: getattr(analysis, name) for name in TEXTS}
         try:
             # As text: a store may not take each name that a JSON object may have.
-            await self._store.keep(Kept(KIND, key, utc_now(), {"analysis": json.dumps(data)}))
+            await self._store.put_record(Record(KIND, key, utc_now(), {"analysis": json.dumps(data)}))
         except DependencyUnavailable as error:
             log.warning("result_not_kept", cause=cause_of(error))
 
     async def purge(self) -> None:
         """Remove what is too old."""
-        await self._store.purge_kept(KIND, utc_now() - self._age)
+        await self._store.purge_records(KIND, utc_now() - self._age)
 
 
 def key_of(sha256: str, category: str, provider: str, model: str, prompt_version: str, job_id: str = "") -> str:
@@ -70,8 +70,8 @@ def key_of(sha256: str, category: str, provider: str, model: str, prompt_version
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _analysis(kept: Kept) -> Analysis:
-    data = json.loads(kept.data["analysis"])
+def _analysis(record: Record) -> Analysis:
+    data = json.loads(record.data["analysis"])
     return Analysis(
         brand=Attribute(**data["brand"]),
         model=Attribute(**data["model"]),

@@ -29,7 +29,7 @@ from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.leftovers import find_unnamed
+from pipeline.usecases.orphaned_images import find_unnamed
 from pipeline.usecases.storage import StoredImages
 from pipeline.usecases.storages_in_use import all_in_use, forget_storage, left_ever, left_lately
 
@@ -92,7 +92,7 @@ class Sweeper:
         """
         # Another name each time, so that our own last turn, too, keeps us from sweeping again too soon.
         owner = secrets.token_hex(8)
-        if not await self._queue.take_turn(TURN, owner, TURN_SECONDS):
+        if not await self._queue.acquire_lock(TURN, owner, TURN_SECONDS):
             return
         before = self._now() - LEAST_AGE
         failure: DependencyUnavailable | None = None
@@ -115,7 +115,7 @@ class Sweeper:
                 log.warning("sweep_failed", backend=backend, cause=cause_of(error))
         if failure is not None:
             raise failure
-        await self._queue.take_turn(TURN, owner, EVERY_SECONDS)
+        await self._queue.acquire_lock(TURN, owner, EVERY_SECONDS)
 
     async def _owns_all_since(self, backend: str, before: datetime) -> bool:
         """Return whether the storage is this installation's alone, and has been marked so since then."""
@@ -144,7 +144,7 @@ class Sweeper:
         seen = removed = 0
         try:
             async for images in self._storage.list_images(backend, "", AT_ONCE):
-                if not await self._queue.take_turn(TURN, owner, TURN_SECONDS):
+                if not await self._queue.acquire_lock(TURN, owner, TURN_SECONDS):
                     return None
                 seen += len(images)
                 old = [ImageName(backend, image.public_id) for image in images if image.stored_at < before]

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.texts import cause_of
@@ -63,13 +63,13 @@ class StoragesInUse:
     async def note(self, backends: Iterable[str]) -> None:
         """Keep in mind that these hold images."""
         for name in {*backends} - self._noted - {""}:
-            await self._store.keep(Kept(KIND, name, utc_now(), {}))
+            await self._store.put_record(Record(KIND, name, utc_now(), {}))
             self._noted.add(name)
 
 
 async def names_in_use(store: AssetStore) -> Sequence[str]:
     """Return the names of all storages that hold images, or did."""
-    return [kept.id for kept in await store.kept(KIND, limit=AT_MOST)]
+    return [record.id for record in await store.records(KIND, limit=AT_MOST)]
 
 
 async def all_in_use(store: AssetStore, storage: InUse) -> Sequence[str]:
@@ -79,21 +79,21 @@ async def all_in_use(store: AssetStore, storage: InUse) -> Sequence[str]:
 
 async def note_left(store: AssetStore, backend: str, url_seconds: int) -> None:
     """Keep in mind that images were moved away from there until now, whose URLs work for so long."""
-    await store.keep(Kept(LEFT_KIND, backend, utc_now(), {"seconds": url_seconds}))
+    await store.put_record(Record(LEFT_KIND, backend, utc_now(), {"seconds": url_seconds}))
 
 
 async def left_lately(store: AssetStore, now: datetime) -> Collection[str]:
     """Return the storages whose images must stay though no asset names them: URLs of them may still work."""
-    left = await store.kept(LEFT_KIND, limit=AT_MOST)
-    return {kept.id for kept in left if kept.at + timedelta(seconds=kept.data["seconds"]) > now}
+    left = await store.records(LEFT_KIND, limit=AT_MOST)
+    return {record.id for record in left if record.at + timedelta(seconds=record.data["seconds"]) > now}
 
 
 async def left_ever(store: AssetStore) -> Collection[str]:
     """Return the storages that images were ever moved away from."""
-    return {kept.id for kept in await store.kept(LEFT_KIND, limit=AT_MOST)}
+    return {record.id for record in await store.records(LEFT_KIND, limit=AT_MOST)}
 
 
 async def forget_storage(store: AssetStore, backend: str) -> None:
     """Forget a storage that holds no image of ours any more, so that its settings may go."""
-    await store.discard(KIND, backend)
-    await store.discard(LEFT_KIND, backend)
+    await store.delete_records(KIND, backend)
+    await store.delete_records(LEFT_KIND, backend)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pipeline.assets.asset import Asset
-from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Record
 from pipeline.assets.store_move import IS_MOVED, MOVE, PROBE, STORE, Move, Phase, is_of_move
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict
-from pipeline.usecases.pages import PAGE, id_pages, kept_pages, key_pages
+from pipeline.usecases.paging import PAGE, id_pages, record_pages, key_pages
 
 # So many copies at once.
 AT_ONCE = 16
@@ -28,7 +28,7 @@ class Copied:
     """What was copied. late: assets that a stopped process may have changed after the decision, each in one line."""
 
     assets: int = 0
-    kept: int = 0
+    records: int = 0
     keys: int = 0
     late: list[str] = field(default_factory=list)
 
@@ -43,14 +43,14 @@ class StoreCopy:
 
     async def check_target(self) -> None:
         """Refuse a store that is the same, or holds what is somebody else's."""
-        mark = Kept(MOVE, PROBE, utc_now(), {"mark": secrets.token_hex(8)})
-        await self._old.keep(mark)
-        seen = await self._new.find_kept(MOVE, PROBE)
-        await self._old.discard(MOVE, PROBE)
+        mark = Record(MOVE, PROBE, utc_now(), {"mark": secrets.token_hex(8)})
+        await self._old.put_record(mark)
+        seen = await self._new.find_record(MOVE, PROBE)
+        await self._old.delete_records(MOVE, PROBE)
         if seen is not None and seen.data == mark.data:
             raise Conflict("The asset store is there already")
         # It is made now if there is none: by it a process knows the new store.
-        own, identity = await self._old.identity(), await self._new.find_kept(IDENTITY, IDENTITY)
+        own, identity = await self._old.identity(), await self._new.find_record(IDENTITY, IDENTITY)
         is_ours = identity is not None and identity.data["id"] == own
         if not is_ours and await self._new.all_ids(limit=1):
             raise Conflict("The other asset store holds assets that are not from here: name an empty one")
@@ -58,32 +58,32 @@ class StoreCopy:
 
     async def _check_left(self) -> None:
         """Refuse a store from which a move has begun and not ended: what is here may be half a copy of it."""
-        left = Move.of(await self._new.find_kept(MOVE, STORE))
+        left = Move.of(await self._new.find_record(MOVE, STORE))
         if left is None or left.phase is Phase.MOVED:
             return
         record = await self._new.find_key(left.decision)
         if record is None or record.fingerprint != IS_MOVED:
             raise Conflict("A move away from the other asset store is not finished: finish or abandon that first")
         # Its command died before it wrote that down; the decision itself goes when the keys there are removed.
-        await self._new.keep(replace(left, phase=Phase.MOVED).kept())
+        await self._new.put_record(replace(left, phase=Phase.MOVED).record())
 
-    async def clear_strangers(self) -> None:
+    async def clear_unauthenticated(self) -> None:
         """Remove from the new store what an earlier try, or the time before a move back, has left there."""
         await self._new.purge_keys(EVER)
         async for ids in id_pages(self._new.all_ids):
             await self._remove(set(ids) - set(await self._old.known(ids)))
-        async for page in kept_pages(self._new.all_kept):
-            for kept in filter(is_copied, page):
-                if await self._old.find_kept(kept.kind, kept.id) is None:
-                    await self._new.discard(kept.kind, kept.id)
+        async for page in record_pages(self._new.all_records):
+            for record in filter(is_copied, page):
+                if await self._old.find_record(record.kind, record.id) is None:
+                    await self._new.delete_records(record.kind, record.id)
 
-    async def copy_kept(self) -> None:
+    async def copy_records(self) -> None:
         """Copy what is kept beside the assets."""
-        self.copied.kept = 0
-        async for page in kept_pages(self._old.all_kept):
-            wanted = [kept for kept in page if is_copied(kept)]
-            await asyncio.gather(*(self._new.keep(kept) for kept in wanted))
-            self.copied.kept += len(wanted)
+        self.copied.records = 0
+        async for page in record_pages(self._old.all_records):
+            wanted = [record for record in page if is_copied(record)]
+            await asyncio.gather(*(self._new.put_record(record) for record in wanted))
+            self.copied.records += len(wanted)
 
     async def copy_keys(self) -> None:
         """Copy the idempotency keys."""
@@ -136,7 +136,7 @@ class StoreCopy:
             if (copy := await self._new.get(asset_id)) is not None:
                 await self._new.delete(asset_id, copy.user_id)
 
-    async def copy_noted(self, notes: Sequence[Kept]) -> None:
+    async def copy_noted(self, notes: Sequence[Record]) -> None:
         """Copy again what the notes name, as it is now; remove what is gone."""
         subjects = {tuple(subject) for note in notes for subject in note.data["subjects"]}
         asset_ids = [each[1] for each in subjects if each[0] == "asset"]
@@ -156,9 +156,9 @@ class StoreCopy:
             await self._new.discard_keys(name[0])
         elif kind == "key":
             await self._copy_key(name[0])
-        elif is_copied(Kept(name[0], name[1], EVER, {})):
-            kept = await self._old.find_kept(name[0], name[1])
-            await (self._new.keep(kept) if kept is not None else self._new.discard(name[0], name[1]))
+        elif is_copied(Record(name[0], name[1], EVER, {})):
+            record = await self._old.find_record(name[0], name[1])
+            await (self._new.put_record(record) if record is not None else self._new.delete_records(name[0], name[1]))
 
     async def _copy_key(self, key: str) -> None:
         record, copy = await self._old.find_key(key), await self._new.find_key(key)
@@ -167,6 +167,6 @@ class StoreCopy:
             await self._new.claim_key(key, record, utc_now(), instead_of=instead_of)
 
 
-def is_copied(kept: Kept) -> bool:
+def is_copied(record: Record) -> bool:
     """Return whether it is copied: not what tells of the move, and what each database says of its own form."""
-    return kept.kind != SCHEMA_KIND and not is_of_move(kept)
+    return record.kind != SCHEMA_KIND and not is_of_move(record)

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.assets.asset import Asset
 from pipeline.assets.movable import BEAT_SECONDS, LEASE_SECONDS
-from pipeline.assets.store import AssetStore, Kept, KeyRecord
+from pipeline.assets.store import AssetStore, Record, KeyRecord
 from pipeline.assets.store_move import (
     ARRIVED,
     ARRIVING,
@@ -36,8 +36,8 @@ from pipeline.assets.store_move import (
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.usecases.every_image import bearing
-from pipeline.usecases.pages import dated_pages
-from pipeline.usecases.patience import Patience
+from pipeline.usecases.paging import dated_pages
+from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.store_copying import EVER, Copied, StoreCopy
 
 NOTES_AT_ONCE = 500
@@ -67,7 +67,7 @@ class StoreMove:
         old: AssetStore,
         new: AssetStore,
         to: str,
-        patience: Patience,
+        outage_retry: OutageRetry,
         *,
         on_asset: Callable[[], None] = lambda: None,
         on_phase: Callable[[str], None] = lambda words: None,
@@ -79,7 +79,7 @@ class StoreMove:
         """
         self._old = old
         self._new = new
-        self._patience = patience
+        self._outage_retry = outage_retry
         self._on_asset = on_asset
         self._on_phase = on_phase
         self._lease_seconds = lease_seconds
@@ -129,7 +129,7 @@ class StoreMove:
 
     async def _begin(self) -> None:
         """Leave the record, or go on with the one that an earlier run has left."""
-        found = Move.of(await self._old.find_kept(MOVE, STORE))
+        found = Move.of(await self._old.find_record(MOVE, STORE))
         if found is not None:
             await _check_alone(self._old, found)
             # The earlier run may only be stopped: it must not decide any more.
@@ -137,45 +137,45 @@ class StoreMove:
                 raise Conflict("The asset store was moved just now")
             if found.to == self._move.to:
                 self._move = replace(self._move, after=found.after, beat=found.beat + 1)
-        await self._new.keep(Kept(MOVE, ARRIVING, utc_now(), {"owner": self._move.owner}))
-        await self._old.keep(self._move.kept())
+        await self._new.put_record(Record(MOVE, ARRIVING, utc_now(), {"owner": self._move.owner}))
+        await self._old.put_record(self._move.record())
 
     async def _record(self, **changes: Any) -> None:
         """Write the record anew, if it is still this run's."""
         async with self._recording:
-            found = Move.of(await self._old.find_kept(MOVE, STORE))
+            found = Move.of(await self._old.find_record(MOVE, STORE))
             if found is None or found.owner != self._move.owner:
                 raise Conflict("Another `move --store` has taken over, or this one was abandoned")
             self._move = replace(self._move, **changes, beat=self._move.beat + 1)
-            await self._old.keep(self._move.kept())
+            await self._old.put_record(self._move.record())
 
     async def _beat(self) -> None:
         """Show that this run lives, and see which processes do."""
         while True:
-            await self._patience.bear(self._record)
+            await self._outage_retry.run(self._record)
             with contextlib.suppress(DependencyUnavailable):
                 await self._look_around()
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _look_around(self) -> None:
         now = time.monotonic()
-        for kept in await self._old.kept(PROCESS, limit=NOTES_AT_ONCE):
-            beat, _ = self._alive.get(kept.id, ("", 0.0))
-            if beat != kept.data["beat"]:
-                self._alive[kept.id] = kept.data["beat"], now
-            self._said[kept.id] = kept.data["said"]
+        for record in await self._old.records(PROCESS, limit=NOTES_AT_ONCE):
+            beat, _ = self._alive.get(record.id, ("", 0.0))
+            if beat != record.data["beat"]:
+                self._alive[record.id] = record.data["beat"], now
+            self._said[record.id] = record.data["said"]
 
     async def _copy_all(self) -> None:
         self._on_phase("Copying")
-        bear, copy = self._patience.bear, self._copy
-        await bear(copy.clear_strangers)
-        await bear(copy.copy_kept)
-        await bear(copy.copy_keys)
-        while ids := await bear(lambda: copy.copy_page(self._move.after)):
+        run, copy = self._outage_retry.run, self._copy
+        await run(copy.clear_unauthenticated)
+        await run(copy.copy_records)
+        await run(copy.copy_keys)
+        while ids := await run(lambda: copy.copy_page(self._move.after)):
             for _ in ids:
                 self._on_asset()
-            await bear(partial(self._record, after=ids[-1]))
-        if damaged := await bear(copy.complete):
+            await run(partial(self._record, after=ids[-1]))
+        if damaged := await run(copy.complete):
             shown = ", ".join(damaged[:10]) + (", ..." if len(damaged) > 10 else "")
             raise ValidationError(f"Damaged documents cannot be moved; remove them first: {shown}")
 
@@ -186,7 +186,7 @@ class StoreMove:
             before, count = count, await self._pass(utc_now())
             if count > before / 2:
                 pace = min(max(2 * self._move.pace_seconds, FIRST_PACE_SECONDS), LAST_PACE_SECONDS)
-                await self._patience.bear(partial(self._record, pace_seconds=pace))
+                await self._outage_retry.run(partial(self._record, pace_seconds=pace))
 
     async def _pass(self, until: datetime = EVER) -> int:
         """Copy again what is noted as changed until then; return how many notes are dealt with.
@@ -197,15 +197,15 @@ class StoreMove:
         async for notes in self._notes():
             if notes[0].at > until:
                 break
-            await self._patience.bear(lambda: self._copy.copy_noted(notes))
+            await self._outage_retry.run(lambda: self._copy.copy_noted(notes))
             # One that was not done when it was read may yet change something.
             done = [note.id for note in notes if note.data["isDone"]]
-            await self._old.discard(NOTE, *done)
+            await self._old.delete_records(NOTE, *done)
             count += len(done)
         return count
 
-    def _notes(self) -> AsyncIterator[Sequence[Kept]]:
-        return dated_pages(bearing(self._patience, partial(self._old.kept, NOTE)))
+    def _notes(self) -> AsyncIterator[Sequence[Record]]:
+        return dated_pages(bearing(self._outage_retry, partial(self._old.records, NOTE)))
 
     async def _decide(self) -> None:
         """Let writes wait, copy the rest, and decide; _Interrupted when that was taking too long for a process."""
@@ -221,15 +221,15 @@ class StoreMove:
             await asyncio.sleep(POLL_SECONDS)
         await self._pass()
         unfinished = await self._unfinished()
-        stale = await self._new.find_kept(MOVE, STORE)
+        stale = await self._new.find_record(MOVE, STORE)
         ends = stale.data["token"] if stale is not None else ""
-        await self._new.keep(Kept(MOVE, ARRIVED, utc_now(), {"token": self._move.token, "ends": ends}))
+        await self._new.put_record(Record(MOVE, ARRIVED, utc_now(), {"token": self._move.token, "ends": ends}))
         if await self._claim(IS_MOVED if time.monotonic() < ends_at else IS_THAWED) != IS_MOVED:
             raise _Interrupted
-        await self._patience.bear(partial(self._record, phase=Phase.MOVED))
+        await self._outage_retry.run(partial(self._record, phase=Phase.MOVED))
         # In this order: a process that starts between the two finds the way here, and no copy that is not finished.
         for mark in (ARRIVING, STORE):
-            await self._patience.bear(partial(self._new.discard, MOVE, mark))
+            await self._outage_retry.run(partial(self._new.delete_records, MOVE, mark))
         await self._finish(unfinished)
 
     def _is_one_silent(self) -> bool:
@@ -246,7 +246,7 @@ class StoreMove:
     async def _claim(self, what: str, move: Move | None = None) -> str:
         """Return what stands for the decision about a move, by default this run's."""
         key, record = (move or self._move).decision, KeyRecord("", what)
-        return (await self._patience.bear(lambda: self._old.claim_key(key, record, utc_now()))).fingerprint
+        return (await self._outage_retry.run(lambda: self._old.claim_key(key, record, utc_now()))).fingerprint
 
     async def _unfinished(self) -> Mapping[str, Asset | None]:
         """Return the assets that notes name whose writes have not ended, as they are now."""
@@ -269,7 +269,7 @@ class StoreMove:
 
 async def abandon(store: AssetStore) -> bool:
     """End a move that is not decided; False when there is none. Conflict: its command is running."""
-    move = Move.of(await store.find_kept(MOVE, STORE))
+    move = Move.of(await store.find_record(MOVE, STORE))
     if move is None or move.phase is Phase.MOVED:
         return False
     await _check_alone(store, move)
@@ -279,7 +279,7 @@ async def abandon(store: AssetStore) -> bool:
 async def _check_alone(store: AssetStore, found: Move) -> None:
     """Conflict when the command whose record was found lives."""
     await asyncio.sleep(2 * BEAT_SECONDS)
-    later = Move.of(await store.find_kept(MOVE, STORE))
+    later = Move.of(await store.find_record(MOVE, STORE))
     if later is not None and later.beat != found.beat:
         raise Conflict("A `move --store` is running")
 
@@ -289,7 +289,7 @@ async def _end(store: AssetStore, move: Move) -> bool:
     stands = await store.claim_key(move.decision, KeyRecord("", IS_THAWED), utc_now())
     if stands.fingerprint == IS_MOVED:
         return False
-    await store.discard(MOVE, STORE)
+    await store.delete_records(MOVE, STORE)
     await clear(store)
     return True
 
@@ -297,5 +297,5 @@ async def _end(store: AssetStore, move: Move) -> bool:
 async def clear(store: AssetStore) -> None:
     """Remove what a move has noted."""
     for kind in (NOTE, PROCESS):
-        while page := await store.kept(kind, limit=NOTES_AT_ONCE):
-            await store.discard(kind, *(each.id for each in page))
+        while page := await store.records(kind, limit=NOTES_AT_ONCE):
+            await store.delete_records(kind, *(each.id for each in page))

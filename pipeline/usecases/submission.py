@@ -30,7 +30,7 @@ from pipeline.usecases.backlog import Backlog
 from pipeline.usecases.identity import Identities
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.quota import Quota
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.storage import ImageStorage
 from pipeline.usecases.upload import Upload
 
@@ -73,7 +73,7 @@ class Submission:
         *,
         backlog: Backlog | None = None,
         quota: Quota | None = None,
-        leftovers: Leftovers,
+        orphaned_images: OrphanedImages,
         urls: ImageUrls,
         pool: Executor,
         on_inserted: Callable[[Asset], None] = lambda asset: None,
@@ -92,7 +92,7 @@ class Submission:
         self._queue = queue
         self._metrics = metrics
         self._policy = policy
-        self._leftovers = leftovers
+        self._orphaned_images = orphaned_images
         self._urls = urls
         self._pool = pool
         self._identities = Identities(store, pool, dedupes=policy.dedupes)
@@ -149,12 +149,12 @@ class Submission:
                 # Only now, so that a key stands for nothing that was refused; the client may mend it and use it again.
                 claimed_id = await self._identities.claim(identity, asset.id)
             except Exception:
-                await self._leftovers.discard(asset.image_names)
+                await self._orphaned_images.discard(asset.image_names)
                 raise
             if claimed_id == asset.id:
                 return await self._insert(asset, upload.request_id)
             # The same upload came a second time and was faster.
-            await self._leftovers.discard(asset.image_names)
+            await self._orphaned_images.discard(asset.image_names)
 
     async def _store_image(self, upload: Upload, asset_id: str) -> Asset:
         """Return the asset that the upload becomes, its image stored; what is refused raises and leaves nothing."""
@@ -195,7 +195,7 @@ class Submission:
             self._settle_later(asset)
             raise
         except Exception:
-            await self._leftovers.discard(asset.image_names)
+            await self._orphaned_images.discard(asset.image_names)
             raise
         if is_new:
             self._backlog.add(asset.user_id)
@@ -204,7 +204,7 @@ class Submission:
             # Its id may have been that of an asset deleted since, whose job Redis remembers as completed.
             await self.enqueue(asset, request_id, revive=True)
         else:
-            await self._leftovers.discard(asset.image_names)
+            await self._orphaned_images.discard(asset.image_names)
         self._metrics.uploads.labels("accepted" if is_new else "replayed").inc()
         self._metrics.upload_bytes.inc(asset.original.bytes if is_new else 0)
         log.info("asset_submitted", assetId=asset.id, jobId=asset.processing_job_id, bytes=asset.original.bytes)
@@ -226,7 +226,7 @@ class Submission:
             await self.enqueue(asset, request_id)
             log.info("asset_requeued", assetId=asset.id, jobId=job_id)
             if before.processed is not None:
-                self._leftovers.discard_later(set(before.image_names) - set(asset.image_names))
+                self._orphaned_images.discard_later(set(before.image_names) - set(asset.image_names))
             return Receipt(asset.id, job_id)
 
     async def _why_not(self, asset_id: str) -> NotFound | Conflict:
@@ -297,6 +297,6 @@ class Submission:
                 current = await self._store.get(asset.id)
                 break
         if current is None or current.original.name != asset.original.name:
-            await self._leftovers.discard(asset.image_names)
+            await self._orphaned_images.discard(asset.image_names)
         else:
             self._on_deferred()

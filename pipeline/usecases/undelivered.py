@@ -16,7 +16,7 @@ from pipeline.queue.job import FailedJob, JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.dead_letters import RetriedPage, rerun_page
 from pipeline.usecases.deliveries import Deliveries, DeliveryState
-from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.notifying import Notifying
 from pipeline.usecases.submission import Receipt
 
@@ -29,7 +29,7 @@ class Undelivered:
     def __init__(
         self,
         queue: JobQueue,
-        kept: KeptJobs,
+        job_records: JobRecords,
         notifying: Notifying,
         deliveries: Deliveries,
         *,
@@ -37,14 +37,14 @@ class Undelivered:
     ) -> None:
         """durable: the names of the notifiers that are told by jobs."""
         self._queue = queue
-        self._kept = kept
+        self._job_records = job_records
         self._notifying = notifying
         self._deliveries = deliveries
         self._durable = durable
 
     async def remove_failed(self, *job_ids: str) -> int:
         """Forget dead letters; return how many of the ids were some."""
-        await self._kept.forget(*job_ids)
+        await self._job_records.forget(*job_ids)
         return await self._queue.remove_failed(*job_ids)
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:

@@ -14,7 +14,7 @@ import secrets
 import structlog
 
 from pipeline.assets.asset import SCHEMA, guess_backend
-from pipeline.assets.store import SCHEMA_KIND, AssetStore, Kept
+from pipeline.assets.store import SCHEMA_KIND, AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.queue import JobQueue
@@ -56,20 +56,20 @@ class Upgrade:
 
     async def upgrade(self) -> bool:
         """Go on where the last process ended; return whether all is done, False when another process is at it."""
-        kept = await self._store.kept(SCHEMA_KIND, limit=10)
-        place = next((each.data for each in kept if each.id == PLACE and each.data["version"] == SCHEMA), {})
+        record = await self._store.records(SCHEMA_KIND, limit=10)
+        place = next((each.data for each in record if each.id == PLACE and each.data["version"] == SCHEMA), {})
         if place.get("isDone"):
             return True
         after: str | None = place.get("after", "")
         count = place.get("count", 0)
         while after is not None:
-            if not await self._queue.take_turn(TURN, self._id, TURN_SECONDS):
+            if not await self._queue.acquire_lock(TURN, self._id, TURN_SECONDS):
                 return False
             changed, after = await self._store.upgrade(after, limit=PAGE, backend_of=self._backend_of)
             await self._in_use.note(self._guessed)
             count += changed
             data = {"version": SCHEMA, "after": after, "count": count, "isDone": after is None}
-            await self._store.keep(Kept(SCHEMA_KIND, PLACE, utc_now(), data))
+            await self._store.put_record(Record(SCHEMA_KIND, PLACE, utc_now(), data))
             if after is not None:
                 await asyncio.sleep(REST_SECONDS)
         if count:

@@ -31,7 +31,7 @@ class Users:
         kinds: Collection[str],
         max_bytes: int,
     ) -> None:
-        """kinds: of the jobs that the store knows as well, see KeptJobs. max_bytes: of one user, 0: no bound."""
+        """kinds: of the jobs that the store knows as well, see JobRecords. max_bytes: of one user, 0: no bound."""
         self._max_bytes = max_bytes
         self._kinds = kinds
         self._store = store
@@ -48,7 +48,7 @@ class Users:
             read += page
             page = await self._store.page(user_id, limit=PAGE, after=(page[-1].created_at, page[-1].id))
         unfinished = await self._store.jobs(filters[AssetStatus.PROCESSING], limit=READ_AT_MOST)
-        kept = await self._store.kept_of(user_id, kinds=self._kinds)
+        kept = await self._store.records_of(user_id, kinds=self._kinds)
         erasure = await self._erasing.find(user_id)
         return {
             "userId": user_id,
@@ -70,7 +70,7 @@ class Users:
     async def _count_waiting(self, job_ids: Sequence[str]) -> int | None:
         """Return how many of the jobs have yet to start, or to start again; None while Redis is away."""
         try:
-            places = await self._queue.places(job_ids)
+            infos = await self._queue.job_infos(job_ids)
         except DependencyUnavailable:
             return None
-        return sum(place.state in (JobState.WAITING, JobState.DELAYED) for place in places.values())
+        return sum(info.state in (JobState.WAITING, JobState.DELAYED) for info in infos.values())

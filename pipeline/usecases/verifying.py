@@ -18,8 +18,8 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.images import ImageName
 from pipeline.usecases.every_image import damaged_document, every_asset
-from pipeline.usecases.leftovers import find_unnamed
-from pipeline.usecases.patience import Patience, Unreadable
+from pipeline.usecases.orphaned_images import find_unnamed
+from pipeline.usecases.outage_retry import OutageRetry, Unreadable
 from pipeline.usecases.storage import StoredImages
 from pipeline.usecases.storages_in_use import all_in_use, left_lately
 
@@ -62,14 +62,14 @@ class Verification:
         self,
         store: AssetStore,
         storage: StoredImages,
-        patience: Patience | None = None,
+        outage_retry: OutageRetry | None = None,
         *,
         again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         """again_seconds: after which time what looks wrong is looked at again."""
         self._store = store
         self._storage = storage
-        self._patience = patience or Patience()
+        self._outage_retry = outage_retry or OutageRetry()
         self._again_seconds = again_seconds
         # How many images the assets name, by their storage.
         self.images: Counter[str] = Counter()
@@ -78,7 +78,7 @@ class Verification:
         """Yield every flaw. on_checked: called after each asset."""
         damaged: list[str] = []
         suspects: list[str] = []
-        async for asset in every_asset(self._store, self._patience, damaged.append):
+        async for asset in every_asset(self._store, self._outage_retry, damaged.append):
             self.images.update(image.backend for image in asset.images if image.name)
             if [image for image in asset.images if await self._flaw(image)]:
                 suspects.append(asset.id)
@@ -101,11 +101,11 @@ class Verification:
         if asset_ids:
             await asyncio.sleep(self._again_seconds)
         for asset_id in asset_ids:
-            asset = await self._patience.bear(partial(self._store.get, asset_id))
+            asset = await self._outage_retry.run(partial(self._store.get, asset_id))
             for image in asset.images if asset else ():
                 if (what := await self._flaw(image)) is None:
                     continue
-                current = await self._patience.bear(partial(self._store.get, asset_id))
+                current = await self._outage_retry.run(partial(self._store.get, asset_id))
                 if current is not None and image.name and image.name in current.image_names:
                     yield Flaw(what, asset_id, *image.name)
 
@@ -139,7 +139,7 @@ class Verification:
         if image.name is None:
             return None
         try:
-            await self._patience.read(self._storage, image)
+            await self._outage_retry.read(self._storage, image)
         except FileNotFoundError:
             return "missing"
         except ValueError:

@@ -86,7 +86,7 @@ async def test_sqlite_brings_a_file_of_the_first_version_up_to_date(tmp_path: Pa
     connection.close()
     store = SqliteAssetStore(path)
     await store.open()
-    await store.excuse(asset.id, asset.processing_job_id)
+    await store.refund_start(asset.id, asset.processing_job_id)
     found = await store.get(asset.id)
     await store.close()
     assert found is not None and (found.fence, found.excused, found.starts) == (2, 1, 1)

@@ -23,8 +23,8 @@ from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
@@ -61,7 +61,7 @@ class Store(SqliteAssetStore):
 class House:
     store: Store
     storage: MemoryStorage
-    leftovers: Leftovers
+    orphaned_images: OrphanedImages
     submission: Submission
     removing: Removing
 
@@ -77,24 +77,24 @@ class House:
 
     async def settle(self) -> None:
         """Wait for what is removed later."""
-        while self.leftovers.tasks:
-            await asyncio.gather(*self.leftovers.tasks)
+        while self.orphaned_images.tasks:
+            await asyncio.gather(*self.orphaned_images.tasks)
 
 
 @pytest.fixture(params=[True, False], ids=["storage lists", "storage cannot list"])
 def house(
     io_loop: IOLoop, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[House]:
-    monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01, 0.01))
     monkeypatch.setattr("pipeline.usecases.removing.DELETE_AGAIN_SECONDS", 0.001)
     store, storage = Store(tmp_path / "assets.sqlite"), MemoryStorage(can_list=request.param)
-    leftovers, queue = Leftovers(store, storage), JobQueue(redis_url)
+    orphaned_images, queue = OrphanedImages(store, storage), JobQueue(redis_url)
     pool = DaemonThreads(1, "tested")
     io_loop.run_sync(store.open)
     urls = ImageUrls(storage)
-    submission = Submission(store, storage, queue, Metrics(), leftovers=leftovers, urls=urls, pool=pool)
-    jobs = Jobs(queue, KeptJobs(store, queue, keep_failed_seconds=60, max_age_seconds=60))
-    yield House(store, storage, leftovers, submission, Removing(store, leftovers, jobs, jobs))
+    submission = Submission(store, storage, queue, Metrics(), orphaned_images=orphaned_images, urls=urls, pool=pool)
+    jobs = Jobs(queue, JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60))
+    yield House(store, storage, orphaned_images, submission, Removing(store, orphaned_images, jobs, jobs))
     io_loop.run_sync(queue.close)
     io_loop.run_sync(store.close)
 
@@ -223,7 +223,7 @@ async def test_removal_that_comes_late_spares_an_upload_that_took_the_id_again(
             processed=ImageRef("memory", old, "https://images.example/p", "0" * 64),
             finished_at=utc_now(),
         )
-        if not house.leftovers.tasks:
+        if not house.orphaned_images.tasks:
             await house.removing.delete(asset_id, "user-1")
             assert (await house.submission.submit(upload)).asset_id == asset_id
     house.storage.refused = set()

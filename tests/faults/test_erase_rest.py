@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from pipeline.assets.store import Kept
+from pipeline.assets.store import Record
 from pipeline.clock import utc_now
 from pipeline.queue.job import Job, NewJob
 from pipeline.usecases.audit import Audit
 from pipeline.usecases.erasing import KIND, Erasing
-from pipeline.usecases.kept_jobs import KeptJobs
-from tests.faults.test_keeping import House, house  # noqa: F401
+from pipeline.usecases.job_records import JobRecords
+from tests.faults.test_job_records import House, house  # noqa: F401
 
 GONE, STAYS = "a.b|c:d@e", "a.b|c:d@e2"
 DEAD = {"error": "no", "attempts": 3, "stalls": 0, "enqueuedAtMs": 0}
@@ -32,11 +32,11 @@ def erasing(house: House) -> Iterator[Erasing]:  # noqa: F811
     yield Erasing(house.store, house.removing, queues, audit=Audit(house.store), forget_history=nothing)
 
 
-def job(name: str, user_id: str, *, is_named: bool, is_dead: bool) -> Kept:
+def job(name: str, user_id: str, *, is_named: bool, is_dead: bool) -> Record:
     """Return a job of the queue of notifications as the store keeps it; version 0.1 named nobody."""
     data: dict[str, Any] = {"data": {"userId": user_id, "assetId": ""}, "requestId": "", "lane": "webhook"}
     data |= {"failed": DEAD} if is_dead else {}
-    return Kept("job of notifications", f"notifications:{name}", utc_now(), data, user_id if is_named else "")
+    return Record("job of notifications", f"notifications:{name}", utc_now(), data, user_id if is_named else "")
 
 
 @pytest.mark.fault("U15")
@@ -50,20 +50,20 @@ async def test_erase_finds_what_names_its_user_in_its_data_alone_and_what_cannot
     for number in range(4):
         for user_id in (GONE, STAYS):
             is_named, is_dead = bool(number & 1), bool(number & 2)
-            await house.store.keep(job(f"{user_id}-{number}", user_id, is_named=is_named, is_dead=is_dead))
-    kept = [jobs.kept for jobs in house.removing._queues][1]
+            await house.store.put_record(job(f"{user_id}-{number}", user_id, is_named=is_named, is_dead=is_dead))
+    record = [jobs.records for jobs in house.removing._queues][1]
     later = utc_now().replace(year=9999)
-    assert (await kept.mend(later, None, 100))[0] == 8
+    assert (await record.repair(later, None, 100))[0] == 8
     with closing(sqlite3.connect(house.store._path)) as connection, connection:
         connection.execute("UPDATE kept SET data = '{' WHERE id = ?", (f"notifications:{GONE}-3",))
     erasure = await erasing.erase(GONE, 20)
     assert (erasure.is_done, erasure.jobs) == (True, 4)
-    text = str(await house.store.all_kept(limit=100))
+    text = str(await house.store.all_records(limit=100))
     assert GONE + "-" not in text and text.count(f"notifications:{STAYS}-") == 4
     names = [str(name) for name in redis.scan_iter("*notifications*:job:*")]
     assert [name for name in names if f"{GONE}-" in name] == []
-    assert (await kept.mend(later, None, 100))[0] == 0
-    assert await house.store.find_kept(KIND, GONE) is None
+    assert (await record.repair(later, None, 100))[0] == 0
+    assert await house.store.find_record(KIND, GONE) is None
 
 
 @pytest.mark.fault("U14")
@@ -72,11 +72,11 @@ async def test_damaged_record_of_a_job_keeps_no_other_job_from_coming_back(
     house: House, logs: list[Any]  # noqa: F811
 ) -> None:
     """One that lacks its payload, and one that lacks how it failed: both are passed over and logged."""
-    kept = KeptJobs(house.store, house.queue, keep_failed_seconds=60, max_age_seconds=60)
+    record = JobRecords(house.store, house.queue, keep_failed_seconds=60, max_age_seconds=60)
     for name, data in {"1": {}, "2": {"data": {}, "failed": {}}, "3": {"data": {}, "failed": None}}.items():
-        await house.store.keep(Kept("job of ai-processing", name, utc_now(), data))
-    await kept.bury(Job("ai-processing:4", {"userId": "user-1"}, 3, 0, "lease", 0, 0), "no")
-    assert (await kept.mend(utc_now().replace(year=9999), None, 100)) == (1, None)
+        await house.store.put_record(Record("job of ai-processing", name, utc_now(), data))
+    await record.put_failed(Job("ai-processing:4", {"userId": "user-1"}, 3, 0, "lease", 0, 0), "no")
+    assert (await record.repair(utc_now().replace(year=9999), None, 100)) == (1, None)
     assert [dead.id for dead in (await house.queue.failed_jobs(10)).jobs] == ["ai-processing:4"]
     assert [line["jobId"] for line in logs if line["event"] == "kept_job_damaged"] == ["1", "2", "3"]
 
@@ -93,13 +93,13 @@ async def test_event_announced_while_its_asset_goes_goes_too(
     delete = house.store.delete
 
     async def announce_and_delete(*args: Any, **options: Any) -> Any:
-        await notifications.kept.keep(owed)
+        await notifications.records.put(owed)
         await notifications.queue.enqueue(owed.id, owed.data)
         return await delete(*args, **options)
 
     monkeypatch.setattr(house.store, "delete", announce_and_delete)
     await house.removing.delete(asset.id, asset.user_id)
-    assert await house.store.kept_of(asset.user_id) == []
+    assert await house.store.records_of(asset.user_id) == []
     assert await notifications.queue.fields(owed.id) == {"state": "completed"}
 
 
@@ -113,12 +113,12 @@ async def test_erase_leaves_the_record_of_one_that_took_its_place(
 
     # Asked for in the last pass alone.
     async def replaced(user_id: str) -> Any:
-        await house.store.keep(Kept(KIND, user_id, utc_now(), {"id": "another"}))
+        await house.store.put_record(Record(KIND, user_id, utc_now(), {"id": "another"}))
         return []
 
     monkeypatch.setattr(house.store, "damaged_of", replaced)
     assert not (await erasing.erase("user-1", 20)).is_done
     monkeypatch.undo()
-    record = await house.store.find_kept(KIND, "user-1")
+    record = await house.store.find_record(KIND, "user-1")
     assert record is not None and record.data["id"] == "another"
     assert (await erasing.erase("user-1", 20)).is_done

@@ -41,13 +41,13 @@ def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
         yield service
 
 
-class Witness:
+class AnalysisListener:
     """A well-behaved user: `hears` uploads a photo and waits for its event on a socket opened beforehand."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def __aenter__(self) -> Witness:
+    async def __aenter__(self) -> AnalysisListener:
         self._session = aiohttp.ClientSession()
         self._socket = await self._session.ws_connect(f"{self._service.url}/ws", headers=self._service.headers("ann"))
         assert (await self._socket.receive_json(timeout=WAIT_SECONDS))["event"] == "connected"
@@ -83,24 +83,26 @@ async def test_thousand_half_open_sockets_hurt_nobody(service: Service, sent: st
     """They cost little memory each, and others are served meanwhile."""
     whole = make_handshake("127.0.0.1")
     data = {"nothing": b"", "half a handshake": whole[:60], "a handshake and no token": whole}[sent]
-    async with Witness(service) as witness:
-        await witness.hears()
+    async with AnalysisListener(service) as listener:
+        await listener.hears()
         before = resident_mib(service.pid)
         require(before > 0, "needs /proc")
         with ExitStack() as crowd:
             for _ in range(CROWD):
                 client = crowd.enter_context(socket.create_connection(address(service), timeout=WAIT_SECONDS))
                 client.sendall(data)
-            await witness.hears()
+            await listener.hears()
             assert resident_mib(service.pid) - before < CROWD * BYTES_EACH / 2**20
-            await witness.hears()
-        await witness.hears()
+            await listener.hears()
+        await listener.hears()
 
 
 @pytest.mark.gen_test(timeout=60)
 async def test_flood_of_bad_tokens_hurts_nobody(service: Service) -> None:
     """Each is told 4403, or 4429 once its address has sent too many; users with good tokens come in and hear events."""
-    async with Witness(service) as witness, aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=100)) as session:
+    async with AnalysisListener(service) as listener, aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=100)
+    ) as session:
         bad = {"Authorization": f"Bearer {make_token(secret='another secret of thirty-two bytes or more')}"}
 
         is_enough = asyncio.Event()
@@ -114,8 +116,8 @@ async def test_flood_of_bad_tokens_hurts_nobody(service: Service) -> None:
                     codes[client.close_code] += 1
 
         crowd = asyncio.gather(*[knock() for _ in range(100)])
-        await witness.hears()
-        async with Witness(service) as newcomer:
+        await listener.hears()
+        async with AnalysisListener(service) as newcomer:
             await newcomer.hears()
         is_enough.set()
         await crowd
@@ -126,7 +128,7 @@ async def test_flood_of_bad_tokens_hurts_nobody(service: Service) -> None:
 async def test_process_with_no_file_left_serves_those_it_has(tmp_path: Path, ai_service: AiService) -> None:
     """More connections than it may open files are closed at once; who is in stays, and later others get in again."""
     with FewFiles(tmp_path, ai_service.url) as service:
-        async with Witness(service) as witness:
+        async with AnalysisListener(service) as listener:
             with ExitStack() as crowd:
                 clients = [crowd.enter_context(socket.create_connection(address(service))) for _ in range(300)]
                 # Refused connections end; those kept stay open and silent.
@@ -135,6 +137,6 @@ async def test_process_with_no_file_left_serves_those_it_has(tmp_path: Path, ai_
                 assert clients[-1].recv(1) == b""
             # The process hears of their end one by one, and a new connection may come before the first.
             await asyncio.to_thread(wait_until, lambda: answers(service), WAIT_SECONDS)
-            await witness.hears()
+            await listener.hears()
         assert len(service.find("connections_refused")) < 10
         assert service.errors() == []

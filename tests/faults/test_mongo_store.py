@@ -100,7 +100,7 @@ async def use_all(store: MongoAssetStore) -> None:
     job = asset.processing_job_id
     assert await store.create(asset)
     assert await store.begin(asset.id, asset.user_id, job)
-    await store.excuse(asset.id, job)
+    await store.refund_start(asset.id, job)
     assert await store.fail(asset.id, job, 1, error="no", finished_at=now)
     again = await store.requeue(asset.id, asset.user_id, "again")
     assert again is not None and again.excused == 1

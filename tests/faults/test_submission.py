@@ -22,7 +22,7 @@ from pipeline.hooks.threads import DaemonThreads
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
 from tests.contract.contracts import check_reply
@@ -228,10 +228,10 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     await store.open()
     deferred = asyncio.Event()
     pool = DaemonThreads(1, "tested")
-    leftovers = Leftovers(store, storage)
+    orphaned_images = OrphanedImages(store, storage)
     submission = Submission(
         *(store, storage, queue, Metrics()),
-        leftovers=leftovers,
+        orphaned_images=orphaned_images,
         urls=ImageUrls(storage),
         pool=pool,
         on_deferred=deferred.set,
@@ -254,8 +254,8 @@ async def test_upload_that_cannot_be_stored_leaves_nothing(tmp_path: Path, redis
     store, storage, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), MemoryStorage(), JobQueue(redis_url)
     await store.open()
     pool = DaemonThreads(1, "tested")
-    leftovers, urls = Leftovers(store, storage), ImageUrls(storage)
-    submission = Submission(store, storage, queue, Metrics(), leftovers=leftovers, urls=urls, pool=pool)
+    orphaned_images, urls = OrphanedImages(store, storage), ImageUrls(storage)
+    submission = Submission(store, storage, queue, Metrics(), orphaned_images=orphaned_images, urls=urls, pool=pool)
     image = ImageInfo(3, 64, 48, "image/jpeg")
     storage.host = "x" * 17_000_000
     with pytest.raises(NotStorable):

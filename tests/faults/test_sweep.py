@@ -20,12 +20,12 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef, processed_public_id
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import Kept
+from pipeline.assets.store import Record
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.storages import Storages
-from pipeline.hooks.storing import Storing
+from pipeline.hooks.storage_calls import Storing
 from pipeline.images import ImageName, SavedImage
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
@@ -123,22 +123,22 @@ def yard(io_loop: IOLoop, tmp_path: Path, media: Path, redis_url: str, redis: Re
 @pytest.mark.gen_test
 async def test_sweep_removes_what_no_asset_names(yard: Yard, media: Path) -> None:
     """Images whose asset never came or is gone, and those of superseded runs; nothing that is named, or not ours."""
-    kept = [
+    record = [
         *names_of(await yard.add()),
         *names_of(await yard.add(fence=3, processed=3)),
         *names_of(await yard.add(AssetStatus.FAILED, fence=5)),
     ]
     running = await yard.add(AssetStatus.PROCESSING, fence=4)
-    kept += [running.original.public_id, await yard.save(processed_public_id(running.id, 4))]
+    record += [running.original.public_id, await yard.save(processed_public_id(running.id, 4))]
     for number in (1, 3, 5, 44):
         await yard.save(processed_public_id(running.id, number))
     for name in ("original-1a2b3c4d", "processed-1", "preview/320"):
         await yard.save(f"{make_asset().id}/{name}")
     foreign = ["beach", "holidays/beach", "65f0/original", f"backup/{make_asset().id}/original", f"{make_asset().id}"]
-    kept += [await yard.save(name) for name in foreign]
+    record += [await yard.save(name) for name in foreign]
     (media / "notes.txt").write_text("not ours")
     await yard.sweep()
-    assert await yard.names() == {*kept, "notes"}
+    assert await yard.names() == {*record, "notes"}
     assert yard.swept == 7
 
 
@@ -258,7 +258,7 @@ async def test_storage_that_was_left_and_is_empty_is_forgotten(yard: Yard) -> No
     mark = f"{OWNERS}{await yard.store.identity()}"
     yard.storage.put(mark, asset.original.public_id, at=LONG_AGO)
     for name in ("new", "memory"):
-        await yard.store.keep(Kept("storage", name, utc_now(), {}))
+        await yard.store.put_record(Record("storage", name, utc_now(), {}))
         await note_left(yard.store, name, 0)
     await yard.sweep()
     assert set(await names_in_use(yard.store)) == {"new", "memory"} and mark in yard.storage.images

@@ -28,7 +28,7 @@ from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.mongo_driver import DEFAULT_DRIVER
 from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Record, KeyRecord
 from pipeline.assets.store_move import Move, Phase
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
@@ -73,10 +73,10 @@ async def begin_moved(old: Path, new: Path) -> None:
     for store in stores:
         await store.open()
     await stores[0].identity()
-    identity = await stores[0].find_kept(IDENTITY, IDENTITY)
+    identity = await stores[0].find_record(IDENTITY, IDENTITY)
     assert identity is not None
-    await stores[1].keep(identity)
-    await stores[0].keep(Move("token", Phase.MOVED, str(new), "owner").kept())
+    await stores[1].put_record(identity)
+    await stores[0].put_record(Move("token", Phase.MOVED, str(new), "owner").record())
     for store in stores:
         await store.close()
 
@@ -326,12 +326,12 @@ async def test_excused_starts_do_not_count(store: AssetStore) -> None:
     asset = await create(store)
     for _ in range(3):
         await store.begin(asset.id, asset.user_id, asset.processing_job_id)
-    await store.excuse(asset.id, asset.processing_job_id)
-    await store.excuse(asset.id, "ai-processing:another")
+    await store.refund_start(asset.id, asset.processing_job_id)
+    await store.refund_start(asset.id, "ai-processing:another")
     begun = await store.begin(asset.id, asset.user_id, asset.processing_job_id)
     assert begun is not None and (begun.fence, begun.excused, begun.starts) == (4, 1, 3)
     await store.fail(asset.id, asset.processing_job_id, 4, error="no", finished_at=utc_now())
-    await store.excuse(asset.id, asset.processing_job_id)
+    await store.refund_start(asset.id, asset.processing_job_id)
     again = await store.requeue(asset.id, asset.user_id, "ai-processing:again")
     assert again is not None and (again.fence, again.starts) == (4, 0)
 
@@ -440,8 +440,8 @@ async def test_stored_bytes_are_those_of_images_in_our_storages(store: AssetStor
     """Original, processed image and previews count; not what others keep, nor an original that is gone."""
     assert await store.stored_bytes("user-1") == 0
     asset = await create(store)
-    kept = asset.original.bytes
-    assert kept > 0 and await store.stored_bytes("user-1") == kept
+    record = asset.original.bytes
+    assert record > 0 and await store.stored_bytes("user-1") == record
     fence = (await begin(store, asset)).fence
     previews = {side: replace(PROCESSED, public_id=f"x/preview-{side}", bytes=200) for side in ("320", "1280")}
     elsewhere = ImageRef("", "", "https://elsewhere.example/p.webp", "")
@@ -449,9 +449,9 @@ async def test_stored_bytes_are_those_of_images_in_our_storages(store: AssetStor
     other = await create(store)
     await finish(store, other, (await begin(store, other)).fence, processed=elsewhere)
     await create(store, "user-2")
-    assert await store.stored_bytes("user-1") == 2 * kept + 1000 + 400
+    assert await store.stored_bytes("user-1") == 2 * record + 1000 + 400
     await store.drop_original(asset.id, asset.processing_job_id)
-    assert await store.stored_bytes("user-1") == kept + 1000 + 400
+    assert await store.stored_bytes("user-1") == record + 1000 + 400
     await store.delete(other.id, "user-1")
     assert await store.stored_bytes("user-1") == 1400
 
@@ -548,10 +548,10 @@ async def test_question_that_no_document_can_answer_is_refused(store: AssetStore
 async def test_excused_starts_never_exceed_the_starts(store: AssetStore) -> None:
     """Ten at the same moment, after three starts: three count."""
     asset = await create(store)
-    await store.excuse(asset.id, asset.processing_job_id)
+    await store.refund_start(asset.id, asset.processing_job_id)
     for _ in range(3):
         await begin(store, asset)
-    await asyncio.gather(*(store.excuse(asset.id, asset.processing_job_id) for _ in range(10)))
+    await asyncio.gather(*(store.refund_start(asset.id, asset.processing_job_id) for _ in range(10)))
     current = await store.get(asset.id)
     assert current is not None and (current.fence, current.excused) == (3, 3)
 
@@ -641,9 +641,9 @@ async def test_cancelled_caller_harms_no_other(store: AssetStore) -> None:
     for task in tasks[::3]:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    kept = [asset for asset, result in zip(assets, results, strict=True) if result is True]
-    assert len(kept) >= 20
-    for asset in kept:
+    record = [asset for asset, result in zip(assets, results, strict=True) if result is True]
+    assert len(record) >= 20
+    for asset in record:
         assert await store.get(asset.id) == asset
     await create(store)
 
@@ -657,10 +657,10 @@ async def test_identity_is_one_for_all_and_for_ever(store: AssetStore, make_stor
         ids = await asyncio.gather(store.identity(), other.identity(), store.identity())
         assert len(set(ids)) == 1 and len(ids[0]) == 16
         assert await other.identity() == ids[0]
-        rivals = [Kept("first", "i", NOON + n * MINUTE, {"n": n}) for n in range(6)]
-        kept = await asyncio.gather(*((store, other)[n % 2].keep_first(each) for n, each in enumerate(rivals)))
-        assert len({each.data["n"] for each in kept}) == 1
-        assert await other.find_kept("first", "i") == kept[0] in rivals
+        rivals = [Record("first", "i", NOON + n * MINUTE, {"n": n}) for n in range(6)]
+        record = await asyncio.gather(*((store, other)[n % 2].insert_record(each) for n, each in enumerate(rivals)))
+        assert len({each.data["n"] for each in record}) == 1
+        assert await other.find_record("first", "i") == record[0] in rivals
     finally:
         await other.close()
 
@@ -668,22 +668,22 @@ async def test_identity_is_one_for_all_and_for_ever(store: AssetStore, make_stor
 @pytest.mark.gen_test
 async def test_what_is_kept_comes_back_in_order(store: AssetStore) -> None:
     """Of one kind, oldest or newest first, page by page, until it is replaced, discarded or purged."""
-    kept = [Kept("job of q", f"q:{n}", NOON + n // 2 * MINUTE, {"a.b": n, "$c": ["\ud800"]}) for n in range(5)]
-    for each in (*reversed(kept), Kept("pause", "q:0", NOON, {})):
-        await store.keep(each)
-    first = await store.kept("job of q", limit=3)
-    assert first == kept[:3]
-    assert await store.kept("job of q", limit=3, after=(first[-1].at, first[-1].id)) == kept[3:]
-    last = await store.newest_kept("job of q", limit=3)
-    assert last == kept[:1:-1]
-    assert await store.newest_kept("job of q", limit=3, after=(last[-1].at, last[-1].id)) == kept[1::-1]
-    assert await store.newest_kept("job of q", limit=3, after=(NOON - MINUTE, "q:9")) == []
-    await store.keep(replace(kept[1], at=NOON + 9 * MINUTE, data={"n": 1}))
-    await store.discard("job of q", kept[0].id, kept[2].id, "not there")
-    assert [each.id for each in await store.kept("job of q", limit=9)] == ["q:3", "q:4", "q:1"]
-    assert await store.purge_kept("job of q", NOON + 2 * MINUTE) == 1
-    assert [each.id for each in await store.kept("job of q", limit=9)] == ["q:4", "q:1"]
-    assert [each.id for each in await store.kept("pause", limit=9)] == ["q:0"]
+    record = [Record("job of q", f"q:{n}", NOON + n // 2 * MINUTE, {"a.b": n, "$c": ["\ud800"]}) for n in range(5)]
+    for each in (*reversed(record), Record("pause", "q:0", NOON, {})):
+        await store.put_record(each)
+    first = await store.records("job of q", limit=3)
+    assert first == record[:3]
+    assert await store.records("job of q", limit=3, after=(first[-1].at, first[-1].id)) == record[3:]
+    last = await store.newest_records("job of q", limit=3)
+    assert last == record[:1:-1]
+    assert await store.newest_records("job of q", limit=3, after=(last[-1].at, last[-1].id)) == record[1::-1]
+    assert await store.newest_records("job of q", limit=3, after=(NOON - MINUTE, "q:9")) == []
+    await store.put_record(replace(record[1], at=NOON + 9 * MINUTE, data={"n": 1}))
+    await store.delete_records("job of q", record[0].id, record[2].id, "not there")
+    assert [each.id for each in await store.records("job of q", limit=9)] == ["q:3", "q:4", "q:1"]
+    assert await store.purge_records("job of q", NOON + 2 * MINUTE) == 1
+    assert [each.id for each in await store.records("job of q", limit=9)] == ["q:4", "q:1"]
+    assert [each.id for each in await store.records("pause", limit=9)] == ["q:0"]
 
 
 @pytest.mark.gen_test
@@ -706,13 +706,13 @@ ALL_CALLS: dict[str, Callable[[AssetStore], Awaitable[Any]]] = {
     "claim_key": lambda store: store.claim_key("k", KeyRecord("a", "p"), NOON),
     "purge_keys": lambda store: store.purge_keys(NOON),
     "identity": lambda store: store.identity(),
-    "keep": lambda store: store.keep(Kept("k", "i", NOON, {})),
-    "keep_first": lambda store: store.keep_first(Kept("k", "i", NOON, {})),
-    "discard": lambda store: store.discard("k", "i"),
-    "kept": lambda store: store.kept("k", limit=1),
-    "newest_kept": lambda store: store.newest_kept("k", limit=1),
+    "put_record": lambda store: store.put_record(Record("k", "i", NOON, {})),
+    "insert_record": lambda store: store.insert_record(Record("k", "i", NOON, {})),
+    "delete_records": lambda store: store.delete_records("k", "i"),
+    "records": lambda store: store.records("k", limit=1),
+    "newest_records": lambda store: store.newest_records("k", limit=1),
     "unfinished_jobs": lambda store: store.unfinished_jobs(limit=1),
-    "purge_kept": lambda store: store.purge_kept("k", NOON),
+    "purge_records": lambda store: store.purge_records("k", NOON),
 }
 
 
@@ -970,7 +970,7 @@ async def test_store_of_a_newer_version_is_refused(
 ) -> None:
     """What it means is not known here; the message says so."""
     if isinstance(store, MongoAssetStore):
-        await store.keep(Kept(SCHEMA_KIND, "store", utc_now(), {"version": SCHEMA + 1}))
+        await store.put_record(Record(SCHEMA_KIND, "store", utc_now(), {"version": SCHEMA + 1}))
     else:
         with closing(sqlite3.connect(tmp_path / "new" / "assets.sqlite")) as connection:
             connection.execute("PRAGMA user_version = 99")
@@ -1057,22 +1057,22 @@ async def test_damaged_record_beside_the_assets_stops_no_search(
     store: AssetStore, uri: str, logs: list[Any], text: str
 ) -> None:
     """Those behind it are found, in full pages; it is logged once, and goes with the user whom it is about."""
-    kept = [Kept("kind", str(number), NOON + number * MINUTE, {"n": number}, "user-1") for number in range(5)]
-    for each in kept:
-        await store.keep(each)
+    record = [Record("kind", str(number), NOON + number * MINUTE, {"n": number}, "user-1") for number in range(5)]
+    for each in record:
+        await store.put_record(each)
     for number in "02":
         damage_kept(store, "kind", number, uri, text)
-    left = [kept[1], kept[3], kept[4]]
-    assert await store.kept("kind", limit=2) == left[:2]
-    assert await store.kept("kind", limit=9) == left
-    assert await store.kept("kind", limit=2, after=(kept[1].at, "1")) == left[1:]
-    assert await store.newest_kept("kind", limit=3) == left[::-1]
-    assert [each for each in await store.all_kept(limit=9) if each.kind == "kind"] == left
-    assert await store.find_kept("kind", "0") is None
-    assert sorted(each.id for each in await store.kept_of("user-1")) == [*"01234"]
+    left = [record[1], record[3], record[4]]
+    assert await store.records("kind", limit=2) == left[:2]
+    assert await store.records("kind", limit=9) == left
+    assert await store.records("kind", limit=2, after=(record[1].at, "1")) == left[1:]
+    assert await store.newest_records("kind", limit=3) == left[::-1]
+    assert [each for each in await store.all_records(limit=9) if each.kind == "kind"] == left
+    assert await store.find_record("kind", "0") is None
+    assert sorted(each.id for each in await store.records_of("user-1")) == [*"01234"]
     assert len([line for line in logs if line["event"] == "kept_damaged"]) == 2
-    await store.discard("kind", *"02")
-    assert len(await store.kept_of("user-1")) == 3
+    await store.delete_records("kind", *"02")
+    assert len(await store.records_of("user-1")) == 3
 
 
 @pytest.mark.gen_test
@@ -1139,17 +1139,17 @@ async def test_keys_of_an_asset_go(store: AssetStore) -> None:
 @pytest.mark.gen_test
 async def test_kept_is_found_by_whom_it_is_about(store: AssetStore) -> None:
     """By user, and by user and asset, of all kinds; what is about nobody is found by nobody."""
-    mine = Kept("job of q", "1", NOON, {"n": 1}, "user-1", "a" * 24)
-    other = Kept("job of r", "2", NOON, {"n": 2}, "user-1", "b" * 24)
-    for each in (mine, other, Kept("job of q", "3", NOON, {}, "user-2", "a" * 24), Kept("pause", "q", NOON, {})):
-        await store.keep(each)
-    assert sorted(await store.kept_of("user-1"), key=lambda kept: kept.id) == [mine, other]
-    assert await store.kept_of("user-1", "a" * 24) == [mine]
-    assert await store.kept_of("user-1", kinds=["job of r", "no such kind"]) == [other]
-    assert await store.kept_of("user-1", "a" * 24, kinds=["job of r"]) == []
-    assert [*await store.kept_of(""), *await store.kept_of("user-3")] == []
-    await store.keep(replace(mine, user_id="user-4"))
-    assert await store.kept_of("user-1", "a" * 24) == []
+    mine = Record("job of q", "1", NOON, {"n": 1}, "user-1", "a" * 24)
+    other = Record("job of r", "2", NOON, {"n": 2}, "user-1", "b" * 24)
+    for each in (mine, other, Record("job of q", "3", NOON, {}, "user-2", "a" * 24), Record("pause", "q", NOON, {})):
+        await store.put_record(each)
+    assert sorted(await store.records_of("user-1"), key=lambda record: record.id) == [mine, other]
+    assert await store.records_of("user-1", "a" * 24) == [mine]
+    assert await store.records_of("user-1", kinds=["job of r", "no such kind"]) == [other]
+    assert await store.records_of("user-1", "a" * 24, kinds=["job of r"]) == []
+    assert [*await store.records_of(""), *await store.records_of("user-3")] == []
+    await store.put_record(replace(mine, user_id="user-4"))
+    assert await store.records_of("user-1", "a" * 24) == []
 
 
 @pytest.mark.gen_test
@@ -1172,10 +1172,10 @@ async def test_what_is_due_is_found_by_an_index(io_loop: IOLoop, tmp_path: Path)
     for after in (None, (NOON, "a" * 24)):
         await store.expired(NOON, limit=10, after=after)
         await store.originals_before(NOON, limit=10, after=after)
-        await store.newest_kept("audit", limit=10, after=after)
-    await store.kept_of("user-1")
-    await store.kept_of("user-1", kinds=["delivery"])
-    await store.kept_of("user-1", "a" * 24)
+        await store.newest_records("audit", limit=10, after=after)
+    await store.records_of("user-1")
+    await store.records_of("user-1", kinds=["delivery"])
+    await store.records_of("user-1", "a" * 24)
     await store.discard_keys("a" * 24)
     await store.damaged_of("user-1")
     await store.known(["a" * 24])
@@ -1218,7 +1218,7 @@ async def test_image_is_replaced_without_losing_what_changes_beside_it(store: As
     attempt = {"attempt": 1, "outcome": "retry"}
     changed = await asyncio.gather(
         store.add_attempt(asset.id, asset.processing_job_id, begun.fence, attempt),
-        store.excuse(asset.id, asset.processing_job_id),
+        store.refund_start(asset.id, asset.processing_job_id),
         *(store.replace_image(asset.id, old, moved(asset.original, number)) for number in range(4)),
     )
     assert len([each for each in changed if each]) == 1

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pipeline.hold import BACKGROUND, Finding, Found, lane_behind
+from pipeline.hold import BACKGROUND, ProviderReport, ProviderState, lane_behind
 from pipeline.queue.job import Finish, JobState, Outcome
 from pipeline.queue.queue import JobQueue
 from tests.workers import Bench, Claimer, Handler, Job
@@ -41,7 +41,7 @@ async def test_background_comes_last_and_in_order(bench: Bench, group: str) -> N
     (job,) = await claim(1)
     assert job.id == b and job.group == BACKGROUND
     # A start that is given back, and one whose worker is lost, go back into the background, to its front.
-    await claim(0, Finish(job, Outcome.RELEASED, gives_back=True))
+    await claim(0, Finish(job, Outcome.RELEASED, refunds_attempt=True))
     queue.clock_offset_ms += 60_000
     assert a in await queue.recover()
     stats = await queue.stats()
@@ -77,7 +77,7 @@ async def test_held_provider_parks_the_background_apart(redis_url: str) -> None:
     claim = Claimer(queue)
     parked = await behind(queue, *"abc")
     (free,) = await behind(queue, "d", lane=lane_behind("", "other"))
-    busy = Finding("acme", Found.BUSY, 5, "busy", "")
+    busy = ProviderReport("acme", ProviderState.BUSY, 5, "busy", "")
     step = await queue.step("w:1", [], 5, [busy])
     assert [job.id for job in step.claimed] == [free]
     await queue.enqueue("x", {})

@@ -19,15 +19,15 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef
 from pipeline.assets.store_move import Move, Phase
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import Kept, KeyRecord
+from pipeline.assets.store import Record, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, PipelineError, ValidationError
 from pipeline.images import ImageName
 from pipeline.usecases import backup_file
 from pipeline.usecases.backup import back_up
 from pipeline.usecases.backup_file import FIRST, FORMAT, LAST, members
-from pipeline.usecases.moving import choose_storage
-from pipeline.usecases.patience import Patience
+from pipeline.usecases.image_move import choose_storage
+from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.restoring import check_backup, restore
 from pipeline.usecases.storages_in_use import names_in_use
 from tests.factories import make_asset
@@ -61,7 +61,7 @@ async def saved(store: SqliteAssetStore, path: Path, count: int = 3) -> list[Ass
     assets = [with_photo(storage, b"photo %d" % number * 50) for number in range(count)]
     for asset in assets:
         assert await store.create(asset)
-    await store.keep(Kept("pause", "ai-processing", utc_now(), {}))
+    await store.put_record(Record("pause", "ai-processing", utc_now(), {}))
     assert (await back_up(store, storage, path)).told == []
     return assets
 
@@ -69,7 +69,7 @@ async def saved(store: SqliteAssetStore, path: Path, count: int = 3) -> list[Ass
 @pytest.mark.gen_test(timeout=30)
 async def test_address_of_a_store_that_is_moved_to_is_not_saved(tmp_path: Path, store: SqliteAssetStore) -> None:
     """It holds a password; what else a move notes is of use in no other store either."""
-    await store.keep(Move("t-1", Phase.COPYING, "mongodb://u:hunter2@host/", "o").kept())
+    await store.put_record(Move("t-1", Phase.COPYING, "mongodb://u:hunter2@host/", "o").record())
     await saved(store, tmp_path / "file")
     assert b"hunter2" not in (tmp_path / "file").read_bytes()
 
@@ -187,9 +187,9 @@ async def test_only_what_is_true_elsewhere_comes_back(
     file, storage = tmp_path / "file", MemoryStorage()
     (asset,) = await saved(store, file, 1)
     assert await store.claim_key("key", KeyRecord(asset.id, "print"), utc_now()) == KeyRecord(asset.id, "print")
-    await store.keep(Kept("job of ai-processing", "job", utc_now(), {"failed": {}}, asset.user_id, asset.id))
+    await store.put_record(Record("job of ai-processing", "job", utc_now(), {"failed": {}}, asset.user_id, asset.id))
     for kind in ("audit", "delivery", "tally 60"):
-        await store.keep(Kept(kind, "1", utc_now(), {}))
+        await store.put_record(Record(kind, "1", utc_now(), {}))
     await choose_storage(store, "object", instead_of="memory")
     await store.identity()
     old = MemoryStorage()
@@ -199,10 +199,10 @@ async def test_only_what_is_true_elsewhere_comes_back(
     ours = await other.identity()
     assert (await restore(other, storage, file)).told == []
     assert await other.find_key("key") == KeyRecord(asset.id, "print")
-    assert [kept.id for kept in await other.kept_of(asset.user_id, asset.id)] == ["job"]
+    assert [record.id for record in await other.records_of(asset.user_id, asset.id)] == ["job"]
     assert (await other.identity(), await names_in_use(other)) == (ours, ["memory"])
-    assert await other.find_kept("move", "storage") is None
-    found = [await other.find_kept(kind, "1") is not None for kind in ("audit", "delivery", "tally 60")]
+    assert await other.find_record("move", "storage") is None
+    found = [await other.find_record(kind, "1") is not None for kind in ("audit", "delivery", "tally 60")]
     assert found == [True, False, False]
     await other.discard_keys(asset.id)
     assert await other.find_key("key") is None
@@ -224,7 +224,7 @@ async def test_interrupted_restore_goes_on_and_leaves_what_is_there(
 
     storage.save = save_once  # type: ignore[assignment,method-assign]
     with pytest.raises(DependencyUnavailable):
-        await restore(other, storage, file, patience=Patience(longest_seconds=0))
+        await restore(other, storage, file, outage_retry=OutageRetry(longest_seconds=0))
     storage.save = save  # type: ignore[method-assign]
     storage.images[first.original.public_id] = b"another one by now"
     with pytest.raises(Conflict):
@@ -311,11 +311,11 @@ async def test_one_bad_image_stops_no_backup_and_a_storage_that_is_away_does(
             return await storage.read(name)
 
     bad = Bad()
-    tally = await back_up(store, bad, tmp_path / "file", patience=Patience(longest_seconds=0))
+    tally = await back_up(store, bad, tmp_path / "file", outage_retry=OutageRetry(longest_seconds=0))
     assert tally.images == 8 and len(tally.flaws) == 1 and "Input/output" in tally.flaws[0]
     bad.bad = {asset.original.public_id for asset in assets}
     with pytest.raises(DependencyUnavailable):
-        await back_up(store, bad, tmp_path / "file", patience=Patience(longest_seconds=0))
+        await back_up(store, bad, tmp_path / "file", outage_retry=OutageRetry(longest_seconds=0))
     assert check_backup(tmp_path / "file").images == 8
 
 
@@ -334,7 +334,7 @@ async def test_storage_that_comes_back_is_waited_for(tmp_path: Path, store: Sqli
         return await read(name)
 
     storage.read = read_later  # type: ignore[method-assign]
-    tally = await back_up(store, storage, tmp_path / "file", patience=Patience(waits.append))
+    tally = await back_up(store, storage, tmp_path / "file", outage_retry=OutageRetry(waits.append))
     assert (tally.images, tally.told, len(waits)) == (1, [], 1)
 
 

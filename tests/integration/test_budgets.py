@@ -86,7 +86,7 @@ async def test_budget_of_the_day_counts_all_processes_and_ends_at_midnight(till:
     assert await other.refusal("acme", "ann") is None
     till.now += 9 * 86_400
     await one.purge()
-    assert await till.store.kept("spending", limit=9) == []
+    assert await till.store.records("spending", limit=9) == []
 
 
 @pytest.mark.gen_test
@@ -129,7 +129,7 @@ async def test_nobody_spends_while_nobody_knows_what_was_spent(
     with pytest.raises(DependencyUnavailable) as caught:
         await budgets.refusal("acme", "ann")
     finish = judge(caught.value, Job("id", {}, 1, 0, "lease", 0, 0), RetryPolicy(), 1)
-    assert (finish.outcome, finish.gives_back) == (Outcome.RETRY, True)
+    assert (finish.outcome, finish.refunds_attempt) == (Outcome.RETRY, True)
 
 
 @pytest.mark.gen_test
@@ -140,8 +140,8 @@ async def test_budget_of_a_user_holds_nobody_else(till: Till) -> None:
     refusal = await budgets.refusal("acme", "ann")
     assert refusal is not None and (refusal.message, refusal.provider) == ("Your daily AI budget is reached", "")
     assert await budgets.refusal("acme", "ben") is None
-    (kept,) = await till.store.kept_of("ann")
-    await till.store.discard(kept.kind, kept.id)
+    (kept,) = await till.store.records_of("ann")
+    await till.store.delete_records(kept.kind, kept.id)
     await till.wipe()
     assert await budgets.refusal("acme", "ann") is None
     assert await till.queue.sums("2026-03-31", ["all"]) == [0.5]
@@ -165,18 +165,18 @@ async def test_provider_whose_price_is_not_known_is_over_budget(till: Till, usag
 @pytest.mark.gen_test
 async def test_spending_outlasts_an_outage_of_the_store(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that was made is not made again because its cost could not be kept; it is kept with the next one."""
-    budgets, keep = till.process(per_day=1), till.store.keep
+    budgets, keep = till.process(per_day=1), till.store.put_record
 
     async def away(kept: Any) -> None:
         raise DependencyUnavailable("away")
 
-    monkeypatch.setattr(till.store, "keep", away)
+    monkeypatch.setattr(till.store, "put_record", away)
     await budgets.record("acme", "ann", Usage(cost=0.7))
     # Until then the process itself knows, whatever Redis says.
     await (knowing := till.process(per_day=0.7)).record("acme", "ann", Usage(cost=0.7))
     assert await knowing.refusal("acme", "ann") is not None
     assert await till.process(per_day=0.7).refusal("acme", "ann") is None
-    monkeypatch.setattr(till.store, "keep", keep)
+    monkeypatch.setattr(till.store, "put_record", keep)
     await asyncio.gather(*(budgets.record("acme", "ann", Usage(cost=0.1)) for _ in range(3)))
     assert await budgets.refusal("acme", "ann") is not None
     await till.wipe()
@@ -206,7 +206,7 @@ def test_job_that_waits_for_the_next_day_never_fails_of_its_age() -> None:
     policy, job = RetryPolicy(max_age_seconds=60), Job("id", {}, 1, 0, "lease", 0, 0)
     error = BudgetReached("Daily AI budget reached", retry_after_seconds=600)
     finish = judge(error, job, policy, 1)
-    assert (finish.outcome, finish.delay_ms, finish.gives_back) == (Outcome.RETRY, 600_000, True)
+    assert (finish.outcome, finish.delay_ms, finish.refunds_attempt) == (Outcome.RETRY, 600_000, True)
     error.provider = "acme"
     assert judge(error, job, policy, 1).outcome is Outcome.PARKED
     finish = judge(error, job, policy, 61)

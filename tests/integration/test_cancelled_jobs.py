@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from redis import Redis
 
-from pipeline.hold import Finding, Found
+from pipeline.hold import ProviderReport, ProviderState
 from pipeline.queue.attempt import AlreadyOver, RetryPolicy
 from pipeline.queue.job import Finish, Job, JobState, Outcome
 from pipeline.queue.queue import JobQueue
@@ -71,8 +71,8 @@ async def test_lane_whose_parked_job_was_cancelled_goes_on(redis_url: str) -> No
     claim = Claimer(queue)
     await queue.enqueue("ai-processing:a", {}, lane="sneaker")
     (job,) = await claim()
-    away = Finding("acme", Found.AWAY, 15, "AI service unavailable", "refused")
-    await claim.step(0, Finish(job, Outcome.PARKED, gives_back=True, error="no"), found=[away])
+    away = ProviderReport("acme", ProviderState.AWAY, 15, "AI service unavailable", "refused")
+    await claim.step(0, Finish(job, Outcome.PARKED, refunds_attempt=True, error="no"), found=[away])
     assert await queue.cancel(job.id) is JobState.WAITING
     assert (await queue.stats()).waiting == 0
     queue.clock_offset_ms += 2000

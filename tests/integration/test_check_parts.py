@@ -97,7 +97,7 @@ def test_check_compares_the_limit_of_open_files(
 
     (found,) = asyncio.run(collect())
     assert found.mark is mark and words in found.detail
-    assert mark is Mark.OK or f"set ulimit -n {FILES_KEPT_BACK + 1000}" in found.mend
+    assert mark is Mark.OK or f"set ulimit -n {FILES_KEPT_BACK + 1000}" in found.remedy
 
 
 @pytest.mark.fault("E26")

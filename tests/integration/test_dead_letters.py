@@ -29,8 +29,8 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases import dead_letters
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.submission import Submission
 from tests.factories import make_asset
 from tests.memory_storage import MemoryStorage
@@ -286,12 +286,12 @@ def house(io_loop: IOLoop, tmp_path: Path, redis_url: str, redis: Redis) -> Iter
     pool = DaemonThreads(1, "tested")
     use_case = Submission(
         *(store, storage, queue, Metrics()),
-        leftovers=Leftovers(store, storage),
+        orphaned_images=OrphanedImages(store, storage),
         urls=ImageUrls(storage),
         pool=pool,
         on_deferred=lambda: deferred.append(True),
     )
-    kept = KeptJobs(store, queue, keep_failed_seconds=604_800, max_age_seconds=86_400)
+    kept = JobRecords(store, queue, keep_failed_seconds=604_800, max_age_seconds=86_400)
     io_loop.run_sync(store.open)
     dead = DeadLetters(store, queue, kept, use_case)
     yield House(store=store, queue=queue, redis=redis, submission=use_case, deferred=deferred, dead_letters=dead)

@@ -59,20 +59,20 @@ async def test_delivery_that_cannot_be_queued_again_stays_as_it_was(
         return None
 
     queue = cast(Any, SimpleNamespace(name="notifications", enqueue=enqueue))
-    kept, unused, deliveries = cast(Any, SimpleNamespace(keep=keep)), cast(Any, None), Deliveries(store)
+    kept, unused, deliveries = cast(Any, SimpleNamespace(put=keep)), cast(Any, None), Deliveries(store)
     notifying = Notifying(unused, queue, kept, Metrics(), store=store, urls=unused, deliveries=deliveries)
     undelivered = Undelivered(queue, kept, notifying, deliveries, durable=["webhook"])
-    before = await store.find_kept("delivery", JOB_ID)
+    before = await store.find_record("delivery", JOB_ID)
     with pytest.raises(error):
         await undelivered.send_again(JOB_ID, "r-1")
-    assert before is not None and await store.find_kept("delivery", JOB_ID) == before
+    assert before is not None and await store.find_record("delivery", JOB_ID) == before
 
 
 @pytest.mark.gen_test
 async def test_delivery_of_a_deleted_asset_leaves_no_record(store: SqliteAssetStore) -> None:
     """Also when the asset went while its event was delivered: then nobody else would remove the record."""
     await deliver(store, "a" * 24)
-    assert await store.find_kept("delivery", JOB_ID) is None
+    assert await store.find_record("delivery", JOB_ID) is None
 
 
 @pytest.mark.gen_test
@@ -85,4 +85,4 @@ async def test_deliveries_go_after_seven_days(store: SqliteAssetStore, monkeypat
     for days, is_there in ((6.9, True), (7.1, False)):
         monkeypatch.setattr(deliveries_module, "utc_now", lambda days=days: now + timedelta(days=days))
         await Deliveries(store).purge()
-        assert (await store.find_kept("delivery", JOB_ID) is not None) is is_there
+        assert (await store.find_record("delivery", JOB_ID) is not None) is is_there

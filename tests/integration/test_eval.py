@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 from pipeline.assets.asset import Asset, ImageRef
 from pipeline.cli import main
 from pipeline.commands import evaluating
-from pipeline.commands.moving import places
+from pipeline.commands.moving import open_backends
 from pipeline.commands.scores import is_same
 from pipeline.settings import Settings
-from pipeline.usecases.correcting import Correcting
+from pipeline.usecases.corrections import Corrections
 from tests.factories import make_asset, make_image
 
 Invoke = Callable[..., Result]
@@ -158,7 +158,7 @@ def results(result: Result) -> dict[str, dict[str, Any]]:
 async def keep_assets(settings: Settings) -> dict[str, Asset]:
     """Store a photo of each category, correct all but one, and lose the original of one more."""
     kept = {}
-    async with places(settings) as (store, storages):
+    async with open_backends(settings) as (store, storages):
         for number, (category, said) in enumerate([*SAID.items(), ("other", {}), ("sneaker", {"brand": "Gone"})]):
             asset = make_asset(category=category)
             public_id, content = f"{asset.id}/original-0", make_image(seed=number)
@@ -168,7 +168,7 @@ async def keep_assets(settings: Settings) -> dict[str, Asset]:
             asset = make_asset(category=category, original=gone if said.get("brand") == "Gone" else original)
             await store.create(asset)
             if said:
-                await Correcting(store).correct(asset.id, asset.user_id, said)
+                await Corrections(store).correct(asset.id, asset.user_id, said)
             kept[category] = kept.get(category, asset)
     return kept
 

@@ -353,7 +353,7 @@ async def test_process_starts_before_its_redis(own_redis: RedisServer) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_client_is_connected_when_its_room_is_heard(own_redis: RedisServer) -> None:
+async def test_client_is_connected_when_its_room_is_confirmed(own_redis: RedisServer) -> None:
     """`connected` waits for Redis' word; what is published here meanwhile follows it."""
     async with Process(own_redis.url) as process:
         await process.connect("user-2")

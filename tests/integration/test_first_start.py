@@ -14,8 +14,8 @@ from pipeline.hooks import Analysis, Attribute, ProcessedImage
 from pipeline.metrics import Metrics
 from pipeline.queue.job import Finish, Job, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases import fresh as fresh_module
-from pipeline.usecases.fresh import Fresh
+from pipeline.usecases import new_assets as new_assets_module
+from pipeline.usecases.new_assets import NewAssets
 from tests.factories import make_asset, make_image
 from tests.integration.test_processing import FOUND, Plugins, make_job, make_processing, run, stale_results
 from tests.workers import Claimer
@@ -27,14 +27,14 @@ class Taker:
     """A process that has just taken an upload, and one that has not."""
 
     def __init__(self, store: SqliteAssetStore) -> None:
-        self.store, self.plugins, self.metrics, self.fresh = store, Plugins(), Metrics(), Fresh()
-        self.processing = make_processing(store, self.plugins, self.metrics, fresh=self.fresh)
+        self.store, self.plugins, self.metrics, self.new_assets = store, Plugins(), Metrics(), NewAssets()
+        self.processing = make_processing(store, self.plugins, self.metrics, new_assets=self.new_assets)
         self.elsewhere = make_processing(store, self.plugins, self.metrics)
 
     async def take(self) -> tuple[Asset, Job]:
         asset = make_asset()
         assert await self.store.create(asset)
-        self.fresh.add(asset)
+        self.new_assets.add(asset)
         return asset, make_job(asset, is_first=True)
 
     async def stored(self, asset: Asset) -> Asset:
@@ -97,7 +97,7 @@ async def test_of_two_first_starts_one_result_stands(taker: Taker) -> None:
 
     async def start_again() -> None:
         taker.plugins.before_answer, taker.plugins.analysis = None, OTHER
-        taker.fresh.add(asset)
+        taker.new_assets.add(asset)
         await run(taker.processing, job)
         taker.plugins.analysis = FOUND
 
@@ -136,7 +136,7 @@ async def test_queue_knows_what_was_never_claimed(redis_url: str, redis: Redis) 
     await queue.enqueue(queue.job_id("1"), {})
     (job,) = await claim()
     assert job.is_first
-    (again,) = await claim(1, Finish(job, Outcome.RELEASED, gives_back=True))
+    (again,) = await claim(1, Finish(job, Outcome.RELEASED, refunds_attempt=True))
     assert (again.id, again.attempt, again.is_first) == (job.id, 1, False)
     await claim(0, Finish(again, Outcome.COMPLETED))
     await queue.restore([NewJob(queue.job_id("2"), {}, submitted_at_ms=1)])
@@ -149,23 +149,23 @@ async def test_queue_knows_what_was_never_claimed(redis_url: str, redis: Redis) 
 
 def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes beyond takes a fence; where others take the jobs there is room again after a minute."""
-    fresh, now = Fresh(most=2), 1000.0
-    monkeypatch.setattr(fresh_module, "time", _Clock(lambda: now))
+    new_assets, now = NewAssets(most=2), 1000.0
+    monkeypatch.setattr(new_assets_module, "time", _Clock(lambda: now))
     assets = [make_asset() for _ in range(3)]
     for asset in assets:
-        fresh.add(asset)
-    assert [fresh.take(make_job(asset, is_first=True)) for asset in assets] == [*assets[:2], None]
+        new_assets.add(asset)
+    assert [new_assets.take(make_job(asset, is_first=True)) for asset in assets] == [*assets[:2], None]
     for asset in assets[:2]:
-        fresh.add(asset)
-    now += fresh_module.KEEP_SECONDS + 1
-    fresh.add(assets[2])
-    assert [fresh.take(make_job(asset, is_first=True)) for asset in assets] == [None, *assets[1:]]
-    assert len(fresh._assets) == 0
-    for forget in (lambda: fresh.drop(assets[0].processing_job_id), fresh.clear):
-        fresh.add(assets[0])
+        new_assets.add(asset)
+    now += new_assets_module.KEEP_SECONDS + 1
+    new_assets.add(assets[2])
+    assert [new_assets.take(make_job(asset, is_first=True)) for asset in assets] == [None, *assets[1:]]
+    assert len(new_assets._assets) == 0
+    for forget in (lambda: new_assets.drop(assets[0].processing_job_id), new_assets.clear):
+        new_assets.add(assets[0])
         forget()
-        assert fresh.take(make_job(assets[0], is_first=True)) is None
-    Fresh(most=0).add(assets[0])
+        assert new_assets.take(make_job(assets[0], is_first=True)) is None
+    NewAssets(most=0).add(assets[0])
 
 
 class _Clock:

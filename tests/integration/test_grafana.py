@@ -32,7 +32,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from grafana import pages
 from pipeline.auth import TokenVerifier
 from pipeline.client import Client
-from pipeline.handlers import access, ops
+from pipeline.handlers import access_log, ops
 from pipeline.metrics import FLEET, Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
@@ -532,7 +532,7 @@ def scraped(redis_url: str) -> Iterator[str]:
         common["processes"] = Processes(
             queues[0], {}, role="all", concurrency=0, sockets=lambda: 0, running=lambda job_id: None
         )
-        app = tornado.web.Application([("/metrics", ops.MetricsHandler, common)], log_function=access.log_request)
+        app = tornado.web.Application([("/metrics", ops.MetricsHandler, common)], log_function=access_log.log_request)
         (listener,) = tornado.netutil.bind_sockets(0, "127.0.0.1")
         server = tornado.httpserver.HTTPServer(app)
         server.add_socket(listener)

@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.hold import Finding, Found
+from pipeline.hold import ProviderReport, ProviderState
 from pipeline.queue.job import Finish, Mode, Job, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
 from tests.workers import Claimer as OneStep
@@ -50,20 +50,20 @@ def ids_of(jobs: Sequence[Job]) -> list[str]:
 
 
 def parked(job: Job) -> Finish:
-    return Finish(job, Outcome.PARKED, gives_back=True, error="AI service unavailable")
+    return Finish(job, Outcome.PARKED, refunds_attempt=True, error="AI service unavailable")
 
 
-def away(provider: str = "acme") -> Finding:
+def away(provider: str = "acme") -> ProviderReport:
     """One that could not be asked: single jobs try it."""
-    return Finding(provider, Found.AWAY, 15, "AI service unavailable", "ConnectionRefusedError: no")
+    return ProviderReport(provider, ProviderState.AWAY, 15, "AI service unavailable", "ConnectionRefusedError: no")
 
 
-def still_away(provider: str = "acme") -> Finding:
-    return away(provider)._replace(found=Found.TRIED)
+def still_away(provider: str = "acme") -> ProviderReport:
+    return away(provider)._replace(state=ProviderState.TRIED)
 
 
-def busy(seconds: float, provider: str = "acme") -> Finding:
-    return Finding(provider, Found.BUSY, seconds, "AI service is busy", "HTTP 429")
+def busy(seconds: float, provider: str = "acme") -> ProviderReport:
+    return ProviderReport(provider, ProviderState.BUSY, seconds, "AI service is busy", "HTTP 429")
 
 
 @pytest.mark.fault("E6")
@@ -121,7 +121,7 @@ async def test_single_jobs_try_a_provider_that_could_not_be_asked(queue: JobQueu
     queue.clock_offset_ms += 2001
     (trying,) = await one(5)
     assert trying.id == ids[2]
-    step = await one.step(5, Finish(trying, Outcome.COMPLETED), found=[Finding("acme", Found.ANSWERED)])
+    step = await one.step(5, Finish(trying, Outcome.COMPLETED), found=[ProviderReport("acme", ProviderState.ANSWERED)])
     assert ids_of(step.claimed) == [*ids[:2], *ids[3:6]] and step.holds == [] and not step.claimed[0].tries
 
 
@@ -148,7 +148,7 @@ async def test_job_whose_own_fault_it_is_does_not_keep_the_others_waiting(queue:
         queue.clock_offset_ms += 1001
         (trying,) = await claim(5)
         assert (bad.id, trying.tries) == (ids[0], "acme") and trying.id != bad.id
-        await claim.step(0, Finish(trying, Outcome.COMPLETED), found=[Finding("acme", Found.ANSWERED)])
+        await claim.step(0, Finish(trying, Outcome.COMPLETED), found=[ProviderReport("acme", ProviderState.ANSWERED)])
     assert (await queue.stats()).completed == 2
 
 
@@ -325,7 +325,7 @@ async def test_waits_between_jobs_that_try_double_up_to_the_longest(queue: JobQu
         queue.clock_offset_ms += seconds * 1000
         (trying,) = await claim(5)
         await claim.step(0, parked(trying), found=[still_away()])
-    await claim.step(0, found=[Finding("acme", Found.ANSWERED)])
+    await claim.step(0, found=[ProviderReport("acme", ProviderState.ANSWERED)])
     (hold,) = (await claim.step(0, found=[away()])).holds
     assert (hold.wait_seconds, hold.reason, hold.cause) == (1, "AI service unavailable", "ConnectionRefusedError: no")
 
@@ -335,7 +335,7 @@ async def test_answer_ends_no_wait_that_was_asked_for(queue: JobQueue) -> None:
     """Of calls under way together one has an answer after another was told to wait."""
     claim = Claimer(queue)
     await claim.step(0, found=[busy(10)])
-    (hold,) = (await claim.step(0, found=[Finding("acme", Found.ANSWERED), away()])).holds
+    (hold,) = (await claim.step(0, found=[ProviderReport("acme", ProviderState.ANSWERED), away()])).holds
     assert hold.wait_seconds == 0 and 9 < hold.left_seconds <= 10
 
 

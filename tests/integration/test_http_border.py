@@ -37,7 +37,7 @@ import tornado.web
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef
 from pipeline.auth import TokenVerifier
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
-from pipeline.handlers import access, assets, base, multipart
+from pipeline.handlers import access_log, assets, base, multipart
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.upload import UploadHandler
 from pipeline.metrics import Metrics
@@ -279,7 +279,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
             border.seen.put(("finished", self.get_status()))
 
     def log_request(handler: tornado.web.RequestHandler) -> None:
-        access.log_request(handler)
+        access_log.log_request(handler)
         border.logged.put(getattr(handler, "request_id", ""))
 
     common = {

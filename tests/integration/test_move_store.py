@@ -23,12 +23,12 @@ from pipeline.assets.asset import AssetStatus
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import IDENTITY, AssetStore, Kept, KeyRecord
+from pipeline.assets.store import IDENTITY, AssetStore, Record, KeyRecord
 from pipeline.assets.store_move import MOVE, NOTE, PROCESS, STORE, Move, Phase
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, Conflict, DependencyUnavailable, OutcomeUnknown, ValidationError
 from pipeline.usecases import store_moving
-from pipeline.usecases.patience import Patience
+from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.store_copying import Copied, StoreCopy
 from pipeline.usecases.store_moving import StoreMove, abandon
 from tests.factories import make_asset
@@ -69,7 +69,7 @@ class Scene:
         try:
             for store in stores:
                 await store.open()
-            patience = Patience(longest_seconds=5)
+            patience = OutageRetry(longest_seconds=5)
             move = StoreMove(*stores, new or self.new, patience, on_phase=on_phase, lease_seconds=0.3, **options)
             copied = await move.run()
             await self.movable.look()
@@ -140,10 +140,10 @@ class Load:
                 finished_at=NOON,
             )
             assert found is not None
-            await self._store.keep(Kept("letter", asset.id, NOON, {"n": number}))
+            await self._store.put_record(Record("letter", asset.id, NOON, {"n": number}))
             self.expected[asset.id] = found.to_document()
             if number % 4 == 0:
-                await self._store.discard("letter", asset.id)
+                await self._store.delete_records("letter", asset.id)
                 await self._store.discard_keys(asset.id)
                 assert await self._store.delete(asset.id, asset.user_id)
                 self.gone.append(asset.id)
@@ -158,7 +158,7 @@ class Load:
             asset = await store.get(asset_id)
             assert asset is not None and asset.to_document() == document
             assert await store.find_key(f"key-{asset_id}") == KeyRecord(asset_id, "f")
-        letters = await store.kept("letter", limit=100_000)
+        letters = await store.records("letter", limit=100_000)
         assert {letter.id for letter in letters} == set(self.expected)
         for asset_id in self.gone:
             assert await store.find_key(f"key-{asset_id}") is None
@@ -177,7 +177,7 @@ async def test_all_that_is_written_beside_a_move_is_in_the_new_store(scene: Scen
     await load.check(await _opened(scene.old))
     assert await scene.store.identity() == identity
     for kind in (NOTE, PROCESS):
-        assert await scene.store.kept(kind, limit=1) == []
+        assert await scene.store.records(kind, limit=1) == []
 
 
 _left_open: list[AssetStore] = []
@@ -227,7 +227,7 @@ async def test_writes_wait_for_a_command_that_is_gone_no_longer_than_the_limit(
     """The process decides against the move then; what the command claims later does not count, and it begins again."""
     monkeypatch.setattr(movable, "THAW_SECONDS", 0.3)
     gone = Move("t-1", Phase.FREEZING, scene.new, "nobody")
-    await scene.store.keep(gone.kept())
+    await scene.store.put_record(gone.record())
     await scene.movable.look()
     assert await scene.store.create(make_asset())
     assert scene.movable.uri == scene.old
@@ -243,18 +243,18 @@ async def test_reads_go_on_while_writes_wait(scene: Scene) -> None:
     """A write that waits is made in the new store."""
     asset = make_asset()
     await scene.store.create(asset)
-    await scene.store.keep(Move("t-1", Phase.FREEZING, scene.new, "nobody").kept())
+    await scene.store.put_record(Move("t-1", Phase.FREEZING, scene.new, "nobody").record())
     await scene.movable.look()
-    waiting = asyncio.create_task(scene.store.keep(Kept("letter", "1", NOON, {})))
+    waiting = asyncio.create_task(scene.store.put_record(Record("letter", "1", NOON, {})))
     assert await scene.store.get(asset.id) is not None
     assert not waiting.done()
-    identity = await scene.store.find_kept(IDENTITY, IDENTITY)
+    identity = await scene.store.find_record(IDENTITY, IDENTITY)
     assert identity is not None
-    await scene.raw(scene.new, lambda store: store.keep(identity))
-    await scene.raw(scene.old, lambda store: store.keep(Move("t-1", Phase.MOVED, scene.new, "nobody").kept()))
+    await scene.raw(scene.new, lambda store: store.put_record(identity))
+    await scene.raw(scene.old, lambda store: store.put_record(Move("t-1", Phase.MOVED, scene.new, "nobody").record()))
     await waiting
-    assert await scene.raw(scene.new, lambda store: store.find_kept("letter", "1")) is not None
-    assert await scene.raw(scene.old, lambda store: store.find_kept("letter", "1")) is None
+    assert await scene.raw(scene.new, lambda store: store.find_record("letter", "1")) is not None
+    assert await scene.raw(scene.old, lambda store: store.find_record("letter", "1")) is None
 
 
 class Slow:
@@ -294,8 +294,8 @@ async def test_write_under_way_is_waited_for(tmp_path: Path, since: str) -> None
         await slow.has_begun.wait()
     while await phases.get() != "Copying the last changes":
         pass
-    waiting = asyncio.create_task(store.keep(Kept("letter", "1", NOON, {})))
-    while not (move := await scene.raw(scene.old, lambda each: each.find_kept(MOVE, STORE))).data["beat"] > 6:
+    waiting = asyncio.create_task(store.put_record(Record("letter", "1", NOON, {})))
+    while not (move := await scene.raw(scene.old, lambda each: each.find_record(MOVE, STORE))).data["beat"] > 6:
         assert move.data["phase"] == "freezing" and not moving.done()
     slow.may_end.set()
     assert await writing
@@ -381,7 +381,7 @@ async def test_store_that_is_no_place_to_move_to_is_refused(scene: Scene) -> Non
     damage(scene.store, asset, "")
     with pytest.raises(ValidationError, match=asset.id):
         await scene.move()
-    assert await scene.store.find_kept(MOVE, STORE) is None and scene.movable.uri == scene.old
+    assert await scene.store.find_record(MOVE, STORE) is None and scene.movable.uri == scene.old
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -390,14 +390,14 @@ async def test_move_that_cannot_go_on_leaves_no_record(scene: Scene, monkeypatch
     """Also when its heartbeat is just writing the record anew."""
 
     async def find_one(self: StoreCopy) -> list[str]:
-        keep, discard = self._old.keep, self._old.discard
+        keep, discard = self._old.put_record, self._old.delete_records
         is_writing, is_written, is_removed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def keep_after_the_removal(kept: Kept) -> None:
+        async def keep_after_the_removal(record: Record) -> None:
             is_writing.set()
             with suppress(TimeoutError):  # the removal waits for this one, as it should
                 await asyncio.wait_for(is_removed.wait(), 0.3)
-            await keep(kept)
+            await keep(record)
             is_written.set()
 
         async def discard_and_wait(kind: str, *ids: str) -> None:
@@ -406,15 +406,15 @@ async def test_move_that_cannot_go_on_leaves_no_record(scene: Scene, monkeypatch
                 is_removed.set()
                 await is_written.wait()
 
-        monkeypatch.setattr(self._old, "keep", keep_after_the_removal)
-        monkeypatch.setattr(self._old, "discard", discard_and_wait)
+        monkeypatch.setattr(self._old, "put_record", keep_after_the_removal)
+        monkeypatch.setattr(self._old, "delete_records", discard_and_wait)
         await is_writing.wait()
         return ["a" * 24]
 
     monkeypatch.setattr(StoreCopy, "complete", find_one)
     with pytest.raises(ValidationError):
         await scene.move()
-    assert await scene.raw(scene.old, lambda store: store.find_kept(MOVE, STORE)) is None
+    assert await scene.raw(scene.old, lambda store: store.find_record(MOVE, STORE)) is None
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -429,11 +429,11 @@ async def test_abandoned_move_leaves_no_notes(scene: Scene) -> None:
         await moving
     await scene.movable.look()
     await scene.store.create(make_asset())
-    assert await scene.store.kept(NOTE, limit=9) != []
+    assert await scene.store.records(NOTE, limit=9) != []
     assert await scene.raw(scene.old, abandon)
     await scene.movable.look()
     await scene.store.create(make_asset())
-    assert await scene.store.kept(NOTE, limit=9) == [] and not await scene.raw(scene.old, abandon)
+    assert await scene.store.records(NOTE, limit=9) == [] and not await scene.raw(scene.old, abandon)
     await scene.move()
     assert not await scene.raw(scene.old, abandon) and scene.movable.uri == scene.new
 
@@ -455,7 +455,7 @@ async def test_process_that_was_away_asks_before_it_writes(scene: Scene) -> None
 @only_files
 async def test_purges_and_upgrades_wait_for_the_end_of_a_move(scene: Scene) -> None:
     """They change things without saying which."""
-    await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody").kept())
+    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody").record())
     await scene.movable.look()
     await scene.store.claim_key("k", KeyRecord("a" * 24, "f"), NOON)
     assert await scene.store.purge_keys(utc_now()) == 0 and await scene.store.find_key("k") is not None
@@ -473,7 +473,7 @@ async def test_late_change_of_a_stopped_process_is_told(scene: Scene, monkeypatc
     asset = make_asset()
     await scene.store.create(asset)
     subjects = {"subjects": [["asset", asset.id]], "isDone": False}
-    await scene.store.keep(Kept(NOTE, "of the stopped one", NOON, subjects))
+    await scene.store.put_record(Record(NOTE, "of the stopped one", NOON, subjects))
     claim = StoreMove._claim
 
     async def claim_and_write(self: StoreMove, what: str, move: Move | None = None) -> str:
@@ -493,7 +493,7 @@ async def test_other_store_that_was_emptied_between_two_runs_gets_everything(sce
     assets = sorted((make_asset() for _ in range(5)), key=lambda asset: asset.id)
     for asset in assets:
         await scene.store.create(asset)
-    await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody", after=assets[-1].id).kept())
+    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody", after=assets[-1].id).record())
     await scene.move()
     assert scene.movable.uri == scene.new
     assert await scene.store.all_ids(limit=9) == [asset.id for asset in assets]
@@ -505,10 +505,10 @@ async def test_half_a_copy_is_not_moved_over_the_store_it_was_made_from(scene: S
     """A move that was killed, and then one in the other direction: it would remove what was not copied yet."""
     asset = make_asset()
     await scene.store.create(asset)
-    await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody").kept())
-    identity = await scene.store.find_kept(IDENTITY, IDENTITY)
+    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody").record())
+    identity = await scene.store.find_record(IDENTITY, IDENTITY)
     assert identity is not None
-    await scene.raw(scene.new, lambda store: store.keep(identity))
+    await scene.raw(scene.new, lambda store: store.put_record(identity))
     with pytest.raises(Conflict, match="not finished"):
         await scene.move(scene.new, scene.old)
     assert await scene.raw(scene.old, lambda store: store.get(asset.id)) is not None
@@ -519,10 +519,10 @@ async def test_half_a_copy_is_not_moved_over_the_store_it_was_made_from(scene: S
 async def test_decision_of_a_command_that_died_after_it_outlives_the_move_back(scene: Scene) -> None:
     """The keys of the first store, the decision among them, go; its record still says that it was moved."""
     left = Move("t-1", Phase.FREEZING, scene.new, "nobody")
-    identity = await scene.store.find_kept(IDENTITY, IDENTITY)
+    identity = await scene.store.find_record(IDENTITY, IDENTITY)
     assert identity is not None
-    await scene.raw(scene.new, lambda store: store.keep(identity))
-    await scene.raw(scene.old, lambda store: store.keep(left.kept()))
+    await scene.raw(scene.new, lambda store: store.put_record(identity))
+    await scene.raw(scene.old, lambda store: store.put_record(left.record()))
     await scene.raw(scene.old, lambda store: store.claim_key(left.decision, KeyRecord("", "moved"), NOON))
 
     class Killed(Exception):
@@ -534,7 +534,7 @@ async def test_decision_of_a_command_that_died_after_it_outlives_the_move_back(s
 
     with pytest.raises(Killed):
         await scene.move(scene.new, scene.old, on_phase=die)
-    record = await scene.raw(scene.old, lambda store: store.find_kept(MOVE, STORE))
+    record = await scene.raw(scene.old, lambda store: store.find_record(MOVE, STORE))
     assert record.data["phase"] == "moved"
 
 
@@ -571,8 +571,8 @@ async def test_writes_that_never_ended_do_not_keep_a_move_from_its_end(
     """More of them than are few: a failover, or a process killed under load, leaves as many."""
     monkeypatch.setattr(store_moving, "FEW_NOTES", 3)
     for number in range(5):
-        note = Kept(NOTE, f"n-{number}", NOON, {"subjects": [["asset", make_asset().id]], "isDone": False})
-        await scene.store.keep(note)
+        note = Record(NOTE, f"n-{number}", NOON, {"subjects": [["asset", make_asset().id]], "isDone": False})
+        await scene.store.put_record(note)
     await asyncio.wait_for(scene.move(), 10)
     assert scene.movable.uri == scene.new
 
@@ -584,7 +584,7 @@ async def test_writes_are_not_slowed_for_a_command_that_is_gone(
 ) -> None:
     """A command that was killed while it slowed them would slow them until somebody runs it again."""
     monkeypatch.setattr(movable, "THAW_SECONDS", 0.2)
-    await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody", pace_seconds=30.0).kept())
+    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody", pace_seconds=30.0).record())
     await scene.movable.look()
     await asyncio.sleep(0.3)  # it has given no sign of life for the limit
     await asyncio.wait_for(scene.store.create(make_asset()), 5)
@@ -620,7 +620,7 @@ async def test_write_that_outlived_a_move_is_not_called_done(
     await away.open()
     await scene.movable.open()
     if since == "during the move":
-        await scene.store.keep(Move("t-1", Phase.COPYING, scene.new, "nobody").kept())
+        await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody").record())
         await away.look()
     monkeypatch.setattr(store_moving, "DEAD_SECONDS", 0.3)
     writing = asyncio.create_task(away.as_asset_store().create(make_asset()))
@@ -653,7 +653,7 @@ async def test_service_takes_uploads_while_its_store_moves_and_back(
             killed = subprocess.Popen(arguments, env=service.environment, stderr=subprocess.DEVNULL)
             raw = SqliteAssetStore(tmp_path / "assets.sqlite")
             await raw.open()
-            while not (move := await raw.find_kept(MOVE, STORE)) or not move.data["beat"]:
+            while not (move := await raw.find_record(MOVE, STORE)) or not move.data["beat"]:
                 await asyncio.sleep(0.02)
             await raw.close()
             killed.send_signal(signal.SIGKILL)

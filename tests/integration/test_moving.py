@@ -23,13 +23,13 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import Asset, AssetStatus
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import Kept
+from pipeline.assets.store import Record
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
 from pipeline.images import ImageName, SavedImage
 from pipeline.usecases.backup import back_up
-from pipeline.usecases.moving import choose_storage, move_images, probe
-from pipeline.usecases.patience import Patience
+from pipeline.usecases.image_move import choose_storage, move_images, probe
+from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.restoring import check_backup, restore
 from pipeline.usecases.storages_in_use import LEFT_KIND, left_lately
 from pipeline.usecases.verifying import Verification
@@ -40,7 +40,7 @@ from tests.service import ROOT, AiService, Service
 
 pytestmark = pytest.mark.fault("U17")
 # Waits for nothing.
-AT_ONCE = Patience(longest_seconds=0)
+AT_ONCE = OutageRetry(longest_seconds=0)
 PHOTO = b"\xff\xd8photo"
 PHOTO_HASH = hashlib.sha256(PHOTO).hexdigest()
 
@@ -232,7 +232,7 @@ async def test_what_is_kept_comes_back(tmp_path: Path, store: SqliteAssetStore) 
     assert await store.create(asset)
     storage.images[asset.original.public_id] = b"photo"
     about = ("user-1", asset.id)
-    await store.keep(Kept("job of ai-processing", "ai-processing:1", utc_now(), {"failed": {"é": 1}}, *about))
+    await store.put_record(Record("job of ai-processing", "ai-processing:1", utc_now(), {"failed": {"é": 1}}, *about))
     identity = await store.identity()
     tally = await back_up(store, storage, tmp_path / "file")
     # Its hash is another one than the document says.
@@ -242,8 +242,8 @@ async def test_what_is_kept_comes_back(tmp_path: Path, store: SqliteAssetStore) 
     await restore(other, MemoryStorage(), tmp_path / "file")
     assert await other.get(asset.id) == asset
     assert await other.identity() == identity
-    kept = await other.kept("job of ai-processing", limit=10)
-    assert kept == await store.kept("job of ai-processing", limit=10) and kept[0].user_id == "user-1"
+    record = await other.records("job of ai-processing", limit=10)
+    assert record == await store.records("job of ai-processing", limit=10) and record[0].user_id == "user-1"
     with pytest.raises(Conflict):
         await restore(other, MemoryStorage(), tmp_path / "file")
     await other.close()
@@ -324,11 +324,11 @@ async def test_move_that_was_interrupted_goes_on(store: SqliteAssetStore) -> Non
     for _ in range(3):
         storage.saves_left = 2
         try:
-            moved += (last := await move_images(store, storage, patience=AT_ONCE)).images
+            moved += (last := await move_images(store, storage, outage_retry=AT_ONCE)).images
         except DependencyUnavailable:
             moved += 2
     storage.saves_left = 2
-    last = await move_images(store, storage, patience=AT_ONCE)
+    last = await move_images(store, storage, outage_retry=AT_ONCE)
     assert (moved + last.images, len(last.left)) == (5, 1) and assets[0].original.public_id in last.left[0]
     for asset in assets[1:]:
         current = await store.get(asset.id)
@@ -382,11 +382,11 @@ async def test_older_move_gives_way_to_a_newer_one(store: SqliteAssetStore) -> N
     storage = two(await created(store))
     await choose_storage(store, "elsewhere", instead_of="memory")
     with pytest.raises(Conflict, match="elsewhere"):
-        await move_images(store, storage, patience=AT_ONCE)
+        await move_images(store, storage, outage_retry=AT_ONCE)
     assert storage.inner["new"].images == {}
     await choose_storage(store, "new", instead_of="memory")
-    assert (await move_images(store, storage, patience=AT_ONCE)).images == 1
-    record = await store.find_kept("move", "storage")
+    assert (await move_images(store, storage, outage_retry=AT_ONCE)).images == 1
+    record = await store.find_record("move", "storage")
     assert record is not None and record.data == {"to": "new", "insteadOf": ["elsewhere", "memory"]}
 
 
@@ -409,7 +409,7 @@ async def test_storage_that_loses_what_it_is_given_gets_nothing(store: SqliteAss
 
     storage.save = save_badly  # type: ignore[method-assign]
     with pytest.raises(DependencyUnavailable, match="does not give back"):
-        await move_images(store, storage, patience=AT_ONCE)
+        await move_images(store, storage, outage_retry=AT_ONCE)
     assert storage.inner["new"].images == {} and await store.get(asset.id) == asset
     with pytest.raises(DependencyUnavailable, match="does not give back"):
         await probe(storage)
@@ -427,7 +427,7 @@ async def test_storage_that_is_away_for_a_moment_is_waited_for(store: SqliteAsse
         waits.append(cause)
         storage.saves_left = 1
 
-    assert (await move_images(store, storage, patience=Patience(comes_back))).images == 1
+    assert (await move_images(store, storage, outage_retry=OutageRetry(comes_back))).images == 1
     assert len(waits) == 1 and list(storage.inner["new"].images) == [asset.original.public_id]
 
 
@@ -448,7 +448,7 @@ async def test_damaged_document_and_refused_image_are_told_and_stop_nothing(
     storage.save = save_some  # type: ignore[method-assign]
     with sqlite3.connect(tmp_path / "assets.sqlite") as database:
         database.execute("UPDATE assets SET original = 'x' WHERE id = ?", [bad.id])
-    moved = await move_images(store, storage, patience=AT_ONCE)
+    moved = await move_images(store, storage, outage_retry=AT_ONCE)
     assert moved.images == 1 and sorted(moved.left) == sorted(
         [
             f"The document of asset {bad.id} is damaged",
@@ -467,7 +467,7 @@ async def test_image_of_version_0_1_gets_its_hash_and_its_type(store: SqliteAsse
     old = dataclasses.replace(asset.original, sha256="", bytes=0, content_type="")
     assert await store.create(dataclasses.replace(asset, original=old))
     storage = two(asset)
-    assert (await move_images(store, storage, patience=AT_ONCE)).images == 1
+    assert (await move_images(store, storage, outage_retry=AT_ONCE)).images == 1
     current = await store.get(asset.id)
     assert current is not None and current.original.backend == "new"
     assert (current.original.sha256, current.original.bytes) == (PHOTO_HASH, len(PHOTO))
@@ -479,7 +479,7 @@ async def test_moved_image_stays_as_long_as_its_urls_work(store: SqliteAssetStor
     asset = await created(store)
     storage = two(asset)
     storage.put(asset.original.public_id)
-    await move_images(store, storage, patience=AT_ONCE, url_seconds=2 * 86_400)
+    await move_images(store, storage, outage_retry=AT_ONCE, url_seconds=2 * 86_400)
     assert list(storage.inner["memory"].images) == [asset.original.public_id]
     now = utc_now()
     assert await left_lately(store, now + timedelta(days=1.9)) == {"memory"}
@@ -502,8 +502,8 @@ async def test_verify_says_nothing_of_what_is_under_way(store: SqliteAssetStore)
             # Only after the first reading has failed.
             IOLoop.current().add_callback(store.delete, erased.id, erased.user_id)
         if name == moved.image_names[0]:
-            await move_images(store, two(moved), patience=AT_ONCE)
-            await store.discard(LEFT_KIND, "memory")
+            await move_images(store, two(moved), outage_retry=AT_ONCE)
+            await store.delete_records(LEFT_KIND, "memory")
             storage.inner["new"].images[name.public_id] = storage.inner["memory"].images.pop(name.public_id)
         return await read(name)
 

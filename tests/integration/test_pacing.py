@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 from benchmarks.pacing import measure
 from pipeline.commands.eval_limits import limits
 from pipeline.errors import BudgetReached
-from pipeline.hold import BACKGROUND, Finding, Found, Pace
+from pipeline.hold import BACKGROUND, ProviderReport, ProviderState, Pace
 from pipeline.hooks import Analysis
 from pipeline.hooks.job_side import NO_LIMITS
 from pipeline.queue.job import Finish, Job, Outcome
@@ -78,7 +78,7 @@ async def test_a_claim_gives_the_turn_and_other_lanes_pass(queue: JobQueue) -> N
     one, other = Claimer(queue), Claimer(queue, "worker-b")
     step = await one.step(5)
     assert ids_of(step.claimed) == [first, lego, *cameras]
-    assert [job.turn.provider if job.turn else None for job in step.claimed] == ["slow", None, None, None]
+    assert [job.reservation.provider if job.reservation else None for job in step.claimed] == ["slow", None, None, None]
     assert 1500 < step.next_due_ms <= 1580 and step.holds == []
     assert await other(5) == []
     stats = await queue.stats()
@@ -89,7 +89,7 @@ async def test_a_claim_gives_the_turn_and_other_lanes_pass(queue: JobQueue) -> N
     (late,) = await enqueue(queue, "sneaker", 7)
     queue.clock_offset_ms += 1600
     (job,) = await other(5)
-    assert (job.id, job.attempt) == (second, 1) and 0.3 < job.turn.begins_at - time.monotonic() <= 0.5
+    assert (job.id, job.attempt) == (second, 1) and 0.3 < job.reservation.begins_at - time.monotonic() <= 0.5
     for expected in (boots, late):
         queue.clock_offset_ms += 2080
         assert ids_of(await one(5) + await other(5)) == [expected]
@@ -106,7 +106,7 @@ async def test_so_many_calls_run_at_once_as_the_provider_takes(queue: JobQueue) 
     first, second = await one(5)
     assert ids_of([first, second]) == ids[:2] and await other(5) == []
     assert [hold.provider for hold in (await queue.stats()).holds] == ["few"]
-    await queue.end_turn_at("few", first.lease)
+    await queue.release_call("few", first.lease)
     (third,) = await other(5)
     assert third.id == ids[2]
     assert ids_of(await one(5, done(second))) == ids[3:4]
@@ -122,7 +122,7 @@ async def test_a_running_job_gets_a_turn_of_its_own(queue: JobQueue) -> None:
     """For a provider that it asks after another; one turn after the other, as far off as it can wait, and the turn that
     it did not use in time is given anew.
     """
-    take = queue.take_turn_at
+    take = queue.reserve_call
     assert await take("slow", "a", 5) == (True, 0)
     given, seconds = await take("slow", "b", 5)
     assert given and 2 < seconds <= 2.08
@@ -160,7 +160,7 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
     permit = permits.of(first, asset)
     assert permit is not NO_LIMITS and await permit.known("slow") == Analysis()
     (second,) = await claim(5)
-    assert ids_of([first, second]) == ids[:2] and abs(second.turn.begins_at - first.turn.begins_at) < 0.1
+    assert ids_of([first, second]) == ids[:2] and abs(second.reservation.begins_at - first.reservation.begins_at) < 0.1
     permit = permits.of(second, replace(asset, category="boots"))
     assert permit is not NO_LIMITS and await permit.known("slow") is None and await claim(5) == []
     # As does a photo of a user whose budget is spent.
@@ -169,8 +169,8 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
     assert await permit.allow("slow") is not None
     (third,) = await claim(5)
     # That of the second job is passed, and the third job has its own.
-    await queue.end_turn_at("slow", second.lease, 2.0)
-    given, seconds = await queue.take_turn_at("slow", "other", 5)
+    await queue.release_call("slow", second.lease, 2.0)
+    given, seconds = await queue.reserve_call("slow", "other", 5)
     assert third.id == ids[2] and given and seconds > 2
 
 
@@ -180,7 +180,7 @@ async def test_eval_takes_its_turns_among_those_of_the_service(queue: JobQueue, 
     pace = PACES["slow"]
     async with limits(Settings(redis_url=SecretStr(redis_url)), PACES) as limited:
         await limited.wait_for_turn("slow", pace)
-        given, seconds = await queue.take_turn_at("slow", "job", 5)
+        given, seconds = await queue.reserve_call("slow", "job", 5)
         assert given and 1.5 < seconds <= 2.08
     async with limits(Settings(), {"quick": Pace(0.05)}) as limited:
         started_at = time.monotonic()
@@ -193,19 +193,19 @@ async def test_eval_takes_its_turns_among_those_of_the_service(queue: JobQueue, 
 async def test_processes_that_were_given_other_rates_keep_to_the_slower_one(redis_url: str) -> None:
     """While a release with another rate is under way, and for a minute after it; a wiped Redis knows of none."""
     fast, slow = (JobQueue(redis_url, lanes=LANES, paces={"slow": Pace(each)}) for each in (0.5, 30.0))
-    assert await fast.take_turn_at("slow", "a", 0) == (True, 0)
-    given, seconds = await slow.take_turn_at("slow", "b", 10)
+    assert await fast.reserve_call("slow", "a", 0) == (True, 0)
+    given, seconds = await slow.reserve_call("slow", "b", 10)
     assert given and 0 < seconds < 1
     fast.clock_offset_ms += 30_000
-    given, seconds = await fast.take_turn_at("slow", "c", 10)
+    given, seconds = await fast.reserve_call("slow", "c", 10)
     assert given and 0 < seconds < 3
-    assert not (await fast.take_turn_at("slow", "d", 10))[0]
+    assert not (await fast.reserve_call("slow", "d", 10))[0]
     fast.clock_offset_ms += 34_000
     for lease, least in (("d", 0), ("e", 0.4)):
-        given, seconds = await fast.take_turn_at("slow", lease, 10)
+        given, seconds = await fast.reserve_call("slow", lease, 10)
         assert given and least <= seconds < 1
     await fast._call(lambda link: link.ask("FLUSHALL"))
-    assert await fast.take_turn_at("slow", "f", 0) == (True, 0)
+    assert await fast.reserve_call("slow", "f", 0) == (True, 0)
     await fast.close()
     await slow.close()
 
@@ -218,14 +218,14 @@ async def test_a_cascade_waits_for_who_is_asked_later(redis_url: str) -> None:
     (sneaker,) = await enqueue(queue, "sneaker", 1)
     (camera,) = await enqueue(queue, "camera", 2)
     for lease in "abc":
-        assert (await queue.take_turn_at("slow", lease, 5))[0]
+        assert (await queue.reserve_call("slow", lease, 5))[0]
     claim = Claimer(queue)
     step = await claim.step(5)
     assert ids_of(step.claimed) == [camera] and 3000 < step.next_due_ms <= 3240
     assert (await queue.snapshot()).parked == {sneaker}
     queue.clock_offset_ms += 3240
     (job,) = await claim(5)
-    assert (job.id, job.turn) == (sneaker, None)
+    assert (job.id, job.reservation) == (sneaker, None)
     await queue.close()
 
 
@@ -255,7 +255,7 @@ async def test_a_clock_that_was_set_back_closes_nobody_for_hours(queue: JobQueue
     queue.clock_offset_ms += 12_100
     (job,) = await Claimer(queue)(1)
     await enqueue(queue, "sneaker", 3)
-    away = Finding("slow", Found.AWAY, 15, "AI service unavailable", "no")
+    away = ProviderReport("slow", ProviderState.AWAY, 15, "AI service unavailable", "no")
     claim = Claimer(queue, "worker-b")
     assert (await claim.step(1, found=[away])).claimed == []
     queue.clock_offset_ms += 2100

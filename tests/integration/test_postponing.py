@@ -31,7 +31,7 @@ async def test_postponed_job_waits_its_time_and_others_pass(queue: JobQueue) -> 
     assert await queue.postpone(first, 60)
     stats = await queue.stats()
     assert (stats.waiting, stats.delayed, await queue.backlog()) == (1, 1, 2)
-    for place in ((await queue.places([first]))[first], (await queue.snapshot([first])).place(first)):
+    for place in ((await queue.job_infos([first]))[first], (await queue.snapshot([first])).info(first)):
         assert place is not None and (place.state, place.error) == (JobState.DELAYED, POSTPONED)
         assert place.due_at is not None and place.is_given_back
     claim = Claimer(queue)
@@ -45,7 +45,7 @@ async def test_postponed_job_waits_its_time_and_others_pass(queue: JobQueue) -> 
     assert not await queue.postpone(first, 60)
     await claim(0, Finish(job, Outcome.RETRY, 1000))
     assert not await queue.postpone(first, 60) and not await queue.unpostpone(first)
-    assert (await queue.places([first]))[first].error != POSTPONED
+    assert (await queue.job_infos([first]))[first].error != POSTPONED
 
 
 @pytest.mark.parametrize("group", ["", "user-1"])
@@ -98,7 +98,7 @@ async def test_running_and_delayed_jobs_name_their_assets(queue: JobQueue) -> No
     await queue.restore([NewJob(job_id, {"assetId": job_id[-24:]}) for job_id in ids])
     (job,) = await Claimer(queue)(1)
     assert await queue.postpone(ids[1], 3600)
-    assert await queue.beside_line(JobState.ACTIVE, at_most=5) == ([job.id[-24:]], True)
-    assert await queue.beside_line(JobState.DELAYED, at_most=5) == ([ids[1][-24:]], True)
-    both, is_all = await queue.beside_line(JobState.ACTIVE, JobState.DELAYED, at_most=1)
+    assert await queue.background_counts(JobState.ACTIVE, at_most=5) == ([job.id[-24:]], True)
+    assert await queue.background_counts(JobState.DELAYED, at_most=5) == ([ids[1][-24:]], True)
+    both, is_all = await queue.background_counts(JobState.ACTIVE, JobState.DELAYED, at_most=1)
     assert (sorted(both), is_all) == (sorted(each[-24:] for each in ids[:2]), False)

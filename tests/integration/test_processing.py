@@ -15,20 +15,20 @@ from pipeline.clock import utc_now
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, ProcessedImage
-from pipeline.hooks.job_side import Permit, Witness
-from pipeline.hooks.notifiers import About
+from pipeline.hooks.job_side import Permit, AnalysisListener
+from pipeline.hooks.notifiers import EventContext
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.attempts import Attempt
 from pipeline.usecases.cleaning import Cleaning
-from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.previews import PreviewMaker, Previews
 from pipeline.usecases.processing import Processing, Result
 from pipeline.queue.job import Job
-from pipeline.usecases.fresh import Fresh
+from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
 from tests.contract.contracts import check_event
 from tests.factories import make_asset, make_image
@@ -58,7 +58,7 @@ class Plugins(MemoryStorage):
         request: AnalyzeRequest,
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
-        witness: Witness | None = None,
+        listener: AnalysisListener | None = None,
         permit: Permit | None = None,
         only: str = "",
     ) -> Analysis:
@@ -75,7 +75,7 @@ class Plugins(MemoryStorage):
 
     is_durable = False
 
-    async def announce(self, event: Mapping[str, Any], user_id: str, about: About) -> None:
+    async def announce(self, event: Mapping[str, Any], user_id: str, about: EventContext) -> None:
         check_event(dict(event))
         self.events.append((event, user_id))
 
@@ -91,37 +91,37 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def leftovers(store: SqliteAssetStore, plugins: Plugins) -> Leftovers:
-    return Leftovers(store, plugins)
+def orphaned_images(store: SqliteAssetStore, plugins: Plugins) -> OrphanedImages:
+    return OrphanedImages(store, plugins)
 
 
 def make_processing(
     store: SqliteAssetStore,
     plugins: Plugins,
     metrics: Metrics | None = None,
-    leftovers: Leftovers | None = None,
+    orphaned_images: OrphanedImages | None = None,
     maker: PreviewMaker | None = None,
-    fresh: Fresh | None = None,
+    new_assets: NewAssets | None = None,
 ) -> Processing:
     """Return the use case; without a maker it makes no previews."""
     metrics = metrics or Metrics()
-    kept = KeptJobs(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
+    kept = JobRecords(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
     return Processing(
         *(store, plugins, plugins, kept, metrics),
-        leftovers=leftovers or Leftovers(store, plugins),
+        orphaned_images=orphaned_images or OrphanedImages(store, plugins),
         urls=ImageUrls(plugins),
         previews=Previews(plugins, maker, metrics),
         cleaning=Cleaning(),
-        fresh=fresh or Fresh(),
+        new_assets=new_assets or NewAssets(),
         provider_timeout_seconds=90,
     )
 
 
 @pytest.fixture
 def processing(
-    store: SqliteAssetStore, plugins: Plugins, metrics: Metrics, leftovers: Leftovers
+    store: SqliteAssetStore, plugins: Plugins, metrics: Metrics, orphaned_images: OrphanedImages
 ) -> Processing:
-    return make_processing(store, plugins, metrics, leftovers)
+    return make_processing(store, plugins, metrics, orphaned_images)
 
 
 async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:
@@ -329,12 +329,12 @@ async def test_image_of_a_run_that_was_not_committed_goes(
     processing: Processing,
     store: SqliteAssetStore,
     plugins: Plugins,
-    leftovers: Leftovers,
+    orphaned_images: OrphanedImages,
     monkeypatch: pytest.MonkeyPatch,
     end: str,
 ) -> None:
     """The store refuses the result for good, the lease is lost in the middle, or the asset is deleted meanwhile."""
-    monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
 
@@ -355,8 +355,8 @@ async def test_image_of_a_run_that_was_not_committed_goes(
                 await run(processing, job)
             # The next run of the job takes the fence, so the image is of no use any more.
             await store.begin(asset.id, asset.user_id, job.id)
-    while leftovers.tasks:
-        await asyncio.gather(*leftovers.tasks)
+    while orphaned_images.tasks:
+        await asyncio.gather(*orphaned_images.tasks)
     assert plugins.images == {}
 
 
@@ -365,11 +365,11 @@ async def test_image_of_a_result_that_stands_after_all_stays(
     processing: Processing,
     store: SqliteAssetStore,
     plugins: Plugins,
-    leftovers: Leftovers,
+    orphaned_images: OrphanedImages,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run is cancelled while its result is being committed: the store has the result, which names the image."""
-    monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
     finish = store.finish
@@ -381,8 +381,8 @@ async def test_image_of_a_result_that_stands_after_all_stays(
     monkeypatch.setattr(store, "finish", finish_and_end)
     with pytest.raises(asyncio.CancelledError):
         await run(processing, job)
-    while leftovers.tasks:
-        await asyncio.gather(*leftovers.tasks)
+    while orphaned_images.tasks:
+        await asyncio.gather(*orphaned_images.tasks)
     assert list(plugins.images) == [f"{asset.id}/processed-1"]
 
 
@@ -426,7 +426,7 @@ async def test_job_without_its_asset_does_nothing(
     # What is deleted leaves no dead letter.
     with pytest.raises(AlreadyOver) if change == "deleted" else nullcontext():
         await processing.give_up(job, "no")
-    assert len(await store.kept_of(job.data["userId"])) == (0 if change == "deleted" else 1)
+    assert len(await store.records_of(job.data["userId"])) == (0 if change == "deleted" else 1)
     assert (plugins.requests, plugins.events) == ([], [])
     assert await store.get(asset.id) == before
 
@@ -503,12 +503,12 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     processing: Processing,
     store: SqliteAssetStore,
     plugins: Plugins,
-    leftovers: Leftovers,
+    orphaned_images: OrphanedImages,
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through a worker: one attempt, a small text for the owner, no image left; the next job is done."""
-    monkeypatch.setattr("pipeline.usecases.leftovers.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(
         Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(PNG, "image/png")
     )
@@ -528,8 +528,8 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     assert failed is not None and failed.status is AssetStatus.FAILED
     assert failed.ai_metadata.error == "The asset store cannot hold this document: it is too large"
     assert [event["status"] for event, _user in plugins.events] == ["failed", "active"]
-    while leftovers.tasks:
-        await asyncio.gather(*leftovers.tasks)
+    while orphaned_images.tasks:
+        await asyncio.gather(*orphaned_images.tasks)
     assert (len(plugins.requests), plugins.images) == (2, {})
 
 
@@ -584,4 +584,4 @@ async def test_cancelled_job_is_no_dead_letter(
     with pytest.raises(AlreadyOver):
         await processing.give_up(job, "too bad")
     assert errors(plugins) == ["Cancelled"]
-    assert await store.kept("job of ai-processing", limit=9) == [] or is_late
+    assert await store.records("job of ai-processing", limit=9) == [] or is_late

@@ -24,7 +24,7 @@ from tests.memory_storage import MemoryStorage
 from tests.workers import Bench, Claimer
 
 
-class Telling:
+class Unacknowledged:
     """The frames of one process, and what they tell: (room, event) each."""
 
     def __init__(self, bench: Bench, store: SqliteAssetStore, redis_url: str) -> None:
@@ -40,7 +40,7 @@ class Telling:
 
 
 @asynccontextmanager
-async def running(telling: Telling, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+async def running(telling: Unacknowledged, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     monkeypatch.setattr(telling.rooms, "offer", telling.note)
     task = asyncio.create_task(telling.frames.run())
     try:
@@ -61,7 +61,7 @@ async def test_socket_that_begins_to_ask_while_another_ones_photos_are_read_is_t
     bench: Bench, store: SqliteAssetStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first user has no photo, so nothing else would make the process look again for a while."""
-    telling = Telling(bench, store, redis_url)
+    telling = Unacknowledged(bench, store, redis_url)
     await submit(bench, store, "late")
     page = store.page
 
@@ -81,7 +81,7 @@ async def test_start_that_is_told_after_a_snapshot_is_not_taken_back_by_it(
     bench: Bench, store: SqliteAssetStore, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when a newer one was taken for somebody else before the older one is looked at."""
-    telling, claim = Telling(bench, store, redis_url), Claimer(bench.queue)
+    telling, claim = Unacknowledged(bench, store, redis_url), Claimer(bench.queue)
     await submit(bench, store, "user-1")
     page, is_read = store.page, asyncio.Event()
 

@@ -188,7 +188,7 @@ async def test_released_job_goes_back_without_counting(queue: JobQueue) -> None:
     ids = await enqueue(queue, 1, 2)
     claim = Claimer(queue)
     (job,) = await claim(1)
-    await claim(0, Finish(job, Outcome.RELEASED, gives_back=True))
+    await claim(0, Finish(job, Outcome.RELEASED, refunds_attempt=True))
     (again,) = await claim(1)
     assert (again.id, again.attempt, again.stalls) == (ids[0], 1, 0)
 
@@ -342,7 +342,7 @@ async def test_every_key_is_permanent_by_name_or_goes_with_retention(queue: JobQ
     await claim(0, *(Finish(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True)))
     await claim(0, *(Finish(job, Outcome.COMPLETED) for job in await claim(5)))
     await queue.own("store-1", is_paused=False)
-    await queue.take_turn("slow", "me", 30)
+    await queue.acquire_lock("slow", "me", 30)
     await queue.pause()
     queue.clock_offset_ms += 8 * 24 * HOUR_MS
     await queue.trim()
@@ -370,7 +370,7 @@ async def test_scripts_come_back_after_a_script_flush(queue: JobQueue, redis: Re
 
 
 def give_back(job: Job, **fields: Any) -> Finish:
-    return Finish(job, Outcome.RETRY, gives_back=True, **fields)
+    return Finish(job, Outcome.RETRY, refunds_attempt=True, **fields)
 
 
 async def enqueue_for(queue: JobQueue, user: str, *numbers: int) -> list[str]:
@@ -399,7 +399,7 @@ async def test_groups_keep_the_order_over_every_way_back(queue: JobQueue) -> Non
     ids = await enqueue_for(queue, "anna", 1, 2, 3)
     claim = Claimer(queue)
     jobs = await claim(3)
-    await claim(0, *(Finish(job, Outcome.RELEASED, gives_back=True) for job in reversed(jobs)))
+    await claim(0, *(Finish(job, Outcome.RELEASED, refunds_attempt=True) for job in reversed(jobs)))
     jobs = await claim(3)
     assert ids_of(jobs) == ids
     assert await queue.recover(everything=True) == ids[::-1]

@@ -24,13 +24,13 @@ from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases import leftovers as leftovers_module
+from pipeline.usecases import orphaned_images as orphaned_images_module
 from pipeline.usecases.cleaning import Cleaning
-from pipeline.usecases.correcting import Correcting
-from pipeline.usecases.fresh import Fresh
+from pipeline.usecases.corrections import Corrections
+from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.previews import Previews
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
@@ -52,25 +52,25 @@ class House:
     def __init__(self, store: SqliteAssetStore, queue: JobQueue) -> None:
         self.store, self.queue, self.plugins = store, queue, Plugins()
         self.claim, self.metrics = Claimer(queue), Metrics()
-        self.kept = KeptJobs(store, queue, keep_failed_seconds=60, max_age_seconds=60)
-        self.leftovers = Leftovers(store, self.plugins)
+        self.job_records = JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60)
+        self.orphaned_images = OrphanedImages(store, self.plugins)
         self.processing = Processing(
-            *(store, self.plugins, self.plugins, self.kept, self.metrics),
-            leftovers=self.leftovers,
+            *(store, self.plugins, self.plugins, self.job_records, self.metrics),
+            orphaned_images=self.orphaned_images,
             urls=ImageUrls(self.plugins),
             previews=Previews(self.plugins, None, self.metrics),
             cleaning=Cleaning(),
-            fresh=Fresh(),
+            new_assets=NewAssets(),
         )
         self.handler = Reanalyzing(
-            *(store, self.processing, self.kept, self.metrics),
-            leftovers=self.leftovers,
+            *(store, self.processing, self.job_records, self.metrics),
+            orphaned_images=self.orphaned_images,
             settle=self.settle,
         )
-        self.reanalysis = Reanalysis(store, queue, self.kept, providers={"acme"}, settle=self.settle)
+        self.reanalysis = Reanalysis(store, queue, self.job_records, providers={"acme"}, settle=self.settle)
 
     async def settle(self, job_id: str) -> None:
-        await self.kept.forget(job_id)
+        await self.job_records.forget(job_id)
         await self.queue.remove_failed(job_id)
 
     async def finished(self, analysis: Analysis | Exception = FOUND) -> Asset:
@@ -106,7 +106,7 @@ class House:
 
 @pytest.fixture
 def house(bench: Bench, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch) -> House:
-    monkeypatch.setattr(leftovers_module, "AGAIN_SECONDS", (0,))
+    monkeypatch.setattr(orphaned_images_module, "AGAIN_SECONDS", (0,))
     return House(store, bench.queue)
 
 
@@ -116,7 +116,7 @@ async def test_new_result_takes_the_place_of_the_old_one(house: House) -> None:
     image = ProcessedImage(PNG, "image/png")
     before = await house.finished(replace(FOUND, processed_image=image))
     assert before.processed is not None
-    before = await Correcting(house.store).correct(before.id, before.user_id, {"model": "Air Max 1"})
+    before = await Corrections(house.store).correct(before.id, before.user_id, {"model": "Air Max 1"})
     seen: list[Asset] = []
 
     async def look() -> None:
@@ -137,10 +137,10 @@ async def test_new_result_takes_the_place_of_the_old_one(house: House) -> None:
     assert after.finished_at and before.finished_at and after.finished_at > before.finished_at
     assert after.processing_job_id == before.processing_job_id and len(after.attempts) == 2
     assert after.processed is not None and after.starts == before.starts
-    await asyncio.gather(*house.leftovers.tasks)
+    await asyncio.gather(*house.orphaned_images.tasks)
     assert before.processed.public_id not in house.plugins.images
     assert after.processed.public_id in house.plugins.images
-    assert await house.kept.find(job.id) == {} and house.count("changed") == 1
+    assert await house.job_records.find(job.id) == {} and house.count("changed") == 1
 
 
 @pytest.mark.parametrize(
@@ -161,13 +161,13 @@ async def test_result_that_tells_less_changes_nothing_unless_it_is_to_replace(
     when the new result has none.
     """
     before = await house.finished(replace(FOUND, processed_image=ProcessedImage(PNG, "image/png")))
-    before = await Correcting(house.store).correct(before.id, before.user_id, {"model": "Air Max 1"})
+    before = await Corrections(house.store).correct(before.id, before.user_id, {"model": "Air Max 1"})
     await house.process(await house.ask(before), new)
     after = await house.asset(before)
     assert house.count("kept") == is_less and (house.plugins.events == []) is is_less
     assert (after.ai_metadata == before.ai_metadata) is is_less and after.processed == before.processed
     assert [bool(each["reason"]) for each in after.attempts] == [False, is_less]
-    assert await house.store.kept_of(before.user_id, before.id) == []
+    assert await house.store.records_of(before.user_id, before.id) == []
     await house.process(await house.ask(after, replaces=True), new)
     after = await house.asset(before)
     assert after.ai_metadata.brand == ({"value": "Adidas", "confidence": 0.9} if new.brand.value else None)
@@ -181,7 +181,7 @@ async def test_correction_during_the_run_stands(house: House, replaces: bool) ->
     """Whether the new result counts or not, and in the event; to give the field back shows what the AI said last."""
     before = await house.finished(Analysis(Attribute("Nike", 0.9)))
     assert before.status is AssetStatus.PARTIAL
-    correcting = Correcting(house.store)
+    correcting = Corrections(house.store)
 
     async def correct() -> None:
         await correcting.correct(before.id, before.user_id, {"brand": "Puma", "model": "Suede"})
@@ -206,7 +206,7 @@ async def test_same_result_is_not_told(house: House) -> None:
     after = await house.asset(before)
     assert house.plugins.events == [] and after.finished_at == before.finished_at
     assert after.provenance is not None and after.provenance["model"] == "new"
-    assert house.count("unchanged") == 1 and await house.kept.find(f"{house.queue.name}:x") == {}
+    assert house.count("unchanged") == 1 and await house.job_records.find(f"{house.queue.name}:x") == {}
 
 
 @pytest.mark.gen_test
@@ -215,7 +215,7 @@ async def test_failed_asset_may_turn_out_well_and_a_failure_changes_nothing(hous
     not told. Asking once more settles it.
     """
     before = await house.finished(PermanentJobError("No photo"))
-    assert before.status is AssetStatus.FAILED and "failed" in await house.kept.find(before.processing_job_id)
+    assert before.status is AssetStatus.FAILED and "failed" in await house.job_records.find(before.processing_job_id)
     job = await house.ask(before)
     await house.process(job, PermanentJobError("Still none"))
     await house.claim(0, Finish(job, Outcome.FAILED, error="Still none"))
@@ -234,7 +234,7 @@ async def test_failed_asset_may_turn_out_well_and_a_failure_changes_nothing(hous
     assert (await house.queue.failed_jobs(10)).jobs == []
     await house.process(job, OTHER)
     assert (await house.asset(before)).status is AssetStatus.ACTIVE and len(house.plugins.events) == 1
-    assert await house.kept.find(before.processing_job_id) == {}
+    assert await house.job_records.find(before.processing_job_id) == {}
 
 
 @pytest.mark.gen_test
@@ -249,7 +249,7 @@ async def test_event_is_sent_after_a_crash_without_another_analysis(house: House
     asked = len(house.plugins.requests)
     await house.process(job, FOUND)
     assert len(house.plugins.requests) == asked and len(house.plugins.events) == 1
-    assert await house.kept.find(job.id) == {}
+    assert await house.job_records.find(job.id) == {}
     # Repeated once more nobody wants it.
     assert await house.handler.process(job) is None
     with pytest.raises(AlreadyOver):
@@ -280,7 +280,7 @@ async def test_what_happens_meanwhile_wins(house: House, meanwhile: str) -> None
     current = await house.store.get(before.id)
     assert house.plugins.events == [] and house.count("dropped") == 1
     assert current is None or current.ai_metadata.brand != {"value": "Adidas", "confidence": 0.9}
-    await asyncio.gather(*house.leftovers.tasks)
+    await asyncio.gather(*house.orphaned_images.tasks)
     assert house.plugins.images == {}
     assert not await house.reanalysis.take_back(before)
 
@@ -295,8 +295,8 @@ async def test_wiped_redis_gets_each_once(house: House, redis: Redis) -> None:
     for key in redis.scan_iter("pipeline:{ai-processing}:*"):
         redis.delete(key)
     later = utc_now().replace(year=2100)
-    assert (await house.kept.mend(later, None, 100))[0] == 4
-    assert (await house.kept.mend(later, None, 100))[0] == 0
+    assert (await house.job_records.repair(later, None, 100))[0] == 4
+    assert (await house.job_records.repair(later, None, 100))[0] == 0
     assert (await house.queue.stats()).background == 4
     jobs = await house.claim(9)
     assert {job.data["assetId"] for job in jobs} == {asset.id for asset in assets}

@@ -33,7 +33,7 @@ async def test_positions_are_the_order_in_which_jobs_are_claimed(bench: Bench, u
     snapshot = await bench.queue.snapshot()
     claim = Claimer(bench.queue)
     claimed = [job.id for _ in range(11) for job in await claim(100)]
-    assert [snapshot.place(each).position for each in claimed] == list(range(1, 1006))  # type: ignore[union-attr]
+    assert [snapshot.info(each).position for each in claimed] == list(range(1, 1006))  # type: ignore[union-attr]
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -44,12 +44,12 @@ async def test_positions_are_exact_in_the_first_ten_thousand(bench: Bench, users
         [NewJob(job_id(number), {}, group=f"user-{number % users}" if users else "") for number in range(12_000)]
     )
     snapshot = await bench.queue.snapshot([job_id(11_999)])
-    places = [snapshot.place(job_id(number)) for number in (0, 9_999)]
+    places = [snapshot.info(job_id(number)) for number in (0, 9_999)]
     assert [(each.state, each.position) for each in places if each] == [
         (JobState.WAITING, 1), (JobState.WAITING, LINE_AT_MOST)
     ]
-    assert snapshot.place(job_id(10_000)) is None
-    last = snapshot.place(job_id(11_999))
+    assert snapshot.info(job_id(10_000)) is None
+    last = snapshot.info(job_id(11_999))
     assert last is not None and (last.state, last.position) == (JobState.WAITING, None)
 
 
@@ -62,12 +62,12 @@ async def test_jobs_beside_the_line_are_told_too(bench: Bench) -> None:
     await claim(
         0,
         Finish(retried, Outcome.RETRY, 60_000, error="AI service answered 500 after 1 attempt"),
-        Finish(given_back, Outcome.RETRY, 60_000, gives_back=True, error="The storage cannot be reached"),
+        Finish(given_back, Outcome.RETRY, 60_000, refunds_attempt=True, error="The storage cannot be reached"),
         Finish(done, Outcome.COMPLETED),
     )
     await bench.queue.report({running.id: {"attempt": 1, "provider": "http", "share": 0.5}})
     snapshot = await bench.queue.snapshot([done.id, job_id(99)])
-    found: dict[str, Any] = {each: snapshot.place(each) for each in (*ids, job_id(99))}
+    found: dict[str, Any] = {each: snapshot.info(each) for each in (*ids, job_id(99))}
     assert (found[running.id].state, found[running.id].attempt) == (JobState.ACTIVE, 1)
     assert found[running.id].report == {"attempt": 1, "provider": "http", "share": 0.5}
     assert found[retried.id].state is found[given_back.id].state is JobState.DELAYED

@@ -524,7 +524,7 @@ async def test_sockets_without_token_are_few(redis_url: str) -> None:
         assert (await waiting[0].frame())["event"] == "connected"
         await process.forgotten(3)
         await process.open()
-        assert process.rooms.strangers == 2
+        assert process.rooms.unauthenticated == 2
 
 
 @pytest.mark.parametrize("way", [b"Authorization: Bearer ", b"Sec-WebSocket-Protocol: pipeline.v1, bearer."])

@@ -68,21 +68,21 @@ async def test_upgrade_goes_on_where_another_process_ended(
     first = make_upgrade(store, queue)
     turns = 0
 
-    async def take_turn(name: str, owner: str, seconds: float) -> bool:
+    async def acquire_lock(name: str, owner: str, seconds: float) -> bool:
         nonlocal turns
         turns += 1
         return turns <= 2
 
-    monkeypatch.setattr(queue, "take_turn", take_turn)
+    monkeypatch.setattr(queue, "acquire_lock", acquire_lock)
     assert not await first.upgrade()
-    (kept,) = await store.kept(SCHEMA_KIND, limit=10)
+    (kept,) = await store.records(SCHEMA_KIND, limit=10)
     assert kept.data == {"version": SCHEMA, "after": ids[3], "count": 4, "isDone": False}
     assert await backends(store) == ["acme"] * 4 + [None]
     assert await names_in_use(store) == ["acme"]
     monkeypatch.undo()
     assert await make_upgrade(store, queue).upgrade()
     assert await backends(store) == ["acme"] * 5
-    (kept,) = await store.kept(SCHEMA_KIND, limit=10)
+    (kept,) = await store.records(SCHEMA_KIND, limit=10)
     assert kept.data == {"version": SCHEMA, "after": None, "count": 5, "isDone": True}
     # Done is done, also without Redis.
     assert await make_upgrade(store, JobQueue("redis://127.0.0.1:1/0")).upgrade()
@@ -96,7 +96,7 @@ async def test_upgrade_is_one_process_at_a_time(
     """A second one leaves it to the first."""
     await make_old(store, 1)
     queue = make_queue()
-    assert await queue.take_turn(upgrade.TURN, "another process", 60)
+    assert await queue.acquire_lock(upgrade.TURN, "another process", 60)
     assert not await make_upgrade(store, queue).upgrade()
     assert await backends(store) == [None]
     await queue.close()

@@ -24,7 +24,7 @@ from pipeline.demo import pictures
 from pipeline.errors import ConfigurationError, DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, AIProvider, AnalyzeRequest, Attribute, Rate, Usage
 from pipeline.hooks.catalogue import Catalogue
-from pipeline.hooks.context import Lender, trace_of_call
+from pipeline.hooks.context import ContextFactory, trace_of_call
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
@@ -223,8 +223,8 @@ async def test_started_by_the_service_it_uses_the_session_of_all(
     settings = with_variables(endpoint.name, **given).model_copy(update={"data_dir": tmp_path})
     catalogue = Catalogue(settings)
     metrics = Metrics()
-    lender = Lender(settings, metrics, lambda name: MemoryValues())
-    provider = catalogue.build(PROVIDER, endpoint.name, metrics, lender)
+    contexts = ContextFactory(settings, metrics, lambda name: MemoryValues())
+    provider = catalogue.build(PROVIDER, endpoint.name, metrics, contexts)
     assert provider.limits.rate == Rate(120, 60) and provider.sees
     trace_of_call.set(TRACE)
     analysis = await provider.call("analyze", 10, make_request())
@@ -233,7 +233,7 @@ async def test_started_by_the_service_it_uses_the_session_of_all(
     assert headers["User-Agent"].startswith("ai-queue-pipeline/") and headers["Traceparent"] == TRACE
     assert "ambient-secret" not in json.dumps(headers)
     await provider.close()
-    await lender.close()
+    await contexts.close()
     await catalogue.sandbox.close()
 
 
@@ -408,8 +408,8 @@ def paid(error: JobError) -> tuple[Any, ...] | None:
 
 def billed(fake: FakeVision, body: Any) -> tuple[Any, ...] | None:
     """Return the tokens that the answer names."""
-    is_told = isinstance(body, dict) and (body.get("usage") or body.get("usageMetadata"))
-    return tuple(fake.tokens) if is_told else None
+    is_published = isinstance(body, dict) and (body.get("usage") or body.get("usageMetadata"))
+    return tuple(fake.tokens) if is_published else None
 
 
 def unreadable(fake: FakeVision) -> list[Any]:

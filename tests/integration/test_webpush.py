@@ -19,7 +19,7 @@ from tornado.ioloop import IOLoop
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import ConfigurationError, NotFound, PermanentJobError, RetryableJobError, ValidationError
 from pipeline.hooks import Notification, Notifier, PluginRequest
-from pipeline.hooks.context import Lender
+from pipeline.hooks.context import ContextFactory
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import FAILURE_EVENT, SUCCESS_EVENT, NotifierSuite, RecordingRooms
@@ -43,18 +43,18 @@ Make = Callable[..., Awaitable[WebpushNotifier]]
 def make(io_loop: IOLoop, store: SqliteAssetStore) -> Iterator[Make]:
     """Returns started notifiers, each as a process of its own has it, on one asset store."""
     require(find_spec("http_ece") is not None, "needs the extra `webpush`")
-    lenders: list[Lender] = []
+    lenders: list[ContextFactory] = []
 
     async def started(**own: str) -> WebpushNotifier:
         settings = Settings().with_plugin_variables(ALLOWED | own)
-        lenders.append(Lender(settings, Metrics(), lambda name: PluginValues(store, name)))
+        lenders.append(ContextFactory(settings, Metrics(), lambda name: PluginValues(store, name)))
         notifier = WebpushNotifier(settings.plugin("webpush", WebpushSettings), 5)
         await notifier.start(lenders[-1].to("webpush"))
         return notifier
 
     yield started
-    for lender in lenders:
-        io_loop.run_sync(lender.close)
+    for contexts in lenders:
+        io_loop.run_sync(contexts.close)
 
 
 class TestWebpushSuite(NotifierSuite):

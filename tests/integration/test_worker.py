@@ -212,7 +212,7 @@ async def test_drain_hands_back_while_the_store_hangs(bench: Bench, monkeypatch:
         await asyncio.Event().wait()
 
     handler = Handler(hang)
-    monkeypatch.setattr(handler, "excuse", hang)
+    monkeypatch.setattr(handler, "refund_attempt", hang)
     worker, metrics = bench.start(handler)
     await bench.enqueue(1)
     await handler.started.get()

@@ -58,7 +58,7 @@ GIVEN_BACK = [AWAY, BUSY, NOBODY_IN_PARTICULAR, STORE_AWAY]
 def test_judge_follows_the_table(error: Exception, is_spent: bool, outcome: Outcome, told: str) -> None:
     """An attempt is spent when the work was tried and answered; whatever else happens gives it back."""
     finish = judge(error, make_job(), POLICY, 0.1)
-    assert (finish.outcome, finish.error, finish.gives_back) == (outcome, told, not is_spent)
+    assert (finish.outcome, finish.error, finish.refunds_attempt) == (outcome, told, not is_spent)
     assert finish.delay_ms == (0 if outcome is Outcome.FAILED else 2000)
 
 
@@ -75,14 +75,14 @@ def test_attempts_that_are_spent_come_to_an_end(error: Exception) -> None:
 def test_last_attempt_that_is_given_back_fails_nothing(error: Exception) -> None:
     """It is the last one still, as soon as the work can be tried."""
     finish = judge(error, make_job(attempt=3), POLICY, 0.1)
-    assert finish.outcome in (Outcome.PARKED, Outcome.RETRY) and finish.gives_back
+    assert finish.outcome in (Outcome.PARKED, Outcome.RETRY) and finish.refunds_attempt
 
 
 def test_wait_that_a_spent_attempt_asks_for_is_kept() -> None:
     """A provider that says of its own failure when to come again, and that it did try: no earlier, no attempt more."""
     error = RetryableJobError("Model is loading", retry_after_seconds=30, spends_attempt=True)
     finish = judge(error, make_job(), POLICY, 0.1)
-    assert (finish.outcome, finish.delay_ms, finish.gives_back) == (Outcome.RETRY, 30_000, False)
+    assert (finish.outcome, finish.delay_ms, finish.refunds_attempt) == (Outcome.RETRY, 30_000, False)
     assert judge(error, make_job(attempt=3), POLICY, 0.1).outcome is Outcome.FAILED
 
 
@@ -163,7 +163,7 @@ class Handler:
     async def give_up(self, job: Job, message: str) -> None:
         self.given_up.append(message)
 
-    async def excuse(self, job: Job) -> None:
+    async def refund_attempt(self, job: Job) -> None:
         self.excused.append(job.id)
 
     def describe(self, job: Job) -> Mapping[str, str]:
@@ -245,7 +245,7 @@ async def test_job_that_a_shutdown_ends_is_given_back(bench: Bench) -> None:
     """Whatever its cancellation made of it, its own fault it is not."""
     handler = Handler(KeyError("it was interrupted"))
     finish = await bench.run(handler, make_job(3), is_released=True)
-    assert finish is not None and (finish.outcome, finish.gives_back) == (Outcome.RELEASED, True)
+    assert finish is not None and (finish.outcome, finish.refunds_attempt) == (Outcome.RELEASED, True)
     assert (len(handler.excused), handler.given_up) == (1, [])
     assert bench.lines[-1]["event"] == "job_released" and bench.counted() == {"released": 1}
 

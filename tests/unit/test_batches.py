@@ -14,7 +14,7 @@ from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import Notification
 from pipeline.hooks.batches import batch_limits
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.notifiers import About, Notifiers
+from pipeline.hooks.notifiers import EventContext, Notifiers
 from pipeline.metrics import Metrics
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
 from pipeline.tracing import OFF
@@ -138,7 +138,7 @@ async def test_what_is_raised_is_about_the_whole_batch() -> None:
     with capture_logs():
         ended = await deliver_all(notifiers, 10)
     assert {(str(each), each.provider) for each in ended} == {("Receiver unavailable", "many")}
-    assert [finding.provider for finding in notifiers.holds.findings()] == ["many"]
+    assert [report.provider for report in notifiers.holds.reports()] == ["many"]
     held = await deliver(notifiers, 0)
     assert (held.spends_attempt, held.provider) == (False, "many")
 
@@ -228,7 +228,7 @@ async def test_a_plain_notifier_is_told_in_batches_too() -> None:
     plugin = Many(tell)
     plugin.durable = False
     notifiers, _ = make_notifiers(plugin)
-    about = About("lego", "ai-processing:1", {"email": "a@b.c"})
+    about = EventContext("lego", "ai-processing:1", {"email": "a@b.c"})
     with capture_logs() as logs:
         await asyncio.gather(*(notifiers.notify(SUCCESS_EVENT, f"user-{n}", about) for n in range(2)))
     assert (plugin.sizes, notifiers.slots) == ([2], 5)

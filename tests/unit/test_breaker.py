@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.hold import Found, Hold
+from pipeline.hold import ProviderState, Hold
 from pipeline.hooks.breaker import Breaker
 from tests.clock import Clock
 
@@ -21,9 +21,9 @@ class Watched:
 
     def __init__(self) -> None:
         self.changes: list[bool] = []
-        self.found: list[tuple[Found, float]] = []
+        self.found: list[tuple[ProviderState, float]] = []
         self.breaker = Breaker(FAILURES, LONGEST_SECONDS, self.changes.append)
-        self.breaker.on_found = lambda found, seconds: self.found.append((found, seconds))
+        self.breaker.on_state = lambda state, seconds: self.found.append((state, seconds))
 
     def fail(self, times: int) -> None:
         for _ in range(times):
@@ -45,7 +45,12 @@ def test_one_that_says_when_to_try_it_again_is_tried_then(watched: Watched, cloc
         watched.breaker.unreachable("Not ready", "NotReady: no licence", seconds)
         assert watched.breaker.left_seconds == seconds and watched.breaker.is_held
         clock.now += seconds
-    assert watched.found == [(Found.AWAY, 2), (Found.TRIED, 2), (Found.TRIED, 2), (Found.TRIED, 60)]
+    assert watched.found == [
+        (ProviderState.AWAY, 2),
+        (ProviderState.TRIED, 2),
+        (ProviderState.TRIED, 2),
+        (ProviderState.TRIED, 60),
+    ]
     assert watched.changes == [True, True] and watched.breaker.is_held, "until it answers"
 
 
@@ -65,7 +70,7 @@ def test_failures_in_a_row_hold_it(watched: Watched) -> None:
     assert watched.breaker.lets_through() and not watched.changes
     watched.fail(FAILURES)
     assert not watched.breaker.lets_through()
-    assert (watched.changes, watched.found) == ([True], [(Found.AWAY, LONGEST_SECONDS)])
+    assert (watched.changes, watched.found) == ([True], [(ProviderState.AWAY, LONGEST_SECONDS)])
     assert (watched.breaker.reason, watched.breaker.cause) == ("The hook failed", "KeyError: 'x'")
 
 
@@ -73,7 +78,7 @@ def test_one_call_that_could_not_be_made_holds_it(watched: Watched) -> None:
     """Whatever asks it next would find the same."""
     watched.breaker.unreachable("AI service unavailable", "ConnectionRefusedError: no")
     assert not watched.breaker.lets_through() and watched.breaker.is_held
-    assert (watched.changes, watched.found) == ([True], [(Found.AWAY, LONGEST_SECONDS)])
+    assert (watched.changes, watched.found) == ([True], [(ProviderState.AWAY, LONGEST_SECONDS)])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +94,7 @@ def test_busy_holds_it_for_so_long_and_ends_by_itself(
 ) -> None:
     """Nobody tries it meanwhile; then everybody may ask it at once."""
     watched.breaker.busy(asked, "AI service is busy", "HTTP 429")
-    assert watched.found == [(Found.BUSY, held)], remark
+    assert watched.found == [(ProviderState.BUSY, held)], remark
     clock.now += held - 0.1
     assert not watched.breaker.lets_through() and watched.breaker.is_held
     clock.now += 0.2
@@ -130,7 +135,7 @@ def test_single_calls_try_it_after_waits_that_double(watched: Watched, clock: Cl
         assert [watched.breaker.lets_through() for _ in range(3)] == [True, False, False]
         watched.breaker.unreachable("AI service unavailable")
         clock.now -= 0.1
-    assert watched.found == [(Found.AWAY, LONGEST_SECONDS)] + [(Found.TRIED, LONGEST_SECONDS)] * 6
+    assert watched.found == [(ProviderState.AWAY, LONGEST_SECONDS)] + [(ProviderState.TRIED, LONGEST_SECONDS)] * 6
     assert watched.changes == [True]
 
 
@@ -143,11 +148,11 @@ def test_first_answer_releases_it(watched: Watched, clock: Clock) -> None:
         watched.breaker.answered()
         assert not watched.breaker.is_held and watched.breaker.lets_through()
     assert watched.changes == [True, False] * 2
-    assert [found for found, _ in watched.found] == [Found.AWAY, Found.ANSWERED] * 2
+    assert [found for found, _ in watched.found] == [ProviderState.AWAY, ProviderState.ANSWERED] * 2
 
 
 def test_failure_of_a_call_that_began_before_the_hold_changes_nothing(watched: Watched, clock: Clock) -> None:
-    """Five at once find the provider away: that is one finding, and no reason to wait for 15 s."""
+    """Five at once find the provider away: that is one report, and no reason to wait for 15 s."""
     for _ in range(5):
         watched.breaker.unreachable("AI service unavailable")
     assert watched.breaker.left_seconds == 1 and len(watched.found) == 1
@@ -181,7 +186,7 @@ def test_try_that_redis_chose_leaves_no_other_behind(watched: Watched, clock: Cl
     watched.breaker.tries()
     assert not watched.breaker.lets_through()
     watched.breaker.unreachable("AI service unavailable")
-    assert watched.found[-1] == (Found.TRIED, LONGEST_SECONDS)
+    assert watched.found[-1] == (ProviderState.TRIED, LONGEST_SECONDS)
     assert watched.breaker.left_seconds == 2 and not watched.breaker.lets_through()
 
 
@@ -210,7 +215,7 @@ def test_hold_with_tries_ends_only_by_an_answer(watched: Watched, clock: Clock) 
     watched.breaker.tries()
     watched.breaker.answered()
     assert watched.breaker.lets_through() and not watched.breaker.is_held
-    assert watched.found == [(Found.ANSWERED, 0)]
+    assert watched.found == [(ProviderState.ANSWERED, 0)]
 
 
 def test_process_that_found_it_goes_on_holding_it_when_others_do_not(watched: Watched, clock: Clock) -> None:

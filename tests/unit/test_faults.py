@@ -13,7 +13,7 @@ from pipeline.errors import (
     SandboxLimit,
     words_of,
 )
-from pipeline.hold import Found
+from pipeline.hold import ProviderState
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.running import PluginBusy, PluginOverrun
@@ -95,15 +95,15 @@ def test_job_error_leaves_a_refusal_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("raised", "counts", "found", "is_held"),
     [
-        (REFUSED, False, [Found.AWAY], True),
-        (PluginBusy("no thread"), False, [Found.AWAY], True),
-        (DependencyUnavailable("Our Redis is away"), False, [Found.AWAY], True),
-        (DependencyUnavailable("It is busy", retry_after_seconds=30), False, [Found.BUSY], True),
-        (NotReady("no licence", 30), False, [Found.AWAY], True),
-        (RetryableJobError("Slow down", retry_after_seconds=3), False, [Found.BUSY], True),
+        (REFUSED, False, [ProviderState.AWAY], True),
+        (PluginBusy("no thread"), False, [ProviderState.AWAY], True),
+        (DependencyUnavailable("Our Redis is away"), False, [ProviderState.AWAY], True),
+        (DependencyUnavailable("It is busy", retry_after_seconds=30), False, [ProviderState.BUSY], True),
+        (NotReady("no licence", 30), False, [ProviderState.AWAY], True),
+        (RetryableJobError("Slow down", retry_after_seconds=3), False, [ProviderState.BUSY], True),
         (KeyError("a bug"), False, [], False),
-        (KeyError("a bug"), True, [Found.AWAY], True),
-        (PluginOverrun("90 s"), True, [Found.AWAY], True),
+        (KeyError("a bug"), True, [ProviderState.AWAY], True),
+        (PluginOverrun("90 s"), True, [ProviderState.AWAY], True),
         (PluginOverrun("90 s"), False, [], False),
         (PermanentJobError("No product"), True, [], False),
         (SandboxLimit("Reading the photo takes too long", "time"), True, [], False),
@@ -111,11 +111,11 @@ def test_job_error_leaves_a_refusal_as_it_is() -> None:
     ids=lambda each: repr(each)[:40],
 )
 def test_note_holds_whom_nobody_else_should_ask_now(
-    raised: Exception, counts: bool, found: list[Found], is_held: bool
+    raised: Exception, counts: bool, found: list[ProviderState], is_held: bool
 ) -> None:
     """At once who could not be asked; after so many failures (here one) who has another beside it."""
     breaker, seen = Breaker(1, 15), []
-    breaker.on_found = lambda each, seconds: seen.append(each)
+    breaker.on_state = lambda each, seconds: seen.append(each)
     faults.note(breaker, faults.job_error(raised, "acme", "AI service"), raised, counts=counts)
     assert (seen, breaker.is_held) == (found, is_held)
     if is_held:

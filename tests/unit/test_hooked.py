@@ -59,7 +59,7 @@ def house(io_loop: IOLoop) -> Iterator[House]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing waits for nobody: for tests that leave an observer hanging."""
-    monkeypatch.setattr("pipeline.hooks.hooked.CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.hooks.hook_calls.CLOSE_SECONDS", 0.05)
 
 
 class Watcher:
@@ -152,7 +152,7 @@ async def test_implementation_names_the_arguments_it_wants(house: House) -> None
 
 @pytest.mark.gen_test
 async def test_hanging_observer_delays_neither_the_job_nor_the_others(impatient: None, house: House) -> None:
-    """Telling returns at once; another observer has everything while one hangs in its first event."""
+    """Observing returns at once; another observer has everything while one hangs in its first event."""
     slow, watcher = Watcher(never), Watcher()
     manager = house.open(slow.module("slow"), watcher.module("watch"), hook_timeout_seconds=60)
     for number in range(20):
@@ -207,7 +207,7 @@ async def test_observer_too_slow_for_its_events_misses_some_which_is_counted(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory an observer may take has a limit: what is beyond it is dropped, the newest first."""
-    monkeypatch.setattr("pipeline.hooks.hooked.EVENTS_AT_MOST", 3)
+    monkeypatch.setattr("pipeline.hooks.hook_calls.EVENTS_AT_MOST", 3)
     go_on = asyncio.Event()
     slow = Watcher(lambda event: go_on.wait())
     manager = house.open(slow.module("slow"), hook_timeout_seconds=60)

@@ -718,7 +718,7 @@ async def test_a_durable_notifier_that_did_not_take_the_event_is_held_alone(
     assert [line["event"] for line in logs] == ["notifier_failed", "plugin_held"]
     assert (logs[0]["plugin"], logs[0]["cause"]) == ("far", f"{type(error).__name__}: {error}")
     assert logs[0]["exc_info"]
-    assert [finding.provider for finding in manager.notifiers.holds.findings()] == ["far"]
+    assert [report.provider for report in manager.notifiers.holds.reports()] == ["far"]
     assert manager.notifiers.holds.avoid().lanes == ["far"]
     await manager.notifiers.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
 
@@ -738,7 +738,7 @@ async def test_a_plain_notifier_that_fails_in_a_row_is_held(house: House) -> Non
         await manager.notifiers.notify(copy.deepcopy(SUCCESS_EVENT), "user-1")
     assert (told.count("far"), told.count("near")) == (2, 4)
     assert house.count("pipeline_plugin_skipped_total", "notifier", "far") == 2
-    assert manager.notifiers.holds.findings() == ()
+    assert manager.notifiers.holds.reports() == ()
 
 
 # closing

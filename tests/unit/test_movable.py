@@ -7,11 +7,11 @@ from pipeline.assets.store import AssetStore
 
 READS = {
     *("check", "close", "open", "scrub"),
-    *("all_ids", "all_keys", "all_kept", "damaged_of", "expired", "find_kept", "find_key"),
-    *("finished_since", "get", "get_many", "identity", "kept", "kept_of", "known", "originals_before", "page"),
+    *("all_ids", "all_keys", "all_records", "damaged_of", "expired", "find_record", "find_key"),
+    *("finished_since", "get", "get_many", "identity", "records", "records_of", "known", "originals_before", "page"),
     *("unfinished_before", "count_jobs", "failures", "find_by_job", "jobs"),
     *("count_unfinished", "stored_bytes"),
-    *("newest_kept", "unfinished_before", "unfinished_jobs"),
+    *("newest_records", "unfinished_before", "unfinished_jobs"),
 }
 
 

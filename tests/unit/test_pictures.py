@@ -15,14 +15,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks import Analysis, ProcessedImage, storing
+from pipeline.hooks import Analysis, ProcessedImage, storage_calls
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.pictures import Pictures, is_internal
-from pipeline.hooks.storing import Storing
+from pipeline.hooks.storage_calls import Storing
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.tracing import OFF
-from pipeline.usecases.pictures import PictureCheck
+from pipeline.usecases.picture_check import PictureCheck
 from tests.factories import make_image
 from tests.fake_plugins import make_analysis
 
@@ -189,7 +189,7 @@ async def test_file_of_a_storage_is_read_with_care(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch, opened: object, cause: str
 ) -> None:
     """What `open` returns is the plugin's; what is no file of bytes, or has no end, is the storage being unusable."""
-    monkeypatch.setattr(storing, "READ_AT_MOST_BYTES", 20_000_000)
+    monkeypatch.setattr(storage_calls, "READ_AT_MOST_BYTES", 20_000_000)
     bound = BoundPlugin("storage", "odd", object(), {"open": lambda public_id: opened}, threads=1, metrics=metrics)
     odd = Storing(bound, 30, OFF)
     with pytest.raises(DependencyUnavailable) as caught:

@@ -13,7 +13,7 @@ from pipeline.errors import ConfigurationError, DependencyUnavailable, NotReady,
 from pipeline.handlers import plugin_routes
 from pipeline.hooks import PluginReply, PluginRequest
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.context import Lender
+from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.routes import Route, RouteList, find_routes
 from pipeline.hooks.serving import RouteFailed, WrongReply, checked_reply
 from pipeline.hooks.serving import answer as call_route
@@ -102,9 +102,9 @@ async def test_a_plugin_that_is_not_ready_is_not_asked() -> None:
     async def fail(request: PluginRequest) -> None:
         raise ValueError("odd")
 
-    lender = Lender(Settings(), Metrics(), lambda name: MemoryValues())
+    contexts = ContextFactory(Settings(), Metrics(), lambda name: MemoryValues())
     methods = {"start": start, "register_routes": lambda routes: None}
-    plugin = BoundPlugin("notifier", "bell", object(), methods, threads=1, metrics=Metrics(), lender=lender)
+    plugin = BoundPlugin("notifier", "bell", object(), methods, threads=1, metrics=Metrics(), contexts=contexts)
     route = Route("GET", "/a", answer)
     for _ in range(3):
         with pytest.raises(DependencyUnavailable, match="The plugin is not ready") as caught:

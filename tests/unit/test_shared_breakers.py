@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.hold import Avoided, Finding, Found, Hold
+from pipeline.hold import Avoided, ProviderReport, ProviderState, Hold
 from pipeline.hooks.breaker import Breaker, SharedBreakers
 from tests.clock import Clock
 
@@ -21,8 +21,8 @@ class Shared:
         self.breakers = {name: Breaker(FAILURES, LONGEST_SECONDS) for name in ("acme", "other")}
         self.holds = SharedBreakers(self.breakers, LANES)
 
-    def found(self) -> list[tuple[str, Found]]:
-        return [(finding.provider, finding.found) for finding in self.holds.findings()]
+    def states(self) -> list[tuple[str, ProviderState]]:
+        return [(report.provider, report.state) for report in self.holds.reports()]
 
 
 @pytest.fixture
@@ -38,28 +38,30 @@ def shared(clock: Clock) -> Shared:
 def test_findings_are_kept_until_they_are_told(shared: Shared) -> None:
     """A step that fails is repeated with the same; what was found while it was under way is told next."""
     shared.breakers["acme"].unreachable("AI service unavailable", "ConnectionRefusedError: no")
-    told = shared.holds.findings()
-    away = Finding("acme", Found.AWAY, LONGEST_SECONDS, "AI service unavailable", "ConnectionRefusedError: no")
+    told = shared.holds.reports()
+    away = ProviderReport(
+        "acme", ProviderState.AWAY, LONGEST_SECONDS, "AI service unavailable", "ConnectionRefusedError: no"
+    )
     assert told == (away,)
-    assert shared.holds.findings() == told
+    assert shared.holds.reports() == told
     shared.breakers["other"].busy(8, "AI service is busy", "HTTP 429")
     shared.holds.adopt(told, [Hold("acme", 1, 1)])
-    assert shared.holds.findings() == (Finding("other", Found.BUSY, 8, "AI service is busy", "HTTP 429"),)
+    assert shared.holds.reports() == (ProviderReport("other", ProviderState.BUSY, 8, "AI service is busy", "HTTP 429"),)
 
 
 def test_newer_finding_replaces_what_it_contradicts(shared: Shared, clock: Clock) -> None:
     """Away and answered cancel each other; that it is busy stands beside both. One told meanwhile stays."""
     acme = shared.breakers["acme"]
     acme.unreachable("AI service unavailable")
-    under_way = shared.holds.findings()
+    under_way = shared.holds.reports()
     clock.now += 1
     assert acme.lets_through()
     acme.answered()
-    assert shared.found() == [("acme", Found.ANSWERED)]
+    assert shared.states() == [("acme", ProviderState.ANSWERED)]
     shared.holds.adopt(under_way, [Hold("acme", 1, 1)])
-    assert shared.found() == [("acme", Found.ANSWERED)]
+    assert shared.states() == [("acme", ProviderState.ANSWERED)]
     acme.busy(5, "AI service is busy")
-    assert shared.found() == [("acme", Found.ANSWERED), ("acme", Found.BUSY)]
+    assert shared.states() == [("acme", ProviderState.ANSWERED), ("acme", ProviderState.BUSY)]
 
 
 def test_adopting_touches_each_provider_by_name(shared: Shared) -> None:

@@ -15,7 +15,7 @@ from tornado.ioloop import IOLoop
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import NewImage, StoredImage
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.storing import SMALL_BYTES, Storing
+from pipeline.hooks.storage_calls import SMALL_BYTES, Storing
 from pipeline.metrics import Metrics
 from pipeline.tracing import OFF
 

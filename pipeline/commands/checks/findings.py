@@ -35,16 +35,19 @@ class Finding:
     mark: Mark
     what: str
     detail: str
-    mend: str = ""
+    remedy: str = ""
 
     @property
     def line(self) -> str:
         """All of it but the mark, in one line."""
-        return f"{self.what}: {self.detail}" + (f"; {self.mend}" if self.mend else "")
+        return f"{self.what}: {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs."""
-        return asdict(self)
+        found = asdict(self)
+        # The name that the lines have had since version 0.1.
+        found["mend"] = found.pop("remedy")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Check:
 
     what: str
     run: Callable[[], AsyncIterator[Finding]]
-    mend: str
+    remedy: str
     seconds: float = LIMIT_SECONDS
 
 

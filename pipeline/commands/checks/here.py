@@ -34,8 +34,8 @@ class HereChecks:
     async def variables(self) -> AsyncIterator[Finding]:
         """Find variables that were perhaps meant to be settings."""
         for each in self._settings.unknown_variables:
-            mend = f"did you mean {each.meant}?" if each.meant else "see `run.py settings`"
-            yield Finding(Mark.WARNING, "settings", f"there is no setting {each.variable}", mend)
+            remedy = f"did you mean {each.meant}?" if each.meant else "see `run.py settings`"
+            yield Finding(Mark.WARNING, "settings", f"there is no setting {each.variable}", remedy)
 
     async def data_folder(self) -> AsyncIterator[Finding]:
         """Write there, see how much room there is and who may read it."""
@@ -45,8 +45,8 @@ class HereChecks:
         if found := await asyncio.to_thread(lambda: list(islice(data_dir.too_open(folder), OPEN_LIMIT))):
             more = " or more" if len(found) == OPEN_LIMIT else ""
             detail = f"other accounts may read {len(found)}{more} files and folders there, {found[0]} among them"
-            mend = f"start the service, which closes them, or chmod -R go-rwx {folder.absolute()}"
-            yield Finding(Mark.WARNING, "data folder", detail, mend)
+            remedy = f"start the service, which closes them, or chmod -R go-rwx {folder.absolute()}"
+            yield Finding(Mark.WARNING, "data folder", detail, remedy)
         if (free := shutil.disk_usage(folder).free) < LOW_DISK_BYTES:
             detail = f"only {free // 1_000_000} MB are free there"
             yield Finding(Mark.WARNING, "data folder", detail, "make room there or set DATA_DIR")
@@ -67,15 +67,15 @@ class HereChecks:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted, limit = self._settings.max_sockets, hard
         needed = wanted + FILES_KEPT_BACK
-        mend = f"set ulimit -n {needed} (LimitNOFILE={needed} of systemd)"
+        remedy = f"set ulimit -n {needed} (LimitNOFILE={needed} of systemd)"
         if limit == resource.RLIM_INFINITY or limit >= needed:
             yield Finding(Mark.OK, "open files", "enough for MAX_SOCKETS")
         elif limit <= FILES_KEPT_BACK:
             detail = f"the limit is {limit}, and {FILES_KEPT_BACK} are kept for stores and plugins: no client gets in"
-            yield Finding(Mark.FAILED, "open files", detail, mend)
+            yield Finding(Mark.FAILED, "open files", detail, remedy)
         else:
             detail = f"the limit is {limit}: {limit - FILES_KEPT_BACK} connections, and MAX_SOCKETS is {wanted}"
-            yield Finding(Mark.WARNING, "open files", detail, f"{mend}, or a smaller MAX_SOCKETS")
+            yield Finding(Mark.WARNING, "open files", detail, f"{remedy}, or a smaller MAX_SOCKETS")
 
     async def tokens(self) -> AsyncIterator[Finding]:
         """Read what tokens are checked with."""

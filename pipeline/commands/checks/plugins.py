@@ -20,7 +20,7 @@ from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
 from pipeline.hooks.calls import CHECK, START, BoundPlugin
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.checks import find_fault
-from pipeline.hooks.context import Lender
+from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.kinds import HOOK, NOTIFIER, PROVIDER, STORAGE, Kind
 from pipeline.hooks.listing import NOT_INSTALLED
 from pipeline.hooks.progress import Reporting, takes_progress
@@ -48,13 +48,13 @@ class PluginChecks:
         self._catalogue: Catalogue | None = None
         self._storage: BoundPlugin | None = None
         # What plugins keep while they are checked is kept nowhere.
-        self._lender = Lender(settings, metrics, lambda name: MemoryValues())
+        self._contexts = ContextFactory(settings, metrics, lambda name: MemoryValues())
 
     async def close(self) -> None:
         """Close the storage and the sandbox, which several checks share."""
         if self._storage is not None:
             await self._storage.close()
-        await self._lender.close()
+        await self._contexts.close()
         if self._catalogue is not None:
             await self._catalogue.sandbox.close()
 
@@ -74,7 +74,7 @@ class PluginChecks:
             with suppress(ConfigurationError):  # told where the plugin is built, if it is
                 self._masker.learn(self._settings.plugin(name, kind))
         catalogue.check_names()
-        hooks = catalogue.build_hooks(self._metrics, self._lender)
+        hooks = catalogue.build_hooks(self._metrics, self._contexts)
         for plugin in hooks:
             try:
                 if {START, CHECK} & set(plugin.methods):
@@ -136,8 +136,8 @@ class PluginChecks:
             try:
                 await self._build(STORAGE, name).close()
             except ConfigurationError as error:
-                mend = f"set what {name} needs again, or move its images"
-                found.append(Finding(Mark.WARNING, "storage", f"{name} holds images: {error.message}", mend))
+                remedy = f"set what {name} needs again, or move its images"
+                found.append(Finding(Mark.WARNING, "storage", f"{name} holds images: {error.message}", remedy))
         return found
 
     async def _judge_image_url(self, storage: BoundPlugin, url: str) -> Finding:
@@ -149,8 +149,8 @@ class PluginChecks:
             try:
                 await asyncio.to_thread(_fetch, url)
             except (OSError, ValueError) as error:
-                mend = "see whether images are public, unless the AI provider needs no URL"
-                return Finding(Mark.WARNING, "image URL", f"{where} cannot be fetched: {reason(error)}", mend)
+                remedy = "see whether images are public, unless the AI provider needs no URL"
+                return Finding(Mark.WARNING, "image URL", f"{where} cannot be fetched: {reason(error)}", remedy)
             return Finding(Mark.OK, "image URL", f"{where} can be fetched")
         host = urlsplit(url).hostname or ""
         ai_host = urlsplit(self._settings.ai_service_url).hostname or ""
@@ -221,7 +221,7 @@ class PluginChecks:
     def _build(self, kind: Kind, name: str) -> BoundPlugin:
         if self._catalogue is None:
             raise ConfigurationError("no plugins could be found")
-        return self._catalogue.build(kind, name, self._metrics, self._lender)
+        return self._catalogue.build(kind, name, self._metrics, self._contexts)
 
 
 @asynccontextmanager

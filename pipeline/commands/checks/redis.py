@@ -57,8 +57,8 @@ class RedisChecks:
         try:
             info = await self._info(master)
             if missing := await missing_rights(master, prefix):
-                mend = f"ACL SETUSER ... {' '.join(missing)} (docs/operations.md has the whole line)"
-                yield Finding(Mark.FAILED, "redis", f"its user lacks rights (NOPERM): {' '.join(missing)}", mend)
+                remedy = f"ACL SETUSER ... {' '.join(missing)} (docs/operations.md has the whole line)"
+                yield Finding(Mark.FAILED, "redis", f"its user lacks rights (NOPERM): {' '.join(missing)}", remedy)
                 return
         except ReadOnlyError as error:
             raise ConfigurationError("it is a read-only replica, and takes no writes") from error
@@ -112,17 +112,17 @@ class RedisChecks:
         wrong = replace(well, mark=Mark.WARNING)
         if not info:
             detail = "its user may not ask INFO: its version, maxmemory-policy and memory are not known"
-            mend = "ACL SETUSER ... +info, and see that maxmemory-policy is noeviction"
-            return [well, replace(wrong, detail=detail, mend=mend)]
+            remedy = "ACL SETUSER ... +info, and see that maxmemory-policy is noeviction"
+            return [well, replace(wrong, detail=detail, remedy=remedy)]
         found = [well]
         if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
             detail = f"maxmemory-policy is {policy}: when memory runs out, jobs vanish"
-            found.append(replace(wrong, detail=detail, mend="set maxmemory-policy noeviction in Redis"))
+            found.append(replace(wrong, detail=detail, remedy="set maxmemory-policy noeviction in Redis"))
         limit = int(info.get("maxmemory", 0))
         used_percent = 100 * int(info.get("used_memory", 0)) // limit if limit else 0
         if used_percent >= FULL_PERCENT:
             detail = f"{used_percent} % of its memory is used"
-            found.append(replace(wrong, detail=detail, mend="raise maxmemory in Redis"))
+            found.append(replace(wrong, detail=detail, remedy="raise maxmemory in Redis"))
         return found
 
     async def _try_rooms(self) -> None:
@@ -154,8 +154,8 @@ class RedisChecks:
             yield Finding(Mark.OK, "queue", f"{prefix} is ours" if owner else f"{prefix} is free")
         else:
             detail = f"{prefix} is the queue of another asset store"
-            mend = f"set QUEUE_PREFIX or, if that store is gone for good, remove the key {queue.owner_key} from Redis"
-            yield Finding(Mark.FAILED, "queue", detail, mend)
+            remedy = f"set QUEUE_PREFIX or, if that store is gone for good, remove the key {queue.owner_key} from Redis"
+            yield Finding(Mark.FAILED, "queue", detail, remedy)
 
 
 def _check_redis_version(version: str) -> None:

@@ -5,11 +5,11 @@
 local OFTEN = 3
 
 local function end_other(keys, now, longest_delay, finish, park)
-  local lease, outcome, delay, gives_back, group, err = unpack(finish)
+  local lease, outcome, delay, refunds_attempt, group, err = unpack(finish)
   local id = string.match(lease, '^(.*)|')
   local state = read_state(id)
   state.lease, state.error = nil, err ~= '' and err or state.error
-  state.givenBack = gives_back == '1' or nil
+  state.givenBack = refunds_attempt == '1' or nil
   if state.givenBack then state.attempt = math.max(0, (tonumber(state.attempt) or 0) - 1) end
   if outcome == 'failed' then
     redis.call('ZADD', keys.failed, now, id)

@@ -22,9 +22,9 @@ local function parked_jobs(parked, lane, count, skipped)
   return redis.call('ZRANGEBYLEX', parked, first, last, 'LIMIT', skipped or 0, count)
 end
 
--- Changes the holds by one finding: {provider, found (away|tried|busy|answered), ms, reason, cause}, as pipeline/hold.py has it.
-local function note_finding(providers, finding, now, longest)
-  local name, found, ms, reason, cause = unpack(finding)
+-- Changes the holds by one report: {provider, found (away|tried|busy|answered), ms, reason, cause}, as pipeline/hold.py has it.
+local function take_report(providers, report, now, longest)
+  local name, found, ms, reason, cause = unpack(report)
   local hold = providers[name]
   local until_ms, wait
   if found == 'busy' then
@@ -50,13 +50,13 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
   local turns = new_turns(kept.turns, limits, leases, now)
   for _, lane in ipairs(decode(avoided)) do avoids[lane] = true end
 
-  function self.note(findings, longest)
+  function self.note(reports, longest)
     for name, hold in pairs(providers) do
       -- A clock that was set back must not make a hold last for hours.
       if hold['until'] > now + longest then hold['until'] = now + longest end
       if hold['until'] <= now and hold.wait == 0 then providers[name] = nil end
     end
-    for _, finding in ipairs(findings) do note_finding(providers, finding, now, longest) end
+    for _, report in ipairs(reports) do take_report(providers, report, now, longest) end
   end
 
   local function is_avoided(lane)

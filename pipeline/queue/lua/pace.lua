@@ -1,5 +1,5 @@
 -- A running job gets a turn at a provider with limits, or has ended the call that it had one for.
--- Called by JobQueue.take_turn_at and JobQueue.end_turn_at.
+-- Called by JobQueue.reserve_call and JobQueue.release_call.
 -- KEYS: those of place.lua, leases, holds
 -- ARGV: clock offset (ms), limits (JSON, see turns.lua), provider, lease, how long it can wait (ms), how long ago the turn began that
 --   it had and has not used (ms, less than 0 when it has yet to begin) or '', whether the call has ended or none is made (1|0)

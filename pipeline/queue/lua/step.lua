@@ -3,7 +3,7 @@
 -- Called by JobQueue.step. Its parts: finish.lua, claims.lua, lanes.lua, turns.lua, place.lua.
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner, watched
 -- ARGV: clock offset (ms), store id or '' (see owner.lua), lease length (ms), claim mark (worker:number:lease length, new for each step),
---   free slots, longest delay (ms), longest age of a parked job (ms), lanes ({name: [provider...]} as JSON), findings (JSON, see
+--   free slots, longest delay (ms), longest age of a parked job (ms), lanes ({name: [provider...]} as JSON), reports (JSON, see
 --   lanes.lua), lanes that this worker leaves to others (JSON), limits (JSON, see turns.lua) or '{}', free slots that are not for jobs in
 --   the background; number of completed jobs, and the lease of each; then six for each that ended otherwise, see finish.lua
 -- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next job is due or -1, mode (see owner.lua), held
@@ -15,7 +15,7 @@ local keys = {delayed = KEYS[6], leases = KEYS[7], completed = KEYS[8], failed =
 local paused, holds, parked, owner, watched = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local offset, store_id, lease_ms, mark, free, longest_delay, longest_age =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local lanes, findings, avoided, limits, reserved, completions =
+local lanes, reports, avoided, limits, reserved, completions =
   ARGV[8], ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12]), tonumber(ARGV[13])
 local FIRST, PROMOTE_AT_MOST, LOOK_AT_MOST = 14, 100, 1000
 local now = now_ms(offset)
@@ -24,9 +24,9 @@ local kept = redis.call('MGET', holds, paused, owner, watched)
 local mode = mode_of(store_id, kept[3], kept[2])
 local is_running = mode == 'running'
 -- nil while there is nothing to look up in it: then every lane is open.
-local is_needed = kept[1] or findings ~= '[]' or avoided ~= '[]' or limits ~= '{}'
+local is_needed = kept[1] or reports ~= '[]' or avoided ~= '[]' or limits ~= '{}'
 local book = is_needed and new_book(kept[1], parked, lanes, avoided, limits, keys.leases, now, longest_age)
-if book then book.note(decode(findings), longest_delay) end
+if book then book.note(decode(reports), longest_delay) end
 
 local done, others = {}, {}
 for i = FIRST, FIRST + completions - 1 do done[#done + 1] = ARGV[i] end

@@ -26,7 +26,7 @@ from pipeline.queue import attempt, queue
 from pipeline.queue.claim import Claim
 from pipeline.queue.queue import JobQueue
 from pipeline.rooms.fanout import RoomFanout
-from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.pause import Pause
 from pipeline.usecases.reconciler import Reconciler
 
@@ -83,7 +83,7 @@ def without_attempts() -> None:
 
 
 def without_undelivered() -> None:
-    KeptJobs.keep = _nothing  # type: ignore[method-assign, assignment]
+    JobRecords.put = _nothing  # type: ignore[method-assign, assignment]
 
 
 def without_pause() -> None:

@@ -23,8 +23,8 @@ from pipeline.queue.job import FailedJob
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.expiry import PAGE, PAGES_PER_ROUND, Expiry
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.kept_jobs import KeptJobs, UnfinishedAssets
-from pipeline.usecases.leftovers import Leftovers
+from pipeline.usecases.job_records import JobRecords, UnfinishedAssets
+from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.retention import LEAST_AGE, OWNERS, Sweeper
 from pipeline.usecases.submission import Submission
@@ -49,8 +49,10 @@ class TwoStorages(MemoryStorage):
         await (self.old.delete(name) if name.backend == "old" else super().delete(name))
 
     async def list_images(self, backend: str, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
-        parts = self.old.list_images(backend, prefix, at_once) if backend == "old" else super().list_images(
-            backend, prefix, at_once
+        parts = (
+            self.old.list_images(backend, prefix, at_once)
+            if backend == "old"
+            else super().list_images(backend, prefix, at_once)
         )
         async for images in parts:
             yield images
@@ -63,14 +65,14 @@ class House:
     store: SqliteAssetStore
     storage: TwoStorages
     queue: JobQueue
-    leftovers: Leftovers
+    orphaned_images: OrphanedImages
     removing: Removing
     metrics: Metrics
     redis: Redis
 
     def expiry(self, *, assets: float = 0, originals: float = 0) -> Expiry:
         return Expiry(
-            *(self.store, self.queue, self.removing, self.leftovers, self.metrics),
+            *(self.store, self.queue, self.removing, self.orphaned_images, self.metrics),
             keep_assets_days=assets,
             keep_originals_days=originals,
         )
@@ -100,10 +102,10 @@ class House:
 @pytest.fixture
 def house(io_loop: IOLoop, store: SqliteAssetStore, redis_url: str, redis: Redis) -> Iterator[House]:
     storage, queue, notifications = TwoStorages(), JobQueue(redis_url), JobQueue(redis_url, name="notifications")
-    leftovers = Leftovers(store, storage)
-    kept = [KeptJobs(store, each, keep_failed_seconds=60, max_age_seconds=60) for each in (queue, notifications)]
-    removing = Removing(store, leftovers, Jobs(queue, kept[0]), Jobs(notifications, kept[1]))
-    yield House(store, storage, queue, leftovers, removing, Metrics(), redis)
+    orphaned_images = OrphanedImages(store, storage)
+    kept = [JobRecords(store, each, keep_failed_seconds=60, max_age_seconds=60) for each in (queue, notifications)]
+    removing = Removing(store, orphaned_images, Jobs(queue, kept[0]), Jobs(notifications, kept[1]))
+    yield House(store, storage, queue, orphaned_images, removing, Metrics(), redis)
     io_loop.run_sync(queue.close)
     io_loop.run_sync(notifications.close)
 
@@ -133,7 +135,7 @@ async def test_originals_go_alone_and_cannot_be_run_again(house: House) -> None:
     assert house.stored() == {f"{old.id}/preview/320", *(name.public_id for name in young.image_names)}
     submission = Submission(
         *(house.store, house.storage, house.queue, house.metrics),
-        leftovers=house.leftovers,
+        orphaned_images=house.orphaned_images,
         urls=ImageUrls(house.storage),
         pool=DaemonThreads(1, "tested"),
     )
@@ -165,8 +167,8 @@ async def test_round_is_bounded_and_one_process_has_it(house: House, monkeypatch
 
 @pytest.mark.gen_test
 async def test_every_storage_in_use_is_swept(house: House) -> None:
-    """Leftovers, superseded images and smaller pictures of gone assets, in the current storage and in that of before,
-    once both carry our mark; what an asset names in its own storage stays.
+    """Orphaned images, superseded images and smaller pictures of gone assets, in the current storage and in that of
+    before, once both carry our mark; what an asset names in its own storage stays.
     """
     mark = f"{OWNERS}{await house.store.identity()}"
     house.storage.old.put(mark, at=utc_now() - DAY)
@@ -216,7 +218,7 @@ async def test_damaged_document_stops_no_search_for_lost_jobs(house: House) -> N
     source = UnfinishedAssets(house.store, house.queue, ImageUrls(house.storage), age_seconds=60, is_fair=False)
     after, found = None, 0
     for _ in assets:
-        restored, after = await source.mend(utc_now(), after, 1)
+        restored, after = await source.repair(utc_now(), after, 1)
         found += restored
         if after is None:
             break

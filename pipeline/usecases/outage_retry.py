@@ -27,7 +27,7 @@ class Unreadable(Exception):
     """One image cannot be read now, though its storage may hold it. The text says why."""
 
 
-class Patience:
+class OutageRetry:
     """Repeats calls that fail because something is away."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Patience:
         self._left_seconds = in_all_seconds
         self._failures = 0
 
-    async def bear(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Return what the work returns; DependencyUnavailable when it fails for too long."""
         delays, waited = retry_delays(FIRST_SECONDS, LAST_SECONDS), 0.0
         while True:
@@ -65,7 +65,7 @@ class Patience:
         DependencyUnavailable: one after the other could not be read, so the storage is away.
         """
         try:
-            content = await self.bear(lambda: read_checked(storage, image))
+            content = await self.run(lambda: read_checked(storage, image))
         except DependencyUnavailable as error:
             is_set_up = not isinstance(error.__cause__, ConfigurationError)
             self._failures += is_set_up
@@ -80,7 +80,7 @@ class Patience:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """Return in words what Patience.read found of an image."""
+    """Return in words what OutageRetry.read found of an image."""
     if isinstance(error, FileNotFoundError):
         return "missing"
     return "damaged" if isinstance(error, ValueError) else f"unreadable: {error}"

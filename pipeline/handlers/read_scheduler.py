@@ -15,7 +15,7 @@ PIECE_BYTES = 256 * 1024
 TURN_BYTES = 512 * 1024
 
 
-class Turns:
+class ReadScheduler:
     """Lets those who wait go on one after the other, one in each step of the event loop."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ MOST = 1000
 KEEP_SECONDS = 60.0
 
 
-class Fresh:
+class NewAssets:
     """The assets, each for one start."""
 
     def __init__(self, most: int = MOST) -> None:

@@ -13,12 +13,12 @@ from pipeline.assets.asset import Asset, AssetStatus
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks.notifiers import About
+from pipeline.hooks.notifiers import EventContext
 from pipeline.metrics import Metrics
 from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.supervision import cancel
-from pipeline.usecases.kept_jobs import KeptJobs
+from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.reconciler import CLOCKS_APART, Reconciler
 from tests.factories import make_asset
@@ -58,7 +58,7 @@ async def test_commit_that_was_on_its_way_when_the_lease_was_lost_is_told(
         result: Asset | None = await write(*arguments, **values)
         return result
 
-    async def announce_and_tell(event: Mapping[str, Any], user_id: str, about: About) -> None:
+    async def announce_and_tell(event: Mapping[str, Any], user_id: str, about: EventContext) -> None:
         await announce(event, user_id, about)
         told.set()
 
@@ -77,12 +77,12 @@ async def test_commit_that_was_on_its_way_when_the_lease_was_lost_is_told(
     is_free.set()
     async with asyncio.timeout(5):
         await told.wait()
-        while end == "failed" and "failed" not in (await store.kept(KIND, limit=9))[0].data:
+        while end == "failed" and "failed" not in (await store.records(KIND, limit=9))[0].data:
             await asyncio.sleep(0.01)
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus(end)
     assert [event["status"] for event, _ in plugins.events] == [end]
-    assert [kept.id for kept in await store.kept(KIND, limit=9)] == ([job.id] if end == "failed" else [])
+    assert [kept.id for kept in await store.records(KIND, limit=9)] == ([job.id] if end == "failed" else [])
 
 
 @pytest.mark.fault("E21")
@@ -95,7 +95,7 @@ async def test_job_is_kept_until_all_is_told(
     plugins.is_durable = True
     asset, job = await submit(store)
 
-    async def refuse(event: Mapping[str, Any], user_id: str, about: About) -> None:
+    async def refuse(event: Mapping[str, Any], user_id: str, about: EventContext) -> None:
         raise DependencyUnavailable("The queue cannot be reached")
 
     announce, plugins.announce = plugins.announce, refuse  # type: ignore[method-assign]
@@ -103,26 +103,26 @@ async def test_job_is_kept_until_all_is_told(
         await (run(processing, job) if end == "active" else processing.give_up(job, "no"))
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus(end)
-    (kept,) = await store.kept(KIND, limit=9)
+    (kept,) = await store.records(KIND, limit=9)
     assert kept.id == job.id and "failed" not in kept.data
     plugins.announce = announce  # type: ignore[method-assign]
     _, job = await submit(store)
     await run(processing, job)
-    assert [each.id for each in await store.kept(KIND, limit=9)] == [kept.id]
+    assert [each.id for each in await store.records(KIND, limit=9)] == [kept.id]
 
 
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
 async def test_job_that_is_kept_again_after_its_end_is_forgotten(store: SqliteAssetStore, bench: Bench) -> None:
     """An event that is announced twice is kept once more after its delivery: the search sees that it is done."""
-    kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
+    kept = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
     await bench.queue.enqueue("ai-processing:one", {})
     (job,) = (await bench.queue.step("worker:1", [], 1)).claimed
     await bench.queue.step("worker:2", [Finish(job, Outcome.COMPLETED)], 0)
     for job_id in ("ai-processing:one", "ai-processing:two"):
-        await kept.keep(NewJob(job_id, {}))
-    assert await kept.mend(utc_now() + timedelta(seconds=1), None, 10) == (1, None)
-    assert [each.id for each in await store.kept(KIND, limit=9)] == ["ai-processing:two"]
+        await kept.put(NewJob(job_id, {}))
+    assert await kept.repair(utc_now() + timedelta(seconds=1), None, 10) == (1, None)
+    assert [each.id for each in await store.records(KIND, limit=9)] == ["ai-processing:two"]
 
 
 @pytest.mark.fault("E21")
@@ -131,9 +131,9 @@ async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
     store: SqliteAssetStore, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The search has read of two, and one is removed before it has put them back."""
-    kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
+    kept = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
     for job_id in ("ai-processing:one", "ai-processing:two"):
-        await kept.bury(make_job(make_asset(), id=job_id), "no")
+        await kept.put_failed(make_job(make_asset(), id=job_id), "no")
     restore = bench.queue.restore_failed
 
     async def remove_and_restore(dead: Sequence[FailedJob]) -> int:
@@ -142,7 +142,7 @@ async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
         return await restore(dead)
 
     monkeypatch.setattr(bench.queue, "restore_failed", remove_and_restore)
-    await kept.mend(utc_now() + timedelta(seconds=1), None, 10)
+    await kept.repair(utc_now() + timedelta(seconds=1), None, 10)
     assert [dead.id for dead in (await bench.queue.failed_jobs(9)).jobs] == ["ai-processing:two"]
 
 
@@ -152,11 +152,11 @@ async def test_dead_letter_whose_record_was_damaged_keeps_no_other_back(
     store: SqliteAssetStore, bench: Bench
 ) -> None:
     """It came from a record that named an instant out of all bounds: it is listed without, and the next one too."""
-    kept = KeptJobs(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
+    kept = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
     _, job = await submit(store)
-    await kept.bury(job._replace(id="ai-processing:" + "a" * 24, enqueued_at_ms=10**18), "no")
-    await kept.bury(job, "no")
-    assert await kept.mend(utc_now() + CLOCKS_APART, None, 9) == (2, None)
+    await kept.put_failed(job._replace(id="ai-processing:" + "a" * 24, enqueued_at_ms=10**18), "no")
+    await kept.put_failed(job, "no")
+    assert await kept.repair(utc_now() + CLOCKS_APART, None, 9) == (2, None)
     listed = {dead.id: dead.enqueued_at for dead in (await bench.queue.failed_jobs(9)).jobs}
     assert set(listed) == {job.id, "ai-processing:" + "a" * 24}
     assert listed["ai-processing:" + "a" * 24] is None

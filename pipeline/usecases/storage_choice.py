@@ -10,7 +10,7 @@ import structlog
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable
 from pipeline.texts import cause_of
-from pipeline.usecases.moving import KIND, STORAGE
+from pipeline.usecases.image_move import KIND, STORAGE
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ class Choosable(Protocol):
         """Save new images there from now on; DependencyUnavailable when it cannot be had here."""
 
 
-class Moves:
+class StorageChoice:
     """Follows the record that `pipeline move --storage` leaves in the asset store."""
 
     def __init__(self, store: AssetStore, storages: Choosable, configured: str) -> None:
@@ -47,7 +47,7 @@ class Moves:
 
     async def look(self) -> None:
         """Do as the record says now."""
-        found = await self._store.find_kept(KIND, STORAGE)
+        found = await self._store.find_record(KIND, STORAGE)
         # Who names a third storage in the settings since then means that one.
         counts = found is not None and self._configured in found.data["insteadOf"]
         wanted = str(found.data["to"]) if found is not None and counts else self._configured

@@ -14,14 +14,14 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import AssetStatus, to_timestamp
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue, QueueStats
 from pipeline.usecases import audit as audit_module
-from pipeline.usecases import tallies as tallies_module
+from pipeline.usecases import job_statistics as statistics_module
 from pipeline.usecases.audit import WAITING_AT_MOST, Act, Audit
-from pipeline.usecases.tallies import Tallies
+from pipeline.usecases.job_statistics import JobStatistics
 from tests.clock import Clock
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -39,12 +39,12 @@ class Door:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def keep(self, kept: Kept) -> None:
+    async def put_record(self, record: Record) -> None:
         if self.away:
             self.away -= 1
             raise DependencyUnavailable("away")
         self.written += 1
-        await self._store.keep(kept)
+        await self._store.put_record(record)
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def clock() -> Clock:
     return clock
 
 
-def make_tallies(door: Door, clock: Clock) -> Tallies:
+def make_tallies(door: Door, clock: Clock) -> JobStatistics:
     """Return the counters of a process; nothing here asks its queue."""
-    return Tallies(cast(AssetStore, door), cast(JobQueue, None), now=clock)
+    return JobStatistics(cast(AssetStore, door), cast(JobQueue, None), now=clock)
 
 
 def make_job(**fields: Any) -> Job:
@@ -100,7 +100,7 @@ async def test_two_processes_are_one_chart(door: Door, clock: Clock) -> None:
     for process in processes:
         process.count_end(AssetStatus.PARTIAL)
         process.count_attempt(Finish(make_job(claimed_at_ms=0), Outcome.RETRY), 2)
-        process.count_attempt(Finish(make_job(claimed_at_ms=0), Outcome.RETRY, gives_back=True), 60)
+        process.count_attempt(Finish(make_job(claimed_at_ms=0), Outcome.RETRY, refunds_attempt=True), 60)
         process.count_attempt(Finish(make_job(claimed_at_ms=0), Outcome.CANCELLED), 60)
         process.count_attempt(Finish(make_job(claimed_at_ms=0), Outcome.COMPLETED), 2)
         await process.write()
@@ -148,7 +148,7 @@ async def test_tallies_go_when_no_chart_shows_them(door: Door, clock: Clock) -> 
         process.count_enqueued()
         await process.write()
     await process.purge()
-    sizes = [len(await door.kept(f"tally {step}", limit=1000)) for step in (60, 600, 3600)]
+    sizes = [len(await door.records(f"tally {step}", limit=1000)) for step in (60, 600, 3600)]
     assert sizes == [2, 26, 192]
     for window, count in (("1h", 1), ("24h", 24), ("7d", 168)):
         assert len(await busy(door, clock, window)) == count
@@ -162,13 +162,13 @@ async def test_tallies_go_when_no_chart_shows_them(door: Door, clock: Clock) -> 
     door.away = 0
     await process.write()
     await process.purge()
-    assert [len(await door.kept(f"tally {step}", limit=1000)) for step in (60, 600, 3600)] == sizes
+    assert [len(await door.records(f"tally {step}", limit=1000)) for step in (60, 600, 3600)] == sizes
 
 
 @pytest.mark.gen_test
 async def test_process_writes_by_itself(door: Door, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few seconds, with the most jobs that waited, which it does not know while Redis is away; and at its end."""
-    monkeypatch.setattr(tallies_module, "WRITE_SECONDS", 0.001)
+    monkeypatch.setattr(statistics_module, "WRITE_SECONDS", 0.001)
     lengths = [3, 9, 4]
 
     async def stats() -> QueueStats:
@@ -176,7 +176,7 @@ async def test_process_writes_by_itself(door: Door, clock: Clock, monkeypatch: p
             raise DependencyUnavailable("away")
         return QueueStats(lengths.pop(0), 1, 2, 0, 0, is_paused=False, oldest_ready_seconds=None)
 
-    process = Tallies(cast(AssetStore, door), cast(JobQueue, SimpleNamespace(stats=stats)), now=clock)
+    process = JobStatistics(cast(AssetStore, door), cast(JobQueue, SimpleNamespace(stats=stats)), now=clock)
     running = asyncio.create_task(process.run())
     while (await points(door, clock))[-1]["waiting"] < 10:
         await asyncio.sleep(0.001)
@@ -193,7 +193,7 @@ async def test_damaged_tally_takes_no_chart_along(door: Door, clock: Clock, logs
     process = make_tallies(door, clock)
     process.count_enqueued()
     await process.write()
-    await door.keep(Kept("tally 60", "x", NOON, {"enqueued": "many"}))
+    await door.put_record(Record("tally 60", "x", NOON, {"enqueued": "many"}))
     assert await busy(door, clock) == {at(0): 1}
     assert [line["tallyId"] for line in logs if line["event"] == "tally_damaged"] == ["x"]
 

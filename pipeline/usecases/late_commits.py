@@ -21,13 +21,13 @@ T = TypeVar("T")
 LATE_SECONDS = 5.0
 
 
-class Endings:
+class LateCommits:
     """What is on its way to its end."""
 
     def __init__(self) -> None:
         self._late: set[asyncio.Task[Any]] = set()
 
-    async def reach(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Await the work. When that is cancelled the work has LATE_SECONDS more."""
         task = asyncio.create_task(work)
         try:

@@ -19,21 +19,21 @@ log = structlog.get_logger(__name__)
 
 # Where events cannot be published for hours, jobs must go on all the same: the oldest is acknowledged then. Its event
 # stays owed, and is lost only if this process ends before Redis takes it.
-TELLING_AT_MOST = 1000
+UNACKNOWLEDGED_AT_MOST = 1000
 
 
-class Telling:
+class Unacknowledged:
     """The jobs of one worker that wait for their event to be published."""
 
     def __init__(
-        self, untold: Callable[[Job], asyncio.Future[None] | None], on_told: Callable[[Finish], None]
+        self, unpublished: Callable[[Job], asyncio.Future[None] | None], on_published: Callable[[Finish], None]
     ) -> None:
-        """untold: returns what is done when the job's events are published, None when they are.
+        """unpublished: returns what is done when the job's events are published, None when they are.
 
-        on_told: called with the Finish that may be acknowledged now.
+        on_published: called with the Finish that may be acknowledged now.
         """
-        self._untold = untold
-        self._on_told = on_told
+        self._unpublished = unpublished
+        self._on_told = on_published
         # By lease, the oldest first.
         self._held: dict[str, tuple[Claim, Finish]] = {}
         self._is_closed = False
@@ -43,17 +43,17 @@ class Telling:
 
     def hold(self, claim: Claim, finish: Finish) -> Finish | None:
         """Return the Finish to acknowledge now, None when that has to wait."""
-        told = self._untold(finish.job) if finish.outcome in ENDS else None
+        told = self._unpublished(finish.job) if finish.outcome in ENDS else None
         if told is None:
             return finish
         if self._is_closed:
             return _handed_back(finish)
         self._held[finish.job.lease] = claim, finish
-        told.add_done_callback(partial(self._told, finish.job.lease))
-        if len(self._held) > TELLING_AT_MOST:
+        told.add_done_callback(partial(self._published, finish.job.lease))
+        if len(self._held) > UNACKNOWLEDGED_AT_MOST:
             oldest = next(iter(self._held))
-            log.warning("job_acknowledged_untold", jobId=self._held[oldest][1].job.id)
-            self._told(oldest)
+            log.warning("job_acknowledged_unpublished", jobId=self._held[oldest][1].job.id)
+            self._published(oldest)
         return None
 
     def take_lost(self) -> Sequence[str]:
@@ -72,10 +72,10 @@ class Telling:
         self._held.clear()
         return finishes
 
-    def _told(self, lease: str, _: object = None) -> None:
+    def _published(self, lease: str, _: object = None) -> None:
         if found := self._held.pop(lease, None):
             self._on_told(found[1])
 
 
 def _handed_back(finish: Finish) -> Finish:
-    return Finish(finish.job, Outcome.RELEASED, gives_back=True)
+    return Finish(finish.job, Outcome.RELEASED, refunds_attempt=True)

@@ -1,4 +1,4 @@
-"""Tallies: they add up, come back from JSON as they were, and their percentiles are near the truth."""
+"""JobStatistics: they add up, come back from JSON as they were, and their percentiles are near the truth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.usecases.tally import LAST, Tally, bucket_of, percentile_ms
+from pipeline.usecases.job_counts import LAST, JobCounts, bucket_of, percentile_ms
 
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
@@ -17,7 +17,9 @@ def test_percentiles_are_within_nine_percent(share: float) -> None:
     """Of durations from a millisecond to hours, whichever way they were added up."""
     chance = random.Random(17)
     seconds = sorted(10 ** chance.uniform(-3, 4) for _ in range(5000))
-    halves = Tally(waits=Counter(map(bucket_of, seconds[::2]))), Tally(waits=Counter(map(bucket_of, seconds[1::2])))
+    halves = JobCounts(waits=Counter(map(bucket_of, seconds[::2]))), JobCounts(
+        waits=Counter(map(bucket_of, seconds[1::2]))
+    )
     halves[0].add(halves[1])
     found = percentile_ms(halves[0].waits, share)
     truth_ms = 1000 * seconds[round(len(seconds) * share) - 1]
@@ -47,16 +49,16 @@ def test_percentile_of_nothing_is_none() -> None:
 
 def test_tally_comes_back_from_json() -> None:
     """What a tally holds, and no more, is in its JSON; what is 0 is left out."""
-    tally = Tally(3, 2, 0, 1, 5, 17, Counter({4: 2}), Counter({40: 1}))
-    data = json.loads(json.dumps(tally.to_data()))
-    assert Tally.of(data) == tally
-    assert Tally().to_data() == {}
-    tally.add(Tally.of(data))
-    assert (tally.enqueued, tally.waiting, tally.waits[4]) == (6, 17, 4)
+    counts = JobCounts(3, 2, 0, 1, 5, 17, Counter({4: 2}), Counter({40: 1}))
+    data = json.loads(json.dumps(counts.to_data()))
+    assert JobCounts.of(data) == counts
+    assert JobCounts().to_data() == {}
+    counts.add(JobCounts.of(data))
+    assert (counts.enqueued, counts.waiting, counts.waits[4]) == (6, 17, 4)
 
 
 @pytest.mark.parametrize("data", [{"enqueued": "x"}, {"waits": [1]}, {"runs": {"a": 1}}, {"failed": None}])
 def test_damaged_tally_is_refused(data: Any) -> None:
     """It is an error that the reader of a chart expects."""
     with pytest.raises((ValueError, TypeError, AttributeError)):
-        Tally.of(data)
+        JobCounts.of(data)

@@ -17,7 +17,7 @@ REMEMBERED = 16
 LATE_SECONDS = 0.05
 
 
-class Ahead:
+class Prefetch:
     """The pace of one worker's jobs."""
 
     def __init__(self, slots: int) -> None:

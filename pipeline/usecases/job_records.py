@@ -14,24 +14,24 @@ from typing import Any, TypeVar
 import structlog
 
 from pipeline.assets.asset import job_data, made_at_ms
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.instants import milliseconds_of
 from pipeline.queue.job import FailedJob, Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.records import as_instant
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.pages import dated_pages
+from pipeline.usecases.paging import dated_pages
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 # Under this name the job of a reanalysis says what it is about (reanalysis.py), and under the other a dead letter why.
 ABOUT, FAILED = "reanalysis", "failed"
-Place = tuple[datetime, str]
+Cursor = tuple[datetime, str]
 
 
-class KeptJobs:
+class JobRecords:
     """The kept jobs of one queue."""
 
     def __init__(self, store: AssetStore, queue: JobQueue, *, keep_failed_seconds: float, max_age_seconds: float):
@@ -42,41 +42,41 @@ class KeptJobs:
         self._keep_failed = timedelta(seconds=keep_failed_seconds)
         self._longest = timedelta(seconds=keep_failed_seconds + max_age_seconds)
 
-    async def keep(self, job: NewJob) -> None:
+    async def put(self, job: NewJob) -> None:
         """Keep a job that is about to be enqueued."""
-        await self._store.keep(self._about(job.id, job.data, _fields(job)))
+        await self._store.put_record(self._about(job.id, job.data, _fields(job)))
 
-    async def keep_first(self, job: NewJob, more: Mapping[str, Any]) -> None:
+    async def insert(self, job: NewJob, more: Mapping[str, Any]) -> None:
         """Keep a job that is about to be enqueued, and more about it, unless it is kept already."""
         fields = {**_fields(job), "group": job.group, **more}
-        await self._store.keep_first(self._about(job.id, job.data, fields))
+        await self._store.insert_record(self._about(job.id, job.data, fields))
 
     async def find(self, job_id: str) -> Mapping[str, Any]:
         """Return what is kept of the job, {} when nothing. `failed`: of a dead letter."""
-        kept = await self._store.find_kept(self.kind, job_id)
-        return kept.data if kept is not None else {}
+        record = await self._store.find_record(self.kind, job_id)
+        return record.data if record is not None else {}
 
-    async def bury(self, job: Job, error: str, more: Mapping[str, Any] = {}) -> None:
+    async def put_failed(self, job: Job, error: str, more: Mapping[str, Any] = {}) -> None:
         """Keep a job that is about to become a dead letter, and more about it, instead of what was kept before."""
         failed = {"error": error, "attempts": job.attempt, "stalls": job.stalls, "enqueuedAtMs": job.enqueued_at_ms}
         fields = {"data": job.data, "requestId": job.request_id, "failed": failed, **more}
-        await self._store.keep(self._about(job.id, job.data, fields))
+        await self._store.put_record(self._about(job.id, job.data, fields))
 
-    def among(self, kept: Sequence[Kept]) -> list[str]:
+    def among(self, record: Sequence[Record]) -> list[str]:
         """Return the ids of those that are jobs of this queue."""
-        return [each.id for each in kept if each.kind == self.kind]
+        return [each.id for each in record if each.kind == self.kind]
 
-    async def unnamed_of(self, user_id: str) -> Sequence[Kept]:
+    async def unnamed_of(self, user_id: str) -> Sequence[Record]:
         """Return those that only their data say are about the user: version 0.1 writes such ones to MongoDB."""
-        found: list[Kept] = []
-        async for page in dated_pages(partial(self._store.kept, self.kind)):
-            about = ((kept, kept.data.get("data")) for kept in page if not kept.user_id)
-            found += (kept for kept, data in about if isinstance(data, dict) and data.get("userId") == user_id)
+        found: list[Record] = []
+        async for page in dated_pages(partial(self._store.records, self.kind)):
+            about = ((record, record.data.get("data")) for record in page if not record.user_id)
+            found += (record for record, data in about if isinstance(data, dict) and data.get("userId") == user_id)
         return found
 
     async def forget(self, *job_ids: str) -> None:
         """Keep these jobs no longer: they are done, or nobody wants them."""
-        await self._store.discard(self.kind, *job_ids)
+        await self._store.delete_records(self.kind, *job_ids)
 
     async def forget_if_deleted(self, job_id: str, asset_id: str) -> bool:
         """Forget a dead letter if its asset was deleted meanwhile, and return that: nobody else would look for it."""
@@ -85,36 +85,36 @@ class KeptJobs:
         await self.forget(job_id)
         return True
 
-    async def mend(self, before: datetime, after: Place | None, limit: int) -> tuple[int, Place | None]:
+    async def repair(self, before: datetime, after: Cursor | None, limit: int) -> tuple[int, Cursor | None]:
         """Put back those of one page that Redis has lost.
 
         before: younger ones are left alone. after: where the last page ended.
         Returns how many, and where to go on, None at the end.
         """
-        page = await self._store.kept(self.kind, limit=limit, after=after)
-        ready = [kept for kept in page if kept.at < before]
+        page = await self._store.records(self.kind, limit=limit, after=after)
+        ready = [record for record in page if record.at < before]
         oldest = utc_now() - self._keep_failed
-        waiting = _readable(_waiting, [kept for kept in ready if "failed" not in kept.data])
+        waiting = _readable(_waiting, [record for record in ready if "failed" not in record.data])
         restored = await self._queue.restore(waiting)
         # One that was announced again after its delivery was kept again.
         if done := await self._queue.completed([job.id for job in waiting]):
             await self.forget(*done)
-        dead = _readable(_failed, [kept for kept in ready if "failed" in kept.data and kept.at > oldest])
+        dead = _readable(_failed, [record for record in ready if "failed" in record.data and record.at > oldest])
         if put_back := await self._queue.restore_failed(dead):
             # One that an operator removed after we had read of it is gone from the store first.
-            still = {kept.id for kept in await self._store.kept(self.kind, limit=limit, after=after)}
+            still = {record.id for record in await self._store.records(self.kind, limit=limit, after=after)}
             await self._queue.remove_failed(*(each.id for each in dead if each.id not in still))
             restored += put_back
         is_last = len(page) < limit or len(ready) < len(page)
         return restored, None if is_last else (page[-1].at, page[-1].id)
 
-    def _about(self, job_id: str, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Kept:
+    def _about(self, job_id: str, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Record:
         user_id, asset_id = (str(data.get(name) or "") for name in ("userId", "assetId"))
-        return Kept(self.kind, job_id, utc_now(), fields, user_id, asset_id)
+        return Record(self.kind, job_id, utc_now(), fields, user_id, asset_id)
 
     async def purge(self) -> None:
         """Remove what is older than any job that is still of use."""
-        await self._store.purge_kept(self.kind, utc_now() - self._longest)
+        await self._store.purge_records(self.kind, utc_now() - self._longest)
 
 
 def kind_of(queue: JobQueue) -> str:
@@ -126,21 +126,21 @@ def _fields(job: NewJob) -> dict[str, Any]:
     return {"data": job.data, "requestId": job.request_id, "lane": job.lane}
 
 
-def _waiting(kept: Kept) -> NewJob:
+def _waiting(record: Record) -> NewJob:
     return NewJob(
-        kept.id,
-        kept.data["data"],
-        request_id=kept.data["requestId"],
-        lane=kept.data["lane"],
-        group=kept.data.get("group", ""),
-        submitted_at_ms=milliseconds_of(kept.at),
+        record.id,
+        record.data["data"],
+        request_id=record.data["requestId"],
+        lane=record.data["lane"],
+        group=record.data.get("group", ""),
+        submitted_at_ms=milliseconds_of(record.at),
     )
 
 
-def _readable(read: Callable[[Kept], T], kept: Sequence[Kept]) -> list[T]:
+def _readable(read: Callable[[Record], T], record: Sequence[Record]) -> list[T]:
     """Return the jobs, without those that lack something: one of them must not keep the others from coming back."""
     jobs = []
-    for each in kept:
+    for each in record:
         try:
             jobs.append(read(each))
         except (LookupError, TypeError):
@@ -148,17 +148,17 @@ def _readable(read: Callable[[Kept], T], kept: Sequence[Kept]) -> list[T]:
     return jobs
 
 
-def _failed(kept: Kept) -> FailedJob:
-    failed = kept.data["failed"]
+def _failed(record: Record) -> FailedJob:
+    failed = record.data["failed"]
     return FailedJob(
-        id=kept.id,
-        failed_at=kept.at,
-        data=kept.data["data"],
+        id=record.id,
+        failed_at=record.at,
+        data=record.data["data"],
         error=failed["error"],
         attempts=failed["attempts"],
         stalls=failed["stalls"],
         enqueued_at=as_instant(failed["enqueuedAtMs"]),
-        request_id=kept.data["requestId"],
+        request_id=record.data["requestId"],
     )
 
 
@@ -175,8 +175,8 @@ class UnfinishedAssets:
         self._age = timedelta(seconds=age_seconds)
         self._is_fair = is_fair
 
-    async def mend(self, before: datetime, after: Place | None, limit: int) -> tuple[int, Place | None]:
-        """As KeptJobs.mend, in order of submission."""
+    async def repair(self, before: datetime, after: Cursor | None, limit: int) -> tuple[int, Cursor | None]:
+        """As JobRecords.repair, in order of submission."""
         page = await self._store.unfinished_before(before, limit=limit, after=after)
         # A job that ended while its asset did not is either being acknowledged just now or was not about this owner.
         ended_before = utc_now() - self._age

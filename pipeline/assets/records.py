@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.assets.reading import Reader
-from pipeline.assets.store import Kept
+from pipeline.assets.store import Record
 
 
-def kept_reader(read: Callable[[Any], Kept], id_name: str) -> Reader[Kept]:
+def record_reader(read: Callable[[Any], Record], id_name: str) -> Reader[Record]:
     """Return what reads them. read, id_name: see Reader."""
     return Reader(read, id_name, what="kept")
 
@@ -24,6 +24,6 @@ def as_data(text: str) -> Mapping[str, Any]:
     return data
 
 
-def damaged(kind: str, id: str, row: Any) -> Kept:
+def damaged(kind: str, id: str, row: Any) -> Record:
     """Return the little that is known of one that cannot be read, so that it goes with the user whom it is about."""
-    return Kept(kind, id, datetime.fromtimestamp(0, UTC), {}, row["userId"], row["assetId"])
+    return Record(kind, id, datetime.fromtimestamp(0, UTC), {}, row["userId"], row["assetId"])

@@ -23,7 +23,7 @@ TRIES = 10
 UNCHANGEABLE = (AssetStatus.DRAFT, AssetStatus.ARCHIVED)
 
 
-class Correcting:
+class Corrections:
     """Corrects assets."""
 
     def __init__(self, store: AssetStore, on_corrected: Callable[[Asset], None] = lambda asset: None) -> None:

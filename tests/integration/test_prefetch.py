@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from pipeline.hold import BACKGROUND
-from pipeline.queue.ahead import AHEAD_AT_MOST, LATE_SECONDS, REMEMBERED, Ahead
+from pipeline.queue.prefetch import AHEAD_AT_MOST, LATE_SECONDS, REMEMBERED, Prefetch
 from pipeline.queue.job import Job
 from tests.workers import Bench, Handler, nothing
 
@@ -19,7 +19,7 @@ from tests.workers import Bench, Handler, nothing
 )
 def test_only_what_starts_within_ten_milliseconds(seconds: float, running: float, count: int) -> None:
     """By the slowest of the last jobs, and of those that run."""
-    ahead = Ahead(5)
+    ahead = Prefetch(5)
     ahead.ended(seconds)
     for _ in range(REMEMBERED - 2):
         ahead.ended(0.0)

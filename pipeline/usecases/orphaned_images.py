@@ -44,7 +44,7 @@ async def find_unnamed(store: AssetStore, names: Iterable[ImageName]) -> list[Im
     ]
 
 
-class Leftovers:
+class OrphanedImages:
     """Removes images of assets that are gone, never came to be, or have another image now."""
 
     def __init__(self, store: AssetStore, storage: StoredImages) -> None:

@@ -1,9 +1,9 @@
 """Use case: all images go to another storage while the service runs.
 
-A record in the asset store tells every process where new images go from now on; usecases/moves.py follows it. Each
-image is copied, read back and compared, then named in its asset's document if that still names the old one. A local one
-is removed then, because /media leads on to where it is; another one stays for as long as URLs of it may work, and is
-then removed by the sweeper. Interrupted and begun again it goes on; what is done is not done again.
+A record in the asset store tells every process where new images go from now on; usecases/storage_choice.py follows it.
+Each image is copied, read back and compared, then named in its asset's document if that still names the old one. A
+local one is removed then, because /media leads on to where it is; another one stays for as long as URLs of it may work,
+and is then removed by the sweeper. Interrupted and begun again it goes on; what is done is not done again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from pipeline.assets.asset import Asset, ImageRef
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, PipelineError
 from pipeline.images import ImageName, content_type_of
 from pipeline.usecases.every_image import damaged_document, every_asset, read_checked, sha256_of
-from pipeline.usecases.patience import Patience, Unreadable, what_is_wrong
+from pipeline.usecases.outage_retry import OutageRetry, Unreadable, what_is_wrong
 from pipeline.usecases.retention import MARK
 from pipeline.usecases.storage import StoredImages
 from pipeline.usecases.storages_in_use import KIND as IN_USE
@@ -66,11 +66,13 @@ async def probe(storage: StoredImages) -> None:
 
 async def choose_storage(store: AssetStore, name: str, *, instead_of: str) -> None:
     """Let every process save new images there whose settings name that storage or one it stands in for."""
-    found = await store.find_kept(KIND, STORAGE)
+    found = await store.find_record(KIND, STORAGE)
     # Also the target of the move before: somebody may have named it in the settings since.
     before = {*found.data["insteadOf"], found.data["to"]} if found is not None else set()
-    await store.keep(Kept(IN_USE, name, utc_now(), {}))
-    await store.keep(Kept(KIND, STORAGE, utc_now(), {"to": name, "insteadOf": sorted({*before, instead_of} - {name})}))
+    await store.put_record(Record(IN_USE, name, utc_now(), {}))
+    await store.put_record(
+        Record(KIND, STORAGE, utc_now(), {"to": name, "insteadOf": sorted({*before, instead_of} - {name})})
+    )
 
 
 async def move_images(
@@ -78,7 +80,7 @@ async def move_images(
     storage: StoredImages,
     on_asset: Callable[[], None] = lambda: None,
     *,
-    patience: Patience | None = None,
+    outage_retry: OutageRetry | None = None,
     url_seconds: int = 0,
 ) -> Moved:
     """Move every image to the current storage of `storage`.
@@ -86,17 +88,17 @@ async def move_images(
     url_seconds: MEDIA_URL_SECONDS. DependencyUnavailable: a storage or the store is away for long; begin again later.
     Conflict: another move has begun meanwhile.
     """
-    return await _Move(store, storage, patience or Patience(), max(url_seconds, DAY_SECONDS)).run(on_asset)
+    return await _Move(store, storage, outage_retry or OutageRetry(), max(url_seconds, DAY_SECONDS)).run(on_asset)
 
 
 class _Move:
     """One run of the command."""
 
-    def __init__(self, store: AssetStore, storage: StoredImages, patience: Patience, url_seconds: int) -> None:
+    def __init__(self, store: AssetStore, storage: StoredImages, outage_retry: OutageRetry, url_seconds: int) -> None:
         self._store = store
         self._storage = storage
         self._target = storage.backends[0]
-        self._patience = patience
+        self._outage_retry = outage_retry
         self._url_seconds = url_seconds
         # When it was last noted that images left a storage, by its name.
         self._noted: dict[str, float] = {}
@@ -108,7 +110,7 @@ class _Move:
             moved.assets, moved.left = 0, []
             batch: list[Asset] = []
             damaged: list[str] = []
-            async for asset in every_asset(self._store, self._patience, damaged.append):
+            async for asset in every_asset(self._store, self._outage_retry, damaged.append):
                 batch.append(asset)
                 moved.assets += 1
                 if number == 0:
@@ -136,7 +138,7 @@ class _Move:
         for image in asset.images:
             if image.name is None or image.backend == self._target:
                 continue
-            await self._patience.bear(self._check_alone)
+            await self._outage_retry.run(self._check_alone)
             try:
                 count = await self._move(asset, image)
             except (FileNotFoundError, ValueError, Unreadable) as error:
@@ -148,13 +150,13 @@ class _Move:
             else:
                 moved.images += count
                 continue
-            current = await self._patience.bear(partial(self._store.get, asset.id))
+            current = await self._outage_retry.run(partial(self._store.get, asset.id))
             if current is not None and image.name in current.image_names:
                 moved.left.append(f"{image.public_id} of asset {asset.id} in {image.backend} is {wrong}")
 
     async def _check_alone(self) -> None:
         """Conflict when images are to go elsewhere by now: two moves would undo each other's work."""
-        found = await self._store.find_kept(KIND, STORAGE)
+        found = await self._store.find_record(KIND, STORAGE)
         if found is not None and found.data["to"] != self._target:
             raise Conflict(f"Another move has begun, to {found.data['to']}: this one ends here")
 
@@ -162,10 +164,10 @@ class _Move:
         """Return 1 when the image was moved, 0 when its asset does not name it any more."""
         name = image.name
         assert name is not None
-        content = await self._patience.read(self._storage, image)
+        content = await self._outage_retry.read(self._storage, image)
         await self._note_left(image.backend)
-        copy = await self._patience.bear(lambda: self._copy(image, content))
-        replaced = await self._patience.bear(lambda: self._store.replace_image(asset.id, name, copy))
+        copy = await self._outage_retry.run(lambda: self._copy(image, content))
+        replaced = await self._outage_retry.run(lambda: self._store.replace_image(asset.id, name, copy))
         if replaced is None and not await self._is_named(asset.id, copy):
             await self._remove_copy(asset.id, copy)
             return 0
@@ -189,7 +191,7 @@ class _Move:
         return copy
 
     async def _is_named(self, asset_id: str, copy: ImageRef) -> bool:
-        current = await self._patience.bear(partial(self._store.get, asset_id))
+        current = await self._outage_retry.run(partial(self._store.get, asset_id))
         return current is not None and copy.name is not None and current.names(copy.name)
 
     async def _remove_copy(self, asset_id: str, copy: ImageRef) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-import pipeline.queue.telling
+import pipeline.queue.unacknowledged
 from pipeline.errors import PermanentJobError
 from pipeline.queue.job import Job
 from tests.patience import patience
@@ -34,7 +34,7 @@ class Events:
 
 
 def start(bench: Bench, handler: Handler, events: Events, **options: Any) -> Any:
-    return bench.start(handler, untold=events, **{"lease_seconds": 1, "renew_seconds": 0.2} | options)
+    return bench.start(handler, unpublished=events, **{"lease_seconds": 1, "renew_seconds": 0.2} | options)
 
 
 @pytest.mark.gen_test(timeout=20)
@@ -104,7 +104,7 @@ async def test_drain_acknowledges_what_is_published_meanwhile(bench: Bench) -> N
 @pytest.mark.gen_test(timeout=20)
 async def test_jobs_go_on_where_nothing_can_be_published(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound the oldest is acknowledged all the same: a photo must not wait for a right in Redis."""
-    monkeypatch.setattr(pipeline.queue.telling, "TELLING_AT_MOST", 3)
+    monkeypatch.setattr(pipeline.queue.unacknowledged, "UNACKNOWLEDGED_AT_MOST", 3)
     events, handler = Events(), Handler(nothing)
     start(bench, handler, events)
     ids = await bench.enqueue(20)

@@ -17,7 +17,7 @@ from pipeline.client import Client
 from pipeline.clock import utc_now
 from pipeline.errors import RetryableJobError
 from pipeline.hooks import UNKNOWN, Analysis, Attribute
-from pipeline.usecases.correcting import Correcting
+from pipeline.usecases.corrections import Corrections
 from pipeline.usecases.processing import Processing
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset, make_token
@@ -112,7 +112,7 @@ async def test_correction_stands_against_later_runs(
 ) -> None:
     """Also one that comes while a run is under way: its result is told with what the person said."""
     asset, job = await submit(store)
-    correcting = Correcting(store)
+    correcting = Corrections(store)
 
     async def correct() -> None:
         await correcting.correct(asset.id, asset.user_id, {"brand": "Adidas", "model": "Samba"})
@@ -144,7 +144,7 @@ async def test_status_follows_what_is_known(
 ) -> None:
     """And goes back with the corrections."""
     asset = await finished(store, status, ai_metadata=meta)
-    correcting = Correcting(store)
+    correcting = Corrections(store)
     corrected = await correcting.correct(asset.id, asset.user_id, said)
     assert corrected.status is becomes and corrected.known.error is None
     back = await correcting.correct(asset.id, asset.user_id, dict.fromkeys(said))
@@ -155,7 +155,7 @@ async def test_status_follows_what_is_known(
 async def test_corrections_at_once_all_stand(store: SqliteAssetStore) -> None:
     """Three tabs correct three fields at the same moment; only the last corrections are remembered one by one."""
     asset = await finished(store, AssetStatus.PARTIAL, ai_metadata=FOUND)
-    correcting = Correcting(store)
+    correcting = Corrections(store)
     fields = ("brand", "model", "colorway")
     await asyncio.gather(*(correcting.correct(asset.id, asset.user_id, {name: name}) for name in fields))
     current = await store.get(asset.id)
@@ -176,7 +176,7 @@ async def test_attempts_that_failed_are_kept(store: SqliteAssetStore, processing
     for number in range(ATTEMPTS_AT_MOST + 2):
         with pytest.raises(RetryableJobError):
             await processing.process(make_job(asset, attempt=number + 1))
-        await store.excuse(asset.id, asset.processing_job_id)
+        await store.refund_start(asset.id, asset.processing_job_id)
     current = await store.get(asset.id)
     assert current is not None
     assert [(each["attempt"], each["outcome"], each["reason"]) for each in current.attempts] == [

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pipeline.assets.store import Kept, StoredKey
+from pipeline.assets.store import Record, StoredKey
 
 PAGE, DATED_PAGE = 100, 500
 # A page of a filtered list looks at so many: where hardly any passes it ends with fewer than it may have.
 LOOKED_AT_MOST = 2000
 T = TypeVar("T")
-Place = tuple[datetime, str]
+Cursor = tuple[datetime, str]
 # One of the store's methods that take limit and after.
 Read = Callable[..., Awaitable[Sequence[T]]]
 
@@ -32,14 +32,14 @@ def id_pages(read: Read[str]) -> AsyncIterator[Sequence[str]]:
     return pages(read, str, "")
 
 
-def kept_pages(read: Read[Kept]) -> AsyncIterator[Sequence[Kept]]:
-    """Yield the pages of `all_kept`."""
-    return pages(read, lambda kept: (kept.kind, kept.id), ("", ""))
+def record_pages(read: Read[Record]) -> AsyncIterator[Sequence[Record]]:
+    """Yield the pages of `all_records`."""
+    return pages(read, lambda record: (record.kind, record.id), ("", ""))
 
 
-def dated_pages(read: Read[Kept], first: Place | None = None) -> AsyncIterator[Sequence[Kept]]:
+def dated_pages(read: Read[Record], first: Cursor | None = None) -> AsyncIterator[Sequence[Record]]:
     """Yield the pages of `kept` of one kind, the oldest first. first: see pages."""
-    return pages(read, lambda kept: (kept.at, kept.id), first, DATED_PAGE)
+    return pages(read, lambda record: (record.at, record.id), first, DATED_PAGE)
 
 
 def key_pages(read: Read[StoredKey]) -> AsyncIterator[Sequence[StoredKey]]:
@@ -48,20 +48,20 @@ def key_pages(read: Read[StoredKey]) -> AsyncIterator[Sequence[StoredKey]]:
 
 
 async def newest_page(
-    read: Read[Kept], limit: int, after: Place | None, is_wanted: Callable[[Kept], bool] | None = None
-) -> tuple[list[Kept], Place | None]:
+    read: Read[Record], limit: int, after: Cursor | None, is_wanted: Callable[[Record], bool] | None = None
+) -> tuple[list[Record], Cursor | None]:
     """Return what is wanted of a kind, newest first, and after what the next page begins, None at the end.
 
-    read: newest_kept of that kind. is_wanted: None: all are.
+    read: newest_records of that kind. is_wanted: None: all are.
     """
-    found: list[Kept] = []
+    found: list[Record] = []
     size = limit + 1 if is_wanted is None else DATED_PAGE
     for _ in range(0, LOOKED_AT_MOST, size):
         page = await read(limit=size, after=after)
-        for number, kept in enumerate(page, 1):
-            after = kept.at, kept.id
-            if is_wanted is None or is_wanted(kept):
-                found.append(kept)
+        for number, record in enumerate(page, 1):
+            after = record.at, record.id
+            if is_wanted is None or is_wanted(record):
+                found.append(record)
             if len(found) == limit:
                 return found, after if number < len(page) or len(page) == size else None
         if len(page) < size:

@@ -18,14 +18,14 @@ from typing import Any
 import structlog
 
 from pipeline.assets.asset import AssetStatus, to_timestamp
-from pipeline.assets.store import AssetStore, Kept
+from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import CLOCK
 from pipeline.errors import DependencyUnavailable
 from pipeline.instants import instant_of
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.tally import COUNTS, Tally, bucket_of, percentile_ms
+from pipeline.usecases.job_counts import COUNTS, JobCounts, bucket_of, percentile_ms
 
 log = structlog.get_logger(__name__)
 
@@ -46,12 +46,12 @@ PAGE = 100
 class _Sum:
     """What one document holds. id: at random, so that no process can write over what another one has counted."""
 
-    tally: Tally = field(default_factory=Tally)
+    counts: JobCounts = field(default_factory=JobCounts)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     is_written: bool = False
 
 
-class Tallies:
+class JobStatistics:
     """The counters of one process, and the charts of all of them."""
 
     def __init__(self, store: AssetStore, queue: JobQueue, *, now: Callable[[], float] = CLOCK.now) -> None:
@@ -60,7 +60,7 @@ class Tallies:
         self._queue = queue
         self._now = now
         # What was counted since the last writing, by the minute.
-        self._fresh: dict[int, Tally] = {}
+        self._fresh: dict[int, JobCounts] = {}
         self._sums: dict[tuple[int, int], _Sum] = {}
         self._writing = asyncio.Lock()
         self._charts: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -78,24 +78,24 @@ class Tallies:
     def count_attempt(self, finish: Finish, seconds: float) -> None:
         """Count how long an attempt took, and whether another one follows."""
         is_over = finish.outcome in (Outcome.COMPLETED, Outcome.FAILED)
-        if is_over or finish.outcome is Outcome.RETRY and not finish.gives_back:
-            tally = self._open()
-            tally.retried += not is_over
-            tally.runs[bucket_of(seconds)] += 1
+        if is_over or finish.outcome is Outcome.RETRY and not finish.refunds_attempt:
+            counts = self._open()
+            counts.retried += not is_over
+            counts.runs[bucket_of(seconds)] += 1
 
     def count_end(self, status: AssetStatus) -> None:
         """Count how a job has ended."""
-        tally = self._open()
-        tally.completed += status is AssetStatus.ACTIVE
-        tally.partial += status is AssetStatus.PARTIAL
-        tally.failed += status is AssetStatus.FAILED
+        counts = self._open()
+        counts.completed += status is AssetStatus.ACTIVE
+        counts.partial += status is AssetStatus.PARTIAL
+        counts.failed += status is AssetStatus.FAILED
 
-    def _open(self) -> Tally:
+    def _open(self) -> JobCounts:
         minute = int(self._now()) // MINUTE
-        tally = self._fresh.get(minute)
-        if tally is None:
-            tally = self._fresh[minute] = Tally()
-        return tally
+        counts = self._fresh.get(minute)
+        if counts is None:
+            counts = self._fresh[minute] = JobCounts()
+        return counts
 
     async def run(self) -> None:
         """Write for ever."""
@@ -122,17 +122,17 @@ class Tallies:
         except DependencyUnavailable:
             return
         if waiting := stats.waiting + stats.delayed:
-            tally = self._open()
-            tally.waiting = max(tally.waiting, waiting)
+            counts = self._open()
+            counts.waiting = max(counts.waiting, waiting)
 
     async def write(self) -> None:
         """Write what was counted since the last time; DependencyUnavailable when the store is away: it is kept then."""
         async with self._writing:
             for minute in list(self._fresh):
-                tally = self._fresh.pop(minute)
+                counts = self._fresh.pop(minute)
                 for step in KEPT_SECONDS:
                     each = self._sums.setdefault((step, minute * MINUTE // step * step), _Sum())
-                    each.tally.add(tally)
+                    each.counts.add(counts)
                     each.is_written = False
             self._drop_old()
             changed = [item for item in self._sums.items() if not item[1].is_written]
@@ -140,7 +140,7 @@ class Tallies:
             await asyncio.gather(*(self._keep(step, start, each) for (step, start), each in changed))
 
     async def _keep(self, step: int, start: int, each: _Sum) -> None:
-        await self._store.keep(Kept(_kind(step), each.id, _instant(start), each.tally.to_data()))
+        await self._store.put_record(Record(_kind(step), each.id, _instant(start), each.counts.to_data()))
         each.is_written = True
 
     def _drop_old(self) -> None:
@@ -168,12 +168,12 @@ class Tallies:
         await self.write()
         step, count, _ = WINDOWS[window]
         first = (int(self._now()) // step - count + 1) * step
-        points = {first + number * step: Tally() for number in range(count)}
+        points = {first + number * step: JobCounts() for number in range(count)}
         after, is_last = (_instant(first), ""), False
         while not is_last:
-            page = await self._store.kept(_kind(step), limit=PAGE, after=after)
-            for kept in page:
-                _add(points, kept)
+            page = await self._store.records(_kind(step), limit=PAGE, after=after)
+            for record in page:
+                _add(points, record)
             is_last = len(page) < PAGE
             after = (page[-1].at, page[-1].id) if page else after
         return {"window": window, "stepSeconds": step, "points": [_shown(*point) for point in points.items()]}
@@ -181,7 +181,7 @@ class Tallies:
     async def purge(self) -> None:
         """Remove what no chart shows any more."""
         for step, seconds in KEPT_SECONDS.items():
-            await self._store.purge_kept(_kind(step), _instant(self._now()) - timedelta(seconds=seconds))
+            await self._store.purge_records(_kind(step), _instant(self._now()) - timedelta(seconds=seconds))
 
 
 def _kind(step: int) -> str:
@@ -192,23 +192,23 @@ def _instant(seconds: float) -> datetime:
     return instant_of(int(seconds) * 1000)
 
 
-def _add(points: dict[int, Tally], kept: Kept) -> None:
-    point = points.get(int(kept.at.timestamp()))
+def _add(points: dict[int, JobCounts], record: Record) -> None:
+    point = points.get(int(record.at.timestamp()))
     if point is None:
         return
     try:
-        point.add(Tally.of(kept.data))
+        point.add(JobCounts.of(record.data))
     except (ValueError, TypeError, AttributeError) as error:
-        log.warning("tally_damaged", tallyId=kept.id, cause=cause_of(error))
+        log.warning("tally_damaged", tallyId=record.id, cause=cause_of(error))
 
 
-def _shown(start: int, tally: Tally) -> dict[str, Any]:
+def _shown(start: int, counts: JobCounts) -> dict[str, Any]:
     return {
         "at": to_timestamp(_instant(start)),
-        **{name: getattr(tally, name) for name in COUNTS},
-        "waitP50Ms": percentile_ms(tally.waits, 0.5),
-        "waitP95Ms": percentile_ms(tally.waits, 0.95),
-        "runP50Ms": percentile_ms(tally.runs, 0.5),
-        "runP95Ms": percentile_ms(tally.runs, 0.95),
-        "waiting": tally.waiting,
+        **{name: getattr(counts, name) for name in COUNTS},
+        "waitP50Ms": percentile_ms(counts.waits, 0.5),
+        "waitP95Ms": percentile_ms(counts.waits, 0.95),
+        "runP50Ms": percentile_ms(counts.runs, 0.5),
+        "runP95Ms": percentile_ms(counts.runs, 0.95),
+        "waiting": counts.waiting,
     }

@@ -9,7 +9,7 @@ import asyncio
 from functools import partial
 
 
-class Untold:
+class Unpublished:
     """The newest such event of each asset. Redis gets the events of one asset in order, so the newest tells of all."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ COUNTS = ("enqueued", "completed", "partial", "failed", "retried")
 
 
 @dataclass(slots=True)
-class Tally:
+class JobCounts:
     """waits, runs: how many durations fell into which bucket. waiting: the most jobs that were seen waiting."""
 
     enqueued: int = 0
@@ -32,7 +32,7 @@ class Tally:
     waits: Counter[int] = field(default_factory=Counter)
     runs: Counter[int] = field(default_factory=Counter)
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: JobCounts) -> None:
         """Add what another one has counted."""
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -46,7 +46,7 @@ class Tally:
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name))}
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> Tally:
+    def of(cls, data: Mapping[str, Any]) -> JobCounts:
         """Return what to_data made; ValueError, TypeError or AttributeError when it is damaged."""
         waits, runs = (
             {int(bucket): int(count) for bucket, count in data.get(name, {}).items()} for name in ("waits", "runs")
