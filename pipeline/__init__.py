@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # pipeline.plugins and pipeline.contracts are installed beside this file. In a checkout they are the folders plugins/
 # and contracts/ next to this one. By those names alone they would clash with those of a project that has the same.

@@ -89,7 +89,7 @@ class Checks:
         settings = self._settings
         store_setting = "MONGODB_URI" if settings.mongodb_uri.get_secret_value() else "DATA_DIR"
         checks = [
-            Check("settings", self._machine.variables, "see the README"),
+            Check("settings", self._machine.variables, "see docs/settings.md"),
             Check("data folder", self._machine.data_folder, "make room there or set DATA_DIR"),
             Check("address", self._machine.address, "set HOST and PORT"),
             Check("open files", self._machine.files, "see ulimit -n"),

@@ -1,4 +1,4 @@
-"""The command `settings`, and the lists of settings in the README and in `.env.example`."""
+"""The command `settings`, and the lists of settings in docs/settings.md and in `.env.example`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def settings(format_: str) -> None:
 
 
 def settings_lines(format_: str) -> list[str]:
-    """Return all settings as lines of `.env.example` ("env") or of the README's table ("markdown")."""
+    """Return all settings as lines of `.env.example` ("env") or of the table in docs/settings.md ("markdown")."""
     ours = Settings.model_fields.items()
     fields = [(name.upper(), _as_text(field.default), field.description) for name, field in ours]
     fields += [(own.variable, _as_text(own.default), own.why) for own in plugin_settings.built_in_settings()]

@@ -1,4 +1,4 @@
-"""The README's lines for a browser, tried out where a reader tries them. In a real Chromium."""
+"""The lines of docs/client-guide.md for a browser, tried out where a reader tries them. In a real Chromium."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.factories import make_token
 from tests.parts import require
 from tests.service import AiService, Service
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "docs/client-guide.md").read_text()
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
 
 @pytest.mark.fault("R18")
 @pytest.mark.gen_test(timeout=60)
-async def test_browser_gets_the_event_by_the_readme(service: Service) -> None:
-    """The README's lines for a browser, in the console of the front page: the event of an upload from there arrives."""
-    (snippet,) = [text for text in re.findall(r"```js\n(.*?)```", README, re.DOTALL) if "new WebSocket" in text]
+async def test_browser_gets_the_event_by_the_guide(service: Service) -> None:
+    """The guide's lines for a browser, in the console of the front page: the event of an upload from there arrives."""
+    (snippet,) = [text for text in re.findall(r"```js\n(.*?)```", GUIDE, re.DOTALL) if "new WebSocket" in text]
     snippet = snippet.replace("127.0.0.1:8080", service.url.removeprefix("http://"))
     script = f"""
       new Promise((resolve, reject) => {{

@@ -265,7 +265,7 @@ def test_settings_say_which_plugins_are_not_in_order(invoke: Invoke) -> None:
 
 @pytest.mark.parametrize("format_", ["env", "markdown"])
 def test_settings_for_files_know_built_in_plugins_only(invoke: Invoke, format_: str) -> None:
-    """What is written into README and .env.example is the same on every machine, whatever is set or installed."""
+    """docs/settings.md and .env.example are the same on every machine, whatever is set or installed."""
     plain = invoke("settings", "--format", format_)
     environment = {"PLUGIN_JOURNAL_PATH": "/journal", "PLUGINS_DISABLED": "journal,webhook", "PORT": "none"}
     assert invoke("settings", "--format", format_, **environment).stdout == plain.stdout
