@@ -20,11 +20,8 @@ from pipeline.assets.asset import (
     Asset,
     AssetStatus,
     ImageRef,
-    ai_metadata_document,
-    failure_of,
-    image_document,
-    previews_document,
 )
+from pipeline.assets.asset_parts import ai_metadata_document, failure_of, image_document, previews_document
 from pipeline.assets.mongo_calls import TRIES, UNSENDABLE, Calls
 from pipeline.assets.mongo_reads import MongoReads, object_id
 from pipeline.assets.upgrade import BackendOf, missing_backends

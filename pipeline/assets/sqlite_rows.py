@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline.assets.asset import AiMetadata, Asset, ai_metadata_document
+from pipeline.assets.asset import AiMetadata, Asset
+from pipeline.assets.asset_parts import ai_metadata_document
 from pipeline.errors import NotStorable
 from pipeline.instants import instant_of, milliseconds_of
 

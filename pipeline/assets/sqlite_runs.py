@@ -17,10 +17,8 @@ from pipeline.assets.asset import (
     Asset,
     AssetStatus,
     ImageRef,
-    failure_of,
-    image_document,
-    previews_document,
 )
+from pipeline.assets.asset_parts import failure_of, image_document, previews_document
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.sqlite_reads import SqliteReads
 from pipeline.assets.sqlite_rows import COLUMNS, asset_of, json_text, from_json, metadata_json, row_of

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, processed_public_id
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.asset_ids import processed_public_id
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now

@@ -23,7 +23,8 @@ import pytest
 from bson import ObjectId
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, AssetStatus, ImageRef, guess_backend
+from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.asset_parts import guess_backend
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.mongo_driver import DEFAULT_DRIVER
 from pipeline.assets.movable import MovableStore
