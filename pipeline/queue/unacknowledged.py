@@ -68,7 +68,7 @@ class Unacknowledged:
         self._is_closed = True
         finishes = [_handed_back(finish) for _, finish in self._held.values()]
         if finishes:
-            log.warning("jobs_handed_back_untold", jobIds=[finish.job.id for finish in finishes])
+            log.warning("jobs_released_unpublished", jobIds=[finish.job.id for finish in finishes])
         self._held.clear()
         return finishes
 

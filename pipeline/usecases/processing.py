@@ -31,7 +31,7 @@ from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListe
 from pipeline.hooks.notifiers import EventContext
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
-from pipeline.queue.attempt import AlreadyOver
+from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing

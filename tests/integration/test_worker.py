@@ -240,7 +240,7 @@ async def test_job_that_stalls_too_often_is_given_up_by_the_next_worker(bench: B
 @pytest.mark.gen_test(timeout=20)
 async def test_giving_up_is_repeated_until_it_succeeds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose failure could not be recorded is not acknowledged as failed, and its work is not done again."""
-    monkeypatch.setattr("pipeline.queue.attempt.GIVE_UP_AGAIN_MS", 10)
+    monkeypatch.setattr("pipeline.queue.attempt.GIVE_UP_RETRY_MS", 10)
     handler = Handler(failing(RetryableJobError("AI service unavailable")))
     handler.give_up_error = DependencyUnavailable("The store cannot be reached")
     bench.start(handler, RetryPolicy(attempts=1))
