@@ -82,7 +82,7 @@ class KeySet:
         self._timer: asyncio.TimerHandle | None = None
 
     async def find(self, key_id: Any) -> PublicKey:
-        """Return the key of that id; Unauthorized when there is none, DependencyUnavailable when it cannot be looked up.
+        """Return the key of that id; Unauthorized when there is none, DependencyUnavailable when the set is not known.
 
         Waits for a fetch only when the id is not known.
         """
