@@ -1,6 +1,6 @@
-"""Which colours a picture's numbers mean: sRGB, as the web has it, whatever profile the file brings. Runs in a child.
+"""Converts pictures to sRGB, the colours of the web, by the profile in their file. Runs in a child.
 
-A profile that is damaged, or of another kind of numbers than the picture has, counts for nothing, as in browsers.
+A profile that is damaged, or for another colour space than that of the picture, is ignored, as in browsers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def display_p3() -> bytes:
 
 
 def mode_of(image: Image.Image, profile: bytes) -> str:
-    """Return the mode in which the picture is to be reduced: RGB, or CMYK where its profile knows these."""
+    """Return the mode in which the picture is to be reduced: RGB, or CMYK when its profile is for CMYK."""
     return "CMYK" if image.mode == _space(profile) == "CMYK" else "RGB"
 
 
@@ -78,5 +78,5 @@ def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _space(profile: bytes) -> str:
-    """Return of which numbers the profile is, as its header says: RGB, GRAY, CMYK or another; "" of none."""
+    """Return the colour space of the profile, as its header says: RGB, GRAY, CMYK or another; "" without a profile."""
     return profile[16:20].decode("latin-1").strip() if profile[36:40] == b"acsp" else ""
