@@ -43,7 +43,7 @@ def asset_of(row: sqlite3.Row) -> Asset:
 
 
 def row_of(asset: Asset) -> dict[str, Any]:
-    """Return what the columns hold of the asset, by their names."""
+    """Return the values of the columns, by their names."""
     document = asset.to_document()
     return document | {
         "id": asset.id,

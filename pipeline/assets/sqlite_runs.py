@@ -40,7 +40,7 @@ CREATE = RowStatement(
     f"({', '.join('?' * len(COLUMNS))})",
     "ON CONFLICT (id) DO NOTHING",
 )
-# Of a run that knows its asset: it is written only if nothing has changed since, which every change of an asset says.
+# For a run that knows its asset: it is written only if unchanged since; every change of an asset changes updatedAt.
 SEEN = ("id", "processingJobId", "fence", "updatedAt")
 RESULT = (
     *("status", "aiMetadata", "processed", "previews", "attempts", "provenance", "finishedAt", "failure", "updatedAt"),

@@ -15,7 +15,10 @@ in_force: Limits | None = None  # in a child, during a call
 
 
 def allow(cpu_seconds: float) -> None:
-    """Limit the running call to so much processor time from now on, unless its limit is nearer; outside a child: nothing."""
+    """Limit the running call to so much processor time from now on, unless its limit is nearer.
+
+    Outside a child it does nothing.
+    """
     if in_force:
         in_force.allow(cpu_seconds)
 
