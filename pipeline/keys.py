@@ -112,7 +112,7 @@ class KeySet:
             self._error = None
             if had_error:
                 log.info("key_set_readable")
-        except Exception as error:  # whatever the reply does to its parser, the set in use stays
+        except Exception as error:  # a reply that breaks its parser does not replace the set in use
             self._error = error
             if not had_error:
                 log.warning("key_set_unreadable", error=cause_of(error))

@@ -133,7 +133,7 @@ class Asset:
 
     @property
     def image_paths(self) -> Mapping[tuple[str, ...], ImageRef]:
-        """Its images by where they stand in the document's `images`."""
+        """Its images by their path in the document's `images`."""
         paths: dict[tuple[str, ...], ImageRef] = {("original",): self.original}
         if self.processed:
             paths["processed",] = self.processed

@@ -53,8 +53,9 @@ class Calls:
     async def call(self, request: Awaitable[T]) -> T:
         """Return the reply to the request.
 
-        DependencyUnavailable: the database is away, for whatever reason. NotStorable: the driver or the server refuses
-        the document. A duplicate key is for the caller.
+        DependencyUnavailable: the database cannot be reached.
+        NotStorable: the driver or the server refuses the document.
+        DuplicateKeyError passes through.
         """
         try:
             # The driver's own limit starts only when one of Motor's few threads is free; in an outage that takes long.

@@ -188,7 +188,7 @@ def _range(wanted: JobFilter) -> dict[str, Any]:
 
 
 def _conditions(wanted: JobFilter) -> dict[str, Any]:
-    """Return the part of the filter that the server tells by the documents."""
+    """Return the part of the filter that the server checks in the documents."""
     found: dict[str, Any] = {}
     if wanted.statuses:
         found["status"] = {"$in": [status.value for status in wanted.statuses]}
@@ -207,7 +207,7 @@ def _is_indexed(wanted: JobFilter) -> bool:
 
 
 def _needs_reading(wanted: JobFilter) -> bool:
-    """Return whether the server alone cannot tell what is wanted."""
+    """Return whether documents must be read here to decide which are wanted."""
     return bool(wanted.words) or wanted.failure is not None
 
 

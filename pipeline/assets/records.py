@@ -13,7 +13,7 @@ from pipeline.assets.store import Record
 
 def record_reader(read: Callable[[Any], Record], id_name: str) -> Reader[Record]:
     """Return the Reader of records. read, id_name: see Reader."""
-    return Reader(read, id_name, what="kept")
+    return Reader(read, id_name, what="record")
 
 
 def as_data(text: str) -> Mapping[str, Any]:

@@ -121,7 +121,7 @@ class Worker:
         if self._mode is Mode.UNOWNED:
             raise DependencyUnavailable("The queue was lost and is being rebuilt")
         if self._mode is Mode.FOREIGN and self._queue.owner == UNKNOWN_OWNER:
-            raise DependencyUnavailable("The asset store has not told yet whose queue this is")
+            raise DependencyUnavailable("The id of the asset store is not known yet")
         if self._mode is Mode.FOREIGN:
             raise DependencyUnavailable("The queue belongs to another asset store")
 

@@ -7,7 +7,7 @@ tenth.
 | format | bytes per pixel | remark |
 |---|---|---|
 | JPEG, baseline | 0.5 to 2.9 | decoded at 1/2, 1/4 or 1/8 of its size |
-| JPEG, several scans | 3.3 (4:2:0), 6.3 (4:4:4), 8.3 (CMYK) | all coefficients are kept, two bytes each |
+| JPEG, several scans | 3.3 (4:2:0), 6.3 (4:4:4), 8.3 (CMYK) | all coefficients stay in memory, two bytes each |
 | PNG 1 bit, grey, palette | 1 | 16 bits a channel and interlacing cost nothing more |
 | PNG grey of 16 bits; others | 2; 4 | |
 | GIF | 1.4 to 1.8 | only the first frame is decoded, here and below |
@@ -86,14 +86,14 @@ def too_many_pixels(max_pixels: int) -> str:
 def decode_mb(header: Header, *, has_scans: bool = False) -> int:
     """Return about how much memory it takes to decode and reduce the picture. has_scans: a JPEG with several scans."""
     kind = "HEIF 10" if header.format == "HEIF" and header.depth > 8 else header.format
-    size, kept = (header.width, header.height), 0.0
+    size, coefficients = (header.width, header.height), 0.0
     if kind == "JPEG":
-        kept = COEFFICIENT_BYTES * header.samples * header.width * header.height if has_scans else 0
+        coefficients = COEFFICIENT_BYTES * header.samples * header.width * header.height if has_scans else 0
         scale = draft_scale(size)
         size = -(-header.width // scale), -(-header.height // scale)
     table = BYTES_PER_PIXEL[kind]
     per_pixel = table.get(header.mode, table[OTHER]) + REDUCED_BYTES / reduce_factor(size) ** 2
-    return math.ceil((kept + size[0] * size[1] * per_pixel) / MEGABYTE) + FIXED_MB
+    return math.ceil((coefficients + size[0] * size[1] * per_pixel) / MEGABYTE) + FIXED_MB
 
 
 def draft_scale(size: tuple[int, int]) -> int:
@@ -108,7 +108,7 @@ def reduce_factor(size: tuple[int, int]) -> int:
 
 
 def count_scan_marks(file: BinaryIO) -> int:
-    """Return how often the bytes that begin a scan stand anywhere in a JPEG: never fewer than it has scans.
+    """Return how often the bytes that begin a scan occur in a JPEG: at least as often as it has scans.
 
     They may also be in a thumbnail, a second picture or a film behind the first one.
     """

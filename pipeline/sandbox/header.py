@@ -1,4 +1,4 @@
-"""The header of a picture, by whatever module it was read. Pure."""
+"""Header: the header of a picture of any format. Pure."""
 
 from __future__ import annotations
 
