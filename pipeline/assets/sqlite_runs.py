@@ -100,11 +100,9 @@ class SqliteRuns(SqliteReads):
             "updatedAt = :now "
             f"WHERE {CURRENT_RUN} AND {_status_of_run(is_reanalysis)} RETURNING *",
             {
+                **{"id": asset_id, "job": job_id, "fence": fence},
                 "attempt": json_text(attempt),
                 "provenance": json_text(provenance),
-                "id": asset_id,
-                "job": job_id,
-                "fence": fence,
                 "status": status.value,
                 "meta": metadata_json(ai_metadata),
                 "processed": json_text(image_document(processed)),

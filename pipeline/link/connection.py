@@ -46,6 +46,7 @@ class Link(asyncio.Protocol):
     """An open connection, taken over from redis-py after the login.
 
     Callers ask and get replies as text; or, after `listen`, they send and get published messages.
+    Many methods because a connection has two uses, and asyncio calls two of them.
     on_lost: called when the connection has ended, on either side.
     is_asking: each command concerns a slot that is still moving to this server.
     """

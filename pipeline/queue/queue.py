@@ -55,6 +55,7 @@ class Renewal(NamedTuple):
 class JobQueue(FailedJobs, JobLookup, SharedState, QueueServer):
     """One named queue. Any method raises DependencyUnavailable when Redis cannot be reached or refuses."""
 
+    # Long because it explains each option of a queue.
     def __init__(
         self,
         url: str,
