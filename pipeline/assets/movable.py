@@ -93,7 +93,10 @@ POSTPONED = ("upgrade",)
 
 
 class MovableStore:
-    """An AssetStore: passes every call on to the store in use. Many methods because each phase of a move has its own."""
+    """An AssetStore: passes every call on to the store in use.
+
+    Many methods because each phase of a move has its own.
+    """
 
     def __init__(self, home: AssetStore, uri: str, opener: Callable[[str], AssetStore]) -> None:
         """home, uri: the store that the settings name, and its address. opener: makes the store of an address."""
