@@ -23,7 +23,8 @@ from pathlib import Path
 from benchmarks import machine
 from benchmarks.comparison import Column, Comparison, Goal, Report
 from benchmarks.queue.suite import all_candidates, asked, program, read, tell
-from pipeline.assets.asset import AiMetadata, AssetStatus, new_asset_id
+from pipeline.assets.asset import AiMetadata, AssetStatus
+from pipeline.assets.asset_ids import new_asset_id
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
 from pipeline.metrics import Metrics

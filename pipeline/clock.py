@@ -1,9 +1,9 @@
-"""What time it is for the service: the one source of every instant that leaves the process or is compared with one of
+"""The time of the service: the one source of every instant that leaves the process or is compared with an instant of
 another process.
 
-Machines' own clocks differ, some are wrong and some jump. All processes meet at Redis, so Redis TIME is the service's
-time: asked for every 5 s, and carried on by the boot clock between two answers and while Redis is away. Before the
-first answer it is the machine's own clock.
+Machines' own clocks differ, some are wrong and some jump. All processes use the same Redis, so Redis TIME is the
+service's time: asked for every 5 s, and continued by the boot clock between two answers and while Redis is away. Before
+the first answer it is the machine's own clock.
 
 The clock goes forwards to Redis TIME at once. When Redis TIME is behind it by up to 5 s (after a failover to a server
 whose clock differs), the clock runs at half speed until it is right, so that no instant is given twice. When Redis TIME
@@ -11,7 +11,7 @@ is behind by more (the clock of the Redis server was wrong and has been set), th
 of all other processes do.
 
 There is one clock for the whole process, as there is one machine's own clock. Durations are measured by the monotonic
-clock. Log lines and traces carry the machine's own time, as everything else that is logged on that machine. Pure: the
+clock. Log lines and traces have the machine's own time, as everything else that is logged on that machine. Pure: the
 call to Redis is an argument.
 """
 
@@ -35,7 +35,7 @@ MEASURE_SECONDS = 5.0
 SKEW_SECONDS = 5.0
 # The error of a measurement is half its round trip at most.
 LONGEST_ROUND_TRIP_SECONDS = 1.0
-# In contrast to the monotonic clock it goes on while the machine is suspended. Linux only.
+# Unlike the monotonic clock it goes on while the machine is suspended. Linux only.
 BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -67,14 +67,14 @@ class Clock:
         """wall: the machine's own clock in seconds since 1970. boot: see `boot_seconds`. Only tests set them."""
         self._wall = wall
         self._boot = boot
-        # Replaced as a whole, so that another thread never reads half a change.
+        # Replaced in one step, so that another thread never reads half a change.
         self._course: _Course | None = None
         # How far the machine's own clock was ahead of Redis TIME at the last answer; below 0: behind.
         self.skew_seconds = 0.0
 
     @property
     def is_measured(self) -> bool:
-        """False while the machine's own clock is all that is known."""
+        """False until Redis has first answered: the time is that of the machine's own clock."""
         return self._course is not None
 
     def now(self) -> float:
@@ -86,14 +86,14 @@ class Clock:
         return boot + course.offset + max(0.0, course.lead - (boot - course.since) / 2)
 
     def learn(self, reading: Reading) -> None:
-        """Follow what Redis said; ignored when the answer was too long on its way."""
+        """Follow Redis TIME; a reading that took too long is ignored."""
         trip_seconds = reading.answered_at - reading.asked_at
         if trip_seconds > LONGEST_ROUND_TRIP_SECONDS:
             return
         offset = reading.seconds - (reading.asked_at + reading.answered_at) / 2
         boot = self._boot()
         self._note_skew(self._wall() - boot - offset)
-        # A difference within the measurement's own error says nothing.
+        # A difference within the error of the measurement is ignored.
         if self._course is None or abs(offset - self._course.offset) > trip_seconds / 2:
             lead = self.now() - boot - offset
             is_slow = self._course is not None and 0 < lead <= SKEW_SECONDS
@@ -119,7 +119,7 @@ class Clock:
             )
 
     def _note_skew(self, skew_seconds: float) -> None:
-        """Keep it, and log when the machine's clock begins to be wrong and when it is right again."""
+        """Store the skew; log when the machine's clock begins to be wrong and when it is right again."""
         was_off, self.skew_seconds = _is_off(self.skew_seconds), skew_seconds
         if _is_off(skew_seconds) and not was_off:
             log.warning("clock_skewed", skewSeconds=round(skew_seconds, 3))

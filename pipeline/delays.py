@@ -1,4 +1,4 @@
-"""How long to wait before the next try. Pure: draws numbers, sleeps nowhere."""
+"""Retry delays. Pure: draws numbers, sleeps nowhere."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 
 def retry_delays(first: float, longest: float) -> Iterator[float]:
-    """Yield the retry delays of one failure after the other, in seconds, for ever.
+    """Yield the retry delay after each failure in a row, in seconds, for ever.
 
-    They double from `first` to `longest`, less up to half at random: processes that failed together must not all come
-    back together. After a success the caller takes a new iterator.
+    They double from `first` to `longest`, less up to half at random: processes that failed together must not all retry
+    together. After a success the caller makes a new iterator.
     """
     delay = first
     while True:

@@ -1,6 +1,7 @@
-"""Writes of several callers in one call: a call costs many times what one more write in it costs.
+"""Writes of several callers in one call: a call costs many times as much as one more write in it.
 
-Nobody waits for company. What comes while calls are under way goes with the next one. Runs on the event loop.
+No write waits for others to join it: writes that come while calls are under way go with the next call. Runs on the
+event loop.
 """
 
 from __future__ import annotations
@@ -26,25 +27,26 @@ class WriteGroups(Generic[T, R]):
         *,
         calls_at_once: int,
     ) -> None:
-        """write: makes some writes and returns how each ended, in their order; what it raises is the end of all.
-        calls_at_once: how many are under way at most; the fewer the more writes go together.
-        on_unwanted: called with one that has been made though its caller was gone by then.
+        """write: makes some writes and returns the result of each, in their order; its exception is the result of all.
+
+        on_unwanted: called with a write that was made though its caller was gone by then.
+        calls_at_once: at most so many are under way; the fewer, the more writes share one.
         """
         self._write = write
         self._on_unwanted = on_unwanted
         self._calls_at_once = calls_at_once
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._calls = 0
-        self._tasks: set[asyncio.Task[None]] = set()  # so that none is collected while it runs
+        self._tasks: set[asyncio.Task[None]] = set()  # so that no running task is collected
 
     async def add(self, write: T) -> R:
-        """Return how this write ended. One whose caller is gone before its call has begun is not made."""
+        """Return the result of this write. A write whose caller is gone before its call begins is not made."""
         done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
-        # Not the tasks: one that has just ended is no more there to take this write.
+        # Not the tasks: a task that has just ended cannot make this write.
         if self._calls < self._calls_at_once:
             self._calls += 1
-            # In a context of its own: the names of one request would stand on the log lines of all.
+            # In a context of its own: the fields of one request would be on the log lines of all.
             task = asyncio.create_task(self._work(), name="grouped writes", context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -56,7 +58,7 @@ class WriteGroups(Generic[T, R]):
                 ends: Sequence[R | Exception]
                 try:
                     ends = await self._write([write for write, _ in group])
-                except Exception as error:  # handed to those who wait
+                except Exception as error:  # handed to the callers
                     ends = [error] * len(group)
                 for (write, done), end in zip(group, ends, strict=True):
                     if done.done():

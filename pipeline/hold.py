@@ -1,4 +1,4 @@
-"""A provider that is not asked for now, as plugins, queue and processes tell each other. Pure."""
+"""Holds: a provider that is not asked for now. The words that plugins, queue and processes share. Pure."""
 
 from __future__ import annotations
 
@@ -6,24 +6,28 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-# How the group and the lanes of jobs begin that are claimed only when no other job is ready, see queue/lua/place.lua.
+# The first letter of the group and the lanes of jobs in the background, see queue/lua/place.lua: they are claimed only
+# when no other job is ready.
 BACKGROUND = "~"
-# A little slower than is allowed: calls do not take the same time to arrive. Far ends that take one call in seconds
-# look at each gap, those that take several a second count.
+# Calls are made a little slower than allowed, because they do not take the same time to arrive. A service that allows
+# one call in seconds checks each gap; a service that allows several a second counts.
 SLOWER, SLOWER_BY_SECONDS = 1.02, 1.04
 
 
 def lane_behind(category: str, provider: str = "") -> str:
-    """Return the lane of such a job. provider: the only one that it may ask."""
+    """Return the lane of a job in the background. provider: the only provider that it may ask."""
     return f"{BACKGROUND}={provider}" if provider else BACKGROUND + category
 
 
 class Hold(NamedTuple):
-    """Keeps everybody from asking one provider or durable notifier.
+    """One provider or durable notifier is not asked for now, by any process.
 
-    left_seconds: for how long. wait_seconds: how far single jobs that try the provider are apart, because it could not
-    be asked; 0 where it said itself how long it is busy. reason: why, for the owner of a photo; cause: the same for
-    operators, type and text of the error. is_paced: it is well, and all its turns of the near future are given.
+    left_seconds: how long the hold lasts.
+    wait_seconds: the time between two single jobs that try a provider which could not be asked; 0 when the provider
+      itself said how long it is busy.
+    reason: why, for the owner of a photo.
+    cause: why, for operators: type and text of the error.
+    is_paced: the provider works, and all its calls of the near future are reserved.
     """
 
     provider: str
@@ -35,9 +39,10 @@ class Hold(NamedTuple):
 
 
 class Pace(NamedTuple):
-    """How often and how many at once a provider may be called by all processes together.
+    """How often, and how many times at once, all processes together may call a provider.
 
-    interval_seconds: how far two calls are apart at least, 0: no limit. at_once: None: no limit.
+    interval_seconds: the least time between two calls, 0: no limit.
+    at_once: calls at the same time, None: no limit.
     """
 
     interval_seconds: float = 0
@@ -45,19 +50,19 @@ class Pace(NamedTuple):
 
     @property
     def apart_seconds(self) -> float:
-        """How far apart calls begin."""
+        """The time between the beginnings of two calls."""
         return self.interval_seconds * (SLOWER if self.interval_seconds < 1 else SLOWER_BY_SECONDS)
 
 
 class Reservation(NamedTuple):
-    """The right to call a provider that has a pace, once. begins_at: from when on, by the monotonic clock."""
+    """One reserved call of a provider that has a pace. begins_at: when it may begin, by the monotonic clock."""
 
     provider: str
     begins_at: float
 
 
 class ProviderState(StrEnum):
-    """What one call has shown of a provider. TRIED: it was held, this call tried it, and it is still AWAY."""
+    """The state of a provider, as one call has found it. TRIED: it was held, this call tried it, it is still AWAY."""
 
     AWAY = "away"
     TRIED = "tried"
@@ -66,9 +71,10 @@ class ProviderState(StrEnum):
 
 
 class ProviderReport(NamedTuple):
-    """What one process tells the others of a provider.
+    """What one process reports to the others about a provider.
 
-    seconds: of BUSY how long, of AWAY and TRIED the longest wait between two jobs that try it. reason, cause: see Hold.
+    seconds: BUSY: for how long; AWAY and TRIED: the longest time between two jobs that try it.
+    reason, cause: see Hold.
     """
 
     provider: str
@@ -79,9 +85,10 @@ class ProviderReport(NamedTuple):
 
 
 class Avoided(NamedTuple):
-    """What one process leaves to the others, because it alone could not reach some providers.
+    """The lanes that one process leaves to the others, because it alone could not reach some providers.
 
-    lanes: whose jobs it does not claim. is_trying: it is to claim a single job now, which tries a provider.
+    lanes: it claims no jobs of these.
+    is_trying: it claims a single job now, which tries a provider.
     left_seconds: until the next such job, or None.
     """
 
@@ -91,16 +98,16 @@ class Avoided(NamedTuple):
 
 
 class Holds(Protocol):
-    """Which providers are not asked for now; hooks/breaker.py has it."""
+    """The providers that are not asked for now; implemented in hooks/breaker.py."""
 
     def reports(self) -> Sequence[ProviderReport]:
-        """Return what this process has found and not told yet."""
+        """Return the reports of this process that the queue does not have yet."""
 
     def avoid(self) -> Avoided:
-        """Return what this process leaves to others now."""
+        """Return the lanes that this process leaves to others now."""
 
     def begin_try(self) -> None:
-        """A job was claimed that tries what `avoid` said."""
+        """A job was claimed that tries a provider, as `avoid` said."""
 
-    def adopt(self, told: Sequence[ProviderReport], holds: Sequence[Hold]) -> None:
-        """Take over all the holds there are, found by whatever process. told: the reports they contain."""
+    def adopt(self, reported: Sequence[ProviderReport], holds: Sequence[Hold]) -> None:
+        """Adopt the holds of all processes. reported: the reports that they include."""

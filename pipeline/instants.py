@@ -1,4 +1,4 @@
-"""Instants as the whole milliseconds since 1970 that the SQLite store, the queue and cursors hold. Pure."""
+"""Instants as milliseconds since 1970, as the SQLite store, the queue and cursors have them. Pure."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def milliseconds_of(instant: datetime) -> int:
 
 
 def instant_of(milliseconds: int) -> datetime:
-    """Return the instant so long after 1970; OverflowError when no calendar has it."""
+    """Return the instant so many milliseconds after 1970; OverflowError when a datetime cannot hold it."""
     return EPOCH + timedelta(milliseconds=milliseconds)

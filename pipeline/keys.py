@@ -1,7 +1,7 @@
-"""What tokens are checked with: which public keys are strong enough, and the set an issuer publishes.
+"""The public keys that tokens are checked with: those of a setting, and the set that an issuer publishes.
 
-Knows no token. Runs on the event loop. A key set is somebody else's reply: its time, its size and the number of its
-keys are bounded, and it is fetched in a task of its own, so that a token of a known key never waits for it.
+Knows no token. Runs on the event loop. A key set is the reply of another service: its time, its size and the number of
+its keys are bounded, and it is fetched in a task of its own, so that a token of a known key never waits for it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 LEAST_RSA_BITS = 2048  # RFC 7518, section 3.3
 KEY_SET_SECONDS = 300  # a key withdrawn by the issuer is refused after this
-KEY_SET_RETRY_SECONDS = 10  # tokens with made-up key ids must not become a flood of downloads
+KEY_SET_RETRY_SECONDS = 10  # tokens with invented key ids must not cause a flood of downloads
 KEY_SET_TIMEOUT_SECONDS = 5
 PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?-----END [A-Z0-9 ]+-----", re.DOTALL)
 # Real sets have a few kilobytes and a handful of keys.
@@ -39,14 +39,14 @@ KEY_SET_KEYS = 100
 
 
 class PublicKey(NamedTuple):
-    """A key and the one algorithm it is good for: RS256 or ES256."""
+    """A key and its one algorithm: RS256 or ES256."""
 
     key: RSAPublicKey | EllipticCurvePublicKey
     algorithm: str
 
 
 def read_public_keys(text: str) -> tuple[PublicKey, ...]:
-    """Return the keys of JWT_PUBLIC_KEY, one PEM after the other; ConfigurationError when one of them is not fit."""
+    """Return the keys of JWT_PUBLIC_KEY, one PEM after the other; ConfigurationError when a key is not fit."""
     # An environment variable often carries the line breaks as the two characters \n.
     text = text.replace("\\n", "\n")
     blocks = PEM.findall(text)
@@ -82,7 +82,7 @@ class KeySet:
         self._timer: asyncio.TimerHandle | None = None
 
     async def find(self, key_id: Any) -> PublicKey:
-        """Return the key of that id; Unauthorized when there is none, DependencyUnavailable when we cannot know.
+        """Return the key of that id; Unauthorized when there is none, DependencyUnavailable when the set is not known.
 
         Waits for a fetch only when the id is not known.
         """
@@ -102,7 +102,7 @@ class KeySet:
         """Start a fetch, unless one runs or the last one is too recent."""
         if self._fetching is None and time.monotonic() - self._tried_at >= KEY_SET_RETRY_SECONDS:
             self._tried_at = time.monotonic()
-            # A context of its own: this is not the work of the request that happens to be first.
+            # A context of its own: the fetch is not the work of the request that happens to be first.
             self._fetching = asyncio.create_task(self._refresh(), context=Context())
 
     async def _refresh(self) -> None:
@@ -112,13 +112,13 @@ class KeySet:
             self._error = None
             if had_error:
                 log.info("key_set_readable")
-        except Exception as error:  # whatever the reply does to what reads it, the set in use stays
+        except Exception as error:  # a reply that breaks its parser does not replace the set in use
             self._error = error
             if not had_error:
                 log.warning("key_set_unreadable", error=cause_of(error))
         finally:
             self._fetching = None
-            # Also while nobody calls: a key withdrawn meanwhile must not be good for the first token after that.
+            # Also while no token comes: a key withdrawn meanwhile must not be valid for the next token.
             wait = KEY_SET_SECONDS if self._error is None else KEY_SET_RETRY_SECONDS
             if self._timer is not None:
                 self._timer.cancel()
@@ -131,10 +131,10 @@ async def _fetch(url: str) -> dict[str, PublicKey]:
         timeout=aiohttp.ClientTimeout(total=KEY_SET_TIMEOUT_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-        auto_decompress=False,  # a small reply may unpack to any size
+        auto_decompress=False,  # a small reply may decompress to any size
         trust_env=True,
     ) as session:
-        # A redirect could lead to plain http or into the own network.
+        # A redirect could lead to plain http or into our own network.
         async with session.get(url, allow_redirects=False) as reply:
             if reply.status != 200:
                 raise ValueError(f"the key set's address answers {reply.status}")
@@ -146,7 +146,7 @@ async def _fetch(url: str) -> dict[str, PublicKey]:
                 if len(body) > KEY_SET_BYTES:
                     raise ValueError(f"the key set is larger than {KEY_SET_BYTES} bytes")
     if not (keys := _usable_keys(json.loads(body))):
-        raise ValueError("the key set holds no key that is good for RS256 or ES256")
+        raise ValueError("the key set has no key for RS256 or ES256")
     return keys
 
 
@@ -160,10 +160,10 @@ def _usable_keys(key_set: Any) -> dict[str, PublicKey]:
 
 
 def _usable_key(jwk: Any) -> PublicKey | None:
-    """Return the key when it signs tokens, has an id and is strong enough."""
+    """Return the key when it is for signatures, has an id and is strong enough."""
     if not isinstance(jwk, Mapping) or not isinstance(jwk.get("kid"), str) or jwk.get("use", "sig") != "sig":
         return None
-    # Only these two: of a key that is a secret everybody who reads the set could make tokens.
+    # Only these two: with a secret key, everyone who reads the set could make tokens.
     if jwk.get("kty") not in ("RSA", "EC") or "d" in jwk:
         return None
     try:

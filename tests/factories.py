@@ -14,7 +14,8 @@ import jwt
 from PIL import Image
 from pillow_heif import register_heif_opener
 
-from pipeline.assets.asset import Asset, AssetStatus, ImageRef, new_asset_id
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef
+from pipeline.assets.asset_ids import new_asset_id
 from pipeline.clock import utc_now
 
 register_heif_opener()

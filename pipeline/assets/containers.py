@@ -1,8 +1,8 @@
-"""Reads the headers of WebP, AVIF and HEIC, whose own libraries must not see an upload in the service process: libavif
-takes minutes and libwebp gigabytes for the headers of small hostile files. Pure.
+"""Reads the headers of WebP, AVIF and HEIC, whose libraries must not read an upload in the service process: for the
+headers of small hostile files libavif takes minutes and libwebp gigabytes. Pure.
 
-Only what is asked for is looked at, in at most MAX_PIECES pieces. Whatever is not as the formats have it raises
-ValueError, ArithmeticError, LookupError or struct.error.
+Reads only the parts it needs, in at most MAX_PIECES pieces. A file that violates its format raises ValueError,
+ArithmeticError, LookupError or struct.error.
 Sources: developers.google.com/speed/webp/docs/riff_container; ISO/IEC 14496-12 and 23008-12.
 """
 
@@ -64,7 +64,7 @@ def read_heif(file: BinaryIO) -> tuple[Header, tuple[int, int]]:
 
 
 def _meta(file: BinaryIO) -> bytes:
-    """Return the content of the box that says which pictures there are."""
+    """Return the content of the box `meta`, which lists the pictures."""
     end, at = file.seek(0, os.SEEK_END), 0
     meta = b""
     for _ in range(MAX_PIECES):
@@ -117,7 +117,7 @@ def _property_indices(associations: bytes, item: int) -> list[int]:
 
 
 def _cropped(width: int, height: int, aperture: bytes) -> tuple[int, int]:
-    """Return the size without what only fills up the last blocks. aperture: content of `clap`, or b""."""
+    """Return the size without the padding of the last blocks. aperture: content of `clap`, or b""."""
     if not aperture:
         return width, height
     across, by_across, down, by_down = struct.unpack_from(">IIII", aperture)
@@ -125,7 +125,7 @@ def _cropped(width: int, height: int, aperture: bytes) -> tuple[int, int]:
 
 
 def _depth(kind: bytes, content: bytes) -> int:
-    """Return the bits of a sample that a property speaks of, 8 when of none."""
+    """Return the bits of a sample that a property names, 8 when it names none."""
     if kind == b"pixi":
         return max(content[5:], default=8)
     return 8 + (content[17] & 7) if kind == b"hvcC" else 8

@@ -10,8 +10,8 @@ MISSING = {"value": "", "confidence": 0}
 
 
 def asset_processed(asset: Asset, processed_url: str | None = None) -> dict[str, Any]:
-    """Return the event for a finished asset; its timestamp is finishedAt, so the same run always gives the same
-    event but for processed_url, the address of its processed image.
+    """Return the event for a finished asset; its timestamp is finishedAt, so a run always gives the same
+    event, except for processed_url, the address of its processed image.
     """
     if not asset.is_finished:
         raise ValueError(f"asset {asset.id} is {asset.status.value}, not finished")
@@ -19,10 +19,10 @@ def asset_processed(asset: Asset, processed_url: str | None = None) -> dict[str,
     meta = asset.corrected_metadata
     if asset.status is AssetStatus.FAILED:
         return common | {"error": meta.error or "Processing failed", "timestamp": to_timestamp(asset.finished_at)}
-    found = {"brand": meta.brand or MISSING, "model": meta.model or MISSING}
+    result = {"brand": meta.brand or MISSING, "model": meta.model or MISSING}
     if meta.colorway:
-        found["colorway"] = meta.colorway
-    event = common | {"aiMetadata": found, "timestamp": to_timestamp(asset.finished_at)}
+        result["colorway"] = meta.colorway
+    event = common | {"aiMetadata": result, "timestamp": to_timestamp(asset.finished_at)}
     if processed_url:
         event["processedImageUrl"] = processed_url
     return event

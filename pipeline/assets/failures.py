@@ -1,4 +1,4 @@
-"""Which failures are of one kind: a fingerprint of the reason, without what differs from job to job. Pure."""
+"""The kind of a failure: a fingerprint of its reason, without the parts that differ from job to job. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 
 FINGERPRINT = re.compile(r"[0-9a-f]{12}")
-# What is beyond says nothing about the kind, and a reason may be as long as a service likes.
+# The text beyond says nothing about the kind, and a reason may be of any length.
 READ_AT_MOST = 500
 # In this order: a URL holds a host, a host may hold numbers.
 VARYING = (
@@ -29,6 +29,6 @@ def fingerprint(reason: str | None) -> str:
     kind = (reason or "Unknown")[:READ_AT_MOST].casefold()
     for varying in VARYING:
         kind = varying.sub("*", kind)
-    # Half a surrogate pair is no reason to have no fingerprint.
+    # A text with half a surrogate pair has a fingerprint too.
     text = SPACES.sub(" ", kind).strip().encode(errors="replace")
     return hashlib.sha256(text).hexdigest()[:12]

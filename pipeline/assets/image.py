@@ -1,8 +1,8 @@
-"""What an uploaded file really is: an image is what its bytes say, not what its name or the client says.
+"""The kind and size of an uploaded image, by its bytes, not by its name or the client's word.
 
-Only headers are read, never pixels, so a small file that unfolds into gigabytes stays small; and what it would cost to
-decode it is told from them (sandbox/cost.py). Blocking (parsing, disk): runs in the thread pool. Must not know where
-the file came from.
+Only headers are read, never pixels, so a small file that decodes to gigabytes does no harm here; the cost of decoding
+is estimated from them (sandbox/cost.py). Blocking (parsing, disk): runs in the thread pool. Must not know where the
+file came from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.sandbox import cost
 from pipeline.sandbox.header import Header, header_of
 from pipeline.sandbox.orientation import SIDEWAYS, orientation_of, png_exif
 
-# What Pillow has to say about a damaged file is the client's doing; each new text would also be remembered for ever.
+# Pillow's warnings are about files of clients, and Python remembers each new warning text for ever.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 FORMATS = ("JPEG", "PNG", "GIF")  # the only parsers of Pillow's that see an upload here; they are written in Python
@@ -34,8 +34,8 @@ CONTENT_TYPES = {
     "AVIF": "image/avif",
     "HEIF": "image/heic",
 }
-# Photos need a few hundred reads. A file of a million tiny segments takes Pillow over a minute (it joins EXIF parts one
-# by one) and holds up every other thread meanwhile.
+# Photos need a few hundred reads. For a file of a million tiny segments Pillow needs over a minute (it joins EXIF parts
+# one by one) and blocks all other threads meanwhile.
 MAX_READS = 10_000
 NOT_WHOLE = "Must be a whole image: the file is shorter than it says"
 CUT_OFF = "Must be a whole image: the file ends before its picture begins"
@@ -43,7 +43,11 @@ CUT_OFF = "Must be a whole image: the file ends before its picture begins"
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What the header says. bytes: file size. width, height: pixels as a viewer shows them, orientation applied."""
+    """An image by its header.
+
+    bytes: file size.
+    width, height: pixels as a viewer shows them, orientation applied.
+    """
 
     bytes: int
     width: int
@@ -52,10 +56,11 @@ class ImageInfo:
 
 
 def inspect(file: BinaryIO, max_pixels: int, decode_memory_mb: int) -> ImageInfo:
-    """Return what image the file holds and leave the file at its start.
+    """Return the image in the file and leave the file at its start.
 
-    max_pixels: largest width x height taken. decode_memory_mb: most that decoding it may need. Raises ValidationError
-    on field `image` for everything else, hostile bytes included.
+    max_pixels: the largest width x height accepted.
+    decode_memory_mb: the most memory that decoding may need.
+    Raises ValidationError on field `image` for any other file, hostile bytes included.
     """
     # Pillow refuses twice this before it allocates anything and warns in between; our own check below is exact.
     Image.MAX_IMAGE_PIXELS = max_pixels
@@ -85,7 +90,7 @@ def _read_header(file: BinaryIO) -> tuple[Header, tuple[int, int]]:
     kind = image_type(file.read(HEAD_BYTES))
     file.seek(0)
     if kind is None:
-        raise ValueError("none of the formats that are taken")
+        raise ValueError("none of the accepted formats")
     if kind in (AVIF, HEIC):
         return containers.read_heif(file)
     if kind == "image/webp":
@@ -101,7 +106,7 @@ def _read_header(file: BinaryIO) -> tuple[Header, tuple[int, int]]:
 
 
 class _Rationed:
-    """The three methods of a file that the parsers use, good for MAX_READS reads."""
+    """The three methods of a file that the parsers use, for at most MAX_READS reads."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell = file.seek, file.tell

@@ -1,9 +1,9 @@
 """What an operator's list of jobs asks of the asset store, and what it gets. Pure: knows no database.
 
 A job here is an asset's last job. Lists go back in time by createdAt, then by id. Both stores search in the same way:
-an index gives one user's assets, or those of each status, newest first; what no index knows is looked for in at most
+an index gives one user's assets, or those of each status, newest first; other conditions are checked in at most
 EXAMINED_AT_MOST documents of each index range, and the caller goes on from where that ended. So no call reads more,
-however large the collection is and however rare what is looked for.
+however large the collection is and however rare the wanted assets are.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 from pipeline.assets.asset import Asset, AssetStatus
 
 EXAMINED_AT_MOST = 2000
-# Counts are exact up to this; for what no index knows, so many documents are looked at.
+# Counts are exact up to this; for conditions without an index so many documents are examined.
 COUNTED_AT_MOST = 10_000
-# What only reading tells is counted in so many documents.
+# Conditions that need the documents themselves are checked in so many documents.
 READ_AT_MOST = 2000
-# So many kinds of failures are looked at, and so many returned.
+# So many kinds of failures are read, and so many returned.
 KINDS_AT_MOST, GROUPS_AT_MOST = 500, 100
 # Where a list goes on: the instant by which it is sorted, and the id, of the last asset that was read.
 Cursor = tuple[datetime, str]
@@ -28,10 +28,10 @@ Cursor = tuple[datetime, str]
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs are wanted; None and () leave all in.
+    """Which jobs are wanted; None and () mean no condition.
 
     statuses: of their assets.
-    provider: that some attempt has asked.
+    provider: that at least one attempt has asked.
     failure: fingerprint of a failed asset's error, see failures.py.
     words: each must be found, casefolded: in brand, model or error, or at the beginning of the user's id.
     since, until: the first and last createdAt.
@@ -48,12 +48,12 @@ class JobFilter:
 
     @property
     def needs_reading(self) -> bool:
-        """True when only the documents themselves tell which are wanted."""
+        """True when the documents themselves must be read to decide which are wanted."""
         return bool(self.words) or self.provider is not None
 
     @property
     def is_indexed(self) -> bool:
-        """True when an index alone tells which are wanted."""
+        """True when an index alone decides which are wanted."""
         needs_more = self.category is not None or self.needs_reading
         if self.user_id is not None:
             return not (needs_more or self.statuses or self.failure)
@@ -78,9 +78,9 @@ class JobFilter:
         )
 
     def is_match(self, document: Mapping[str, Any]) -> bool:
-        """Return whether the document has provider and words of the filter.
+        """Return whether the document has provider and words of the filter; False for a damaged one.
 
-        document: with userId, aiMetadata, corrections, attempts and provenance. A damaged one is none.
+        document: with userId, aiMetadata, corrections, attempts and provenance.
         """
         try:
             return self._has_provider(document) and self._has_words(document)
@@ -112,7 +112,7 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """So many, or at least so many."""
+    """A number: exact, or at least so many."""
 
     count: int
     is_exact: bool
@@ -120,7 +120,11 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class FailureGroup:
-    """Failed assets of one kind. reason: of the newest. first_at, last_at: createdAt of the oldest and the newest."""
+    """Failed assets of one kind.
+
+    reason: of the newest.
+    first_at, last_at: createdAt of the oldest and the newest.
+    """
 
     failure: str
     reason: str
@@ -130,5 +134,5 @@ class FailureGroup:
 
 
 def largest_first(groups: Sequence[FailureGroup]) -> list[FailureGroup]:
-    """Return the groups as they are shown."""
+    """Return the groups to show, the largest first."""
     return sorted(groups, key=lambda group: (-group.count.count, group.failure))[:GROUPS_AT_MOST]

@@ -1,6 +1,6 @@
-"""Which kind of image a file is, told from its first bytes: one answer for all that look only there. Pure.
+"""The kind of an image by the first bytes of its file. Pure.
 
-assets/image.py looks further, and refuses what only begins as an image.
+assets/image.py reads further, and refuses a file that only begins as an image.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"
 
 
 def image_type(head: bytes) -> str | None:
-    """Return the content type of an image whose file begins so, None for what no upload may be.
+    """Return the content type of an image whose file begins so, None for a kind that is not accepted.
 
-    head: the first HEAD_BYTES, fewer of a shorter file; what follows them does not matter.
+    head: the first HEAD_BYTES, fewer of a shorter file; further bytes do not matter.
     """
     if head[4:8] == b"ftyp":
         return _type_of_boxes(head[:HEAD_BYTES])

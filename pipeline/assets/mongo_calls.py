@@ -1,4 +1,4 @@
-"""Calls: what a call of the MongoDB driver takes at most, and what its errors are called here."""
+"""Calls of the MongoDB driver: their time limit, and the errors that stand for the driver's."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pymongo.errors import DocumentTooLarge, DuplicateKeyError, OperationFailure
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from pipeline.texts import clean, mask
 
-# What the server calls a document that is, or by this change would become, too large.
+# The server's codes for a document that is, or by this change would become, too large.
 TOO_LARGE = {10334, 17419, 17420}
-# What the driver raises of a document before it sends anything.
+# The driver's errors about a document, before it sends anything.
 UNSENDABLE = (BSONError, OverflowError, UnicodeEncodeError, DocumentTooLarge)
 T = TypeVar("T")
 PURGE_PAGE = 1000
@@ -24,40 +24,41 @@ PURGE_PAGE = 1000
 
 @contextmanager
 def refused_options() -> Iterator[None]:
-    """Make a ConfigurationError of what the driver does not like of MONGODB_URI when a client is made.
+    """Raise ConfigurationError for faults that the driver finds in MONGODB_URI when a client is made.
 
-    An option it does not know, or whose value is wrong, the driver would warn of and leave out: tls=maybe is no TLS.
+    The driver would only warn of an unknown option or a wrong value, and ignore it: tls=maybe is no TLS.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            # A kind of compression that is not installed is only slower: the driver takes the next one or none.
+            # Without an installed compression the driver uses the next one or none: only slower.
             warnings.filterwarnings("default", "Wire protocol compression", UserWarning)
             yield
     except (PyMongoError, UserWarning, OSError, ValueError, TypeError) as error:
         raise ConfigurationError(f"MONGODB_URI: {mask(clean(str(error)))}") from None
 
 
-# How often a step is repeated that a change at the same moment can bring to nothing.
+# How often a step is repeated that a simultaneous change can undo.
 TRIES = 20
 
 
 class Calls:
-    """Awaits the driver's calls, none for longer than timeout_seconds."""
+    """Awaits requests to the driver, each for at most timeout_seconds."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._timeout_seconds = timeout_seconds
-        # Whether the last call did not reach the database.
+        # True when the last request did not reach the database.
         self.has_failed = False
 
     async def call(self, request: Awaitable[T]) -> T:
         """Return the reply to the request.
 
-        DependencyUnavailable: the database is away, for whatever reason. NotStorable: the driver or the server refuses
-        the document. A duplicate key is for the caller.
+        DependencyUnavailable: the database cannot be reached.
+        NotStorable: the driver or the server refuses the document.
+        DuplicateKeyError passes through.
         """
         try:
-            # The driver's clock starts only when one of Motor's few threads is free; in an outage that takes long.
+            # The driver's own limit starts only when one of Motor's few threads is free; in an outage that takes long.
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await request
             self.has_failed = False

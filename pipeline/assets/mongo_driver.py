@@ -1,5 +1,5 @@
-"""The driver of MongoAssetStore: PyMongo's asyncio client or, where it is asked for, Motor, whose calls have the same
-names. The only file to import Motor.
+"""The driver of MongoAssetStore: PyMongo's asyncio client or, on request, Motor, whose calls have the same names.
+The only file to import Motor.
 
 Motor is at its end of life and makes each call in a thread, which costs a fifth of the CPU of a call.
 """
@@ -14,8 +14,8 @@ from pymongo import AsyncMongoClient
 
 MOTOR = "motor"
 DEFAULT_DRIVER = "pymongo"
-# Beyond that calls wait for a connection: with a hundred at once each takes longer than with a few at a time. Motor's
-# threads have the same bound by accident.
+# Further calls wait for a connection: with a hundred at once each takes longer than with a few at a time. Motor's
+# threads happen to have the same bound.
 CONNECTIONS_AT_MOST = 16
 
 
@@ -35,6 +35,6 @@ def open_client(driver: str, uri: str, **options: Any) -> AsyncMongoClient[dict[
 async def close_client(client: Any) -> None:
     """Close the client's connections."""
     closed = client.close()
-    # Motor's has nothing to wait for.
+    # Motor's close returns nothing to wait for.
     if inspect.isawaitable(closed):
         await closed

@@ -38,8 +38,8 @@ RECORDS = (
     IndexModel([("kind", ASCENDING), ("at", ASCENDING), ("_id", ASCENDING)], name="oldest_kept"),
     IndexModel([("userId", ASCENDING), ("assetId", ASCENDING)], name="kept_of_user"),
 )
-# The first and the longest wait after a build that failed.
-AGAIN_SECONDS = (1.0, 60.0)
+# The first and the longest retry delay after a build that failed.
+RETRY_SECONDS = (1.0, 60.0)
 
 
 class IndexBuilder:
@@ -53,7 +53,7 @@ class IndexBuilder:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, missing: Sequence[tuple[str, IndexModel]]) -> None:
-        """Begin to build indexes, each given with its collection's name; does nothing while it is building."""
+        """Begin to build indexes, each given with its collection's name; does nothing while a build runs."""
         if self._task is None or self._task.done():
             # The URI's own limits, if any, are overruled.
             self._client = AsyncMongoClient(
@@ -62,12 +62,12 @@ class IndexBuilder:
             self._task = asyncio.create_task(self._build_all(self._client, missing), name="build_indexes")
 
     async def close(self) -> None:
-        """Stop waiting; the server may go on with what it has begun."""
+        """Stop waiting; the server may go on with the build that it has begun."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         if self._client is not None:
-            # Closed once more if all is built: it may have been cancelled while it closed.
+            # Closed a second time if all is built: the first close may have been cancelled.
             await self._client.close()
 
     async def _build_all(
@@ -81,7 +81,7 @@ class IndexBuilder:
         started_at = time.monotonic()
         name = index.document["name"]
         log.info("index_build_started", collection=collection, index=name)
-        for delay in retry_delays(*AGAIN_SECONDS):
+        for delay in retry_delays(*RETRY_SECONDS):
             try:
                 await client.get_default_database(self._database)[collection].create_indexes([index])
                 log.info("index_built", collection=collection, index=name, seconds=round(time.monotonic() - started_at))

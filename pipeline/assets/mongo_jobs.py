@@ -1,8 +1,8 @@
-"""How MongoAssetStore searches jobs: a part of it, see mongo.py; how far a call reads is said in job_search.py.
+"""How MongoAssetStore searches jobs: a part of it, see mongo.py; job_search.py says how far a call reads.
 
-DocumentDB does not read an index in its order: it sorts whatever the filter leaves. So every read is of a window of
-time that holds no more documents than a call may read. How long it has to be is found by counting, which costs no more
-than the documents of a window, and remembered. MongoDB itself would not need it; it costs it a few counts.
+DocumentDB does not read an index in its order: it sorts all documents that match the filter. So every read is of a
+window of time with no more documents than a call may read. The length of the window is found by counting, which
+costs no more than reading a window, and remembered. MongoDB itself would not need windows; they cost it a few counts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FIRST_SPAN_SECONDS, SHORTEST_SPAN_SECONDS = 3600.0, 0.001
 SPANS_AT_MOST, TRIES = 1000, 60
 READ_AT_ONCE = 200
 BEFORE_ALL_IDS = "0" * 24
-# A page without further conditions comes from a window with at most so many times what it shows.
+# A page without further conditions is read from a window with at most so many times its documents.
 ROOMY = 8
 
 
@@ -60,7 +60,7 @@ class _Window:
     @property
     def query(self) -> dict[str, Any]:
         """Return the filter that finds its documents."""
-        # A bound in any case: what is no instant is no document of ours.
+        # Always with a bound: without an instant it is no document of ours.
         bounds = {"$gte": self.start or EPOCH} | ({"$lte": self.end} if self.end else {})
         parts: list[dict[str, Any]] = [self.where, {"createdAt": bounds}]
         if self.after is not None:
@@ -139,7 +139,7 @@ class JobDocuments(MongoReads):
             few, many = (few, span) if found > most else (span, many)
             if least <= found <= most or many - few < SHORTEST_SPAN_SECONDS:
                 break
-            # By ratio: it may be seconds or years. Of a few documents it is told how dense they are.
+            # By ratio: the span may be seconds or years. A few documents already show how dense they are.
             guess = span * math.sqrt(least * most) / found if 0 < found < least else math.inf
             middle = math.sqrt(max(few, SHORTEST_SPAN_SECONDS / 2) * many)
             span = guess if few < guess < many else middle
@@ -188,7 +188,7 @@ def _range(wanted: JobFilter) -> dict[str, Any]:
 
 
 def _conditions(wanted: JobFilter) -> dict[str, Any]:
-    """Return the part of the filter that the server tells by the documents."""
+    """Return the part of the filter that the server checks in the documents."""
     found: dict[str, Any] = {}
     if wanted.statuses:
         found["status"] = {"$in": [status.value for status in wanted.statuses]}
@@ -207,7 +207,7 @@ def _is_indexed(wanted: JobFilter) -> bool:
 
 
 def _needs_reading(wanted: JobFilter) -> bool:
-    """Return whether the server alone cannot tell what is wanted."""
+    """Return whether documents must be read here to decide which are wanted."""
     return bool(wanted.words) or wanted.failure is not None
 
 
@@ -244,7 +244,7 @@ def _add(groups: dict[str, FailureGroup], document: Mapping[str, Any], is_whole:
 
 
 def _rounded(wanted: JobFilter) -> JobFilter:
-    """Return the filter with the instants that documents can have: only so is a window's start known for the end."""
+    """Return the filter with whole milliseconds, as in documents: otherwise the end of a list is not recognized."""
     since = _whole_ms(wanted.since) if wanted.since else None
     return replace(wanted, since=since, until=_whole_ms(wanted.until) if wanted.until else None)
 

@@ -36,7 +36,7 @@ class MongoKeys(MongoPart):
                 await self._call(self._keys.insert_one({"_id": key} | fields))
                 return record
             except DuplicateKeyError:
-                # None: purged between the two calls. Nothing but an insert of ours makes it ours.
+                # None: it was purged between the two calls. Only our own insert makes it ours.
                 if (found := await self.find_key(key)) is not None:
                     return found
         raise DependencyUnavailable("The asset store does not show a key that it holds")

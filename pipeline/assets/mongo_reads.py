@@ -41,7 +41,7 @@ class MongoReads(MongoPart):
         return {str(each["_id"]) for each in found}
 
     async def all_ids(self, *, limit: int, after: str = "") -> Sequence[str]:
-        # An _id of another kind is none of ours, and no page would ever come past it.
+        # A document whose _id is of another type is none of ours, and no page would get past it.
         further = {"$gt": ObjectId(after)} if after else {"$gte": ObjectId("0" * 24)}
         cursor = self._assets.find({"_id": further}, {"_id": 1}).sort([("_id", ASCENDING)]).limit(limit)
         return [str(document["_id"]) for document in await self._call(cursor.to_list(limit))]
@@ -92,7 +92,7 @@ class MongoReads(MongoPart):
                     return []
             query = wanted
             if place is not None:
-                # The bound that is not part of $or lets the server start in the index where the last page ended.
+                # The bound outside of $or lets the server start in the index where the last page ended.
                 bound = {instant: {f"{beyond}e": place[0]}}
                 further = {"$or": [{instant: {beyond: place[0]}}, {"_id": {beyond: place[1]}}]}
                 query = {"$and": [wanted, bound, further]}

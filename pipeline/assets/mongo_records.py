@@ -32,7 +32,7 @@ class MongoRecords(MongoPart):
     _reading_records: Reader[Record]
 
     async def _claim_version(self) -> None:
-        """Note that this version writes here; ConfigurationError when a newer one has done so."""
+        """Record that this version writes here; ConfigurationError when a newer version has done so."""
         for _ in range(TRIES):
             found = await self._call(self._records.find_one({"_id": _document_id(SCHEMA_KIND, "store")}))
             record = self._reading_records.one(found)
@@ -46,7 +46,7 @@ class MongoRecords(MongoPart):
                 with suppress(DuplicateKeyError):
                     await self._call(self._records.insert_one(new))
             else:
-                # Not what a newer version has written meanwhile.
+                # Unless a newer version has written it meanwhile.
                 await self._call(self._records.replace_one({"_id": new["_id"], "data": found["data"]}, new))
         raise DependencyUnavailable("The asset store does not keep what it is given")
 
@@ -79,7 +79,7 @@ class MongoRecords(MongoPart):
         self, kind: str, limit: int, after: Cursor | None, is_further: str, order: int
     ) -> Sequence[Record]:
         async def page(last: Any, wanted: int) -> list[Any]:
-            # The bound keeps out what has no date there, so that a page always tells where the next one begins.
+            # The bound leaves out documents without a date, so that the last one of a page is always a cursor.
             condition: dict[str, Any] = {"kind": kind, "at": {"$gte": EARLIEST}}
             seen = (after[0], _document_id(kind, after[1])) if after else None
             seen = (last["at"], last["_id"]) if last else seen
@@ -125,9 +125,9 @@ def record_of(document: Mapping[str, Any]) -> Record:
     kind, at = document["kind"], document["at"]
     if not isinstance(at, datetime):
         raise TypeError("no instant")
-    # Those of version 0.1 say only in their data whom they are about.
-    about = document.get("userId", ""), document.get("assetId", "")
-    return Record(kind, _id_of(document), at, as_data(document["data"]), *about)
+    # Records of version 0.1 name their user only in their data.
+    subject = document.get("userId", ""), document.get("assetId", "")
+    return Record(kind, _id_of(document), at, as_data(document["data"]), *subject)
 
 
 def _damaged(document: Mapping[str, Any]) -> Record:
@@ -139,7 +139,7 @@ def _id_of(document: Mapping[str, Any]) -> str:
 
 
 def _record_document(record: Record) -> dict[str, Any]:
-    # As text, so that keys and numbers may be whatever JSON lets them be.
+    # As text, so that all keys and numbers of JSON are possible.
     return {
         "_id": _document_id(record.kind, record.id),
         "kind": record.kind,

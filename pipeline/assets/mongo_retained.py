@@ -21,7 +21,7 @@ from pipeline.errors import DependencyUnavailable
 DAMAGED_AT_ONCE = 1000
 SIZES_AT_ONCE = 1000
 IMAGES = ("original", "processed", *(f"previews.{side}" for side in PREVIEW_SIDES))
-# What stored_bytes reads of a document.
+# The fields that stored_bytes reads.
 OF_SIZES = {f"images.{image}.{field}": 1 for image in IMAGES for field in ("publicId", "bytes")}
 IS_FINISHED = {"status": {"$in": sorted(status.value for status in FINISHED)}}
 
@@ -50,7 +50,7 @@ class RetainedDocuments(MongoRuns):
         return await self._finished(None, before, limit, after)
 
     async def _finished(self, gone: bool | None, before: datetime, limit: int, after: Cursor | None) -> list[Asset]:
-        # None is also what documents of before have, which lack the field.
+        # None also matches older documents, which lack the field.
         wanted = {"originalGone": gone, "finishedAt": {"$lt": before}} | IS_FINISHED
         return await self._find(wanted, "finishedAt", ASCENDING, limit, after)
 
@@ -85,11 +85,11 @@ class RetainedDocuments(MongoRuns):
         return [str(each["_id"]) for each in documents if self._reading.one(each) is None]
 
     async def scrub(self) -> None:
-        """Nothing: the server writes over the room of what was deleted when it needs it."""
+        """Do nothing: the server overwrites deleted documents when it needs the room."""
 
 
 def _held_bytes(document: Mapping[str, Any]) -> int:
-    """Return how much our storages hold of the images of a document, which may be damaged."""
+    """Return the bytes of the images of a document in our storages; the document may be damaged."""
     images = document.get("images")
     images = images if isinstance(images, dict) else {}
     previews = images.get("previews")

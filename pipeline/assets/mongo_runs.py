@@ -20,11 +20,8 @@ from pipeline.assets.asset import (
     Asset,
     AssetStatus,
     ImageRef,
-    ai_metadata_document,
-    failure_of,
-    image_document,
-    previews_document,
 )
+from pipeline.assets.asset_parts import ai_metadata_document, failure_of, image_document, previews_document
 from pipeline.assets.mongo_calls import TRIES, UNSENDABLE, Calls
 from pipeline.assets.mongo_reads import MongoReads, object_id
 from pipeline.assets.upgrade import BackendOf, missing_backends
@@ -48,7 +45,7 @@ class MongoRuns(MongoReads):
         # In an outage a read fails first, and then it is certain that nothing was inserted.
         if self._calls.has_failed:
             await self.check()
-        # One that no server takes must not spoil those that go with it.
+        # A document that the server refuses must not fail the others in its call.
         document = await self._call(_checked(_document(asset)))
         try:
             is_new: bool = await self._call(self._inserts.add(document))
@@ -102,17 +99,17 @@ class MongoRuns(MongoReads):
         change |= _with_attempt(attempt) if attempt else {}
         wanted = {"processingJobId": job_id, "fence": fence, "status": _status_of_run(is_reanalysis)}
         if seen is not None:
-            # Every change of an asset says when it was made.
+            # Every change of an asset changes updatedAt.
             now, as_seen = utc_now(), {"_id": ObjectId(asset_id), "updatedAt": seen.updated_at} | wanted
-            whole = change | {"$set": {"updatedAt": now} | change["$set"]}
-            have_all_changed = await self._call(self._updates.add(UpdateOne(as_seen, whole)))
+            full_change = change | {"$set": {"updatedAt": now} | change["$set"]}
+            have_all_changed = await self._call(self._updates.add(UpdateOne(as_seen, full_change)))
             done = seen.finished(status, ai_metadata, processed, finished_at, now, previews, attempt, provenance)
             if have_all_changed or await self.get(asset_id) == done:
                 return done
         return await self._update(asset_id, wanted, change)
 
     async def _update_all(self, updates: Sequence[UpdateOne]) -> list[bool | Exception]:
-        """Make the updates; True for each if all of them have changed something, False if nobody knows which have."""
+        """Make the updates; True for each if all of them matched, False for each if it is not known which did."""
         try:
             done = await self._assets.bulk_write(updates, ordered=False)
         except (OperationFailure, *UNSENDABLE):
@@ -149,7 +146,7 @@ class MongoRuns(MongoReads):
 
     async def correct(self, seen: Asset, corrected: Asset) -> Asset | None:
         before, after = seen.to_document(), corrected.to_document()
-        # None: documents of before have no such field.
+        # None: older documents have no such field.
         same = before["corrections"] if seen.corrections else {"$in": [{}, None]}
         return await self._update(
             seen.id,
@@ -172,7 +169,7 @@ class MongoRuns(MongoReads):
             current = await self.get(asset_id)
             if current is None or current.excused >= current.fence:
                 return
-            # The fence only grows. None: documents of before have no such field.
+            # The fence only grows. None: older documents have no such field.
             excused = {"$in": [0, None]} if current.excused == 0 else current.excused
             wanted = {"processingJobId": job_id, "status": AssetStatus.PROCESSING.value}
             if (current.processing_job_id, current.status.value) != (job_id, wanted["status"]):
@@ -185,7 +182,7 @@ class MongoRuns(MongoReads):
         current = await self.get(asset_id)
         if current is None:
             return None
-        # The fence changes only while processing, so what was read still stands if the filter matches.
+        # The fence changes only while processing, so the values read are still true if the filter matches.
         return await self._update(
             asset_id,
             {
@@ -239,7 +236,7 @@ class MongoRuns(MongoReads):
         return changed, str(page[-1]["_id"]) if len(page) == limit else None
 
     async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
-        """Change the asset if it is as wanted, in one atomic step, and return it as it is then."""
+        """Change the asset if it matches `wanted`, in one atomic step, and return it as it is then."""
         key = object_id(asset_id)
         if key is None:
             return None
@@ -278,7 +275,7 @@ def _with_attempt(attempt: Mapping[str, Any]) -> dict[str, Any]:
 
 def _document(asset: Asset) -> dict[str, Any]:
     document = asset.to_document() | {"_id": ObjectId(asset.id)}
-    # The index has jobs of a retry only.
+    # The index is for jobs of a retry only.
     is_retry = not asset.processing_job_id.endswith(asset.id)
     return document | ({"retryJobId": asset.processing_job_id} if is_retry else {})
 

@@ -1,16 +1,17 @@
-"""MovableStore: the asset store of a process, which `pipeline move --store` changes for another one while it runs.
+"""MovableStore: the asset store of a process, which `pipeline move --store` replaces by another one while it runs.
 
-One store holds the truth at any moment: the old one until the move is decided, the new one from then on. What a process
-has to do meanwhile is in a record of the old store, at which it looks every second:
+One store is in use at any moment: the old one until the move is decided, the new one from then on. A record in the old
+store says how far the move is; each process reads it every second, and acts by its phase:
 
-copying    every write is noted in the old store before and after it is made, so that usecases/store_moving.py can copy
-           again what has changed since it was copied
-freezing   writes wait, reads go on; a process says so once its last write has ended
-moved      the new store is the store
+copying    before and after every write a note of it is written in the old store, so that usecases/store_moving.py can
+           copy once more what has changed since it was copied
+freezing   writes wait, reads go on; a process reports when its last write has ended
+moved      the new store is in use
 
-A process that has not looked for LEASE_SECONDS looks before it writes; so none writes without knowing of a move that is
-older than that. The decision is an idempotency key of the old store, because the first to claim one wins: the command
-claims that the move is done, a process whose writes have waited for a command that is gone claims that it is not.
+A process that has not read the record for LEASE_SECONDS reads it before it writes; so no process writes without knowing
+of a move that began earlier. The decision is an idempotency key of the old store, because the first to claim it wins:
+the command claims that the move is done; a process whose writes have waited for a command that is gone claims that it
+is not.
 Runs on the event loop.
 """
 
@@ -49,11 +50,11 @@ log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 5.0
 IDLE_SECONDS, MOVING_SECONDS = 1.0, 0.2
-# Of a command whose record does not change for so long, nobody knows when it goes on.
+# A command whose record has not changed for so long is taken for gone.
 THAW_SECONDS = 10.0
 BEAT_SECONDS = 1.0
 HOPS_AT_MOST = 20
-# What a write changes, as the name of a thing: asset ID, key KEY, keys ASSET_ID (all that stand for it), kept KIND ID.
+# The name of a thing that a write changes: asset ID, key KEY, keys ASSET_ID (all of that asset), kept KIND ID.
 Subject = Sequence[str]
 
 
@@ -65,7 +66,7 @@ def _whole_asset(asset: Asset, *_: Any) -> Sequence[Subject]:
     return [("asset", asset.id)]
 
 
-# The writes, and what each one changes.
+# The writes, and the things that each one changes.
 WRITES: Mapping[str, Callable[..., Sequence[Subject]]] = {
     "create": _whole_asset,
     "begin": _asset,
@@ -85,13 +86,17 @@ WRITES: Mapping[str, Callable[..., Sequence[Subject]]] = {
     "insert_record": lambda record: [("kept", record.kind, record.id)],
     "delete_records": lambda kind, *ids: [("kept", kind, each) for each in ids],
 }
-# Writes without a name for what they change. None is urgent: while a move is under way they do nothing.
+# Writes without a name for the things they change. None is urgent: during a move the purges do nothing, and those of
+# POSTPONED are refused.
 PURGES = ("purge_keys", "purge_records")
 POSTPONED = ("upgrade",)
 
 
 class MovableStore:
-    """An AssetStore: hands every call to the store that holds the truth."""
+    """An AssetStore: passes every call on to the store in use.
+
+    Many methods because each phase of a move has its own.
+    """
 
     def __init__(self, home: AssetStore, uri: str, opener: Callable[[str], AssetStore]) -> None:
         """home, uri: the store that the settings name, and its address. opener: makes the store of an address."""
@@ -111,11 +116,11 @@ class MovableStore:
 
     @property
     def current(self) -> AssetStore:
-        """The store that holds the truth, as far as is known here."""
+        """The store in use, as far as this process knows."""
         return self._store
 
     def as_asset_store(self) -> AssetStore:
-        """Return it as what it stands for: its methods are those of the store it hands them to."""
+        """Return it typed as AssetStore: its methods are those of the store in use."""
         return cast(AssetStore, self)
 
     def __getattr__(self, name: str) -> Any:
@@ -158,11 +163,11 @@ class MovableStore:
             await asyncio.sleep(IDLE_SECONDS if self._move is None else MOVING_SECONDS)
 
     async def look(self) -> None:
-        """Do as the record says now."""
+        """Read the record of the move and act by its phase."""
         asked_at = time.monotonic()
         async with self._looking:
             if self._looked_at >= asked_at:
-                return  # somebody else has looked since
+                return  # another task has looked since
             began_at = time.monotonic()
             for _ in range(HOPS_AT_MOST):
                 if not await self._follow():
@@ -171,7 +176,7 @@ class MovableStore:
             raise DependencyUnavailable("The asset store was moved in a circle")
 
     async def _follow(self) -> bool:
-        """Do as the record of the current store says; True when it has led to another store."""
+        """Read the record of the current store and act by it; True when it has led to another store."""
         move = Move.of(await self._store.find_record(MOVE, STORE))
         if move is not None and self._hop and await self._is_over(move):
             move = None
@@ -182,30 +187,30 @@ class MovableStore:
             self._beaten_at = time.monotonic()
         is_new, self._move = self._move is None, move
         if is_new:
-            # They began before the move was known.
+            # These writes began before this process knew of the move.
             for subjects in list(self._under_way.values()):
                 await self._store.put_record(_note(subjects))
         if move.phase is not Phase.COPYING:
-            stands = IS_MOVED if move.phase is Phase.MOVED else await self._decided(move)
-            if stands == IS_MOVED:
+            decision = IS_MOVED if move.phase is Phase.MOVED else await self._decision(move)
+            if decision == IS_MOVED:
                 await self._switch(move)
                 return True
-            self._is_frozen = not stands
+            self._is_frozen = not decision
         else:
             self._is_frozen = False
         await self._acknowledge(move)
         return False
 
     async def _is_over(self, move: Move) -> bool:
-        """Return whether the record is of the move away from here that came before the move back."""
+        """Return whether the record is of an earlier move away from this store, which a move back has ended."""
         arrived = await self._store.find_record(MOVE, ARRIVED)
         if arrived is None or arrived.data["token"] != self._hop or arrived.data["ends"] != move.token:
             return False
         await self._store.delete_records(MOVE, STORE)
         return True
 
-    async def _decided(self, move: Move) -> str:
-        """Return what was decided, "" when nothing was; decide against a command that is gone."""
+    async def _decision(self, move: Move) -> str:
+        """Return the decision, "" when there is none; decide against a command that is gone."""
         record = await self._store.find_key(move.decision)
         if record is None and self._is_frozen and time.monotonic() - self._beaten_at > THAW_SECONDS:
             record = await self._store.claim_key(move.decision, KeyRecord("", IS_THAWED), utc_now())
@@ -220,7 +225,7 @@ class MovableStore:
             identity = await store.find_record(IDENTITY, IDENTITY)
             if identity is None or identity.data["id"] != await self._store.identity():
                 raise DependencyUnavailable("From here the address of the moved asset store leads to another one")
-            # Should the command have died just after the decision.
+            # In case the command has died just after the decision.
             arriving = await store.find_record(MOVE, ARRIVING)
             if arriving is not None and arriving.data["owner"] == move.owner:
                 await store.delete_records(MOVE, ARRIVING)
@@ -232,14 +237,14 @@ class MovableStore:
         log.warning("store_moved", hint="The asset store was moved: set MONGODB_URI to where it is now, or unset it")
 
     async def _acknowledge(self, move: Move) -> None:
-        """Let the command know that this process takes part, and when its last write has ended."""
+        """Report to the command that this process takes part, and when its last write has ended."""
         is_still = self._is_frozen and not self._under_way
-        word = f"{move.token} {Phase.FREEZING if is_still else Phase.COPYING}"
-        said, said_at = self._acknowledged
-        if said != word or time.monotonic() - said_at > BEAT_SECONDS:
-            data = {"said": word, "beat": secrets.token_hex(4)}
+        state = f"{move.token} {Phase.FREEZING if is_still else Phase.COPYING}"
+        reported, reported_at = self._acknowledged
+        if reported != state or time.monotonic() - reported_at > BEAT_SECONDS:
+            data = {"said": state, "beat": secrets.token_hex(4)}
             await self._store.put_record(Record(PROCESS, self._id, utc_now(), data))
-            self._acknowledged = word, time.monotonic()
+            self._acknowledged = state, time.monotonic()
 
     async def _write(self, name: str, *args: Any, **kwargs: Any) -> Any:
         move = self._move
@@ -249,7 +254,7 @@ class MovableStore:
             await self.look()
             if self._is_frozen:
                 await asyncio.sleep(MOVING_SECONDS)
-        # From here to where it counts as under way nothing else runs.
+        # From here until it is counted as under way no other task runs.
         store, is_moving, subjects = self._store, self._move is not None, WRITES.get(name, _nothing)(*args, **kwargs)
         write, mark = getattr(store, name), object()
         self._under_way[mark] = subjects
@@ -273,9 +278,9 @@ class MovableStore:
             del self._under_way[mark]
 
     async def _check_it_counts(self, store: AssetStore) -> None:
-        """OutcomeUnknown when the store of a write that has just ended is, or may be, the store no more.
+        """OutcomeUnknown when the store of a write that has just ended is not, or may not be, in use any more.
 
-        A process that stood still in the middle of a write was taken for dead, and not waited for.
+        A process that was suspended in the middle of a write was taken for dead, and the move did not wait for it.
         """
         if self._store is store and time.monotonic() - self._looked_at > LEASE_SECONDS:
             try:

@@ -1,6 +1,6 @@
 """What an asset store promises about assets: the runs of their jobs, reads and searches, and their end. Pure.
 
-A part of AssetStore (store.py), where the rules for all methods stand.
+A part of AssetStore; store.py has the rules for all methods.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads stored documents and passes over those that are damaged: one of them must stop no list and no search.
+"""Reads stored documents and passes over damaged ones: a damaged document must stop no list and no search.
 
 Runs on the event loop.
 """
@@ -15,14 +15,14 @@ from pipeline.texts import cause_of
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-# What reading a document raises that does not hold what it should.
+# The errors of reading a damaged document.
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
-# A document that is met again is logged and counted once, as long as there are not too many.
+# A damaged document is logged and counted once; beyond this number further ones are not.
 KNOWN_AT_MOST = 10_000
 
 
 class Reader(Generic[T]):
-    """Makes assets, or what is kept beside them, of the documents of one store."""
+    """Makes assets or records of the documents of one store."""
 
     def __init__(
         self,
@@ -32,11 +32,11 @@ class Reader(Generic[T]):
         *,
         what: str = "asset",
     ) -> None:
-        """read: makes one of a document.
+        """read: makes an asset or a record of a document.
 
-        id_name: where a document has its id.
+        id_name: the field with the id of a document.
         on_damaged: called once for each document that cannot be read.
-        what: as log lines name it.
+        what: its name in log events.
         """
         self._read = read
         self._id_name = id_name
@@ -46,7 +46,7 @@ class Reader(Generic[T]):
 
     def all(self, documents: Sequence[Any]) -> list[T]:
         """Return what the documents hold, without those that cannot be read."""
-        return [found for document in documents if (found := self.one(document)) is not None]
+        return [entry for document in documents if (entry := self.one(document)) is not None]
 
     def one(self, document: Any) -> T | None:
         """Return what the document holds, None when there is no document or it cannot be read."""
@@ -55,25 +55,25 @@ class Reader(Generic[T]):
         try:
             return self._read(document)
         except UNREADABLE as error:
-            self._note(str(document[self._id_name]), error)
+            self._report(str(document[self._id_name]), error)
             return None
 
     async def up_to(self, limit: int, read_page: Callable[[Any, int], Awaitable[Sequence[Any]]]) -> list[T]:
-        """Return so many, fewer only at the end: a document that is damaged takes no other one's place.
+        """Return `limit` entries, fewer only at the end: a damaged document does not count.
 
-        read_page: returns the documents behind that one, None: the first ones, and at most so many.
+        read_page: returns the documents after the given one (None: from the first on), at most so many.
         """
-        found: list[T] = []
+        entries: list[T] = []
         last = None
         while True:
-            wanted = limit - len(found)
+            wanted = limit - len(entries)
             documents = await read_page(last, wanted)
-            found += self.all(documents)
-            if len(documents) < wanted or len(found) >= limit:
-                return found
+            entries += self.all(documents)
+            if len(documents) < wanted or len(entries) >= limit:
+                return entries
             last = documents[-1]
 
-    def _note(self, document_id: str, error: Exception) -> None:
+    def _report(self, document_id: str, error: Exception) -> None:
         if document_id in self._known or len(self._known) >= KNOWN_AT_MOST:
             return
         self._known.add(document_id)

@@ -1,4 +1,4 @@
-"""What both stores do with what is kept beside the assets. Pure."""
+"""What both stores do with records. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.assets.store import Record
 
 
 def record_reader(read: Callable[[Any], Record], id_name: str) -> Reader[Record]:
-    """Return what reads them. read, id_name: see Reader."""
-    return Reader(read, id_name, what="kept")
+    """Return the Reader of records. read, id_name: see Reader."""
+    return Reader(read, id_name, what="record")
 
 
 def as_data(text: str) -> Mapping[str, Any]:
-    """Return what the text holds; ValueError or TypeError when it is damaged."""
+    """Return the object in the text; ValueError or TypeError when it is damaged."""
     data = json.loads(text)
     if not isinstance(data, dict):
         raise TypeError(f"a {type(data).__name__} where a dict should be")
@@ -25,5 +25,5 @@ def as_data(text: str) -> Mapping[str, Any]:
 
 
 def damaged(kind: str, id: str, row: Any) -> Record:
-    """Return the little that is known of one that cannot be read, so that it goes with the user whom it is about."""
+    """Return the readable fields of a damaged record, so that it is removed with the user whom it concerns."""
     return Record(kind, id, datetime.fromtimestamp(0, UTC), {}, row["userId"], row["assetId"])

@@ -22,12 +22,12 @@ from pipeline.supervision import Supervisor, Watched
 
 T = TypeVar("T")
 UNWRITTEN = "The asset store cannot be written"
-# What SQLite says of a file that waiting does not mend.
+# SQLite's errors for a file that no retry can read.
 DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 class SqliteConnection:
-    """A connection and the one thread that uses it."""
+    """A connection and its thread."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
@@ -91,8 +91,8 @@ class SqliteFile:
         await self._read("SELECT 1 FROM assets LIMIT 1", {})
         if self._writer is None:
             raise DependencyUnavailable(UNWRITTEN)
-        # A disk that hangs, or a file that another process has locked for long, keeps the writer's thread. Where the
-        # last commit was refused, a read that works says nothing: only trying tells when writing works again.
+        # A disk that hangs, or a file that another process has locked for long, blocks the writer's thread. After a
+        # refused commit a successful read proves nothing: only a try shows when writing works again.
         await self._on_writer(_try_to_write if self._is_refused else lambda connection: None)
         self._is_refused = False
 
@@ -105,7 +105,7 @@ class SqliteFile:
         return await self._on_reader(lambda connection: connection.execute(sql, values).fetchall())
 
     async def _on_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what the work, which only reads, returns."""
+        """Return the result of work that only reads."""
         if self._reader is None:
             raise DependencyUnavailable("The asset store is not open")
         try:
@@ -114,12 +114,12 @@ class SqliteFile:
             raise refusal(error, "The asset store cannot be read") from error
 
     async def _write(self, sql: str, values: Mapping[str, Any]) -> Rows:
-        """Return what the statement returns, once it is on the disk."""
+        """Return the rows of the statement, once it is on the disk."""
         rows: Rows = await self._add(sql, values)
         return rows
 
     async def _add(self, statement: str | RowStatement, values: Mapping[str, Any] | Sequence[Any]) -> Any:
-        """Return how the write ended, once it is on the disk: see Write."""
+        """Return the result of the write, once it is on the disk: see Write."""
         if self._writing is None:
             raise DependencyUnavailable("The asset store is not open")
         write = Write(statement, values, asyncio.get_running_loop().create_future())
@@ -128,7 +128,7 @@ class SqliteFile:
         return await write.done
 
     async def _on_writer(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what the work returns, done between two commits."""
+        """Return the result of work that is done between two commits."""
         if self._writer is None:
             raise DependencyUnavailable(UNWRITTEN)
         try:
@@ -137,7 +137,7 @@ class SqliteFile:
             raise refusal(error, UNWRITTEN) from error
 
     async def _write_forever(self) -> None:
-        """Commit what waits, all of it at a time. Called again after a failure, it opens the file anew."""
+        """Commit the waiting writes, all at a time. Called again after a failure, it reopens the file."""
         if self._writer is None:
             self._writer = await self._open()
         batch: list[Write] = []
@@ -145,7 +145,7 @@ class SqliteFile:
             while True:
                 await self._added.wait()
                 self._added.clear()
-                # It stays in the list meanwhile, so that `close` waits for it.
+                # The batch stays in the list meanwhile, so that `close` waits for it.
                 batch = list(self._waiting)
                 self._is_refused = not await _commit_batch(self._writer, batch)
                 del self._waiting[: len(batch)]
@@ -153,7 +153,7 @@ class SqliteFile:
                 if self._waiting:
                     self._added.set()
         except BaseException as error:
-            # The thread may yet commit it.
+            # The thread may still commit the batch.
             _fail(batch, lambda: OutcomeUnknown("The asset store does not answer"), error)
             _fail(self._waiting, lambda: DependencyUnavailable(UNWRITTEN), error)
             self._waiting.clear()

@@ -1,4 +1,4 @@
-"""How SqliteAssetStore searches jobs: a part of it, see sqlite.py; how far a call reads is said in job_search.py.
+"""How SqliteAssetStore searches jobs: a part of it, see sqlite.py; job_search.py says how far a call reads.
 
 Every statement names its index, so that no guess of SQLite's planner makes it read the whole table.
 """
@@ -35,9 +35,9 @@ from pipeline.instants import instant_of, milliseconds_of
 # (createdAt in milliseconds, id), which is also their order.
 RowCursor = tuple[int, str]
 NEWEST_FIRST = "ORDER BY createdAt DESC, id DESC"
-# What is read of a document to look for words, and for a provider.
+# The columns that are read to look for words, and for a provider.
 OF_WORDS, OF_PROVIDER = ("aiMetadata", "corrections"), ("attempts", "provenance")
-# The rows of one user lie all over the file, those of a time side by side: of the former so many are read.
+# The rows of one user are scattered over the file, those of a time are side by side: of the former so many are read.
 SCATTERED_AT_MOST = 500
 
 
@@ -60,8 +60,8 @@ class JobRows(SqliteReads):
 
     async def jobs(self, wanted: JobFilter, *, limit: int, after: Cursor | None = None) -> JobPage:
         last = (milliseconds_of(after[0]), after[1]) if after else None
-        rows, place = await self._on_reader(lambda connection: _page(connection, wanted, limit, last))
-        return JobPage(self._reading.all(rows), (instant_of(place[0]), place[1]) if place else None)
+        rows, cursor = await self._on_reader(lambda connection: _page(connection, wanted, limit, last))
+        return JobPage(self._reading.all(rows), (instant_of(cursor[0]), cursor[1]) if cursor else None)
 
     async def count_jobs(self, wanted: JobFilter) -> Count:
         return await self._on_reader(lambda connection: _count(connection, wanted))
@@ -83,9 +83,9 @@ class JobRows(SqliteReads):
 def _page(
     connection: sqlite3.Connection, wanted: JobFilter, limit: int, after: RowCursor | None
 ) -> tuple[list[sqlite3.Row], RowCursor | None]:
-    """Return the rows of a page, and the place after which the next one begins."""
+    """Return the rows of a page, and the cursor of the next page."""
     end = _end(connection, wanted, EXAMINED_AT_MOST, after)
-    # One more than asked for tells whether there is a next page.
+    # One more row than asked for shows whether there is a next page.
     found = list(islice(_found(connection, wanted, after, end, limit + 1), limit + 1))
     rows = _rows_of(connection, found[:limit])
     return rows, found[limit - 1] if len(found) > limit else end
@@ -113,7 +113,7 @@ def _ranges(wanted: JobFilter) -> list[_Range]:
 
 
 def _conditions(wanted: JobFilter, after: RowCursor | None, end: RowCursor | None) -> tuple[list[str], dict[str, Any]]:
-    """Return what else rows must be, in SQL. after, end: their bounds, the first excluded and the last not."""
+    """Return the further conditions for rows, in SQL. after, end: bounds, `after` excluded and `end` included."""
     conditions, values = _bounds(wanted.since, wanted.until, after, end)
     if after is not None:
         conditions.append("(createdAt, id) < (:after_at, :after_id)")
@@ -128,7 +128,7 @@ def _conditions(wanted: JobFilter, after: RowCursor | None, end: RowCursor | Non
         conditions.append("failure = :failure")
         values["failure"] = wanted.failure
     if wanted.provider is not None:
-        # Whatever has it somewhere: the rest is not even handed over.
+        # A rough filter in SQL: other rows are not even passed to Python.
         conditions.append("(instr(attempts, :provider) OR instr(provenance, :provider))")
         values["provider"] = orjson.dumps(wanted.provider).decode()
     if wanted.category is not None:
@@ -140,7 +140,7 @@ def _conditions(wanted: JobFilter, after: RowCursor | None, end: RowCursor | Non
 def _bounds(
     since: datetime | None, until: datetime | None, after: RowCursor | None = None, end: RowCursor | None = None
 ) -> tuple[list[str], dict[str, Any]]:
-    """Return one bound at each side: of two SQLite would take one to find its way in the index, and not the nearer."""
+    """Return one bound at each side: of two bounds SQLite would use one in the index, and not the nearer one."""
     lowest = [milliseconds_of(since)] if since else []
     lowest += [end[0]] if end else []
     highest = [milliseconds_of(until)] if until else []
@@ -152,24 +152,24 @@ def _bounds(
 
 
 def _end(connection: sqlite3.Connection, wanted: JobFilter, at_most: int, after: RowCursor | None) -> RowCursor | None:
-    """Return the last place that a call looks at, None when it comes to the end of the list anyhow."""
+    """Return the last cursor that a call reads, None when it reads to the end of the list."""
     if wanted.is_indexed:
         return None
     if wanted.user_id is not None and (wanted.needs_reading or wanted.failure is not None):
         at_most = min(at_most, SCATTERED_AT_MOST)
     conditions, values = _conditions(JobFilter(since=wanted.since, until=wanted.until), after, None)
-    places = []
+    cursors = []
     for each in _ranges(wanted):
         sql = each.select("createdAt, id", conditions, f"{NEWEST_FIRST} LIMIT 1 OFFSET {at_most - 1}")
-        places += [tuple(row) for row in connection.execute(sql, {**each.values, **values})]
-    # Of all ranges everything that is newer has been looked at then.
-    return max(places, default=None)
+        cursors += [tuple(row) for row in connection.execute(sql, {**each.values, **values})]
+    # In all ranges everything newer than this has been read.
+    return max(cursors, default=None)
 
 
 def _found(
     connection: sqlite3.Connection, wanted: JobFilter, after: RowCursor | None, end: RowCursor | None, at_most: int
 ) -> Iterator[RowCursor]:
-    """Yield the places of what is wanted, newest first; read as far as they are asked for."""
+    """Yield the cursors of the wanted rows, newest first; reads only as far as the caller iterates."""
     conditions, values = _conditions(wanted, after, end)
     texts = (*(OF_WORDS if wanted.words else ()), *(OF_PROVIDER if wanted.provider else ()))
     columns = ", ".join(("createdAt", "id", *(("userId", *texts) if texts else ())))
@@ -200,11 +200,11 @@ def _error_of(text: str) -> str:
     return error if isinstance(error, str) and error else "Unknown"
 
 
-def _rows_of(connection: sqlite3.Connection, places: Sequence[RowCursor]) -> list[sqlite3.Row]:
-    ids = orjson.dumps([place[1] for place in places]).decode()
+def _rows_of(connection: sqlite3.Connection, cursors: Sequence[RowCursor]) -> list[sqlite3.Row]:
+    ids = orjson.dumps([cursor[1] for cursor in cursors]).decode()
     sql = "SELECT * FROM assets WHERE id IN (SELECT value FROM json_each(:ids))"
     rows = {row["id"]: row for row in connection.execute(sql, {"ids": ids})}
-    return [rows[place[1]] for place in places if place[1] in rows]
+    return [rows[cursor[1]] for cursor in cursors if cursor[1] in rows]
 
 
 def _failures(connection: sqlite3.Connection, since: datetime | None, until: datetime | None) -> Sequence[FailureGroup]:

@@ -22,14 +22,14 @@ from pipeline.instants import milliseconds_of
 log = structlog.get_logger(__name__)
 
 DAMAGED_AT_ONCE = 1000
-# Other reads wait meanwhile: some milliseconds.
+# Rows of one read; other reads wait for it: some milliseconds.
 SIZES_AT_ONCE = 1000
-# Nothing else is written meanwhile: about a second.
+# The largest file that is packed; other writes wait for it: about a second.
 PACK_BYTES = 256 * 1024 * 1024
-# A reader keeps the log from being emptied for as long as one read takes.
+# The log cannot be emptied while a read runs.
 SCRUB_TRIES = 50
-SCRUB_AGAIN_SECONDS = 0.1
-# Of one column with an image: what a storage of ours holds of it.
+SCRUB_RETRY_SECONDS = 0.1
+# SQL: the bytes that a storage of ours has of the image in one column.
 HELD = "iif(json_valid({0}) AND json_extract({0}, '$.publicId') != '', json_extract({0}, '$.bytes'), 0)"
 HELD_PREVIEWS = f"iif(json_valid(previews), (SELECT sum({HELD.format('value')}) FROM json_each(previews)), 0)"
 HELD_IMAGES = (HELD.format("original"), HELD.format("processed"), HELD_PREVIEWS)
@@ -95,14 +95,14 @@ class RetainedRows(SqliteRuns):
         for _ in range(SCRUB_TRIES):
             if await self._on_writer(_empty_log):
                 return
-            await asyncio.sleep(SCRUB_AGAIN_SECONDS)
+            await asyncio.sleep(SCRUB_RETRY_SECONDS)
         log.warning("scrub_incomplete", hint="another process reads the file all the time")
 
 
 def _pack(connection: sqlite3.Connection) -> bool:
-    """Write a file that is not too large anew; return whether it was done.
+    """Rewrite a file that is not too large; return whether it was done.
 
-    SQLite overwrites what is deleted (secure_delete), but not the copies that pages keep when rows move between them.
+    SQLite overwrites deleted rows (secure_delete), but not the copies that stay in pages when rows move between them.
     """
     ((pages,),), ((page_bytes,),) = (connection.execute(f"PRAGMA {name}") for name in ("page_count", "page_size"))
     if pages * page_bytes > PACK_BYTES:
@@ -112,6 +112,6 @@ def _pack(connection: sqlite3.Connection) -> bool:
 
 
 def _empty_log(connection: sqlite3.Connection) -> bool:
-    """Move what the write-ahead log holds into the file and empty the log; False while a reader needs it."""
+    """Move the write-ahead log into the file and empty it; False while a reader needs it."""
     ((is_busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return not is_busy

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from pipeline.assets.asset import AiMetadata, Asset, ai_metadata_document
+from pipeline.assets.asset import AiMetadata, Asset
+from pipeline.assets.asset_parts import ai_metadata_document
 from pipeline.errors import NotStorable
 from pipeline.instants import instant_of, milliseconds_of
 
@@ -42,7 +43,7 @@ def asset_of(row: sqlite3.Row) -> Asset:
 
 
 def row_of(asset: Asset) -> dict[str, Any]:
-    """Return what the columns hold of the asset, by their names."""
+    """Return the values of the columns, by their names."""
     document = asset.to_document()
     return document | {
         "id": asset.id,

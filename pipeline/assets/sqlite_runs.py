@@ -17,10 +17,8 @@ from pipeline.assets.asset import (
     Asset,
     AssetStatus,
     ImageRef,
-    failure_of,
-    image_document,
-    previews_document,
 )
+from pipeline.assets.asset_parts import failure_of, image_document, previews_document
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.sqlite_reads import SqliteReads
 from pipeline.assets.sqlite_rows import COLUMNS, asset_of, json_text, from_json, metadata_json, row_of
@@ -42,7 +40,7 @@ CREATE = RowStatement(
     f"({', '.join('?' * len(COLUMNS))})",
     "ON CONFLICT (id) DO NOTHING",
 )
-# Of a run that knows its asset: it is written only if nothing has changed since, which every change of an asset says.
+# For a run that knows its asset: it is written only if unchanged since; every change of an asset changes updatedAt.
 SEEN = ("id", "processingJobId", "fence", "updatedAt")
 RESULT = (
     *("status", "aiMetadata", "processed", "previews", "attempts", "provenance", "finishedAt", "failure", "updatedAt"),
@@ -102,11 +100,9 @@ class SqliteRuns(SqliteReads):
             "updatedAt = :now "
             f"WHERE {CURRENT_RUN} AND {_status_of_run(is_reanalysis)} RETURNING *",
             {
+                **{"id": asset_id, "job": job_id, "fence": fence},
                 "attempt": json_text(attempt),
                 "provenance": json_text(provenance),
-                "id": asset_id,
-                "job": job_id,
-                "fence": fence,
                 "status": status.value,
                 "meta": metadata_json(ai_metadata),
                 "processed": json_text(image_document(processed)),

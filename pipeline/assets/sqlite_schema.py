@@ -24,7 +24,7 @@ CREATE INDEX newest_of_user ON assets (userId, createdAt, id, status, category);
 CREATE INDEX failures ON assets (failure, createdAt, id, category) WHERE failure IS NOT NULL;
 CREATE INDEX job_of_retry ON assets (processingJobId) WHERE {OF_RETRY};
 """
-# A file of an older version is brought up to date by the scripts that follow it; the last one's number is its version.
+# A file of an older version is brought up to date by the scripts after its version; the last number is the version.
 MIGRATIONS = (
     """
 CREATE TABLE IF NOT EXISTS assets (
@@ -94,7 +94,7 @@ def connect(path: Path) -> sqlite3.Connection:
         _use_wal(connection)
         # An accepted upload must survive a power cut, not only the end of the process.
         connection.execute("PRAGMA synchronous = FULL")
-        # What is deleted is overwritten: it must not stay readable in the file.
+        # Deleted rows are overwritten: they must not stay readable in the file.
         connection.execute("PRAGMA secure_delete = ON").fetchall()
         _migrate(connection, path)
     except BaseException:

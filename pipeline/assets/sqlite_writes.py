@@ -1,7 +1,7 @@
-"""The writes of SqliteAssetStore: what waits is committed together, in as few statements as there can be.
+"""The writes of SqliteAssetStore: those that wait are committed together, in as few statements as possible.
 
-Each step of a statement gives the interpreter's lock away, and the writer's thread has to wait for it again while the
-event loop is busy. So writes that only add or change a row that is known go several to a statement. Runs in the
+Each step of a statement releases the interpreter's lock, and the writer's thread then waits for it while the event loop
+is busy. So writes that only insert or change one known row share a statement. Runs in the
 writer's thread.
 """
 
@@ -17,16 +17,17 @@ from typing import Any
 from pipeline.errors import DependencyUnavailable, NotStorable, PipelineError
 
 Rows = list[sqlite3.Row]
-# What a statement raises that SQLite, or the binding of its values, refuses.
+# The errors of a statement that SQLite, or the binding of its values, refuses.
 REFUSALS = (sqlite3.Error, ValueError, OverflowError)
-# Few numbers of rows, so that there are few statements to be prepared, once.
+# Only these numbers of rows, so that few statements have to be prepared.
 ROWS_AT_ONCE = (16, 8, 4, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class RowStatement:
-    """A statement that writes any number of rows and returns none. row: the place of one row's values between head and
-    tail.
+    """A statement that writes any number of rows and returns none.
+
+    row: the SQL of one row, which stands between head and tail.
     """
 
     head: str
@@ -42,7 +43,7 @@ class RowStatement:
 class Write:
     """A statement that waits to be committed.
 
-    done: the rows that it returns; of a RowStatement, which has the values of one row, whether that was written.
+    done: the rows that it returns; for a RowStatement with the values of one row: whether the row was written.
     """
 
     statement: str | RowStatement
@@ -51,11 +52,11 @@ class Write:
 
 
 class _NotTogether(Exception):
-    """Of several rows not all were written: each has to be tried by itself."""
+    """Not all of several rows were written: each has to be tried by itself."""
 
 
 def commit(batch: Sequence[Write], connection: sqlite3.Connection) -> list[Any]:
-    """Return how each write ended, once all are on the disk; an error where it alone was refused."""
+    """Return the result of each write, once all are on the disk; its error for a write that alone was refused."""
     try:
         return _commit(batch, connection, ROWS_AT_ONCE)
     except _NotTogether:
@@ -99,9 +100,7 @@ def _commit(batch: Sequence[Write], connection: sqlite3.Connection, at_once: Seq
 
 
 def _of_one(error: Exception, connection: sqlite3.Connection) -> Exception:
-    """Return the error of one statement, which undoes itself only; raise it if SQLite gave up the whole transaction
-    (disk full).
-    """
+    """Return the error of one statement that undid only itself; raise it if SQLite ended the transaction."""
     if not connection.in_transaction:
         raise error
     return error
@@ -116,7 +115,7 @@ def _portions(places: Sequence[int], at_once: Sequence[int]) -> Iterator[Sequenc
 
 
 def refusal(error: BaseException, otherwise: str) -> PipelineError:
-    """Return what the error means: the fault lies with the values, or else with the file."""
+    """Return the error for the caller: the fault is in the values, or else in the file. otherwise: its text."""
     if isinstance(error, sqlite3.DataError):
         return NotStorable("it is too large")
     if isinstance(error, OverflowError):

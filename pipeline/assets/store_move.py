@@ -1,6 +1,6 @@
-"""What a move of the asset store keeps in the old store, and in the new one, while it goes on. Pure.
+"""The records that a move of the asset store writes in the old store and in the new one. Pure.
 
-movable.py is the side of the processes, usecases/store_moving.py that of the command.
+movable.py is the part of the processes, usecases/store_moving.py that of the command.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 from pipeline.assets.store import Record
 from pipeline.clock import utc_now
 
-# Names of what a move keeps in the old store, and, from ARRIVING on, in the new one.
+# Kinds and ids of records in the old store; ARRIVING and ARRIVED are in the new one.
 MOVE, STORE, ARRIVING, ARRIVED = "move", "store", "arriving", "arrived"
 NOTE, PROCESS, PROBE = "move-note", "move-process", "probe"
 IS_MOVED, IS_THAWED = "moved", "thawed"
@@ -27,10 +27,13 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The record of a move. to: the address of the new store; it may hold a password, so it is in no log.
+    """The record of a move.
 
-    owner: which run of the command has it. beat: changes while that lives. after: the last asset copied. pace_seconds:
-    for how long each write waits, so that the copies catch up with them.
+    to: the address of the new store; it may contain a password, so it is in no log.
+    owner: the run of the command that makes the move.
+    beat: changes while that run lives.
+    after: the id of the last asset copied.
+    pace_seconds: how long each write waits, so that the copies catch up with the writes.
     """
 
     token: str
@@ -43,21 +46,21 @@ class Move:
 
     @classmethod
     def of(cls, record: Record | None) -> Move | None:
-        """Return what is kept, None when nothing is."""
+        """Return the move in the record, None without a record."""
         return cls(**dict(record.data) | {"phase": Phase(record.data["phase"])}) if record is not None else None
 
     def record(self) -> Record:
-        """Return it as it is kept."""
+        """Return the record of the move."""
         data = {name: getattr(self, name) for name in ("token", "to", "owner", "beat", "after", "pace_seconds")}
         return Record(MOVE, STORE, utc_now(), data | {"phase": self.phase.value})
 
     @property
     def decision(self) -> str:
-        """The idempotency key by which it is decided."""
+        """The idempotency key that decides the move: the first to claim it wins."""
         return f"move-decision:{self.token}"
 
 
 def is_of_move(record: Record) -> bool:
-    """Return whether it tells of a move of the store, and so of one database only."""
+    """Return whether the record is of a move, and so concerns one database only."""
     is_record = record.kind == MOVE and record.id in (STORE, ARRIVING, ARRIVED, PROBE)
     return is_record or record.kind in (NOTE, PROCESS)

@@ -1,7 +1,7 @@
-"""Says whether a file that may have been cut off holds the beginning of a picture. Pure.
+"""Says whether a truncated file has the beginning of its picture. Pure.
 
-A JPEG, PNG or GIF is taken from its first row on, because every viewer shows what there is of it and grey or nothing
-below. Of a WebP, AVIF or HEIC that is cut off nothing can be decoded; containers.py refuses these.
+A JPEG, PNG or GIF is accepted from its first row on, because every viewer shows the rows that are there and grey or
+nothing below. A truncated WebP, AVIF or HEIC cannot be decoded at all; containers.py refuses it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pipeline.sandbox.header import Header
 
 HEAD_BYTES = 1024 * 1024
 MAX_PIECES = 10_000
-# What is unpacked of a PNG at most, whatever its width.
+# At most so many bytes of a PNG are decompressed, whatever its width.
 ROW_BYTES = 64 * 1024
 # Less than this of a scan is not yet a block of pixels.
 LEAST_SCAN_BYTES = 64
@@ -25,7 +25,7 @@ GIF_IMAGE, GIF_EXTENSION = 0x2C, 0x21
 
 
 def has_first_pixels(header: Header, file: BinaryIO) -> bool:
-    """Return whether the file goes on at least to the first pixels. file: left anywhere."""
+    """Return whether the file has at least its first pixels. file: its position changes."""
     look = {"JPEG": _jpeg_begins, "PNG": _png_begins, "GIF": _gif_begins}.get(header.format)
     return look is None or look(file)
 
@@ -69,7 +69,7 @@ def _png_begins(file: BinaryIO) -> bool:
             try:
                 unpacked += len(unpack.decompress(file.read(min(size, HEAD_BYTES)), row - unpacked))
             except zlib.error:
-                return True  # damaged, not cut off: whoever decodes it will say so
+                return True  # damaged, not truncated: decoding will find that
             if unpacked >= row:
                 return True
         elif kind == b"IEND":

@@ -1,4 +1,4 @@
-"""What a document of version 0.1 lacks: in which storage its images are. Pure."""
+"""The field that documents of version 0.1 lack: the storage of their images. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def missing_backends(images: Any, backend_of: BackendOf) -> dict[str, str] | Non
     """
     if not isinstance(images, Mapping) or not isinstance(images.get("original"), Mapping):
         return None
-    found = {}
+    backends = {}
     for role in ("original", "processed"):
         image = images.get(role)
         if not isinstance(image, Mapping) or image.get("backend") is not None:
@@ -24,5 +24,5 @@ def missing_backends(images: Any, backend_of: BackendOf) -> dict[str, str] | Non
         public_id, url = image.get("publicId"), image.get("url")
         if not all(isinstance(text, (str, type(None))) for text in (public_id, url)):
             return None
-        found[role] = backend_of(public_id, url or "") if public_id else ""
-    return found
+        backends[role] = backend_of(public_id, url or "") if public_id else ""
+    return backends

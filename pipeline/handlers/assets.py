@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, CORRECTABLE, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset import CORRECTABLE, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset_ids import ASSET_ID
 from pipeline.assets.store import AssetStore
 from pipeline.auth import USER_ID
 from pipeline.clock import utc_now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pipeline.assets.asset import ASSET_ID
+from pipeline.assets.asset_ids import ASSET_ID
 from pipeline.errors import NotFound
 from pipeline.handlers.base import OperatorHandler
 from pipeline.handlers.query import next_cursor

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pipeline.assets.asset import ASSET_ID, Asset, to_timestamp
+from pipeline.assets.asset import Asset, to_timestamp
+from pipeline.assets.asset_ids import ASSET_ID
 from pipeline.assets.failures import FINGERPRINT
 from pipeline.assets.job_search import Cursor
 from pipeline.auth import USER_ID

@@ -22,7 +22,7 @@ import structlog
 from tornado.httputil import format_timestamp
 from tornado.iostream import StreamClosedError
 
-from pipeline.assets.asset import ASSET_ID
+from pipeline.assets.asset_ids import ASSET_ID
 from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.assets.store import AssetStore
 from pipeline.errors import DependencyUnavailable, Forbidden, NotFound

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, to_timestamp
+from pipeline.assets.asset import to_timestamp
+from pipeline.assets.asset_ids import ASSET_ID
 from pipeline.auth import USER_ID
 from pipeline.errors import NotFound, ValidationError
 from pipeline.handlers.base import BaseHandler, OperatorHandler

@@ -48,7 +48,9 @@ class Storing:
         self._together: WriteGroups[NewImage, object] | None = None
         if SAVE_MANY in storage.methods and not _has_newer_save(storage.plugin):
             # One call at a time: a thread more would fight for the interpreter's lock.
-            self._together = WriteGroups(self._save_many, lambda image: self._remove_later(image.public_id), calls_at_once=1)
+            self._together = WriteGroups(
+                self._save_many, lambda image: self._remove_later(image.public_id), calls_at_once=1
+            )
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError.
@@ -78,6 +80,7 @@ class Storing:
 
     async def _save_many(self, images: Sequence[NewImage]) -> Sequence[object | Exception]:
         """Return the URL of each image, or why it was not stored; raise what concerns all of them."""
+
         def remove() -> None:
             for image in images:
                 self._remove_later(image.public_id)

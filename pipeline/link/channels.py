@@ -1,7 +1,7 @@
-"""Where the channels of Pub/Sub live: on the one server there is or, in a Redis Cluster, on the master of each slot.
+"""The servers of Pub/Sub channels: the one server or, in a Redis Cluster, the master of each channel's slot.
 
-Where the servers have sharded Pub/Sub (Redis 7, Valkey) it is used: in a cluster such a message stays with the master
-of its channel, so that more masters carry more channels; a plain PUBLISH would go to all of them. Runs on the event
+Sharded Pub/Sub (Redis 7, Valkey) is used where the servers have it: in a cluster such a message stays with the master
+of its channel, so that more masters carry more channels; a plain PUBLISH would go to all masters. Runs on the event
 loop.
 """
 
@@ -23,14 +23,15 @@ NOWHERE: Address = ("", 0)
 
 
 class Channels:
-    """Leads to the servers that carry channels. One for a process: what one part finds out, the others know.
+    """Finds the servers of channels. One for a process, so that its parts share each search.
 
-    is_known: the servers have been found. is_cluster, is_sharded: as they are. on_changed: called when they were found
-    anew, as any channel may be elsewhere now.
+    is_known: the servers have been found.
+    is_cluster, is_sharded: how the servers were at the last search.
+    on_changed: called when a search has found other servers: any channel may be elsewhere now.
     """
 
     def __init__(self, nodes: Nodes, probe: str) -> None:
-        """probe: a channel nobody subscribes to."""
+        """probe: a channel without subscribers."""
         self.is_known = False
         self.is_cluster = False
         self.is_sharded = False
@@ -58,12 +59,12 @@ class Channels:
                 return
             link, address, ranges = await self._nodes.find()
             try:
-                is_sharded = await self._knows_shards(link)
+                is_sharded = await self._has_shards(link)
             finally:
                 link.close()
             before = self._address, self._ranges, self.is_sharded
             self.is_cluster, self.is_sharded = bool(ranges), is_sharded
-            # Without shards any server of a cluster tells all others.
+            # Without shards any server of a cluster passes messages on to all others.
             self._ranges = ranges if is_sharded else []
             self._address = None if self._ranges else address
             is_changed = not self.is_known or before != (self._address, self._ranges, is_sharded)
@@ -74,12 +75,12 @@ class Channels:
                 call()
 
     def address_of(self, channel: bytes) -> Address:
-        """Return where a channel lives; NOWHERE, to which nobody can connect, when a cluster has no server for it."""
+        """Return the server of a channel; NOWHERE, to which no connection opens, when a cluster has none for it."""
         if not self._ranges:
             return self._address
         slot = key_slot(channel)
-        place = bisect_left(self._ranges, slot, key=lambda each: each.last)
-        return self._ranges[place].master if place < len(self._ranges) else NOWHERE
+        index = bisect_left(self._ranges, slot, key=lambda each: each.last)
+        return self._ranges[index].master if index < len(self._ranges) else NOWHERE
 
     async def open(self, address: Address) -> Link:
         """Return a new connection to one of these addresses, within 5 s; RedisError, OSError or TimeoutError if not."""
@@ -89,16 +90,17 @@ class Channels:
             return await self._nodes.open(address)
 
     def skip(self, address: Address) -> None:
-        """This server failed, or is no master any more: the next search begins at another one, if there is one."""
+        """This server failed, or is no master any more: the next search begins at another server, if there is one."""
         self._nodes.skip(address)
 
-    async def _knows_shards(self, link: Link) -> bool:
+    async def _has_shards(self, link: Link) -> bool:
         try:
             await link.ask("SPUBLISH", self._probe, "")
         except (AskError, ClusterDownError, TryAgainError):
             return True
         except NoPermissionError as error:
-            # The user may lack the channel, which says nothing, or the command: other processes must then agree.
+            # The user may lack the right to the channel, which says nothing about shards, or to the command: then no
+            # process of this service may use it.
             return "channel" in str(error)
         except ResponseError as error:
             if "unknown command" in str(error).lower():

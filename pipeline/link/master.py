@@ -1,5 +1,5 @@
-"""The master that has some keys: the server of the URL, the one that Sentinels name or, in a Redis Cluster, the master
-of the one slot the keys are in.
+"""The master that has the keys of a queue: the server of the URL, the one that Sentinels name or, in a Redis Cluster,
+the master of the one slot of these keys.
 
 redis-py's own cluster client allows no scripts in pipelines and repeats commands. Runs on the event loop.
 """
@@ -19,24 +19,24 @@ from pipeline.link.connection import CALL_SECONDS, Link
 from pipeline.link.nodes import Address, Nodes
 
 T = TypeVar("T")
-# While the slot moves from one server to another some keys are here and some there; a failover takes seconds.
-AGAIN_SECONDS = 0.1
+# While the slot moves from one server to another each server has some of the keys; a failover takes seconds.
+RETRY_SECONDS = 0.1
 
 
 class Master:
-    """Makes calls to wherever the keys are now. All calls share one connection."""
+    """Makes calls to the server that has the keys now. All calls share one connection."""
 
     def __init__(self, url: str, *, call_seconds: float = CALL_SECONDS) -> None:
         """call_seconds: no call takes longer."""
         self._call_seconds = call_seconds
         self._nodes = Nodes(url)
-        # Where the keys are; None: at the node whose turn it is.
+        # The server that has the keys; None: the first node in order.
         self._address: Address = None
         self._link: Link | None = None
-        self._linking = asyncio.Lock()
+        self._connecting = asyncio.Lock()
 
     async def call(self, ask: Callable[[Link], Awaitable[T]]) -> T:
-        """Return what `ask` returns; ask again only where a server has refused because the slot is elsewhere or moves.
+        """Return what `ask` returns; ask again only when a server refused because the slot is elsewhere or moves.
 
         Raises RedisError, OSError or TimeoutError; after a failed connection the next call tries another node.
         """
@@ -46,12 +46,12 @@ class Master:
                 moves = 0
                 while True:
                     try:
-                        link = await self._linked()
+                        link = await self._open_link()
                         return await ask(link)
                     except MovedError as error:
                         if moves:
-                            # They do not agree yet.
-                            await asyncio.sleep(AGAIN_SECONDS)
+                            # The servers do not agree yet.
+                            await asyncio.sleep(RETRY_SECONDS)
                         moves += 1
                         if link is not None:
                             # A server that does not know its own name gives none.
@@ -59,11 +59,11 @@ class Master:
                     except AskError as error:
                         with suppress(TryAgainError):
                             return await self._ask_once((error.host, error.port), ask)
-                        await asyncio.sleep(AGAIN_SECONDS)
+                        await asyncio.sleep(RETRY_SECONDS)
                     except TryAgainError:
-                        await asyncio.sleep(AGAIN_SECONDS)
+                        await asyncio.sleep(RETRY_SECONDS)
         except (ReadOnlyError, ClusterDownError):
-            # The master became a replica: its name may stand for another server now. Or it has lost the others.
+            # The master became a replica: its name may lead to another server now. Or it has lost the other masters.
             self._move_on(link)
             raise
         except (RedisConnectionError, RedisTimeoutError, OSError):
@@ -73,7 +73,7 @@ class Master:
             raise
 
     async def _ask_once(self, address: tuple[str, int], ask: Callable[[Link], Awaitable[T]]) -> T:
-        """Ask the server that a slot is moving to; the slot is not there yet, so the next call goes where it was."""
+        """Ask the server to which a slot is moving; the slot is not there yet, so the next call goes to the old one."""
         link = await self._nodes.open(address)
         link.is_asking = True
         try:
@@ -82,22 +82,22 @@ class Master:
             link.close()
 
     def close(self) -> None:
-        """Hang up; callers that still wait get an error."""
+        """Close the connection; callers that still wait get an error."""
         if self._link is not None:
             self._link.close()
 
-    async def _linked(self) -> Link:
-        # While the lock is held somebody connects, or asks whether the connection still lives.
-        if self._link is not None and self._link.is_trusted and not self._linking.locked():
+    async def _open_link(self) -> Link:
+        # While the lock is held another call connects, or checks whether the connection still works.
+        if self._link is not None and self._link.is_trusted and not self._connecting.locked():
             return self._link
-        async with self._linking:
-            if self._link is None or not await self._lives(self._link):
+        async with self._connecting:
+            if self._link is None or not await self._is_usable(self._link):
                 self._link = None
                 self._link, self._address, _ranges = await self._nodes.find(self._address)
             return self._link
 
-    async def _lives(self, link: Link) -> bool:
-        """Whether the connection can be used; one that was cut without a word is closed."""
+    async def _is_usable(self, link: Link) -> bool:
+        """Return whether the connection can be used; close it when it was cut without notice."""
         try:
             if not link.is_trusted:
                 await link.confirm()

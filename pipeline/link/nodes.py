@@ -1,8 +1,7 @@
-"""Where Redis can be reached: at the addresses of the URL, in a Redis Cluster at each node seen so far, and behind
-Sentinels wherever these say the master is.
+"""The addresses of Redis: those of the URL, in a Redis Cluster each node seen so far, and with Sentinels the address of
+the master that they name.
 
-The first connection goes to the node whose turn it is; a node that fails gives its turn to the next. Runs on the event
-loop.
+The first connection goes to the first node in order; a node that fails goes to the end. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -20,26 +19,26 @@ from redis.exceptions import RedisError, ResponseError
 from pipeline.addresses import RedisServers, redis_servers
 from pipeline.link.connection import Link, connect
 
-# Of several servers one that accepts and says nothing must not use up the time of all.
+# One of several servers that accepts a connection and sends nothing must not use up the time for all.
 NODE_SECONDS = 1.5
-# None: that of the URL, which may be a name that stands for another server by now, or a Unix socket.
+# None: the address of the URL, which may be a name that leads to another server by now, or a Unix socket.
 Address = tuple[str, int] | None
 
 
 class SlotRange(NamedTuple):
-    """Slots of a cluster up to `last`, from where the range before ends, and the address of their master."""
+    """The slots of a cluster from the end of the range before up to `last`, and the address of their master."""
 
     last: int
     master: Address
 
 
 class Connector:
-    """Opens connections that log in as one URL says."""
+    """Opens connections with the login and the options of one URL."""
 
     def __init__(self, url: str) -> None:
         pool = connect(url).connection_pool
         self._connection_class = pool.connection_class
-        # Callers keep the time: redis-py's own timeouts can swallow a cancellation.
+        # Callers limit the time: redis-py's own timeouts can swallow a cancellation.
         self._options: dict[str, Any] = pool.connection_kwargs | {"socket_timeout": None}
         self.database = int(self._options.get("db") or 0)
         self._tls_options = tuple((name, self._options[name]) for name in sorted(self._options) if name[:4] == "ssl_")
@@ -60,29 +59,29 @@ class Connector:
 
 @lru_cache(maxsize=8)
 def tls_context(options: tuple[tuple[str, Any], ...]) -> Any:
-    """Return the TLS context of these options of a URL, one for all connections: making one takes up to 300 ms."""
+    """Return the TLS context for these options of a URL, one for all connections: making it takes up to 300 ms."""
     return SSLConnection(**dict(options)).ssl_context
 
 
 class NodeOrder:
-    """Addresses, the one whose turn it is first."""
+    """Addresses in the order in which they are tried."""
 
     def __init__(self, *addresses: Address) -> None:
         self._given = addresses
         self.all: list[Address] = list(addresses)
 
     def learn(self, *addresses: Address) -> None:
-        """Take more in. Those given stay: when all have got new addresses, their names still lead there."""
+        """Add addresses. Those of the URL stay: when all servers have new addresses, the names still lead to them."""
         self.all = list(dict.fromkeys([self.all[0], *addresses, *self._given]))
 
     def skip(self, address: Address) -> None:
-        """It is the next one's turn."""
+        """Put the first address at the end, if it is this one."""
         if self.all[0] == address:
             self.all.append(self.all.pop(0))
 
 
 class Sentinels:
-    """Say which server is the master of a name. https://redis.io/docs/latest/develop/reference/sentinel-clients/"""
+    """The Sentinels, which name the master. https://redis.io/docs/latest/develop/reference/sentinel-clients/"""
 
     def __init__(self, servers: RedisServers) -> None:
         self._connector = Connector(servers.sentinel_url)
@@ -91,20 +90,20 @@ class Sentinels:
         self._master_name = servers.master_name
 
     async def master(self) -> Address:
-        """Return where the master is by the first Sentinel that knows; the last one's error when none does."""
+        """Return the address of the master from the first Sentinel that knows it; the last error when none does."""
         error: Exception = RedisConnectionError(f"No Sentinel knows a master named {self._master_name}")
         for address in list(self._order.all):
             try:
                 async with asyncio.timeout(NODE_SECONDS):
-                    if (found := await self._ask(address)) is not None:
-                        return found
+                    if (master := await self._ask(address)) is not None:
+                        return master
             except (RedisError, OSError) as failure:
                 error = failure
             self._order.skip(address)
         raise error
 
     def skip_first(self) -> None:
-        """What was said was wrong: the next one is asked first."""
+        """The first Sentinel was wrong: the next one is asked first."""
         self._order.skip(self._order.all[0])
 
     async def _ask(self, address: Address) -> Address:
@@ -118,11 +117,11 @@ class Sentinels:
     async def _ask_through(self, connector: Connector, address: Address) -> Address:
         link = await connector.open(address)
         try:
-            found = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
-            if not found:
+            master = await link.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._master_name)
+            if not master:
                 return None
             await self._learn(link)
-            return found[0], int(found[1])
+            return master[0], int(master[1])
         finally:
             link.close()
 
@@ -135,7 +134,7 @@ class Sentinels:
 
 
 class Nodes:
-    """Opens connections to the servers of a URL. Callers keep the time of one connection."""
+    """Opens connections to the servers of a URL. Callers limit the time of one connection."""
 
     def __init__(self, url: str) -> None:
         servers = redis_servers(url)
@@ -149,9 +148,9 @@ class Nodes:
             self._order = NodeOrder(*(servers.hosts or (None,)))
 
     async def find(self, address: Address = None) -> tuple[Link, Address, list[SlotRange]]:
-        """Return a connection, where it leads, and the ranges of the cluster in order, [] when there is no cluster.
+        """Return a connection, its address, and the slot ranges of the cluster in order, [] when there is no cluster.
 
-        address: where to go instead of the node whose turn it is. Without it each known node is tried once.
+        address: the server to connect to. Without it each known node is tried once.
         """
         if self._sentinels is not None:
             try:
@@ -175,7 +174,7 @@ class Nodes:
         return await self._connector.open(address)
 
     def skip(self, address: Address) -> None:
-        """A connection to this node failed, or the node is no master any more: it is the next one's turn."""
+        """A connection to this node failed, or the node is no master any more: the next node is tried first."""
         self._order.skip(address)
 
     async def _find(self, address: Address) -> tuple[Link, Address, list[SlotRange]]:
@@ -197,15 +196,18 @@ class Nodes:
             slots = await link.ask("CLUSTER", "SLOTS")
         except ResponseError:
             return []
-        # [first slot, last slot, [host, port, ...] of the master, the same of each replica...] each. A node that does
-        # not know its own name is the one that was asked.
+        # Of each range: [first slot, last slot, [host, port, ...] of the master, the same of each replica...]. A node
+        # that does not know its own name is the node that was asked.
         servers = [[(server[0] or link.host, server[1]) for server in nodes] for _first, _last, *nodes in slots]
         self._order.learn(*(address for addresses in servers for address in addresses))
         return sorted(SlotRange(each[1], addresses[0]) for each, addresses in zip(slots, servers, strict=True))
 
 
 async def _check_master(link: Link) -> None:
-    """Sentinels name a server for some seconds after it was demoted; a user may not be allowed to ask for its role."""
+    """Refuse a server that is no master: Sentinels still name it for some seconds after it was demoted.
+
+    A user who may not ask for the role is let through.
+    """
     with suppress(ResponseError):
         if (await link.ask("ROLE"))[0] != "master":
             raise RedisConnectionError("The Sentinels name a server that is no master")

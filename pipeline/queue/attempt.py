@@ -1,12 +1,12 @@
-"""What became of one start of a job, and what that costs: the only place where it is decided.
+"""How one start of a job ends, and what that costs: the only place where it is decided.
 
-An attempt is spent when the work itself was tried and answered. Whatever else happens gives it back:
+An attempt counts when the work itself was tried and answered. Every other end gives it back:
 
-what happened                    raised as                                  attempt     who waits
+what happened                    raised as                                  attempt     jobs that wait
 -------------------------------  -----------------------------------------  ----------  -------------------------------
 answered badly: 5xx, garbage,    RetryableJobError, anything unknown        spent       this job, its backoff
   took too long at its work
-this payload was refused         PermanentJobError                          spent       nobody: the job has failed
+this payload was refused         PermanentJobError                          spent       none: the job has failed
 could not be asked: refused,     RetryableJobError(spends_attempt=False)    given back  all jobs that would ask the same
   DNS, TLS, no thread or child     and .provider                                          provider; single ones try it
   free, held already
@@ -14,24 +14,23 @@ busy: 429, Retry-After           RetryableJobError(retry_after_seconds=n)   give
                                    and .provider
 budget of the day is spent       BudgetReached, and .provider where it is   given back  the same jobs, or this one, for
                                    not one user's                                         n seconds, however old it is
-no turn at a provider in time    RetryableJobError(spends_attempt=False)    given back  the same jobs, until there is a
-                                   and .provider                                          turn (lua/turns.lua)
+no call of a provider in time    RetryableJobError(spends_attempt=False)    given back  the same jobs, until a call is
+                                   and .provider                                          free (lua/turns.lua)
 Redis, store or storage away     DependencyUnavailable                      given back  this job, longer each time
 shutdown                         Claim.is_released                          given back  this job
-cancelled                        Claim.is_cancelled                         -           nobody: the job is over
-lease lost, process killed       Claim.has_lease, lua/recover.lua           a stall     nobody
+cancelled                        Claim.is_cancelled                         -           none: the job is over
+lease lost, process killed       Claim.has_lease, lua/recover.lua           a stall     none
 
-A job that would be given back once it is older than max_age_seconds fails with that last reason; one in the background
-waits on.
+A job older than max_age_seconds is not given back but fails with its last reason; a job in the background waits on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -40,12 +39,13 @@ from pipeline.hold import BACKGROUND
 from pipeline.metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
+from pipeline.queue.job_handler import AlreadyOver, JobHandler
 from pipeline.texts import cause_of, clean
 from pipeline.tracing import OFF, Span, Tracing, passed_on, trace_id
 
 log = structlog.get_logger(__name__)
 
-# How an outcome is called in metrics.
+# The label of each outcome in metrics.
 LABELS = {
     Outcome.COMPLETED: "completed",
     Outcome.RETRY: "retried",
@@ -54,17 +54,13 @@ LABELS = {
     Outcome.RELEASED: "released",
     Outcome.CANCELLED: "cancelled",
 }
-# How long a job waits that could not be given up because the store was away.
-GIVE_UP_AGAIN_MS = 5000
-EXCUSE_SECONDS = 1.0
-# A job whose process was lost so often fails: it may be what ends them.
+# The retry delay of a job that could not be given up because the store was away.
+GIVE_UP_RETRY_MS = 5000
+REFUND_SECONDS = 1.0
+# A job whose process was lost so often fails: the job may be the reason.
 MAX_STALLS = 3
-# Of a drain, which has one second for all that hands a job back (queue/worker.py), and half of it may be gone.
-RELEASED_EXCUSE_SECONDS = 0.3
-
-
-class AlreadyOver(Exception):
-    """A job that is to be given up has ended otherwise: it becomes no dead letter."""
+# A drain has one second to hand all jobs back (queue/worker.py), and half of it may be gone.
+RELEASED_REFUND_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +80,9 @@ class RetryPolicy:
     def decide(self, error: Exception, attempt: int) -> int | None:
         """Return the wait before the next attempt in milliseconds, or None to give up.
 
-        attempt: how many times the job has been started, from 1. Doubles from backoff_ms: 2000, 4000. The last attempt
-        and any PermanentJobError give None. Unknown errors are retried.
+        attempt: how many times the job has been started, from 1.
+        Doubles from backoff_ms: 2000, 4000. The last attempt and any PermanentJobError give None. Unknown errors are
+        retried.
         """
         if isinstance(error, PermanentJobError) or attempt >= self.attempts:
             return None
@@ -98,8 +95,9 @@ class RetryPolicy:
         return max(least_ms, backoff_ms)
 
     def refusal(self, job: Job) -> str | None:
-        """Return why this claim must not run at all, or None. A start beyond the limit means the process was lost
-        giving it up.
+        """Return why this claim must not run at all, or None.
+
+        A start beyond the limit means that a process was lost while it gave the job up.
         """
         if job.stalls >= self.max_stalls:
             return f"Processing stalled {job.stalls} times"
@@ -109,9 +107,9 @@ class RetryPolicy:
 
 
 def decide_finish(error: Exception, job: Job, policy: RetryPolicy, seconds: float) -> Finish:
-    """Return how a start that ended with the error goes on; FAILED still has to be carried out.
+    """Return the end of a start that raised the error; FAILED has yet to be carried out.
 
-    seconds: how long it took.
+    seconds: how long the start took.
     """
     if _spends_attempt(error):
         delay_ms = policy.decide(error, job.attempt)
@@ -122,17 +120,17 @@ def decide_finish(error: Exception, job: Job, policy: RetryPolicy, seconds: floa
     if is_old and not isinstance(error, BudgetReached):
         message = f"{_text(error)}, given up after {_duration(policy.max_age_seconds)}"
         return Finish(job, Outcome.FAILED, error=message)
-    # An old one would be taken out of the parked ones again at once.
+    # An old job would be claimed from the parked jobs at once.
     is_held = isinstance(error, RetryableJobError) and error.provider and not is_old
     outcome = Outcome.PARKED if is_held else Outcome.RETRY
-    # That of a held provider waits for the hold to end, whatever was asked for.
+    # A job of a held provider waits for the hold to end, however long the provider asked to wait.
     asked_seconds = 0 if is_held or not isinstance(error, RetryableJobError) else error.retry_after_seconds or 0
     delay_ms = max(policy.backoff_ms, round(asked_seconds * 1000))
     return Finish(job, outcome, delay_ms, refunds_attempt=True, error=_text(error))
 
 
 def reason(error: Exception, attempt: int) -> str:
-    """Return what the owner is told of a job's last error: its own text when it was raised on purpose, never an
+    """Return the text of a job's last error for its owner: the error's own when it was raised on purpose, never an
     internal one.
     """
     text = _text(error)
@@ -157,30 +155,8 @@ def _duration(seconds: float) -> str:
     raise AssertionError("the last unit always fits")
 
 
-class JobHandler(Protocol):
-    """What a worker does with a job. Every method must bear being repeated."""
-
-    async def process(self, job: Job) -> object | None:
-        """Do the work and return its result, or None when there was nothing to do.
-
-        What an exception costs is the table of this module.
-        """
-
-    async def commit(self, job: Job, result: Any) -> None:
-        """Keep the result, for as long as it takes; only the loss of the lease ends this."""
-
-    async def give_up(self, job: Job, message: str) -> None:
-        """Record that the job failed for good, and why; AlreadyOver when it did not."""
-
-    async def refund_attempt(self, job: Job) -> None:
-        """Record that the job was started in vain through no fault of its own."""
-
-    def describe(self, job: Job) -> Mapping[str, str]:
-        """Return what to log with every line about the job, e.g. {"assetId": ...}."""
-
-
 class Attempts:
-    """Runs one start after the other, each from its claim to its Finish."""
+    """Runs the starts of jobs, each from its claim to its Finish."""
 
     def __init__(
         self,
@@ -200,7 +176,7 @@ class Attempts:
         self._on_start = on_start
         self._on_finish = on_finish
         self._tracing = tracing
-        # Bound once: the module's is bound anew by every line.
+        # Bound once: the module's logger is bound anew by every line.
         self._log = log.bind()
 
     async def run(self, claim: Claim) -> Finish | None:
@@ -209,9 +185,9 @@ class Attempts:
         fields = {"jobId": job.id, "attempt": job.attempt, "requestId": job.request_id, **self._handler.describe(job)}
         with self._tracing.process(self._queue_name, job) as span:
             passed_on.set(job.trace_context)
-            if found := trace_id(span.trace_context or job.trace_context):
-                fields["traceId"] = found
-            # The next job's take their place; nothing is logged in between.
+            if trace := trace_id(span.trace_context or job.trace_context):
+                fields["traceId"] = trace
+            # The fields of the slot's next job replace these; nothing is logged in between.
             structlog.contextvars.clear_contextvars()
             structlog.contextvars.bind_contextvars(**fields)
             claim.started_at = time.monotonic()
@@ -220,10 +196,10 @@ class Attempts:
             self._metrics.started(job.attempt)
             self._log.info("job_claimed", stalls=job.stalls)
             self._on_start(job)
-            spent = self._policy.refusal(job)
-            finish = await (self._attempt(claim, span) if spent is None else self._give_up(claim, spent))
+            refusal = self._policy.refusal(job)
+            finish = await (self._attempt(claim, span) if refusal is None else self._give_up(claim, refusal))
             if claim.is_cancelled:
-                # Whatever it ended with: nothing of it is stored.
+                # However it ended: nothing of it is stored.
                 finish = Finish(job, Outcome.CANCELLED, error="Cancelled")
             if finish is None or finish.error:
                 span.fail(finish.error if finish else "The lease was lost")
@@ -237,15 +213,15 @@ class Attempts:
             result = await claim.bounded(self._handler.process(job), self._policy.timeout_seconds)
             if result is None:
                 return Finish(job, Outcome.COMPLETED)
-            # Work that blocked the loop past the lease ends here: nothing could cancel it.
+            # Work that blocked the loop past the lease ends here: it could not be cancelled.
             if not claim.has_lease:
                 return None
             await claim.bounded(self._handler.commit(job, result))
             return Finish(job, Outcome.COMPLETED)
-        except Exception as raised:  # the border of a slot: whatever a plugin raises ends here
+        except Exception as raised:  # the border of a slot: any exception of a plugin ends here
             error = raised
         if claim.is_released:
-            await self._excuse(job, RELEASED_EXCUSE_SECONDS)
+            await self._refund(job, RELEASED_REFUND_SECONDS)
             return Finish(job, Outcome.RELEASED, refunds_attempt=True)
         span.record(error)
         if not claim.has_lease:
@@ -262,15 +238,15 @@ class Attempts:
         if finish.outcome is Outcome.FAILED:
             return await self._give_up(claim, finish.error)
         if finish.refunds_attempt:
-            await self._excuse(claim.job)
+            await self._refund(claim.job)
         return finish
 
-    async def _excuse(self, job: Job, seconds: float = EXCUSE_SECONDS) -> None:
+    async def _refund(self, job: Job, seconds: float = REFUND_SECONDS) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self._handler.refund_attempt(job)
         except Exception as error:  # the border of a slot; at worst the start counts
-            self._log.warning("excuse_failed", error=cause_of(error))
+            self._log.warning("refund_failed", error=cause_of(error))
 
     async def _give_up(self, claim: Claim, message: str) -> Finish | None:
         try:
@@ -281,11 +257,11 @@ class Attempts:
             if not claim.has_lease and not claim.is_released:
                 return None
             self._log.warning("give_up_failed", error=cause_of(error))
-            return Finish(claim.job, Outcome.RETRY, GIVE_UP_AGAIN_MS, error=message)
+            return Finish(claim.job, Outcome.RETRY, GIVE_UP_RETRY_MS, error=message)
         return Finish(claim.job, Outcome.FAILED, error=message)
 
     def report(self, claim: Claim, finish: Finish | None) -> None:
-        """Tell metrics, observers and the log how a claim ended; apart from `run`, because the queue is told first."""
+        """Report to metrics, observers and the log how a claim ended; the acknowledgement goes before that."""
         seconds = claim.ended_at - claim.started_at
         is_postponed = finish is not None and finish.outcome is Outcome.RETRY and finish.refunds_attempt
         outcome = "lost" if finish is None else "postponed" if is_postponed else LABELS[finish.outcome]
@@ -309,7 +285,7 @@ class Attempts:
         elif finish.outcome is Outcome.FAILED:
             self._log.warning("job_failed", **fields)
         elif finish.outcome is Outcome.CANCELLED:
-            # It may have been cancelled because all that names its user is being erased.
+            # It may have been cancelled because all data of its user is being erased.
             structlog.contextvars.unbind_contextvars("userId")
             self._log.info("job_cancelled", **fields)
         else:

@@ -132,7 +132,7 @@ class QueueCalls:
         """Call a script with each of these keys and arguments; return how many it did not reply `exists` to."""
         load = ("SCRIPT", "LOAD", self._sources[verb])
         restored = 0
-        # Not all at once: other calls stand behind them.
+        # Not all at once: other calls wait behind them.
         for first in range(0, len(calls), RESTORE_AT_ONCE):
             commands = [
                 ("EVALSHA", self._hashes[verb], len(keys), *keys, self.clock_offset_ms, *args)

@@ -1,4 +1,4 @@
-"""A job while this process holds it. Its end is kept in loop time, which no change of the clock moves."""
+"""Claim: a job that this process has claimed. Its lease ends in loop time, which no change of the clock moves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Claim:
-    """What this process holds from the step that brought the job to the step that acknowledges it."""
+    """A claimed job, from the step that brought it to the step that acknowledges it."""
 
     __slots__ = (
         *("job", "lease_ends_at", "claimed_at", "work_ends_at", "scope"),
@@ -23,7 +23,7 @@ class Claim:
     def __init__(self, job: Job, lease_ends_at: float) -> None:
         self.job = job
         self.lease_ends_at = lease_ends_at
-        self.claimed_at = asyncio.get_running_loop().time()  # when the reply of the step had come
+        self.claimed_at = asyncio.get_running_loop().time()  # when the reply of the step arrived
         self.work_ends_at = 0.0
         self.scope: asyncio.Timeout | None = None  # set while the handler runs
         self.started_at = self.ended_at = 0.0  # time.monotonic(), 0 before that
@@ -34,7 +34,7 @@ class Claim:
     async def bounded(self, work: Awaitable[T], seconds: float = inf) -> T:
         """Await the handler for that long and no longer than the lease lasts; TimeoutError when either is over.
 
-        It is `enforce` that ends it: a timer of its own would cost more than all else here.
+        `enforce` ends it: a timer for each job would cost more than all else here.
         """
         now = asyncio.get_running_loop().time()
         self.work_ends_at = now + seconds
@@ -46,28 +46,28 @@ class Claim:
             self.scope = None
 
     def enforce(self, now: float) -> None:
-        """Cancel the handler if its time is over. now: in loop time; to be called often."""
+        """Cancel the handler if its time is over; to be called often. now: in loop time."""
         if self.scope is not None and now >= min(self.lease_ends_at, self.work_ends_at) and not self.scope.expired():
             self.scope.reschedule(now)
 
     def renewed(self, lease_ends_at: float) -> None:
-        """The lease lasts longer now."""
+        """Adopt the new end of the lease."""
         if not self.is_ended:
             self.lease_ends_at = lease_ends_at
 
     def end(self) -> None:
-        """Cancel the handler now, as if the lease had ended; no renewal that is still on its way undoes it."""
+        """Cancel the handler now, as if the lease had ended; a renewal that is under way does not undo it."""
         self.is_ended = True
         self.lease_ends_at = asyncio.get_running_loop().time()
         self.enforce(self.lease_ends_at)
 
     def cancel(self) -> None:
-        """Cancel the handler now: nobody wants its result any more. The lease goes on until it is acknowledged."""
+        """Cancel the handler now: its result is not wanted any more. The lease goes on until the acknowledgement."""
         if not self.is_cancelled:
             self.is_cancelled = True
             self.end()
 
     @property
     def has_lease(self) -> bool:
-        """True while nobody else can have claimed the job."""
+        """True while no other process can have claimed the job."""
         return asyncio.get_running_loop().time() < self.lease_ends_at

@@ -1,6 +1,7 @@
-"""What Redis keeps of jobs, as texts, and what a job is: the one from the other. Pure.
+"""Jobs, and the texts in which Redis stores them: the one from the other. Pure.
 
-A record may be damaged: what cannot be read is left out, the handler refuses such a payload, and the queue goes on.
+A text may be damaged: fields that cannot be read are left out, the handler refuses such a payload, and the queue goes
+on.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def to_json(value: object) -> str:
 
 
 def as_job(fields: list[Any], now_ms: int) -> Job:
-    """Return a job that a step has claimed. fields: what lua/claims.lua lists of it."""
-    job_id, kept, attempt, stalls, lease, error, tries, turn_of, turn_in_ms, is_first = fields
-    record = as_object(kept)
-    enqueued_at_ms = _whole(record.get("enqueuedAt")) or now_ms
+    """Return a job that a step has claimed. fields: as lua/claims.lua lists them."""
+    job_id, record_text, attempt, stalls, lease, error, tries, turn_of, turn_in_ms, is_first = fields
+    record = as_object(record_text)
+    enqueued_at_ms = _positive(record.get("enqueuedAt")) or now_ms
     return Job(
         id=job_id,
         data=_payload(record),
@@ -40,18 +41,18 @@ def as_job(fields: list[Any], now_ms: int) -> Job:
         trace_context=_text(record.get("trace")),
         error=error,
         group=_text(record.get("group")),
-        submitted_at_ms=_whole(record.get("submittedAt")) or enqueued_at_ms,
+        submitted_at_ms=_positive(record.get("submittedAt")) or enqueued_at_ms,
         tries=tries,
         reservation=Reservation(turn_of, monotonic() + turn_in_ms / 1000) if turn_of else None,
-        # What Redis has lost may have been started before.
-        is_first=bool(is_first) and not _whole(record.get("submittedAt")),
+        # A job that Redis has lost may have been started before.
+        is_first=bool(is_first) and not _positive(record.get("submittedAt")),
     )
 
 
 def as_limits(
     paces: Mapping[str, Pace], lanes: Mapping[str, Sequence[str]], behind: Mapping[str, Sequence[str]]
 ) -> str:
-    """Return the limits as lua/turns.lua takes them, "{}" when there is none."""
+    """Return the limits for lua/turns.lua, "{}" when there are none."""
     if not paces:
         return "{}"
     providers = {
@@ -61,13 +62,13 @@ def as_limits(
 
 
 def as_texts(report: ProviderReport) -> tuple[str, str, int, str, str]:
-    """Return a report as lua/lanes.lua takes it."""
+    """Return a report for lua/lanes.lua."""
     return report.provider, report.state, round(report.seconds * 1000), report.reason, report.cause
 
 
 def as_holds(text: str, now_ms: int) -> list[Hold]:
-    """Return the holds that a script has replied with, "" when there is none."""
-    # Nearly always there is none, and to find that out of "" would cost each step an exception.
+    """Return the holds in a script's reply. text: JSON, "" when there are none."""
+    # Nearly always there are none, and to parse "" would cost each step an exception.
     if not text:
         return []
     return [
@@ -91,24 +92,24 @@ def as_failed_job(job_id: str, failed_at: str, record_text: str, state_text: str
         failed_at=as_instant(failed_at) or EPOCH,
         data=_payload(record),
         error=_text(state.get("error")),
-        attempts=_whole(state.get("attempt")),
-        stalls=_whole(state.get("stalls")),
-        enqueued_at=as_instant(_whole(record.get("enqueuedAt"))),
+        attempts=_positive(state.get("attempt")),
+        stalls=_positive(state.get("stalls")),
+        enqueued_at=as_instant(_positive(record.get("enqueuedAt"))),
         request_id=_text(record.get("requestId")),
     )
 
 
 def as_object(text: str) -> dict[str, Any]:
-    """Return the object that a JSON text holds, {} when it holds none."""
+    """Return the object in a JSON text, {} when there is none."""
     try:
-        found = orjson.loads(text)
+        value = orjson.loads(text)
     except ValueError:
         try:
-            # Takes half surrogate pairs, which a user id may hold.
-            found = json.loads(text)
+            # Accepts half surrogate pairs, which a user id may hold.
+            value = json.loads(text)
         except ValueError:
             return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _payload(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -120,12 +121,12 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _whole(value: object) -> int:
+def _positive(value: object) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
 def as_instant(milliseconds: int | str) -> datetime | None:
-    """Return the instant so long after 1970, None for 0, "" and what is out of all bounds."""
+    """Return the instant so long after 1970, None for 0, "" and numbers that are out of all bounds."""
     try:
         return instant_of(int(milliseconds)) if milliseconds else None
     except (ValueError, OverflowError):

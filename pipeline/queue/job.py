@@ -31,8 +31,10 @@ class Mode(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a slot is done with a job; each requires the lease still to be held. PARKED: until its lane opens.
-    CANCELLED: as COMPLETED, though nothing came of it.
+    """How an attempt ended; each outcome requires that the lease is still held.
+
+    PARKED: the job waits until its lane opens.
+    CANCELLED: as COMPLETED, without a result.
     """
 
     COMPLETED = "completed"
@@ -49,7 +51,7 @@ ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.CANCELLED)
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be enqueued; JobQueue.enqueue says what the fields mean."""
+    """A job to be enqueued; its fields are explained at JobQueue.enqueue."""
 
     id: str
     data: Mapping[str, Any]
@@ -64,11 +66,15 @@ class NewJob:
 class Job(NamedTuple):
     """A job as it was claimed.
 
-    data: the payload, exactly as it was enqueued. attempt: starts so far including this one, from 1. stalls: how often
-    its process was lost. lease: what proves that this claim still holds. error: why the last attempt failed.
-    submitted_at_ms: when it first came, however often it was lost since. tries: the held provider that this job alone
-    may ask, to see whether it works again; "" as a rule. turn: at which provider it has one, where that has a pace.
-    is_first: as far as Redis knows nobody has ever claimed it, nor has Redis lost it.
+    data: the payload, exactly as it was enqueued.
+    attempt: starts so far including this one, from 1.
+    stalls: how often its process was lost.
+    lease: the name of this claim; an acknowledgement needs it.
+    error: why the last attempt failed.
+    submitted_at_ms: when it was first enqueued, however often Redis has lost it since.
+    tries: the held provider that this job alone may ask, to see whether it works again; "" as a rule.
+    reservation: the call that it has reserved, of a provider with a pace.
+    is_first: as far as Redis knows the job was never claimed, and Redis has not lost it.
     """
 
     id: str
@@ -89,17 +95,19 @@ class Job(NamedTuple):
 
     @property
     def first_wait_seconds(self) -> float | None:
-        """How long it has waited for its first start; None at a later one and in the background, where it has to."""
+        """How long it has waited for its first start; None at a later start, and for a job in the background."""
         is_first = self.attempt == 1 and not self.stalls and self.group != BACKGROUND
         return (self.claimed_at_ms - self.enqueued_at_ms) / 1000 if is_first else None
 
 
 @dataclass(frozen=True, slots=True)
 class FailedJob:
-    """A dead letter: a job that failed for good. Its record may be damaged: then what is not known is {}, "", 0 or
-    None.
+    """A dead letter: a job that failed for good. Fields of a damaged record are {}, "", 0 or None.
 
-    data: the payload. error: the reason. attempts: starts; stalls: how often its process was lost.
+    data: the payload.
+    error: the reason.
+    attempts: how often it was started.
+    stalls: how often its process was lost.
     """
 
     id: str
@@ -114,7 +122,7 @@ class FailedJob:
 
 @dataclass(frozen=True, slots=True)
 class FailedPage:
-    """Some dead letters, newest first. older: how many follow."""
+    """A page of dead letters, newest first. older: how many follow."""
 
     jobs: Sequence[FailedJob]
     older: int
@@ -128,8 +136,9 @@ class FailedPage:
 class Finish(NamedTuple):
     """The end of one claim, to be acknowledged with the next step.
 
-    delay_ms: wait before the next attempt; doubled by each start that was given back. refunds_attempt: the attempt is
-    not counted. error: the reason, "" for completed and released.
+    delay_ms: wait before the next attempt; doubled by each start that was given back.
+    refunds_attempt: the attempt is not counted.
+    error: the reason, "" for completed and released.
     """
 
     job: Job
@@ -141,8 +150,12 @@ class Finish(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did. lost: leases that were no longer ours. has_more: jobs are left waiting. next_due_ms: until the
-    next delayed job, or until the next parked one may be claimed, or None. holds: all there are.
+    """The result of one step.
+
+    lost: leases that this worker no longer held.
+    has_more: jobs are left waiting.
+    next_due_ms: until the next delayed or parked job may be claimed, or None.
+    holds: all providers that are held.
     """
 
     claimed: list[Job] = field(default_factory=list)

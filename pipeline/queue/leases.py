@@ -1,7 +1,7 @@
-"""The claims that a worker holds, and how they are kept: renewed in one call, ended in time where that fails.
+"""The claims of a worker and their leases: renewed in one call, ended in time when a renewal fails.
 
-Also done here, because it is as regular: jobs whose lease ran out on any process are put back, finished ones past
-retention removed. Runs on the event loop.
+The same loop puts back jobs whose lease ran out on any process, and removes finished jobs past retention. Runs on the
+event loop.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from pipeline.queue.queue import JobQueue
 
 log = structlog.get_logger(__name__)
 
-# A lease is renewed so often in its time: two renewals in a row may fail.
+# Renewals during one lease: two in a row may fail.
 RENEWALS_PER_LEASE = 3
-# A lease is given up this long before it ends, so that the next owner never starts beside us.
+# A job ends this part of its lease before the lease does, so that the next process never starts beside this one.
 LEASE_MARGIN = 0.2
-# Finished jobs past retention are removed with each so-many-th renewal.
+# Finished jobs past retention are removed at every 12th renewal.
 TRIM_EVERY = 12
-# How late a job may be cancelled; far less than LEASE_MARGIN of any lease that makes sense.
+# How late a job may be cancelled; far less than LEASE_MARGIN of any useful lease.
 ENFORCE_SECONDS = 0.05
 
 
 class Leases:
-    """What one worker holds. claims: by lease, from the step that brought a job to the one that acknowledges it."""
+    """The leases of one worker.
+
+    claims: by lease, from the step that brought a job to the step that acknowledges it.
+    """
 
     def __init__(
         self,
@@ -43,7 +46,7 @@ class Leases:
         renew_seconds: float,
         on_answer: Callable[[], None],
     ) -> None:
-        """on_answer: called when Redis has answered."""
+        """on_answer: called when Redis has replied."""
         self.claims: dict[str, Claim] = {}
         self._queue = queue
         self._metrics = metrics
@@ -53,7 +56,7 @@ class Leases:
         metrics.job_running_seconds.set_function(self.longest_running_seconds)
 
     def add(self, job: Job, asked_at: float) -> Claim:
-        """Return the claim of a job that a step has brought. asked_at: in loop time, before the step."""
+        """Add the claim of a job that a step has brought. asked_at: when the step was sent, in loop time."""
         claim = self.claims[job.lease] = Claim(job, self._lease_end(asked_at))
         return claim
 
@@ -64,13 +67,13 @@ class Leases:
             claim.end()
 
     def cancel(self, job_id: str) -> None:
-        """Cancel the job if it runs here; it ends as one that was cancelled."""
+        """Cancel the job if it runs here; its outcome is CANCELLED then."""
         for claim in self.claims.values():
             if claim.job.id == job_id:
                 claim.cancel()
 
     async def renew_forever(self) -> None:
-        """Prolong the leases; put back what others let run out; remove what is past retention."""
+        """Prolong the leases; put back jobs whose lease ran out; remove jobs past retention."""
         for number in itertools.count():
             try:
                 await self._renew()
@@ -81,7 +84,7 @@ class Leases:
                     await self._queue.trim()
                 self._on_answer()
             except DependencyUnavailable:
-                pass  # the claiming coroutine says so; each job's own deadline ends it when this lasts
+                pass  # the claiming coroutine logs it; in a long outage each job ends at its own deadline
             await asyncio.sleep(self._renew_seconds)
 
     async def enforce_forever(self) -> None:
@@ -96,10 +99,10 @@ class Leases:
         if not self.claims:
             return
         asked_at = asyncio.get_running_loop().time()
-        asked = dict(self.claims)
-        renewal = await self._queue.renew(list(asked))
+        claims = dict(self.claims)
+        renewal = await self._queue.renew(list(claims))
         lost, cancelled = set(renewal.lost), set(renewal.cancelled)
-        for lease, claim in asked.items():
+        for lease, claim in claims.items():
             if lease in lost:
                 claim.is_lost = True
                 claim.end()
@@ -112,7 +115,7 @@ class Leases:
         return asked_at + self._lease_seconds * (1 - LEASE_MARGIN)
 
     def longest_running_seconds(self) -> float:
-        """Return how long the job runs that began first, 0 when none does."""
+        """Return how long the oldest running job has run, 0 when none runs."""
         now = time.monotonic()
         running = (claim.started_at for claim in self.claims.values() if claim.started_at and not claim.ended_at)
         return now - min(running, default=now)

@@ -1,19 +1,18 @@
-"""How many jobs a worker claims ahead of its slots: as many as it will start within ten milliseconds by its own pace.
+"""How many jobs a worker prefetches beside those for its slots: as many as it will start within ten milliseconds.
 
-Redis and the slots would otherwise wait for each other at every job that is over in no time. Jobs that take their time
-gain nothing by it and would only wait in the memory of one process while others are idle: of those none is claimed
-ahead. Pure.
+Without it Redis and the slots would wait for each other at every short job. Long jobs are not prefetched: they would
+gain nothing and wait in the memory of one process while other processes are idle. Pure.
 """
 
 from __future__ import annotations
 
 from collections import deque
 
-AHEAD_SECONDS = 0.01
-AHEAD_AT_MOST = 40
-# The pace is that of the slowest of so many jobs.
+PREFETCH_SECONDS = 0.01
+PREFETCH_AT_MOST = 40
+# The pace is that of the slowest of the last 16 jobs.
 REMEMBERED = 16
-# A job that has waited in memory for so long is given back: the jobs before it are slower than those of a moment ago.
+# A prefetched job that has waited for so long is given back: the jobs before it have become slower.
 LATE_SECONDS = 0.05
 
 
@@ -25,14 +24,14 @@ class Prefetch:
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)
 
     def ended(self, seconds: float) -> None:
-        """A job has ended that took so long."""
+        """Remember how long a job took."""
         self._seconds.append(seconds)
 
     def count(self, running_seconds: float) -> int:
-        """Return how many jobs may be claimed ahead. running_seconds: how long the slowest job has run that has yet to
-        end.
-        """
+        """Return how many jobs may be prefetched. running_seconds: how long the slowest running job has run."""
         if len(self._seconds) < REMEMBERED:
             return 0
         slowest = max(running_seconds, *self._seconds)
-        return AHEAD_AT_MOST if slowest <= 0 else min(AHEAD_AT_MOST, int(self._slots * AHEAD_SECONDS / slowest))
+        return (
+            PREFETCH_AT_MOST if slowest <= 0 else min(PREFETCH_AT_MOST, int(self._slots * PREFETCH_SECONDS / slowest))
+        )

@@ -22,7 +22,7 @@ from pipeline.queue.job_lookup import JobLookup
 from pipeline.queue.server import QueueServer
 from pipeline.queue.shared_state import SharedState
 
-# The owner that a process names before its asset store has told the store's id.
+# The owner that a process names before it knows the id of its asset store.
 UNKNOWN_OWNER = "?"
 RECOVER_AT_MOST = 100
 NOTHING = "[]"
@@ -55,6 +55,7 @@ class Renewal(NamedTuple):
 class JobQueue(FailedJobs, JobLookup, SharedState, QueueServer):
     """One named queue. Any method raises DependencyUnavailable when Redis cannot be reached or refuses."""
 
+    # Long because it explains each option of a queue.
     def __init__(
         self,
         url: str,
@@ -73,7 +74,7 @@ class JobQueue(FailedJobs, JobLookup, SharedState, QueueServer):
         owner: str = "",
         clock_offset_ms: int = 0,
     ) -> None:
-        """longest_delay_seconds: no job is delayed and no provider held for longer, whatever another service asks for.
+        """longest_delay_seconds: no job is delayed and no provider held for longer, even if its service asks for that.
 
         block_seconds: longest one call of wait_for_work.
         max_age_seconds: an older parked job is claimed all the same, so that its worker ends it.

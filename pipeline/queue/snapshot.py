@@ -1,4 +1,4 @@
-"""Where the unfinished jobs of a queue are at one moment. Pure: built of what lua/snapshot.lua replies."""
+"""Where the unfinished jobs of a queue are at one moment. Pure: built of the reply of lua/snapshot.lua."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class JobInfo:
     """Where one job is.
 
     state: None when the queue does not know the job.
-    position: its place in the line, from 1; None when it is not in the line, or further back than the snapshot reads.
+    position: in the line, from 1; None when it is not in the line, or further back than the snapshot reads.
     attempt: starts that count, the running one included.
     error: why the last attempt failed, "" when none has.
     due_at: when a delayed job may start again.
     is_given_back: the last start did not count as an attempt.
-    report: what the process that runs the job has written, see JobQueue.report.
+    report: of the process that runs the job, see JobQueue.report.
     """
 
     state: JobState | None
@@ -36,13 +36,19 @@ class JobInfo:
 
 
 UNKNOWN = JobInfo(None)
-# Why a job is delayed that no attempt has failed of.
+# The error of a job that an operator has postponed.
 POSTPONED = "Postponed by an operator"
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All unfinished jobs, up to the bounds that JobQueue.snapshot has. ended_in_last_minute: jobs."""
+    """All unfinished jobs, up to the bounds of JobQueue.snapshot.
+
+    ended_in_last_minute: how many jobs.
+    line: the positions of waiting jobs, by job id.
+    parked: ids of jobs that wait for a held provider.
+    others: jobs that run, are delayed or were asked for, by job id.
+    """
 
     taken_at: datetime = EPOCH
     mode: Mode = Mode.RUNNING
@@ -53,8 +59,8 @@ class Snapshot:
     others: Mapping[str, JobInfo] = field(default_factory=dict)
 
     def info(self, job_id: str) -> JobInfo | None:
-        """Return where the job is, None when the snapshot does not tell: ask for the job with the next one."""
-        # A job that was put back may stand in the line while it runs; its state is right.
+        """Return where the job is, None when it is not in the snapshot: ask for it with the next one."""
+        # A job that was put back may be in the line while it runs; its state is right.
         other = self.others.get(job_id)
         position = self.line.get(job_id)
         if other is not None and (other.state is not JobState.WAITING or position is None):
@@ -65,7 +71,7 @@ class Snapshot:
 
 
 def as_snapshot(reply: Sequence[Any]) -> Snapshot:
-    """Return the snapshot of the script's reply."""
+    """Return the snapshot in the script's reply."""
     mode, line, parked, others, held, ended, now_ms = reply
     positions: dict[str, int] = {}
     for position, job_id in enumerate(line.split("\n") if line else (), 1):
@@ -82,7 +88,7 @@ def as_snapshot(reply: Sequence[Any]) -> Snapshot:
 
 
 def as_job_info(state_text: str, running_text: str, due_ms: str, is_there: int, is_completed: int) -> JobInfo:
-    """Return where a job is, by what lua/snapshot.lua replies of one that is not in the line."""
+    """Return where a job is that is not in the line. The arguments are those of the reply of lua/snapshot.lua."""
     if not is_there:
         return JobInfo(JobState.COMPLETED) if is_completed else UNKNOWN
     state = codec.as_object(state_text) if state_text else {}

@@ -1,7 +1,7 @@
-"""Jobs whose work is over and whose event Redis does not have yet: they are acknowledged only then.
+"""Jobs whose work is over and whose event is not published yet: they are acknowledged once it is.
 
-Such a job holds no slot; its lease is renewed like that of a running one. When the process ends first, orderly or not,
-another one gets the job, finds its work done and sends the event again. Runs on the event loop.
+Such a job occupies no slot; its lease is renewed like that of a running job. When the process ends first, another
+process claims the job, finds its work done and publishes the event again. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pipeline.queue.job import ENDS, Finish, Job, Outcome
 
 log = structlog.get_logger(__name__)
 
-# Where events cannot be published for hours, jobs must go on all the same: the oldest is acknowledged then. Its event
-# stays owed, and is lost only if this process ends before Redis takes it.
+# While events cannot be published for hours, jobs must go on all the same: beyond this number the oldest is
+# acknowledged. Its event is still published later, and is lost only if this process ends before.
 UNACKNOWLEDGED_AT_MOST = 1000
 
 
@@ -28,53 +28,53 @@ class Unacknowledged:
     def __init__(
         self, unpublished: Callable[[Job], asyncio.Future[None] | None], on_published: Callable[[Finish], None]
     ) -> None:
-        """unpublished: returns what is done when the job's events are published, None when they are.
+        """unpublished: returns the future that is done when the job's events are published, None when they are.
 
         on_published: called with the Finish that may be acknowledged now.
         """
         self._unpublished = unpublished
-        self._on_told = on_published
+        self._on_published = on_published
         # By lease, the oldest first.
-        self._held: dict[str, tuple[Claim, Finish]] = {}
+        self._waiting: dict[str, tuple[Claim, Finish]] = {}
         self._is_closed = False
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._waiting)
 
     def hold(self, claim: Claim, finish: Finish) -> Finish | None:
         """Return the Finish to acknowledge now, None when that has to wait."""
-        told = self._unpublished(finish.job) if finish.outcome in ENDS else None
-        if told is None:
+        published = self._unpublished(finish.job) if finish.outcome in ENDS else None
+        if published is None:
             return finish
         if self._is_closed:
             return _handed_back(finish)
-        self._held[finish.job.lease] = claim, finish
-        told.add_done_callback(partial(self._published, finish.job.lease))
-        if len(self._held) > UNACKNOWLEDGED_AT_MOST:
-            oldest = next(iter(self._held))
-            log.warning("job_acknowledged_unpublished", jobId=self._held[oldest][1].job.id)
+        self._waiting[finish.job.lease] = claim, finish
+        published.add_done_callback(partial(self._published, finish.job.lease))
+        if len(self._waiting) > UNACKNOWLEDGED_AT_MOST:
+            oldest = next(iter(self._waiting))
+            log.warning("job_acknowledged_unpublished", jobId=self._waiting[oldest][1].job.id)
             self._published(oldest)
         return None
 
     def take_lost(self) -> Sequence[str]:
-        """Return the leases that were lost meanwhile: another process sees to these jobs now."""
-        lost = [lease for lease, (claim, _) in self._held.items() if claim.is_lost]
+        """Return the leases that were lost meanwhile: another process runs these jobs now."""
+        lost = [lease for lease, (claim, _) in self._waiting.items() if claim.is_lost]
         for lease in lost:
-            del self._held[lease]
+            del self._waiting[lease]
         return lost
 
     def close(self) -> Sequence[Finish]:
-        """Hold no more jobs; return how those that are held are given to other processes."""
+        """Hold no more jobs; return the finishes by which those that are held go to other processes."""
         self._is_closed = True
-        finishes = [_handed_back(finish) for _, finish in self._held.values()]
+        finishes = [_handed_back(finish) for _, finish in self._waiting.values()]
         if finishes:
-            log.warning("jobs_handed_back_untold", jobIds=[finish.job.id for finish in finishes])
-        self._held.clear()
+            log.warning("jobs_released_unpublished", jobIds=[finish.job.id for finish in finishes])
+        self._waiting.clear()
         return finishes
 
     def _published(self, lease: str, _: object = None) -> None:
-        if found := self._held.pop(lease, None):
-            self._on_told(found[1])
+        if entry := self._waiting.pop(lease, None):
+            self._on_published(entry[1])
 
 
 def _handed_back(finish: Finish) -> Finish:

@@ -19,7 +19,7 @@ from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, RedisErr
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from pipeline.delays import retry_delays
-from pipeline.link.connection import CALL_SECONDS, SIGN_SECONDS, Link
+from pipeline.link.connection import CALL_SECONDS, PING_SECONDS, Link
 from pipeline.link.nodes import Address
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Lane:
         asked = link.ask_each([("PING",), *guard, *messages, *((verb, *each) for each in offered)])
         try:
             # The first is answered even while writing is paused: without it the connection was cut without a word.
-            await _replied(asked[0], SIGN_SECONDS)
+            await _replied(asked[0], PING_SECONDS)
             # Replies come in order.
             await _replied(asked[-1], CALL_SECONDS)
             replies: list[Any] = [each.exception() or each.result() for each in asked]

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A small picture of a photo. side: the most it was to be wide and high. width, height: what it is, in pixels.
+    """A small picture of a photo.
+
+    side: the largest width and height allowed, in pixels.
+    width, height: its actual size, in pixels.
     content: WebP.
     """
 
@@ -19,7 +22,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Decoded pixels. width, height: in pixels. rgb: three bytes for each pixel, row by row from the top left."""
+    """Decoded pixels. rgb: three bytes for each pixel, row by row from the top left."""
 
     width: int
     height: int

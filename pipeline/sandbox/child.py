@@ -1,8 +1,9 @@
-"""What runs in a child: `python -m pipeline.sandbox.child SOCKET PARENT MEMORY_MB [SETUP]`, started by pool.py.
+"""The program of a child: `python -m pipeline.sandbox.child SOCKET PARENT MEMORY_MB [SETUP]`, started by pool.py.
 
-Calls one function after another, by name, each within limits on memory and CPU time; the wall clock is the parent's.
-SOCKET: the file descriptor on which calls come and results go. PARENT: the process id of the service, without which the
-child ends. SETUP: `module:function`, called once before the first call.
+Calls one function after another, by name, each within limits on memory and CPU time; the parent limits the wall clock.
+SOCKET: the file descriptor of calls and results.
+PARENT: the process id of the service; the child ends with it.
+SETUP: `module:function`, called once before the first call.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline.sandbox.wire import PREFIX, pack, unpack
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_NO_NEW_PRIVS = 38
-# What OpenCV, onnxruntime and C++ call it.
+# The texts of OpenCV, onnxruntime and C++.
 OUT_OF_MEMORY = re.compile("insufficient memory|bad_alloc|bad allocation|failed to allocate", re.IGNORECASE)
 
 
@@ -48,14 +49,14 @@ def main() -> None:
 
 
 def give_back_memory() -> None:
-    """Give the system back what the call before does not use any more; glibc keeps a hundred megabytes otherwise."""
+    """Return memory that the last call has freed to the system; glibc would keep a hundred megabytes."""
     with suppress(AttributeError):  # other C libraries
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def restrict(parent: int) -> None:
-    """Give up what no call needs, and end with the parent, also while busy and after kill -9 of the parent."""
-    # What is sent to the whole group of the service must not end the photo in hand.
+    """Drop rights that no call needs, and end with the parent, also while busy and after kill -9 of the parent."""
+    # A signal to the whole process group of the service must not end the current call.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
@@ -70,7 +71,7 @@ def restrict(parent: int) -> None:
 
 
 def answer(request: dict[str, Any], limits: Limits) -> list[bytes]:
-    """Return the reply to a call: its result, or what it raised."""
+    """Return the reply to a call: its result, or its exception."""
     try:
         function = find(request["function"])
         limits.begin(request["cpuSeconds"])
@@ -85,20 +86,20 @@ def answer(request: dict[str, Any], limits: Limits) -> list[bytes]:
 def find(name: str) -> Callable[..., Any]:
     """Return the function of that name, `module:function`."""
     module, _, function = name.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return found
+    imported: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return imported
 
 
 def described(error: Exception) -> dict[str, Any]:
-    """Return the exception as the parent reads it; pool.py makes an exception of it again."""
-    told: dict[str, Any] = {"kind": "other", "type": type(error).__name__, "message": str(error)[:1000]}
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(told["message"]):
-        return told | {"kind": "memory"}
+    """Return the exception as JSON; pool.py turns it into an exception."""
+    fields: dict[str, Any] = {"kind": "other", "type": type(error).__name__, "message": str(error)[:1000]}
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(fields["message"]):
+        return fields | {"kind": "memory"}
     if isinstance(error, PermanentJobError):
-        return told | {"kind": "permanent"}
+        return fields | {"kind": "permanent"}
     if isinstance(error, RetryableJobError):
-        return told | {"kind": "retryable"}
-    return told
+        return fields | {"kind": "retryable"}
+    return fields
 
 
 def receive(connection: socket.socket) -> Any:

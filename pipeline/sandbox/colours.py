@@ -1,6 +1,6 @@
-"""Which colours a picture's numbers mean: sRGB, as the web has it, whatever profile the file brings. Runs in a child.
+"""Converts pictures to sRGB, the colours of the web, by the profile in their file. Runs in a child.
 
-A profile that is damaged, or of another kind of numbers than the picture has, counts for nothing, as in browsers.
+A profile that is damaged, or for another colour space than that of the picture, is ignored, as in browsers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ SRGB = ImageCms.createProfile("sRGB")
 # Colours of an AVIF or HEIC without a profile: two numbers of ITU-T H.273 behind this mark.
 NCLX = b"colrnclx"
 DISPLAY_P3, BT709_CURVE, SRGB_CURVE = 12, 1, 13
-LOOKED_AT_BYTES = 1024 * 1024  # the tables stand first
+READ_BYTES = 1024 * 1024  # the tables are at the beginning
 # Red, green and blue of Display P3, as X, Y and Z under the white of profiles (D50). Source: SMPTE EG 432-1.
 P3_COLORANTS = {
     b"rXYZ": (0.51512, 0.24120, -0.00105),
@@ -28,7 +28,7 @@ def profile_of(image: Image.Image, content: bytes) -> bytes:
     profile = image.info.get("icc_profile")
     if isinstance(profile, bytes) and profile:
         return profile
-    at = content.find(NCLX, 0, LOOKED_AT_BYTES) if image.format in ("AVIF", "HEIF") else -1
+    at = content.find(NCLX, 0, READ_BYTES) if image.format in ("AVIF", "HEIF") else -1
     numbers = content[at + len(NCLX) :][:4]
     primaries, curve = int.from_bytes(numbers[:2]), int.from_bytes(numbers[2:])
     return display_p3() if at >= 0 and primaries == DISPLAY_P3 and curve in (BT709_CURVE, SRGB_CURVE) else b""
@@ -47,7 +47,7 @@ def display_p3() -> bytes:
 
 
 def mode_of(image: Image.Image, profile: bytes) -> str:
-    """Return the mode in which the picture is to be reduced: RGB, or CMYK where its profile knows these."""
+    """Return the mode in which the picture is to be reduced: RGB, or CMYK when its profile is for CMYK."""
     return "CMYK" if image.mode == _space(profile) == "CMYK" else "RGB"
 
 
@@ -78,5 +78,5 @@ def _converted(colours: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _space(profile: bytes) -> str:
-    """Return of which numbers the profile is, as its header says: RGB, GRAY, CMYK or another; "" of none."""
+    """Return the colour space of the profile, as its header says: RGB, GRAY, CMYK or another; "" without a profile."""
     return profile[16:20].decode("latin-1").strip() if profile[36:40] == b"acsp" else ""

@@ -1,21 +1,22 @@
-"""What it costs to decode a picture, told from its header and its format. Pure.
+"""The memory and time that decoding a picture needs, estimated from its header and its format. Pure.
 
-The border refuses by it what no child may decode, and a child looks once more: storage may hold other photos. Measured
-with photo.py in a child, as the most its address space grew by; 24, 49, 96 and 108 megapixels agree within a tenth.
+An upload that no child may decode is refused by it, and the child checks once more: a storage may hold other photos.
+Measured with photo.py in a child, as the growth of its address space; 24, 49, 96 and 108 megapixels agree within a
+tenth.
 
 | format | bytes per pixel | remark |
 |---|---|---|
 | JPEG, baseline | 0.5 to 2.9 | decoded at 1/2, 1/4 or 1/8 of its size |
-| JPEG, several scans | 3.3 (4:2:0), 6.3 (4:4:4), 8.3 (CMYK) | all coefficients are kept, two bytes each |
+| JPEG, several scans | 3.3 (4:2:0), 6.3 (4:4:4), 8.3 (CMYK) | all coefficients stay in memory, two bytes each |
 | PNG 1 bit, grey, palette | 1 | 16 bits a channel and interlacing cost nothing more |
 | PNG grey of 16 bits; others | 2; 4 | |
 | GIF | 1.4 to 1.8 | only the first frame is decoded, here and below |
 | WebP | 16, lossless 17 | two canvases and two copies beside the pixels, also for a still picture |
 | AVIF grey; RGB; with alpha | 3.6; 9.2 to 11; 11.7 to 14.6 | 4:2:0; with 10 bits 4:4:4 needs 2.7 more |
-| HEIC grey; RGB; with alpha | 3.7; 7.6 to 9.6; 8.6 to 12.6 | the more for 4:4:4 |
+| HEIC grey; RGB; with alpha | 3.7; 7.6 to 9.6; 8.6 to 12.6 | the larger numbers are for 4:4:4 |
 | HEIC of 10 or 12 bits, likewise | 5.7; 8.1 to 15.6; 20.6 | |
 
-and, for all of them, 5.4 for each pixel of the copy that is made smaller, and two blocks of Pillow's.
+and, for all formats, 5.4 for each pixel of the reduced copy, and two blocks of Pillow's.
 """
 
 from __future__ import annotations
@@ -47,17 +48,19 @@ BYTES_PER_PIXEL = {
 # A scan without content takes 0.75 ns a pixel: three seconds. A photo of 200 megapixels in ten scans is half of that.
 MAX_SCANNED_PIXELS = 4_000_000_000
 PIECE_BYTES = 1024 * 1024
-# libjpeg goes on to the next of these, between segments and in the picture's data.
+# libjpeg skips to the next of these markers, between segments and in the picture's data.
 MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 SCAN, STOPS = 0xDA, (0xD8, 0xD9)
-# Those that libjpeg reads a length of; the others end its work, or are passed over in the picture's data.
+# Markers with a length; libjpeg stops at the others, or passes over them in the picture's data.
 WITH_LENGTH = {*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE} - {0xC8}
 
 
 def find_fault(header: Header, file: BinaryIO, max_pixels: int, max_mb: int) -> str:
     """Return why the picture must not be decoded, "" when it may be.
 
-    file: its bytes; left anywhere. max_pixels: width x height. max_mb: of memory.
+    file: its bytes; its position changes.
+    max_pixels: width x height.
+    max_mb: of memory.
     """
     pixels = header.width * header.height
     if pixels > max_pixels:
@@ -83,20 +86,20 @@ def too_many_pixels(max_pixels: int) -> str:
 
 
 def decode_mb(header: Header, *, has_scans: bool = False) -> int:
-    """Return about how much memory it takes to decode and reduce the picture. has_scans: it is a JPEG of several."""
+    """Return about how much memory it takes to decode and reduce the picture. has_scans: a JPEG with several scans."""
     kind = "HEIF 10" if header.format == "HEIF" and header.depth > 8 else header.format
-    size, kept = (header.width, header.height), 0.0
+    size, coefficients = (header.width, header.height), 0.0
     if kind == "JPEG":
-        kept = COEFFICIENT_BYTES * header.samples * header.width * header.height if has_scans else 0
+        coefficients = COEFFICIENT_BYTES * header.samples * header.width * header.height if has_scans else 0
         scale = draft_scale(size)
         size = -(-header.width // scale), -(-header.height // scale)
     table = BYTES_PER_PIXEL[kind]
     per_pixel = table.get(header.mode, table[OTHER]) + REDUCED_BYTES / reduce_factor(size) ** 2
-    return math.ceil((kept + size[0] * size[1] * per_pixel) / MEGABYTE) + FIXED_MB
+    return math.ceil((coefficients + size[0] * size[1] * per_pixel) / MEGABYTE) + FIXED_MB
 
 
 def draft_scale(size: tuple[int, int]) -> int:
-    """Return to which fraction of its size, 1/n, Pillow's `draft` has a JPEG decoded that is to be reduced."""
+    """Return n: with Pillow's `draft`, a JPEG that is to be reduced is decoded at 1/n of its size."""
     most = min(side // LONG_SIDE_PIXELS for side in size)
     return max(scale for scale in (8, 4, 2, 1) if scale <= max(1, most))
 
@@ -107,9 +110,9 @@ def reduce_factor(size: tuple[int, int]) -> int:
 
 
 def count_scan_marks(file: BinaryIO) -> int:
-    """Return how often the bytes that begin a scan stand anywhere in a JPEG: never fewer than it has scans.
+    """Return how often the bytes that begin a scan occur in a JPEG: at least as often as it has scans.
 
-    They may also stand in a thumbnail, a second picture or a film behind the first one.
+    They may also be in a thumbnail, a second picture or a film behind the first one.
     """
     file.seek(0)
     count, last = 0, b""

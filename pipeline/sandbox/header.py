@@ -1,4 +1,4 @@
-"""What the header of a picture tells, whoever has read it. Pure."""
+"""Header: the header of a picture of any format. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Header:
     """One picture's header.
 
     format: JPEG, PNG, GIF, WEBP, AVIF or HEIF.
-    mode: Pillow's, of what decoding gives.
+    mode: Pillow's mode of the decoded picture.
     width, height: in pixels, neither turned nor cropped.
     depth: bits of a sample.
     is_progressive: of a JPEG.
-    samples: how many a JPEG keeps for each pixel, 1.5 with colours at half the size.
+    samples: of a JPEG, for each pixel: 1.5 with colours at half the size.
     """
 
     format: str

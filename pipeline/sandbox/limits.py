@@ -1,4 +1,4 @@
-"""What one call in a child may take, in memory and processor time; the wall clock is the parent's."""
+"""The limits of one call in a child: memory and processor time. The parent limits the wall clock."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 
 MEGABYTE = 1024 * 1024
-# Beyond what one call may take: packages that are imported later, and what earlier calls have left behind.
+# Beyond the limit of one call: packages that are imported later, and memory that earlier calls have not freed.
 ROOM_MB = 1024
 STATM = Path("/proc/self/statm")
 in_force: Limits | None = None  # in a child, during a call
 
 
 def allow(cpu_seconds: float) -> None:
-    """Leave the running call so much processor time from now on, where its limit is not nearer; nothing elsewhere."""
+    """Limit the running call to so much processor time from now on, unless its limit is nearer.
+
+    Outside a child it does nothing.
+    """
     if in_force:
         in_force.allow(cpu_seconds)
 
@@ -31,7 +34,7 @@ class Limits:
         self._most = most if hard == resource.RLIM_INFINITY else min(most, hard)
 
     def begin(self, cpu_seconds: float) -> None:
-        """Count from now on. At its end the CPU time ends the process; memory is refused."""
+        """Begin a call: beyond cpu_seconds the process is ended, beyond its memory allocations fail."""
         global in_force
         in_force = self
         self._latest = math.inf
@@ -39,7 +42,7 @@ class Limits:
         self._limit_memory(min(address_space() + self._memory, self._most))
 
     def allow(self, cpu_seconds: float) -> int:
-        """Leave the call so much from now on, at most as much as it began with; return when the process ends."""
+        """Limit the call to so much from now on, at most to what it began with; return the CPU second of its end."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         soft = min(self._latest, math.ceil(used.ru_utime + used.ru_stime + cpu_seconds))
         resource.setrlimit(resource.RLIMIT_CPU, (int(soft), resource.getrlimit(resource.RLIMIT_CPU)[1]))
@@ -60,7 +63,7 @@ class Limits:
 
 
 def address_space() -> int:
-    """Return the size of this process's address space in bytes, 0 where the system does not tell."""
+    """Return the size of this process's address space in bytes, 0 where the system does not show it."""
     with suppress(OSError):
         return int(STATM.read_text().split()[0]) * resource.getpagesize()
     return 0

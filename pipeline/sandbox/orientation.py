@@ -1,7 +1,7 @@
-"""How a picture has to be turned to be upright, told as browsers tell it (tried with Chromium 156). Pure.
+"""How a picture has to be turned to be upright, decided as browsers do (tried with Chromium 156). Pure.
 
-They heed EXIF in a JPEG, and in a PNG where it stands before the picture; in AVIF and HEIC a property of the picture,
-which decoding applies; none in WebP and GIF; and none that only XMP tells.
+Browsers obey EXIF in a JPEG, and in a PNG where it is before the picture; in AVIF and HEIC a property of the picture,
+which decoding applies; nothing in WebP and GIF; and never XMP.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ UPRIGHT = 1
 ORIENTATION, SHORT = 0x0112, 3
 EXIF_HEAD = b"Exif\0\0"
 SIDEWAYS = (5, 6, 7, 8)  # those that swap width and height
-# Pillow tells the property of an AVIF as EXIF; what an AVIF has of its own does not count.
+# Pillow shows the property of an AVIF as EXIF; EXIF in the AVIF itself does not count.
 WITH_EXIF = ("JPEG", "PNG", "AVIF")
 MAX_CHUNKS = 10_000
 MAX_EXIF_BYTES = 1024 * 1024
 
 
 def orientation_of(format: str, exif: bytes) -> int:
-    """Return the EXIF orientation, 1 to 8, of a picture of that format. exif: what it has, or b""."""
+    """Return the EXIF orientation, 1 to 8, of a picture of that format. exif: its EXIF data, or b""."""
     if format not in WITH_EXIF:
         return UPRIGHT
     return orientation_in(exif if format == "PNG" else exif.removeprefix(EXIF_HEAD))
@@ -29,7 +29,7 @@ def orientation_of(format: str, exif: bytes) -> int:
 def orientation_in(tiff: bytes) -> int:
     """Return the orientation, from 1 to 8, of EXIF data without its `Exif` head; 1 when it has none.
 
-    A browser wants the tag in the first table, as one SHORT, and takes anything else for 1.
+    A browser reads the tag only in the first table and as one SHORT; anything else counts as 1.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:
@@ -46,7 +46,7 @@ def orientation_in(tiff: bytes) -> int:
 
 
 def png_exif(file: BinaryIO) -> bytes:
-    """Return the EXIF that stands before the picture of a PNG, b"" when there is none."""
+    """Return the EXIF data before the picture of a PNG, b"" when there is none."""
     at = 8
     for _ in range(MAX_CHUNKS):
         file.seek(at)

@@ -1,4 +1,4 @@
-"""Decodes whatever a phone sends into an upright RGB picture of bounded size. Runs in a child."""
+"""Decodes photos of all accepted formats into an upright RGB picture of bounded size. Runs in a child."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.sandbox.header import header_of
 from pipeline.sandbox.orientation import orientation_of, png_exif
 
 pi_heif.register_heif_opener()
-# What they need must not depend on how many cores there are; the cores are for OCR.
+# Their memory must not depend on the number of cores; the cores are for OCR.
 pi_heif.options.DECODE_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 SHOWN_IN_PART = ("JPEG", "MPO", "PNG", "GIF")
@@ -32,24 +32,24 @@ TURNS = {
 }
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")
 STRIP_ROWS = 64
-# What a photo may take of the processor, lest one that hangs keep all others waiting for as long as the largest one
-# may take: five to ten times what it takes on a machine of today.
+# The CPU limit of a photo by its size: five to ten times its need on a machine of today. With one limit for all, a
+# small photo that hangs would keep others waiting for as long as the largest photo may take.
 OPEN_CPU_SECONDS, PIXEL_CPU_SECONDS = 3.0, 0.25e-6
-# Less than that would starve them on a busy machine, and results wait for them.
+# A lower priority would starve previews on a busy machine, and results wait for them.
 NICE = 5
 # Half the time of Pillow's default method for 2 % more bytes.
 WEBP_QUALITY, WEBP_METHOD = 80, 2
 BEHIND_TRANSPARENCY = {"RGB": (255, 255, 255), "CMYK": (0, 0, 0, 0)}
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
-Image.MAX_IMAGE_PIXELS = None  # find_fault knows better
+Image.MAX_IMAGE_PIXELS = None  # find_fault checks the size
 
 
 def prepare() -> None:
-    """Called by a child before its first photo, which would else pay with its time for the imports above."""
+    """Called by a child before its first photo, so that the imports above do not count as the time of that photo."""
 
 
 def prepare_previews() -> None:
-    """Called by a child that makes previews: they may wait for whatever else the machine has to do."""
+    """Called by a child that makes previews: they have a lower priority than other work of the machine."""
     os.nice(NICE)
 
 
@@ -60,7 +60,7 @@ def reduce(content: bytes, long_side: int, max_pixels: int, max_mb: int) -> list
 
 
 def reduce_to_jpeg(content: bytes, long_side: int, quality: int, max_pixels: int, max_mb: int) -> bytes:
-    """Return the photo as a JPEG, without what else its file tells, such as the place. quality: 1 to 95."""
+    """Return the photo as a JPEG without metadata, such as the place. quality: 1 to 95."""
     file = io.BytesIO()
     read_photo(content, long_side, max_pixels, max_mb).save(file, "JPEG", quality=quality)
     return file.getvalue()
@@ -69,8 +69,8 @@ def reduce_to_jpeg(content: bytes, long_side: int, quality: int, max_pixels: int
 def previews(content: bytes, sides: list[int], max_pixels: int, max_mb: int) -> list[Any]:
     """Return [side, width, height, WebP] for each side: the photo upright, in sRGB, at most that wide and high.
 
-    Decoded once, no larger than it must be; never enlarged; with its transparency; with nothing of what its file tells.
-    Other arguments and errors as read_photo has them.
+    Decoded once, no larger than necessary; never enlarged; with its transparency; without metadata. Other arguments and
+    errors: see read_photo.
     """
     photo = read_photo(content, max(sides), max_pixels, max_mb, is_preview=True)
     made = []
@@ -87,13 +87,13 @@ def read_photo(
 ) -> Image.Image:
     """Return the picture in sRGB, upright, at most long_side wide and high.
 
-    long_side: at most LONG_SIDE_PIXELS. max_pixels, max_mb: what it may have and need, see cost.find_fault.
-    is_preview: a picture with transparency comes in RGBA, otherwise on white; and a JPEG is decoded at as little as
-    long_side needs, otherwise at what LONG_SIDE_PIXELS needs, so that AI providers always see the same picture.
-    Of a picture with several frames the first counts, of one that was cut off what there is.
-    Raises PermanentJobError for bytes that are no picture, a damaged one, or one that has or needs more. A JPEG is
-    decoded at reduced size; of other formats no second full-size copy is ever made, so 100 megapixels cost what their
-    own pixels need.
+    long_side: at most LONG_SIDE_PIXELS.
+    max_pixels, max_mb: the limits of the picture, see cost.find_fault.
+    is_preview: a picture with transparency is returned in RGBA, otherwise on white; and a JPEG is decoded at the size
+      for long_side, otherwise at that for LONG_SIDE_PIXELS, so that AI providers always see the same picture.
+    Of a picture with several frames the first is read; of a truncated one the part that is there.
+    Raises PermanentJobError for bytes that are no picture, a damaged one, or one beyond the limits. A JPEG is decoded
+    at reduced size; of other formats no second full-size copy is made, so 100 megapixels cost only their own pixels.
     """
     limits.allow(OPEN_CPU_SECONDS)
     try:
@@ -102,7 +102,7 @@ def read_photo(
                 raise PermanentJobError(f"The photo cannot be read: {fault[0].lower()}{fault[1:]}")
             limits.allow(OPEN_CPU_SECONDS + image.width * image.height * PIXEL_CPU_SECONDS)
             image.draft("RGB", _least(image.size, long_side) if is_preview else (LONG_SIDE_PIXELS, LONG_SIDE_PIXELS))
-            # What was cut off is shown as far as it goes, as every viewer does; pi_heif would show nothing at all.
+            # A truncated picture is shown as far as it goes, as in every viewer; pi_heif would show nothing at all.
             ImageFile.LOAD_TRUNCATED_IMAGES = image.format in SHOWN_IN_PART
             image.load()
             profile, is_grey = profile_of(image, content), image.mode in GREY
@@ -123,13 +123,14 @@ def read_photo(
 
 
 def _least(size: tuple[int, int], long_side: int) -> tuple[int, int]:
-    """Return the least size that may be made smaller to long_side, for Pillow's `draft`, which looks at both sides."""
+    """Return the least size that can be reduced to long_side, for Pillow's `draft`, which checks both sides."""
     return max(1, size[0] * long_side // max(size)), max(1, size[1] * long_side // max(size))
 
 
 def _reduce(image: Image.Image, mode: str, keeps_alpha: bool) -> Image.Image:
-    """Return the picture at 1/n of its size, n as large as still leaves twice what is needed; with transparency in
-    RGBA, or on white.
+    """Return the picture at 1/n of its size, with transparency in RGBA or on white.
+
+    n is the largest number that leaves twice the size needed.
     """
     factor = reduce_factor(image.size)
     size = -(-image.width // factor), -(-image.height // factor)
@@ -149,7 +150,7 @@ def _reduce(image: Image.Image, mode: str, keeps_alpha: bool) -> Image.Image:
 
 
 def _in_eight_bits(strip: Image.Image) -> Image.Image:
-    """Return the strip with samples of eight bits: Pillow would cut off what is brighter."""
+    """Return the strip with samples of eight bits: Pillow would clip brighter samples."""
     if not strip.mode.startswith("I;16"):
         return strip
     transparent = strip.info.pop("transparency", None)
@@ -160,7 +161,7 @@ def _in_eight_bits(strip: Image.Image) -> Image.Image:
 
 
 def _turned(small: Image.Image, image: Image.Image, content: bytes) -> Image.Image:
-    """Return the reduced picture upright. image: what it was reduced from; content: the file."""
+    """Return the reduced picture upright. image: the full-size picture; content: its file."""
     exif = png_exif(io.BytesIO(content)) if image.format == "PNG" else image.info.get("exif", b"")
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     turn = TURNS.get(orientation_of(kind, exif))

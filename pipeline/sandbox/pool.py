@@ -1,8 +1,8 @@
 """Calls functions in child processes, each call within limits of its own; a child that reaches one is ended, and the
-next call gets a new one. Runs on the event loop, on any: what is kept between calls belongs to none.
+next call gets a new one. Runs on any event loop: nothing that stays between calls belongs to one.
 
-Our own, because Pebble is LGPL, unpickles in the service what a child sends and hands on the environment, and loky
-cannot end a single task.
+Our own code, because Pebble is LGPL, unpickles the replies of a child in the service and passes the environment on, and
+loky cannot end a single task.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pipeline.sandbox.wire import pack
 from pipeline.texts import cause_of
 
 START_SECONDS = 60.0
-RETRY_SECONDS = (1.0, 60.0)  # before children that do not start are started again: at first, at most
+RETRY_SECONDS = (1.0, 60.0)  # after a child that did not start: the first and the longest retry delay
 CLOSE_SECONDS = 2.0
 BUSY = "Too many photos are being read at the moment"
 UNAVAILABLE = "Photos cannot be read at the moment"
 FAILED = "Reading the photo failed"
-SAYS = {
+MESSAGES = {
     "time": "Reading the photo takes too long",
     "cpu": "Reading the photo takes too long",
     "memory": "Reading the photo needs more memory than is allowed",
@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 class SandboxError(Exception):
-    """What a child said went wrong there: the type and text of its exception."""
+    """The type and text of an exception in a child."""
 
 
 class Pool:
@@ -49,8 +49,9 @@ class Pool:
     def __init__(
         self, name: str, *, setup: Callable[[], Any] | None = None, processes: int = 1, memory_mb: int = 1024
     ) -> None:
-        """setup: called by each child once, before its first call; a function at the top of a module, as those of run.
-        memory_mb: what one call may take beside what its child had before.
+        """setup: called by each child once, before its first call; a function at the top of a module.
+
+        memory_mb: the most memory that one call may add.
         """
         self.name = name
         self._setup = name_of(setup) if setup else ""
@@ -73,7 +74,7 @@ class Pool:
         cpu_seconds: float | None = None,
         wait_seconds: float | None = None,
     ) -> Any:
-        """Return function(*args), called in a child. hooks/protocols.py says more."""
+        """Return function(*args), called in a child. See Sandbox in hooks/protocols.py."""
         name = name_of(function)
         cpu = seconds * (os.cpu_count() or 1) if cpu_seconds is None else cpu_seconds
         message = pack({"function": name, "args": args, "cpuSeconds": cpu})
@@ -96,7 +97,7 @@ class Pool:
         if limit and self._is_closed:
             raise self._unavailable()
         if limit:
-            raise SandboxLimit(SAYS[limit], limit)
+            raise SandboxLimit(MESSAGES[limit], limit)
         if "error" in reply:
             raise _exception(reply["error"])
         return reply.get("result")
@@ -124,22 +125,22 @@ class Pool:
             await asyncio.wait(exits, timeout=CLOSE_SECONDS)
 
     async def _next_child(self, wait_seconds: float | None) -> Child:
-        """Return a child that is this call's alone; RetryableJobError that costs nothing when there is none in time."""
-        turn: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        """Return a child for this call alone; RetryableJobError that costs no attempt when there is none in time."""
+        waiting: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
         self._serve()
         try:
             async with asyncio.timeout(wait_seconds):
-                return await turn
+                return await waiting
         except BaseException as error:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back(turn.result())
+            if waiting.done() and not waiting.cancelled() and waiting.exception() is None:
+                self._give_back(waiting.result())
             if isinstance(error, TimeoutError):
                 raise RetryableJobError(BUSY, spends_attempt=False) from None
             raise
 
     def _serve(self) -> None:
-        """Give the calls that wait the children there are, in order, and start those that lack and may be started."""
+        """Give idle children to the calls that wait, in order, and start missing children if that is allowed now."""
         while self._waiting:
             if not self._waiting[0].done():
                 child = self._take_idle()
@@ -150,9 +151,9 @@ class Pool:
         while self._lacks_child():
             self._start()
         while self._waiting and not self._children:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_exception(self._unavailable())
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_exception(self._unavailable())
 
     def _lacks_child(self) -> bool:
         may_start = not self._is_closed and monotonic() >= self._start_again_at
@@ -193,7 +194,7 @@ class Pool:
             self._note_failed_start(error)
             return
         self._children.add(child)
-        # In a context of its own: that of a job would put its names on lines of all others.
+        # In a context of its own: the fields of one job would be on the log lines of all jobs.
         task = asyncio.create_task(self._begin(child), name=f"sandbox {self.name}: start", context=Context())
         self._starting[child] = task
 
@@ -209,7 +210,7 @@ class Pool:
             raise
         except Exception as error:
             self._drop(child)
-            # What went wrong there, not that something did.
+            # The cause in the child, not the general message.
             self._note_failed_start(error.__cause__ if isinstance(error.__cause__, SandboxError) else error)
             self._serve()
         else:
@@ -239,7 +240,7 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def _cause_of_death(code: int | None, gone: ChildGone) -> tuple[str, str]:
-    """Return which limit that was, and why for the log. code: of the exit, None when it goes on."""
+    """Return which limit was reached, and the reason for the log. code: of the exit, None while the child runs."""
     if code is None:
         return "crash", f"malformed reply: {cause_of(gone)}"
     if code == -signal.SIGXCPU:
@@ -248,7 +249,7 @@ def _cause_of_death(code: int | None, gone: ChildGone) -> tuple[str, str]:
 
 
 def _exception(error: dict[str, Any]) -> Exception:
-    """Return what was raised in a child as an exception of ours."""
+    """Return an exception of a child as one of the service."""
     message = str(error.get("message", ""))
     if error.get("kind") == "permanent":
         return PermanentJobError(message)

@@ -1,6 +1,6 @@
-"""One child process as the service sees it: started, asked, ended. What runs in it is child.py. Runs on the event loop.
+"""Child: one child process, as the service starts, asks and ends it. Its program is child.py. Runs on the event loop.
 
-Of what it says only sizes and types are relied on: a hostile photo may have taken it over.
+The service trusts nothing in its replies but checked sizes and types: a hostile photo may have taken the child over.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.sandbox.wire import MAX_HEADER_BYTES, MAX_REPLY_BYTES, PREFIX, unpack
 
-# All of our environment that a child gets: no secret of ours has such a name.
+# A child gets only these environment variables: none of them holds a secret of the service.
 PASSED = {"PATH", "HOME", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT"}
 PASSED_PREFIXES = ("LC_", "OMP_", "OPENBLAS_", "MALLOC_")
 # Each arena and each thread counts with its whole address space, and the small matrices of a photo need neither.
@@ -28,20 +28,21 @@ EXIT_SECONDS = 1.0
 
 
 class ChildGone(Exception):
-    """The child has ended, or has sent what no child of ours sends."""
+    """The child has ended, or has sent a malformed reply."""
 
 
 class Child:
     """A process that is starting, idle or busy with one call."""
 
     def __init__(self, memory_mb: int, setup: str) -> None:
-        """Start the process; OSError when there can be none. On the main thread: PDEATHSIG is about the thread that
-        starts it. setup: a function that it calls first, by name, or "".
+        """Start the process; OSError when that fails. On the main thread: PDEATHSIG is sent at the end of that thread.
+
+        setup: the name of a function that it calls first, or "".
         """
         self._connection, theirs = socket.socketpair()
         try:
             self._connection.setblocking(False)
-            # Until child.py ignores them: what is sent to all processes of the service must not end it while it starts.
+            # Until child.py ignores them: a signal to all processes of the service must not end a child that starts.
             with theirs, blocked(signal.SIGTERM, signal.SIGINT):
                 self._process = subprocess.Popen(
                     [
@@ -67,7 +68,7 @@ class Child:
 
     @property
     def is_ready(self) -> bool:
-        """True for an idle child that can take a call: it lives and has said nothing."""
+        """True for an idle child that can run a call: it lives and has sent nothing."""
         if self._process.poll() is not None:
             return False
         try:
@@ -102,14 +103,14 @@ class Child:
         return reply
 
     async def exit_code(self) -> int | None:
-        """Return how the process ended by itself, minus the signal if by one; None when it does not end."""
+        """Return the exit code, or minus the signal, of a process that ends by itself; None when it does not end."""
         with suppress(TimeoutError):
             async with asyncio.timeout(EXIT_SECONDS):
                 return await asyncio.wrap_future(self._waited())
         return None
 
     def end(self) -> Future[int]:
-        """Kill the process if it still lives; return what is done when it is gone.
+        """Kill the process if it still lives; return the future that is done when it is gone.
 
         Not waited for on the loop: for the system to take back a gigabyte takes 100 ms.
         """
@@ -144,7 +145,7 @@ class Child:
 
 @contextmanager
 def blocked(*signals: signal.Signals) -> Iterator[None]:
-    """Start processes in here that do not get these signals; what this process gets meanwhile comes afterwards."""
+    """Block these signals for processes that start in here; signals to this process are delivered afterwards."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -153,6 +154,6 @@ def blocked(*signals: signal.Signals) -> Iterator[None]:
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a child: nothing but what programs and libraries need, and where our packages are."""
+    """Return the environment of a child: only what programs and libraries need, and the paths of our packages."""
     passed = {n: v for n, v in environment.items() if n in PASSED or n.startswith(PASSED_PREFIXES)}
     return OWN | passed | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}

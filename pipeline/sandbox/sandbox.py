@@ -1,6 +1,6 @@
-"""The children of one service: a light one, which decodes photos, and those that plugins have for work of their own.
+"""The children of one service: one that decodes photos, those that make previews, and those of plugins.
 
-None is started before its first call. hooks/protocols.py says what each method promises. Runs on the event loop.
+None is started before its first call. hooks/protocols.py has the contract of each method. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from pipeline.sandbox import Picture, Preview, photo
 from pipeline.sandbox.cost import LONG_SIDE_PIXELS, MAX_IMAGE_PIXELS
 from pipeline.sandbox.pool import FAILED, Pool
 
-# Beside the pixels: the file itself, twice, the reply, and packages that a plugin's function imports.
+# Memory beside the pixels: the file itself, twice, the reply, and packages that a plugin's function imports.
 ROOM_MB = 256
-# The dearest picture the border takes needs about five on a machine of today.
+# The most expensive picture that an upload may be needs about five seconds on a machine of today.
 DECODE_SECONDS = 30.0
 DECODE_CPU_SECONDS = 20.0
 JPEG_START = b"\xff\xd8\xff"
 
 
 class Sandbox:
-    """Calls functions in children that are ended when they take too much. Built from Settings by the catalogue."""
+    """Calls functions in children that are ended when they exceed a limit. Built from Settings by the catalogue."""
 
     def __init__(self, decode_memory_mb: int = 1024, preview_processes: int = 2) -> None:
-        """decode_memory_mb: what a photo may need, as the border knows it.
-        preview_processes: in how many children previews are made.
+        """decode_memory_mb: the limit of a photo, the same as for uploads.
+
+        preview_processes: the number of children that make previews.
         """
         self._limits = (MAX_IMAGE_PIXELS, decode_memory_mb)
         self._light = Pool("light", setup=photo.prepare, memory_mb=decode_memory_mb + ROOM_MB)
@@ -92,9 +93,7 @@ class Sandbox:
     async def previews(self, content: bytes, sides: Sequence[int]) -> Sequence[Preview]:
         """Return the photo upright, in sRGB, as WebP, in those sizes."""
         args = (content, list(sides), *self._limits)
-        found = await self._previews.run(
-            photo.previews, *args, seconds=DECODE_SECONDS, cpu_seconds=DECODE_CPU_SECONDS
-        )
+        found = await self._previews.run(photo.previews, *args, seconds=DECODE_SECONDS, cpu_seconds=DECODE_CPU_SECONDS)
         made = [_preview(each) for each in (found if isinstance(found, list) else [])]
         if [each.side for each in made] != sorted(sides, reverse=True):
             raise RetryableJobError(FAILED)
@@ -103,7 +102,7 @@ class Sandbox:
     def pool(
         self, name: str, *, setup: Callable[[], Any] | None = None, processes: int = 1, memory_mb: int = 1024
     ) -> Pool:
-        """Return children of the plugin's own."""
+        """Return children for one plugin."""
         pool = Pool(name, setup=setup, processes=processes, memory_mb=memory_mb)
         self._pools.append(pool)
         return pool
@@ -122,7 +121,7 @@ class Sandbox:
 
 
 def _preview(reply: Any) -> Preview:
-    """Return the preview that a child sent; RetryableJobError for anything else, which a hostile photo may send."""
+    """Return the preview in a child's reply; RetryableJobError for anything else, which a hostile photo may send."""
     match reply:
         case [int(side), int(width), int(height), bytes(content)] if 0 < width <= side and 0 < height <= side:
             # WebP of noise has less than three bytes a pixel.

@@ -1,8 +1,8 @@
 """How the service and a child write to each other: JSON, with bytes beside it. Pure.
 
 A message is a PREFIX (length of the header, length of all bytes), the header, then the bytes. The header is two lines
-of JSON: the size of each of the bytes, and the value. Never pickle: to unpickle is to run what the other side sends,
-and a hostile photo may have taken over the child.
+of JSON: the size of each blob of bytes, and the value. Never pickle: to unpickle is to run code of the other side, and
+a hostile photo may have taken the child over.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ PREFIX = struct.Struct(">II")
 MAX_HEADER_BYTES = 1024 * 1024
 # 1600 x 1600 pixels are 8 MB.
 MAX_REPLY_BYTES = 64 * 1024 * 1024
-BYTES = "\0bytes"  # {BYTES: n} stands for the n-th of the bytes
+BYTES = "\0bytes"  # {BYTES: n} stands for the n-th blob
 
 
 def pack(value: Any) -> list[bytes]:
-    """Return the message in parts. value: what JSON has, and bytes; TypeError for anything else. Tuples arrive as
-    lists.
-    """
+    """Return the message in parts. value: JSON types and bytes; TypeError for others. Tuples arrive as lists."""
     blobs: list[bytes] = []
 
     def set_apart(each: Any) -> dict[str, int]:
@@ -36,8 +34,10 @@ def pack(value: Any) -> list[bytes]:
 
 
 def unpack(header: bytes, content: bytes | bytearray) -> Any:
-    """Return the value of a message. content: all its bytes. ValueError, LookupError, TypeError or RecursionError when
-    it is malformed.
+    """Return the value of a message.
+
+    content: all its blobs.
+    ValueError, LookupError, TypeError or RecursionError when it is malformed.
     """
     sizes, _, text = header.partition(b"\n")
     blobs, start = [], 0

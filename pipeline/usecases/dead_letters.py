@@ -9,7 +9,8 @@ from functools import partial
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, AssetStatus, new_asset_id
+from pipeline.assets.asset import AssetStatus
+from pipeline.assets.asset_ids import ASSET_ID, new_asset_id
 from pipeline.assets.store import AssetStore
 from pipeline.errors import Conflict, NotFound
 from pipeline.queue.job import FailedJob

@@ -14,7 +14,8 @@ from typing import Any
 
 import structlog
 
-from pipeline.assets.asset import ASSET_ID, CAUSE, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset import CAUSE, Asset, AssetStatus, to_timestamp
+from pipeline.assets.asset_ids import ASSET_ID
 from pipeline.assets.job_search import Count, Cursor, FailureGroup, JobFilter
 from pipeline.assets.store import AssetStore, Record
 from pipeline.auth import USER_ID

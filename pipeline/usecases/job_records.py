@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import structlog
 
-from pipeline.assets.asset import job_data, made_at_ms
+from pipeline.assets.asset import job_data
+from pipeline.assets.asset_ids import created_at_ms
 from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.instants import milliseconds_of
@@ -189,7 +190,7 @@ class UnfinishedAssets:
                     group=asset.user_id if self._is_fair else "",
                     lane=asset.category,
                     revive=asset.updated_at < ended_before,
-                    submitted_at_ms=made_at_ms(asset.processing_job_id),
+                    submitted_at_ms=created_at_ms(asset.processing_job_id),
                 )
                 for asset in page
             ]

@@ -15,7 +15,8 @@ from typing import Protocol
 
 import structlog
 
-from pipeline.assets.asset import PREVIEW_SIDES, Asset, ImageRef, preview_public_id
+from pipeline.assets.asset import PREVIEW_SIDES, Asset, ImageRef
+from pipeline.assets.asset_ids import preview_public_id
 from pipeline.metrics import Metrics
 from pipeline.sandbox import Preview
 from pipeline.supervision import cancel

@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, processed_public_id
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.asset_ids import processed_public_id
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
@@ -30,7 +31,7 @@ from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListe
 from pipeline.hooks.notifiers import EventContext
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
-from pipeline.queue.attempt import AlreadyOver
+from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing

@@ -32,7 +32,7 @@ from pipeline.errors import DependencyUnavailable, PermanentJobError, Validation
 from pipeline.hold import BACKGROUND, lane_behind
 from pipeline.hooks import Analysis
 from pipeline.metrics import Metrics
-from pipeline.queue.attempt import AlreadyOver
+from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
@@ -220,9 +220,7 @@ class Reanalyzing:
         """Let the result stand that is there, and say in the asset's attempts and the counts that it was looked at."""
         asset = result.asset
         attempt = result.attempt.ended("completed", LESS)
-        await until_stored(
-            lambda: self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, attempt)
-        )
+        await until_stored(lambda: self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, attempt))
         self._orphaned_images.discard_later(names_of(*(result.previews or {}).values()))
         self._note("kept", job)
         await self._job_records.forget(job.id)

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from pipeline.assets.asset import ASSET_ID, Asset, ImageRef
+from pipeline.assets.asset import Asset, ImageRef
+from pipeline.assets.asset_ids import ASSET_ID
 from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Record, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, ConfigurationError, DependencyUnavailable, PipelineError, ValidationError

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from pipeline.assets.asset import Asset, AssetStatus, ImageRef, job_data, new_asset_id
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef, job_data
+from pipeline.assets.asset_ids import new_asset_id
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.delays import retry_delays

@@ -13,7 +13,8 @@ import secrets
 
 import structlog
 
-from pipeline.assets.asset import SCHEMA, guess_backend
+from pipeline.assets.asset import SCHEMA
+from pipeline.assets.asset_parts import guess_backend
 from pipeline.assets.store import SCHEMA_KIND, AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, processed_public_id
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.asset_ids import processed_public_id
 from pipeline.assets.image import ImageInfo
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now

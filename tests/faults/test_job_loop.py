@@ -221,13 +221,13 @@ async def test_blocking_call_that_never_settles_is_given_up(bench: Bench, monkey
     handler = Handler(nothing)
     bench.start(handler)
     blocking = bench.queues[-1]._blocking
-    original = blocking._linked
+    original = blocking._open_link
     monkeypatch.setattr(blocking, "_call_seconds", 0.5)
-    monkeypatch.setattr(blocking, "_linked", never)
+    monkeypatch.setattr(blocking, "_open_link", never)
     await hung.wait()
     await bench.enqueue(1)
     await handler.started.get()
-    monkeypatch.setattr(blocking, "_linked", original)
+    monkeypatch.setattr(blocking, "_open_link", original)
 
 
 @pytest.mark.gen_test(timeout=30)

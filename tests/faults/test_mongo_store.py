@@ -173,7 +173,7 @@ async def test_mongo_index_may_take_longer_than_any_call(filled_uri: str) -> Non
 @pytest.mark.gen_test(timeout=30)
 async def test_mongo_index_build_that_fails_is_repeated(filled_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a line in the log each time, without secrets; the others follow."""
-    monkeypatch.setattr("pipeline.assets.mongo_indexes.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.assets.mongo_indexes.RETRY_SECONDS", (0.01, 0.01))
     answers = [{"ok": 0.0, "code": 11601, "errmsg": "interrupted, password=hidden"}] * 3
 
     async def refuse_builds(name: str) -> dict[str, Any] | None:

@@ -18,7 +18,8 @@ import pytest
 from redis import Redis
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import Asset, AssetStatus, ImageRef, processed_public_id
+from pipeline.assets.asset import Asset, AssetStatus, ImageRef
+from pipeline.assets.asset_ids import processed_public_id
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import Record
 from pipeline.clock import utc_now

@@ -23,7 +23,8 @@ import pytest
 from bson import ObjectId
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, AssetStatus, ImageRef, guess_backend
+from pipeline.assets.asset import ATTEMPTS_AT_MOST, SCHEMA, AiMetadata, Asset, AssetStatus, ImageRef
+from pipeline.assets.asset_parts import guess_backend
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.mongo_driver import DEFAULT_DRIVER
 from pipeline.assets.movable import MovableStore
@@ -1068,7 +1069,7 @@ async def test_damaged_record_beside_the_assets_stops_no_search(
     assert [each for each in await store.all_records(limit=9) if each.kind == "kind"] == left
     assert await store.find_record("kind", "0") is None
     assert sorted(each.id for each in await store.records_of("user-1")) == [*"01234"]
-    assert len([line for line in logs if line["event"] == "kept_damaged"]) == 2
+    assert len([line for line in logs if line["event"] == "record_damaged"]) == 2
     await store.delete_records("kind", *"02")
     assert len(await store.records_of("user-1")) == 3
 

@@ -8,7 +8,8 @@ import pytest
 from redis import Redis
 
 from pipeline.hold import ProviderReport, ProviderState
-from pipeline.queue.attempt import AlreadyOver, RetryPolicy
+from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.job import Finish, Job, JobState, Outcome
 from pipeline.queue.queue import JobQueue
 from tests.workers import Bench, Claimer, Handler, count, failing, nothing

@@ -8,14 +8,14 @@ import pytest
 from redis import Redis
 
 from pipeline.hold import BACKGROUND
-from pipeline.queue.prefetch import AHEAD_AT_MOST, LATE_SECONDS, REMEMBERED, Prefetch
+from pipeline.queue.prefetch import PREFETCH_AT_MOST, LATE_SECONDS, REMEMBERED, Prefetch
 from pipeline.queue.job import Job
 from tests.workers import Bench, Handler, nothing
 
 
 @pytest.mark.parametrize(
     ("seconds", "running", "count"),
-    [(0, 0, AHEAD_AT_MOST), (0.005, 0, 10), (0.02, 0, 2), (0.051, 0, 0), (0, 0.02, 2), (0, 0.06, 0)],
+    [(0, 0, PREFETCH_AT_MOST), (0.005, 0, 10), (0.02, 0, 2), (0.051, 0, 0), (0, 0.02, 2), (0, 0.06, 0)],
 )
 def test_only_what_starts_within_ten_milliseconds(seconds: float, running: float, count: int) -> None:
     """By the slowest of the last jobs, and of those that run."""
@@ -28,7 +28,7 @@ def test_only_what_starts_within_ten_milliseconds(seconds: float, running: float
     assert ahead.count(running) == count
     for _ in range(REMEMBERED):
         ahead.ended(0.0)
-    assert ahead.count(0) == AHEAD_AT_MOST
+    assert ahead.count(0) == PREFETCH_AT_MOST
 
 
 @pytest.mark.gen_test(timeout=20)

@@ -19,7 +19,7 @@ from pipeline.hooks.job_side import Permit, AnalysisListener
 from pipeline.hooks.notifiers import EventContext
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
-from pipeline.queue.attempt import AlreadyOver
+from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.attempts import Attempt
 from pipeline.usecases.cleaning import Cleaning

@@ -21,7 +21,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, ValidationError
 from pipeline.hooks import Analysis, Attribute, ProcessedImage
 from pipeline.metrics import Metrics
-from pipeline.queue.attempt import AlreadyOver
+from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases import orphaned_images as orphaned_images_module

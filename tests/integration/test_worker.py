@@ -11,7 +11,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks.breaker import Breaker, SharedBreakers
-from pipeline.queue import queue as queue_module
+from pipeline.queue import calls as queue_calls
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Job, JobState
 from pipeline.queue.queue import JobQueue
@@ -240,7 +240,7 @@ async def test_job_that_stalls_too_often_is_given_up_by_the_next_worker(bench: B
 @pytest.mark.gen_test(timeout=20)
 async def test_giving_up_is_repeated_until_it_succeeds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose failure could not be recorded is not acknowledged as failed, and its work is not done again."""
-    monkeypatch.setattr("pipeline.queue.attempt.GIVE_UP_AGAIN_MS", 10)
+    monkeypatch.setattr("pipeline.queue.attempt.GIVE_UP_RETRY_MS", 10)
     handler = Handler(failing(RetryableJobError("AI service unavailable")))
     handler.give_up_error = DependencyUnavailable("The store cannot be reached")
     bench.start(handler, RetryPolicy(attempts=1))
@@ -363,14 +363,14 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Holds begin with a wait of 50 ms."""
     monkeypatch.setattr("pipeline.hooks.breaker.FIRST_WAIT_SECONDS", 0.05)
     monkeypatch.setattr("pipeline.hooks.breaker.LEAST_BUSY_SECONDS", 0.05)
-    source = queue_module._source
+    source = queue_calls._source
 
     def short(verb: str) -> str:
         script = source(verb).replace("FIRST_WAIT_MS = 1000", "FIRST_WAIT_MS = 50")
         assert verb != "step" or "FIRST_WAIT_MS = 50" in script
         return script
 
-    monkeypatch.setattr(queue_module, "_source", short)
+    monkeypatch.setattr(queue_calls, "_source", short)
 
 
 @pytest.mark.gen_test(timeout=20)

@@ -8,15 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from pipeline.assets.asset import (
-    AiMetadata,
-    Asset,
-    AssetStatus,
-    ImageRef,
-    new_asset_id,
-    preview_public_id,
-    to_timestamp,
-)
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, to_timestamp
+from pipeline.assets.asset_ids import new_asset_id, preview_public_id
 from pipeline.clock import utc_now
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset

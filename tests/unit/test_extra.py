@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, ai_metadata_document
+from pipeline.assets.asset import AiMetadata
+from pipeline.assets.asset_parts import ai_metadata_document
 from pipeline.hooks import Analysis
 from pipeline.hooks.checks import cleaned, find_fault
 from tests.fake_plugins import House, make_analysis, make_module, make_request

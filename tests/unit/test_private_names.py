@@ -96,18 +96,26 @@ def foreign(tree: ast.AST, inherited: set[str]) -> Iterator[str]:
             yield from filter(is_private, names)
 
 
+def bases_of(nodes: list[ast.ClassDef], classes: list[ast.ClassDef]) -> list[ast.ClassDef]:
+    """Return the classes of ours that these build on, and those that the former build on, and so on."""
+    found: list[ast.ClassDef] = []
+    waiting = list(nodes)
+    while waiting:
+        names = {base.id for base in waiting.pop().bases if isinstance(base, ast.Name)}
+        new = [each for each in classes if each.name in names and each not in found]
+        found += new
+        waiting += new
+    return found
+
+
 def private_names() -> dict[str, set[str]]:
     """Return what the scan finds, by file."""
     trees = {path: ast.parse(path.read_text()) for path in (*modules("pipeline"), *modules("plugins"))}
-    by_class: dict[str, set[str]] = defaultdict(set)
-    for tree in trees.values():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef):
-                by_class[node.name] |= set(defined(node))
+    classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     found = {}
     for path, tree in trees.items():
-        bases = [base for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
-        inherited = {name for base in bases if isinstance(base, ast.Name) for name in by_class.get(base.id, ())}
+        own = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        inherited = {name for base in bases_of(own, classes) for name in defined(base)}
         if names := set(foreign(tree, inherited)):
             found[str(path.relative_to(ROOT))] = names
     return found

@@ -1,7 +1,7 @@
-"""Removes from a picture's file what is not the picture: where and when it was taken, by whom, with which device.
+"""Removes metadata from a picture's file: where and when it was taken, by whom, with which device.
 
-The parts of the file are copied or left out; pixels are never decoded, so they stay as they are, bit for bit. What
-stays is on a list in each module, one for each family of formats: a part that is on no list goes. Pure; blocking: runs
+The parts of the file are copied or left out; pixels are never decoded, so they stay as they are, bit for bit. Each
+module, one for each family of formats, lists the parts that stay: all others are removed. Pure; blocking: runs
 in the thread pool. docs/privacy.md says what is removed.
 
 Hostile files: at most one block of the file and a few megabytes of tables are in memory, and the number of parts is
@@ -31,10 +31,12 @@ FAMILIES: dict[str, Callable[[Source], Copy]] = {
 
 
 def find_clean(source: BinaryIO, content_type: str, parts: int | None = None) -> Copy | None:
-    """Return how the picture is without metadata, ready to be written while the source is open; None when it has none.
+    """Return the picture without metadata, to be written while the source is open; None when it has no metadata.
 
-    The source is left at its start. ValueError: the file is not built as its format says, so that nobody knows what
-    else it holds. A file that is cut off is no such file: what is there is cleaned. parts: see Source; TooManyParts.
+    The source is left at its start.
+    parts: see Source; TooManyParts.
+    ValueError: the file violates its format, so that it may have any other content. A truncated file is accepted: the
+    part that is there is cleaned.
     """
     family = FAMILIES.get(content_type)
     if family is None:
@@ -49,7 +51,7 @@ def find_clean(source: BinaryIO, content_type: str, parts: int | None = None) ->
 
 
 def clean(source: BinaryIO, target: BinaryIO, content_type: str) -> bool:
-    """Write the picture without metadata into target and return True; False when it has none, and nothing is written.
+    """Write the picture without metadata to target and return True; False when it has none: then nothing is written.
 
     Both files are left at their start. ValueError: see find_clean.
     """
@@ -61,7 +63,7 @@ def clean(source: BinaryIO, target: BinaryIO, content_type: str) -> bool:
 
 
 def write(copy: Copy, source: BinaryIO, target: BinaryIO) -> None:
-    """Write what find_clean found in the source into target; both are left at their start."""
+    """Write the copy that find_clean returned for the source to target; both are left at their start."""
     copy.write(target)
-    target.seek(0)  # writes what is left in the file's buffer
+    target.seek(0)  # flushes the file's buffer
     source.seek(0)

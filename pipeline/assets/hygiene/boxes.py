@@ -1,4 +1,4 @@
-"""Boxes of AVIF and HEIC that are in memory: what both kinds of tables are made of. Pure."""
+"""Boxes of AVIF and HEIC in memory. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Count = Callable[[int], None]  # Source.count
 
 
 def read(content: bytes, at: int, count: Count) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the boxes that another one holds, as (kind, content). at: where the first begins."""
+    """Yield the boxes in the content of another box, as (kind, content). at: the offset of the first."""
     while at < len(content):
         count(1)
         size, kind = struct.unpack_from(">I4s", content, at)
@@ -25,10 +25,10 @@ def write(kind: bytes, content: bytes) -> bytes:
 
 
 def blank(size: int) -> tuple[bytes, bytes]:
-    """Return a box that says nothing, whose content has that size."""
+    """Return an empty box whose content has that size."""
     return b"free", bytes(size)
 
 
 def nameless(handler: bytes) -> bytes:
-    """Return the content of a box `hdlr` without the name it gives, at the same size."""
+    """Return the content of a box `hdlr` without its name, at the same size."""
     return handler[:24] + bytes(max(0, len(handler) - 24))

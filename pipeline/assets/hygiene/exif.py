@@ -1,4 +1,4 @@
-"""The least EXIF that says how a picture is to be turned. Pure."""
+"""The smallest EXIF data that holds an orientation. Pure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import struct
 
 from pipeline.sandbox.orientation import ORIENTATION, SHORT
 
-# As much as is looked at: the table itself, not what it points to.
-LOOKED_AT_BYTES = 64 * 1024
+# So much is read: the table itself, not the data it points to.
+READ_BYTES = 64 * 1024
 
 
 def minimal(orientation: int) -> bytes:

@@ -1,7 +1,7 @@
 """Cleans GIF. Pure.
 
 A file is a screen, then pictures and extensions up to a trailer. Delays and transparency, the number of repetitions
-and a colour profile are kept; comments, texts and what programs wrote for themselves go.
+and a colour profile stay; comments, texts and data of programs are removed.
 Source: GIF89a specification; the NETSCAPE2.0 and ICCRGBG1012 extensions.
 """
 
@@ -28,7 +28,7 @@ def clean(source: Source) -> Copy:
         start = at
         if kind == IMAGE:
             descriptor = source.take(at, 10)
-            # The tables, and a byte that says how wide the codes are.
+            # The tables, and a byte with the width of the codes.
             at = _after_blocks(source, at + 11 + _table_bytes(descriptor[-1]))
             copy.keep(start, at)
             has_picture = True
@@ -40,7 +40,7 @@ def clean(source: Source) -> Copy:
         else:
             if kind == TRAILER:
                 copy.keep(at, at + 1)
-            break  # after anything else a decoder goes no further
+            break  # a decoder stops at anything else
     if not has_picture:
         raise ValueError("no picture")
     return copy
@@ -61,7 +61,7 @@ def _table_bytes(flags: int) -> int:
 
 
 def _after_blocks(source: Source, at: int) -> int:
-    """Return where the blocks end that begin there: each has its length before it, the last is empty."""
+    """Return the end of the blocks that begin at `at`: each has its length before it, the last is empty."""
     while at < source.size:
         block, start = source.block(at)
         index, blocks = at - start, 0

@@ -1,10 +1,10 @@
 """Cleans AVIF and HEIC: files of boxes (ISO base media). Pure.
 
-The box `meta` says which items the file has and at which place of the file each one's data lies, so nothing may move:
-`meta` is rewritten at its own size (items.py), and whatever else must go is overwritten with zeros. All of `mdat` goes
-but the data of the pictures that are kept, so it does not matter what else somebody put there. Boxes behind the last
-one that is needed are cut off: motion photos keep their film there. The orientation is a property of the picture and
-stays; readers heed no orientation in EXIF.
+The box `meta` lists the items of the file and the offset of each one's data, so nothing may move: `meta` is rewritten
+at its own size (items.py), and all other data to be removed is overwritten with zeros. Of `mdat` only the data of the
+pictures that stay is copied, so any other content there is removed. Boxes behind the last one that is needed are cut
+off: motion photos have their film there. The orientation is a property of the picture and stays; readers ignore an
+orientation in EXIF.
 Sources: ISO/IEC 14496-12, 23008-12 (HEIF) and 23000-22 (MIAF).
 """
 
@@ -22,7 +22,7 @@ NEEDED = {b"ftyp", b"meta", b"moov", b"mdat"}
 
 
 class _Box(NamedTuple):
-    """body: where its content begins. end: where the next box does, at most the file's size."""
+    """body: the offset of its content. end: the offset of the next box, at most the file's size."""
 
     kind: bytes
     start: int
@@ -41,7 +41,7 @@ def clean(source: Source) -> Copy:
     if b"moov" in tables:
         moov, of_tracks = tracks.clean(_content(source, tables[b"moov"]), source.count)
         needed = [*needed, *of_tracks]
-    if not (places := _joined(needed, source.size)):
+    if not (ranges := _joined(needed, source.size)):
         raise ValueError("no picture")
     copy = Copy(source)
     last = max(number for number, box in enumerate(boxes) if box.kind in NEEDED)
@@ -56,10 +56,10 @@ def clean(source: Source) -> Copy:
             copy.put(moov, box.body, box.end)
         elif box.kind == b"mdat":
             copy.keep(box.start, box.body)
-            _keep_places(copy, box, places)
+            _keep_ranges(copy, box, ranges)
         else:
             _blank(source, copy, box)
-    if places:
+    if ranges:
         raise ValueError("a picture outside of the place for pictures")
     return copy
 
@@ -73,7 +73,7 @@ def _boxes(source: Source) -> Iterator[_Box]:
             size, body = int.from_bytes(head[8:]), at + 16
         end = at + size if size else source.size
         if end < body:
-            # Rubbish behind the picture is cut off; before it nobody knows where it is.
+            # Invalid data behind the picture is cut off; before the picture, the file is refused.
             return
         yield _Box(head[4:8], at, body, min(end, source.size))
         at = end
@@ -85,10 +85,10 @@ def _content(source: Source, box: _Box) -> bytes:
     return source.take(box.body, box.end - box.body)
 
 
-def _joined(places: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    """Return the places from last to first, as (start, end), those that touch as one; what is beyond size is away."""
+def _joined(ranges: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    """Return the ranges from last to first, as (start, end), cut at size; ranges that touch are joined."""
     joined: list[tuple[int, int]] = []
-    for start, end in sorted(places):
+    for start, end in sorted(ranges):
         end = min(end, size)
         if start >= end:
             continue
@@ -99,11 +99,11 @@ def _joined(places: Iterable[tuple[int, int]], size: int) -> list[tuple[int, int
     return joined[::-1]
 
 
-def _keep_places(copy: Copy, box: _Box, places: list[tuple[int, int]]) -> None:
-    """Keep the places that are within the box, and take them off the list; the rest of the box becomes zeros."""
+def _keep_ranges(copy: Copy, box: _Box, ranges: list[tuple[int, int]]) -> None:
+    """Copy the ranges within the box, and remove them from the list; the rest of the box becomes zeros."""
     at = box.body
-    while places and at <= places[-1][0] and places[-1][1] <= box.end:
-        start, end = places.pop()
+    while ranges and at <= ranges[-1][0] and ranges[-1][1] <= box.end:
+        start, end = ranges.pop()
         copy.blank(at, start)
         copy.keep(start, end)
         at = end

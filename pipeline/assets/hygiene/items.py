@@ -1,8 +1,8 @@
-"""Cleans the box `meta` of AVIF and HEIC: which items there are, what they are, where they lie. Pure.
+"""Cleans the box `meta` of AVIF and HEIC: the tables of items, their kinds and their offsets. Pure.
 
-Kept are the primary item, the tiles and layers it is made of, and its transparency. All others go: EXIF, XMP,
-thumbnails, depth and gain maps, further pictures of a burst. Their entries are removed from the tables; a box `free`
-fills the room that this gives.
+The primary item stays, with its tiles and layers and its transparency. All others are removed: EXIF, XMP, thumbnails,
+depth and gain maps, further pictures of a burst. Their entries are removed from the tables; a box `free` fills the room
+of these.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pipeline.assets.containers import ALPHA
 from pipeline.assets.hygiene import boxes
 from pipeline.assets.hygiene.boxes import Count
 
-# What decodes to pixels.
+# The kinds of items that decode to pixels.
 PICTURES = {b"hvc1", b"hev1", b"av01", b"avc1", b"vvc1", b"j2k1", b"unci", b"grid", b"iden", b"iovl", b"mski"}
-# What decoding, colours, sides and the orientation need; a description, a date or a name is no such property.
+# The properties that decoding, colours, size and orientation need; a description, a date or a name is not among them.
 PROPERTIES = {
     *(b"ispe", b"pixi", b"colr", b"irot", b"imir", b"clap", b"pasp", b"auxC", b"clli", b"mdcv", b"cclv", b"amve"),
     *(b"hvcC", b"lhvC", b"av1C", b"avcC", b"vvcC", b"jpgC", b"j2kH", b"a1op", b"a1lx", b"lsel", b"oinf", b"tols"),
     *(b"cmpd", b"uncC", b"cmpC", b"icef", b"cpat", b"snuc", b"splz", b"sbpm", b"cloc", b"mskC"),
 }
-OWN_FILE = 28  # content of a `dinf` that only says that the data is in this file
+OWN_FILE = 28  # the size of a `dinf` that only says that the data is in this file
 IN_FILE, IN_TABLE = 0, 1
 
 
 class _Location(NamedTuple):
-    """entry: as it stands in the table. where: IN_FILE, IN_TABLE (the box `idat`) or other. extents: (start, end)."""
+    """entry: its bytes in the table. where: IN_FILE, IN_TABLE (the box `idat`) or other. extents: (start, end)."""
 
     entry: bytes
     where: int
@@ -37,7 +37,7 @@ class _Location(NamedTuple):
 
 
 def clean(meta: bytes, count: Count) -> tuple[bytes, list[tuple[int, int]]]:
-    """Return the content of `meta` without what goes, at the same size, and where in the file the pictures lie."""
+    """Return the cleaned content of `meta`, at the same size, and the ranges of the file with the pictures."""
     children = list(boxes.read(meta, 4, count))
     found = dict(reversed(children))
     version, pitm = found[b"pitm"][0], found[b"pitm"]
@@ -55,7 +55,7 @@ def clean(meta: bytes, count: Count) -> tuple[bytes, list[tuple[int, int]]]:
     for item in kept & locations.keys():
         location = locations[item]
         if location.where not in (IN_FILE, IN_TABLE):
-            raise ValueError("a picture in a place that nobody uses")
+            raise ValueError("a picture in a place that no encoder uses")
         (places if location.where == IN_FILE else in_table).extend(location.extents)
     cleaned: dict[bytes, Callable[[bytes], bytes | None]] = {
         b"hdlr": boxes.nameless,
@@ -70,20 +70,20 @@ def clean(meta: bytes, count: Count) -> tuple[bytes, list[tuple[int, int]]]:
     }
     left = []
     for kind, content in children:
-        if kind in cleaned and (what_stays := cleaned[kind](content)) is not None:
-            left.append((kind, what_stays))
+        if kind in cleaned and (rest := cleaned[kind](content)) is not None:
+            left.append((kind, rest))
     return _filled(meta[:4], left, len(meta)), places
 
 
 def _filled(head: bytes, children: list[tuple[bytes, bytes]], size: int) -> bytes:
-    """Return the content of `meta` with what is missing to its size."""
+    """Return the content of `meta`, filled up to its size."""
     missing = size - len(head) - sum(8 + len(content) for _, content in children)
     if missing < 0:
         raise ValueError("grew")
     if missing >= 8:
         children = [*children, boxes.blank(missing - 8)]
     elif missing:
-        # Too little for a box; the name of the handler, which is empty, gets longer.
+        # Too little for a box: the empty name of the handler is made longer.
         handler = next(number for number, (kind, _) in enumerate(children) if kind == b"hdlr")
         children[handler] = (b"hdlr", children[handler][1] + bytes(missing))
     return head + b"".join(boxes.write(*child) for child in children)
@@ -92,7 +92,7 @@ def _filled(head: bytes, children: list[tuple[bytes, bytes]], size: int) -> byte
 def _needed(
     primary: int, kinds: dict[int, bytes], references: list[tuple[bytes, int, list[int]]], alphas: Collection[int]
 ) -> set[int]:
-    """Return the items that the primary one is made of, itself among them."""
+    """Return the primary item and the items that it is made of."""
     parts: dict[int, list[int]] = defaultdict(list)
     for kind, item, others in references:
         if kind == b"dimg":
@@ -110,7 +110,7 @@ def _needed(
     return needed
 
 
-# each table: how it is read, and what is left of it
+# each table: read, then cleaned
 
 
 def _infos(iinf: bytes, count: Count) -> Iterator[tuple[int, bytes, bytes]]:
@@ -118,7 +118,7 @@ def _infos(iinf: bytes, count: Count) -> Iterator[tuple[int, bytes, bytes]]:
     for kind, content in boxes.read(iinf, 8 if iinf[0] else 6, count):
         version = content[0]
         if kind != b"infe" or version not in (2, 3):
-            yield -1, b"", content  # of the time before HEIC
+            yield -1, b"", content  # older than HEIC
             continue
         head = 12 if version == 2 else 14
         entry = content[:head] + bytes(len(content) - head)
@@ -160,7 +160,7 @@ def _clean_locations(iloc: bytes, kept: set[int], count: Count) -> bytes:
 
 
 def _references(iref: bytes, count: Count) -> Iterator[tuple[bytes, int, list[int]]]:
-    """Yield the kind of each reference, the item it is of and those it is to."""
+    """Yield the kind of each reference, its item and the items it refers to."""
     for kind, content in boxes.read(iref, 4, count):
         width = 4 if iref[0] else 2
         many = int.from_bytes(content[width : width + 2])
@@ -193,7 +193,7 @@ def _properties(iprp: bytes, count: Count) -> tuple[list[tuple[bytes, bytes]], d
 
 
 def _associations(ipma: bytes, count: Count) -> Iterator[tuple[int, bytes, list[tuple[int, bytes]]]]:
-    """Yield each item, the head of its entry and its properties: number, and as it is written."""
+    """Yield each item, the head of its entry and its properties: number, and its bytes."""
     id_bytes, index_bytes = (4 if ipma[0] else 2), (2 if ipma[3] & 1 else 1)
     at = 8
     for _ in range(int.from_bytes(ipma[4:8])):
@@ -208,7 +208,7 @@ def _associations(ipma: bytes, count: Count) -> Iterator[tuple[int, bytes, list[
 
 
 def _clean_properties(iprp: bytes, kept: set[int], associations: dict[int, list[int]], count: Count) -> bytes:
-    """Properties keep their numbers: one that goes leaves an empty box, and 0 where it was named."""
+    """Return the cleaned box. Properties keep their numbers: a removed one leaves an empty box and entries of 0."""
     used = {index for item in kept for index in associations.get(item, [])}
     known: set[int] = set()
     out = []

@@ -1,7 +1,7 @@
 """Cleans PNG and APNG. Pure.
 
-A file is chunks up to IEND. What decoding, colours and animation need is kept as it is, checksums and all; texts, the
-time, EXIF but for the orientation, and what programs wrote for themselves go.
+A file is chunks up to IEND. The chunks for decoding, colours and animation stay as they are, with their checksums;
+texts, the time, EXIF without the orientation, and data of programs are removed.
 Sources: W3C PNG third edition; libpng.
 """
 
@@ -16,7 +16,7 @@ from pipeline.sandbox.orientation import UPRIGHT, orientation_in
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ANY = 2**31 - 1
-# The chunks that are kept, and the most bytes each may have: a longer one holds something else.
+# The chunks that stay, and the most bytes each may have: a longer one has other content too.
 KEPT = {
     b"IHDR": 13,
     b"PLTE": 768,
@@ -54,16 +54,16 @@ def clean(source: Source) -> Copy:
             copy.put(END, at, end)
             break
         if not kind.isalpha() and has_picture:
-            break  # a decoder goes no further either
+            break  # a decoder stops here too
         if length <= KEPT.get(kind, -1):
             copy.keep(at, end)
             has_picture |= kind == b"IDAT"
         elif kind == b"eXIf" and not has_exif and not has_picture:
-            # Browsers look at the first only, and at none behind the picture.
+            # Browsers read the first one only, and none behind the picture.
             has_exif = True
             _keep_orientation(source, copy, at, end)
         elif not kind[0] & 0x20:
-            raise ValueError("a chunk that must be understood, and is not")
+            raise ValueError("an unknown chunk that a decoder must understand")
         at = end
     if not has_picture:
         raise ValueError("no picture")
@@ -71,7 +71,7 @@ def clean(source: Source) -> Copy:
 
 
 def _keep_orientation(source: Source, copy: Copy, start: int, end: int) -> None:
-    tiff = source.take(start + 8, min(exif.LOOKED_AT_BYTES, end - start - 12))
+    tiff = source.take(start + 8, min(exif.READ_BYTES, end - start - 12))
     if end <= source.size and (orientation := orientation_in(tiff)) != UPRIGHT:
         copy.put(_chunk(b"eXIf", exif.minimal(orientation)), start, end)
 

@@ -1,4 +1,4 @@
-"""A file that is read in blocks, and the parts of it that a clean copy has. Pure."""
+"""Source: a file that is read in blocks. Copy: the parts of it in the clean copy. Pure."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ class TooManyParts(ValueError):
 
 
 class Source:
-    """Gives bytes of a file by their place. Never holds more of it than one block, or one part that was asked for."""
+    """Returns bytes of a file by their offset. Has at most one block, or one requested part, in memory."""
 
     def __init__(self, file: BinaryIO, parts: int | None = None) -> None:
-        """parts: how many there may be; default: as many as a picture of that size may have."""
+        """parts: the most parts allowed; default: as many as a picture of that size may have."""
         self._file = file
         self.size = file.seek(0, os.SEEK_END)
         self._parts_left = PARTS + self.size // BYTES_A_PART if parts is None else parts
         self._block, self._start = b"", 0
 
     def count(self, parts: int = 1) -> None:
-        """Say that so many parts were seen; TooManyParts when there are more than allowed."""
+        """Count so many parts; TooManyParts when there are more than allowed."""
         self._parts_left -= parts
         if self._parts_left < 0:
             raise TooManyParts("more parts than any picture has")
 
     def block(self, at: int, least: int = 1) -> tuple[bytes, int]:
-        """Return a block that has so many bytes from that place on, fewer at the file's end, and where it begins."""
+        """Return a block with `least` bytes from that offset on, fewer at the file's end, and the block's offset."""
         if not self._start <= at or at + least > self._start + len(self._block):
             self._file.seek(at)
             self._block, self._start = self._file.read(max(least, BLOCK_BYTES)), at
@@ -46,7 +46,7 @@ class Source:
         return block[at - start : at - start + count]
 
     def find(self, pattern: re.Pattern[bytes], at: int) -> int:
-        """Return where two bytes that match the pattern come first; the file's size when they do not."""
+        """Return the offset of the first two bytes that match the pattern; the file's size when none do."""
         while at < self.size:
             block, start = self.block(at, 2)
             if found := pattern.search(block, at - start):
@@ -56,14 +56,14 @@ class Source:
 
 
 class Copy:
-    """The parts of a clean copy in their order: places of the source, and bytes of our own."""
+    """The parts of a clean copy in their order: ranges of the source, and new bytes."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._parts: list[tuple[int, int] | bytes] = []
 
     def keep(self, start: int, end: int) -> None:
-        """Let what the source has there follow, as far as it goes."""
+        """Append that range of the source, as far as it goes."""
         end = min(end, self._source.size)
         if start >= end:
             return
@@ -73,21 +73,21 @@ class Copy:
             self._parts.append((start, end))
 
     def put(self, content: bytes, start: int, end: int) -> None:
-        """Let these bytes follow, which stand for what the source has there."""
+        """Append these bytes in place of that range of the source."""
         if len(content) == end - start and self._source.take(start, end - start) == content:
             self.keep(start, end)
         elif content:
             self._parts.append(content)
 
     def blank(self, start: int, end: int) -> None:
-        """Let as many zeros follow as the source has bytes there."""
+        """Append zeros in place of that range of the source."""
         end = min(end, self._source.size)
         for at in range(start, end, BLOCK_BYTES):
             count = min(BLOCK_BYTES, end - at)
             self.put(ZEROS[:count] if count < BLOCK_BYTES else ZEROS, at, at + count)
 
     def follow(self, other: Copy) -> None:
-        """Let all parts of the other one follow."""
+        """Append all parts of the other copy."""
         for part in other._parts:
             if isinstance(part, tuple):
                 self.keep(*part)
@@ -96,7 +96,7 @@ class Copy:
 
     @property
     def is_changed(self) -> bool:
-        """True when it is not the source itself."""
+        """True when the copy differs from the source."""
         return self._parts != [(0, self._source.size)]
 
     def write(self, target: BinaryIO) -> None:

@@ -1,7 +1,7 @@
 """Cleans the box `moov` of a moving AVIF or HEIC: its tracks of pictures and of their transparency stay. Pure.
 
-Films with sound, tracks of other data, names and times go. Nothing changes its place: a box that goes becomes an empty
-one of the same size.
+Films with sound, tracks of other data, names and times are removed. Nothing moves: a removed box becomes an empty one
+of the same size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import accumulate
 from pipeline.assets.hygiene import boxes
 from pipeline.assets.hygiene.boxes import Count
 
-# Which boxes hold others, and in which box each is: no other nesting is followed.
+# The boxes that contain others, and the box around each: no other nesting is followed.
 HOLDERS = {b"trak": b"moov", b"mdia": b"trak", b"edts": b"trak", b"minf": b"mdia", b"stbl": b"minf"}
 KEPT = {
     *(b"elst", b"tref", b"vmhd", b"nmhd", b"stsd", b"stts", b"ctts", b"cslg", b"stsc", b"stsz", b"stz2"),
@@ -25,7 +25,7 @@ PICTURES = {b"pict", b"auxv"}
 
 
 def clean(moov: bytes, count: Count) -> tuple[bytes, list[tuple[int, int]]]:
-    """Return the content of `moov` without what goes, at the same size, and where in the file its pictures lie."""
+    """Return the cleaned content of `moov`, at the same size, and the ranges of the file with its pictures."""
     places: list[tuple[int, int]] = []
     out = []
     for kind, content in boxes.read(moov, 0, count):
@@ -42,7 +42,7 @@ def _cleaned(kind: bytes, content: bytes, holder: bytes, count: Count) -> bytes:
         inner = (_cleaned(*each, kind, count) for each in boxes.read(content, 0, count))
         return boxes.write(kind, b"".join(inner))
     if kind in TIMED:
-        # When it was made and changed.
+        # The times of its creation and change.
         times = 16 if content[0] else 8
         content = content[:4] + bytes(times) + content[4 + times :]
     elif kind == b"hdlr":
@@ -65,7 +65,7 @@ def _table(trak: bytes, count: Count) -> dict[bytes, bytes]:
 
 
 def _places(table: dict[bytes, bytes], count: Count) -> Iterator[tuple[int, int]]:
-    """Yield where the samples of a track lie: chunk by chunk, each of some samples in a row."""
+    """Yield the ranges of the samples of a track: chunk by chunk, each of some samples in a row."""
     sizes = table[b"stsz"]
     each, samples = struct.unpack_from(">II", sizes, 4)
     count(1 if each else samples)

@@ -1,8 +1,7 @@
 """Cleans WebP. Pure.
 
-A file is one RIFF of chunks; frames of an animation hold chunks of their own. EXIF goes as a whole, the orientation
-with it: no browser heeds the orientation in a WebP (tried with Chromium 156), so that the copy is shown as the original
-is.
+A file is one RIFF of chunks; frames of an animation have chunks of their own. EXIF is removed with the orientation: no
+browser obeys the orientation in a WebP (tried with Chromium 156), so the copy is shown like the original.
 Source: developers.google.com/speed/webp/docs/riff_container.
 """
 
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 
 from pipeline.assets.hygiene.source import Copy, Source
 
-# Which chunks are kept, and as what they count: of each only the first is kept, but for frames.
+# The chunks that stay, and their role: of each role only the first stays, except frames.
 KEPT = {
     b"VP8X": "canvas",
     b"ICCP": "colours",
@@ -47,7 +46,7 @@ def clean(source: Source) -> Copy:
 
 
 class _Chunks:
-    """removed_bytes: of those that the RIFF says it has, also where the file is cut off."""
+    """removed_bytes: by the sizes in the RIFF, also when the file is truncated."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -81,7 +80,7 @@ class _Chunks:
         self.copy.keep(start + 9, end)
 
     def _add_frame(self, start: int, end: int) -> None:
-        """A frame holds its picture, and may hold more."""
+        """Add a frame: its head and the chunks of its picture."""
         (size,) = struct.unpack("<I", self._source.take(start + 4, 4))
         inner, at = Copy(self._source), start + 8 + FRAME_HEAD_BYTES
         inner_end, kept = min(end, start + 8 + size), FRAME_HEAD_BYTES
@@ -99,7 +98,7 @@ class _Chunks:
 
 
 def _chunks(source: Source, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each chunk, where it begins and where the next one does, at most at `end`."""
+    """Yield the name of each chunk, its offset and that of the next one, at most `end`."""
     while at + 8 <= end and len(head := source.take(at, 8)) == 8:
         source.count()
         (size,) = struct.unpack("<I", head[4:])

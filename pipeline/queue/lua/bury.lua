@@ -2,7 +2,7 @@
 -- Called by JobQueue.restore_failed.
 -- KEYS: those of place.lua, completed, failed, owner
 -- ARGV: clock offset (ms), store id or '' (see owner.lua), job id, record (JSON), state (JSON), when it failed (ms)
--- Returns: 'ok', 'exists' or 'foreign': then nothing has been done
+-- Returns: 'ok', 'exists' or 'foreign': then nothing has changed
 local completed, failed, owner = KEYS[6], KEYS[7], KEYS[8]
 local _, store_id, id, record, state, failed_at = unpack(ARGV)
 

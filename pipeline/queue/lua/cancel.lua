@@ -1,8 +1,8 @@
--- waiting, delayed or parked -> completed. An active job stays with its worker, which renew.lua tells of it.
+-- waiting, delayed or parked -> completed. An active job stays with its worker, which learns of it from renew.lua.
 -- Called by JobQueue.cancel.
 -- KEYS: those of place.lua, completed, delayed, parked
 -- ARGV: clock offset (ms), job id
--- Returns: the state it was in (waiting|delayed|active), or 'missing': not known, completed or a dead letter; then nothing has been done
+-- Returns: the state it was in (waiting|delayed|active), or 'missing': not known, completed or a dead letter; then nothing has changed
 local completed, delayed, parked = KEYS[6], KEYS[7], KEYS[8]
 local offset, id = ARGV[1], ARGV[2]
 

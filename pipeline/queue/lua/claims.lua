@@ -1,16 +1,16 @@
 -- waiting -> active, for the free slots of one step. Not a script of its own: step.lua calls it.
--- What concerns several jobs is done by one command for all of them: `write` does so at the end.
+-- `write` writes all claimed jobs at the end, by one command of each kind.
 local function new_claims(wanted, mark, now, leases, lease_ms)
   local self, states, members, seen = {list = {}, wanted = wanted}, {}, {}, {}
 
-  -- to_try: the held provider that this job alone may ask, or nil. turns: gives the job its turn at `turn_of`, if that is not nil.
+  -- to_try: the held provider that this job alone may ask, or nil. turns: reserves a call of `turn_of` for the job, unless that is nil.
   function self.take(id, record, state, to_try, turns, turn_of)
     seen[id] = true
     local is_first = state.is_first and 1 or 0
     state.is_first = nil
     local lease, attempt, stalls = id .. '|' .. mark, (tonumber(state.attempt) or 0) + 1, tonumber(state.stalls) or 0
     state.state, state.lease, state.attempt, state.stalls, state.readyAt = 'active', lease, attempt, stalls, nil
-    -- It was about an earlier start; whoever starts the job now asks whether it is still wanted.
+    -- The mark concerned an earlier start; the worker that starts the job now checks whether it is still wanted.
     state.cancelled = nil
     states[#states + 1], states[#states + 2] = state_key(id), cjson.encode(state)
     members[#members + 1], members[#members + 2] = now + lease_ms, lease
@@ -23,13 +23,13 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
     return self.wanted - #self.list
   end
 
-  -- Calls choose(id, record, state) for each of the ids that is that of a waiting job.
+  -- Calls choose(id, record, state) for each id of a waiting job.
   function self.consider(ids, choose)
     local keys = {}
     for i, id in ipairs(ids) do keys[2 * i - 1], keys[2 * i] = record_key(id), state_key(id) end
     local found = #ids > 0 and redis.call('MGET', unpack(keys)) or {}
     for i, id in ipairs(ids) do
-      -- One that was never claimed has no state.
+      -- A job that was never claimed has no state.
       local record, state = found[2 * i - 1], found[2 * i] and decode(found[2 * i]) or {is_first = true}
       -- An id may stand in a list twice, or without its job.
       if record and (state.state or 'waiting') == 'waiting' and not seen[id] then choose(id, record, state) end
@@ -45,7 +45,7 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
   return self
 end
 
--- Whatever becomes ready goes behind what is ready already, the earliest due first.
+-- Jobs that become ready go behind those that are ready already, the earliest due first.
 local function promote(ids, now)
   for _, id in ipairs(ids) do
     local state = read_state(id)
@@ -55,7 +55,7 @@ local function promote(ids, now)
   end
 end
 
--- delayed -> waiting, for what is due. Returns when the next one is due (ms), or nil.
+-- delayed -> waiting, for jobs that are due. Returns when the next one is due (ms), or nil.
 local function promote_due(delayed, now, at_most)
   local function first_due()
     return tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])

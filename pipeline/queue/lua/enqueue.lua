@@ -1,10 +1,10 @@
--- A new job -> the back of waiting. Repeating it with the same id changes nothing, but puts back a job that is not where its state
--- says: what a failover, an eviction or a careless hand can do.
+-- A new job -> the back of waiting. A repetition with the same id changes nothing, but puts back a job that is not where its state
+-- says, as after a failover, an eviction or a manual change.
 -- Called by JobQueue.enqueue and JobQueue.restore.
 -- KEYS: those of place.lua, completed, failed, delayed, leases, parked, owner, watched
 -- ARGV: clock offset (ms), store id or '' (see owner.lua), job id, record (a JSON object without enqueuedAt), group or '', revive (1: a
 --   finished job starts over)
--- Returns: 'ok', 'watched' (the same, and somebody asks how jobs go), 'exists', 'restored' or 'foreign': then nothing has been done
+-- Returns: 'ok', 'watched' (the same, and snapshots are being asked for), 'exists', 'restored' or 'foreign': then nothing has changed
 local completed, failed, delayed, leases, parked, owner, watched = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local offset, store_id, id, new_record, group, revive = unpack(ARGV)
 local LOOK_AT_MOST = 1000
@@ -41,13 +41,13 @@ elseif state.state == 'delayed' then
 elseif redis.call('ZSCORE', parked, select(2, place_in_lane(id, record))) then
   is_there = true
 elseif state.readyAt then
-  -- It has been started before and may stand anywhere.
+  -- It has been started before and may be anywhere in the list.
   is_there = redis.call('LPOS', list, id)
 else
   is_there = redis.call('LPOS', list, id, 'RANK', -1, 'MAXLEN', LOOK_AT_MOST)
   if not is_there and redis.call('LLEN', list) > LOOK_AT_MOST then
-    -- The front is the oldest, so whoever is older than that is missing. A wrong guess only makes an id stand there twice, and an id
-    -- whose job no longer waits is passed over.
+    -- The front is the oldest, so an older job is missing. A wrong guess only puts an id there twice, and an id whose job no longer
+    -- waits is passed over.
     local oldest = redis.call('MGET', record_key(redis.call('LINDEX', list, -1)))[1]
     is_there = enqueued_at(record) >= enqueued_at(oldest)
   end

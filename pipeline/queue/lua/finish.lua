@@ -1,5 +1,5 @@
 -- active -> completed, delayed, parked, failed or waiting, for jobs that finished. Not a script of its own: step.lua calls it.
--- done: leases of completed jobs. others: {lease, outcome (retry|parked|failed|released), delay (ms), gives back (1: the attempt does not
+-- done: leases of completed jobs. others: {lease, outcome (retry|parked|failed|released), delay (ms), refunds (1: the attempt does not
 -- count), group, error} each. park: function(job id, record), false when the job's lane is open, or nil when all are: then its delay
 -- must do. Returns the leases that were no longer held; nothing is done for those.
 local OFTEN = 3
@@ -18,7 +18,7 @@ local function end_other(keys, now, longest_delay, finish, park)
     state.state, state.readyAt = 'waiting', now
   elseif outcome ~= 'released' then
     local postponed = tonumber(state.postponed) or 0
-    -- What is away for long is asked less and less often.
+    -- A provider that is away for long is asked less and less often.
     if state.givenBack then delay, state.postponed = delay * 2 ^ math.min(postponed, OFTEN), postponed + 1 end
     redis.call('ZADD', keys.delayed, now + math.min(delay, longest_delay), id)
     state.state = 'delayed'

@@ -1,14 +1,14 @@
--- Which waiting jobs are not claimed now, because no provider that they could ask is asked. Not a script of its own: step.lua calls it.
--- A job belongs to a lane, which its record names; a lane has providers, any of which will do. A hold keeps everybody from asking one
--- provider. While all providers of a lane are held, its jobs are parked: they keep their order, cost nothing, and the jobs of other
--- lanes pass them. A lane that is not known is that of the name ''.
--- A provider with limits that has no turn left for now (turns.lua) closes lanes as a held one does. A lane that has such a provider is
--- paced: a job that is claimed from it gets its turn with the claim, and its parked jobs go before its waiting ones.
+-- Which waiting jobs are not claimed now, because all providers that they could ask are held. Not a script of its own: step.lua calls it.
+-- A job belongs to a lane, which its record names; a lane has providers, any of which will do. While a provider is
+-- held, no process asks it. While all providers of a lane are held, the lane is closed and its jobs are parked: they keep their order,
+-- cost nothing, and the jobs of other lanes pass them. An unknown lane counts as the lane ''.
+-- A provider with limits that has no turn left for now (turns.lua) closes lanes as a held one does. A lane with a provider that has
+-- limits is paced: a job claimed from it gets its turn with the claim, and its parked jobs go before its waiting ones.
 -- `holds` is one JSON string: {providers: {name: {until, wait, tries, reason, cause}}, parked: {lane: 1}, turns}. It is missing while nothing
 -- is held, parked or booked. until: when the hold ends (ms) or, where `wait` is not 0, when a single job may try the provider: it could not be asked, and
 -- each such job moves `until` on by `wait` (ms) until one has an answer. `parked` is a sorted set of 'lane|submittedAt|job id', by name.
--- tries: how many did; each time it is the next of the line, in each lane by turns, lest those whose fault it is (if it is) be the
--- only ones.
+-- tries: how many jobs did. Each time it is the next job of the line, in each lane in rotation: if one job is to blame, it must not be
+-- the only one that tries.
 local FIRST_WAIT_MS = 1000
 
 -- All parked jobs of a lane as a range of names; '}' is the character after '|'.
@@ -16,24 +16,25 @@ local function range_of(lane)
   return '[' .. lane .. '|', '(' .. lane .. '}'
 end
 
--- So many parked jobs of a lane, in order of submission: {member, ...}. skipped: how many come before them.
+-- At most `count` parked jobs of a lane, in order of submission: {member, ...}. skipped: how many come before them.
 local function parked_jobs(parked, lane, count, skipped)
   local first, last = range_of(lane)
   return redis.call('ZRANGEBYLEX', parked, first, last, 'LIMIT', skipped or 0, count)
 end
 
--- Changes the holds by one report: {provider, found (away|tried|busy|answered), ms, reason, cause}, as pipeline/hold.py has it.
+-- Changes the holds by one report: {provider, state (away|tried|busy|answered), ms, reason, cause}, see ProviderReport in
+-- pipeline/hold.py.
 local function take_report(providers, report, now, longest)
-  local name, found, ms, reason, cause = unpack(report)
+  local name, state, ms, reason, cause = unpack(report)
   local hold = providers[name]
   local until_ms, wait
-  if found == 'busy' then
+  if state == 'busy' then
     until_ms, wait = math.max(hold and hold.wait == 0 and hold['until'] or 0, now + math.min(ms, longest)), 0
-  elseif found == 'answered' then
+  elseif state == 'answered' then
     if hold and hold.wait > 0 then providers[name] = nil end
   elseif not hold then
     until_ms, wait = now + FIRST_WAIT_MS, FIRST_WAIT_MS
-  elseif found == 'tried' and hold.wait > 0 then
+  elseif state == 'tried' and hold.wait > 0 then
     wait = math.min(2 * hold.wait, ms)
     until_ms = now + wait
   end
@@ -41,13 +42,13 @@ local function take_report(providers, report, now, longest)
   providers[name] = {['until'] = until_ms, wait = wait, tries = hold and hold.tries or 0, reason = reason, cause = cause}
 end
 
--- The holds and the parked jobs during one step. text: what `holds` has. lanes, avoided, limits: see step.lua, as JSON.
+-- The holds and the parked jobs during one step. text: the value of `holds`. lanes, avoided, limits: see step.lua, as JSON.
 local function new_book(text, parked, lanes, avoided, limits, leases, now, longest_age)
-  local kept = text and decode(text) or {}
-  local providers = type(kept.providers) == 'table' and kept.providers or {}
-  local parked_lanes = type(kept.parked) == 'table' and kept.parked or {}
+  local stored = text and decode(text) or {}
+  local providers = type(stored.providers) == 'table' and stored.providers or {}
+  local parked_lanes = type(stored.parked) == 'table' and stored.parked or {}
   local self, chains, avoids, left, to_park = {}, decode(lanes), {}, {}, {}
-  local turns = new_turns(kept.turns, limits, leases, now)
+  local turns = new_turns(stored.turns, limits, leases, now)
   for _, lane in ipairs(decode(avoided)) do avoids[lane] = true end
 
   function self.note(reports, longest)
@@ -63,7 +64,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return avoids[chains[lane] and lane or '']
   end
 
-  -- lane: or the member of `parked` that begins with it.
+  -- lane: its name, or a member of `parked`, which begins with it.
   local function is_behind(lane)
     return string.sub(lane, 1, 1) == BACKGROUND
   end
@@ -79,8 +80,8 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return false
   end
 
-  -- Returns whether jobs of a lane may be claimed, which provider a single one may try, and else when that changes (ms). Of a job that
-  -- may be claimed: which provider it gets a turn at, or nil.
+  -- Returns whether jobs of a lane may be claimed, which provider a single job may try, when that changes (ms) for a closed lane, and
+  -- for an open one the provider at which a claimed job gets a turn, or nil.
   local function look_at(lane)
     local behind = turns.opens_behind(lane)
     if behind then return false, nil, behind end
@@ -101,7 +102,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     claims.take(id, record, state, to_try, turns, turn_of)
   end
 
-  -- From when on a parked job is claimed in any case, to be given up. One in the background waits for as long as it takes.
+  -- The instant from which a parked job is claimed in any case, to be given up. A job in the background waits without a limit.
   local function old_at(member)
     if is_behind(member) then return now + longest_age end
     return tonumber(string.match(member, '|(%d+)|[^|]*$')) + longest_age
@@ -130,7 +131,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     local lane, member = place_in_lane(id, record)
     local is_open, to_try, _, turn_of = look_at(lane)
     if is_open and turn_of and parked_lanes[lane] then return park(lane, member) end
-    -- It is the oldest of a lane that tries a provider.
+    -- Only the oldest job of a lane tries a provider.
     if not is_open and (not to_try or parked_lanes[lane] or is_avoided(lane)) then return park(lane, member) end
     if is_avoided(lane) then
       left[#left + 1] = id
@@ -139,8 +140,8 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     end
   end
 
-  -- The first parked job of the paced lanes that are open, the one submitted first: its lane and member, or nil. behind: of those whose
-  -- jobs are in the background, and else of the others.
+  -- The parked job of open paced lanes that was submitted first: its lane and member, or nil. behind: true: of lanes in the background,
+  -- false: of the others.
   local function next_in_turn(behind)
     local first_lane, first, submitted_at
     for lane in pairs(parked_lanes) do
@@ -181,13 +182,13 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     end
   end
 
-  -- As claim_parked for paced lanes in the background. reserved: so many slots are left free.
+  -- As claim_parked, for paced lanes in the background. reserved: so many slots are left free.
   function self.claim_parked_behind(claims, reserved)
     write_parked()
     claim_in_turn(claims, true, reserved)
   end
 
-  -- The lanes that have parked jobs, {name, ...}, and how many tries there have been: each time another lane is the first.
+  -- The lanes with parked jobs, {name, ...}, each time beginning with another lane, and how many tries there have been.
   local function lanes_in_turn()
     local names, turned, tries = {}, {}, 0
     for lane in pairs(parked_lanes) do names[#names + 1] = lane end
@@ -197,13 +198,13 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return turned, tries
   end
 
-  -- The job of a lane that tries a provider. The one that found it away stood in front, so the second is asked first.
+  -- The job of a lane that tries a provider. The job that found it away was in front, so the second job is the first to try.
   local function next_to_try(lane, turns)
     local count = redis.call('ZLEXCOUNT', parked, range_of(lane))
     return count > 0 and parked_jobs(parked, lane, 1, (turns + 1) % count)[1] or nil
   end
 
-  -- parked -> waiting for lanes that are open; -> active for one that tries a provider, and for those that are too old.
+  -- parked -> waiting for open lanes; parked -> active for a job that tries a provider, and for jobs that are too old.
   function self.claim_parked(claims, promote_at_most)
     park_front(promote_at_most)
     write_parked()
@@ -240,20 +241,20 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return #left > 0
   end
 
-  -- What was looked at and not claimed goes to its place.
+  -- Puts back the jobs that were looked at and not claimed.
   function self.put_back()
     write_parked()
     for i = #left, 1, -1 do put_waiting('RPUSH', left[i], group_of(left[i])) end
   end
 
-  -- The earlier of `due` and when a parked job may be claimed (ms); forgets lanes that have none.
-  -- claims_behind: there is a free slot for jobs in the background; else an end of another job makes one.
+  -- The earlier of `due` and the instant when a parked job may be claimed (ms); removes lanes without parked jobs.
+  -- claims_behind: there is a free slot for jobs in the background; otherwise the end of another job makes one free.
   function self.next_due(due, claims_behind)
     for lane in pairs(parked_lanes) do
       local member = parked_jobs(parked, lane, 1)[1]
       if member then
         local is_open, _, opens_at = look_at(lane)
-        -- The worker itself knows when it will try a provider again that it alone could not reach.
+        -- The worker itself knows when it will retry a provider that it alone could not reach.
         local at = is_avoided(lane) and old_at(member) or is_open and now or math.min(opens_at, old_at(member))
         if claims_behind or not (is_open and is_behind(lane) and is_paced(lane)) then due = math.min(due or at, at) end
       else
@@ -263,9 +264,9 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return due
   end
 
-  -- Writes what has changed; returns the held providers as JSON, '' when there are none.
+  -- Writes the changes; returns the held providers as JSON, '' when there are none.
   function self.save(holds, before)
-    local is_held, booked = next(providers) ~= nil, turns.kept()
+    local is_held, booked = next(providers) ~= nil, turns.needed()
     if is_held or next(parked_lanes) or next(booked) then
       local after = cjson.encode({providers = providers, parked = parked_lanes, turns = next(booked) and booked or nil})
       if after ~= before then redis.pcall('SET', holds, after) end

@@ -1,11 +1,11 @@
--- Adds to buckets what a process has let through; nothing else moves.
+-- Adds to buckets the calls that a process has let through; nothing else moves.
 -- Called by JobQueue.fill_buckets.
 -- KEYS: one for each bucket
--- ARGV: clock offset (ms), then two for each bucket: what is added (ms), how much the bucket holds (ms)
+-- ARGV: clock offset (ms), then two for each bucket: amount to add (ms), size of the bucket (ms)
 -- Returns: how full each bucket is (ms)
 -- A bucket is the instant at which it will be empty (ms): it empties by a millisecond in a millisecond, and its key expires then.
--- It may be filled twice over, because processes count first and ask later: so their users wait the longer. One that seems fuller is
--- of before the clock of Redis was set back: nobody is to wait for that.
+-- It may be filled to twice its size, because processes count first and ask later: so their users wait longer. A bucket that seems
+-- fuller is older than a change of the Redis clock backwards, and counts as empty.
 local offset = ARGV[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + offset

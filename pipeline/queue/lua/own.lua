@@ -6,15 +6,15 @@
 local owner, paused, wake = KEYS[1], KEYS[2], KEYS[3]
 local store_id, is_paused, takes_over = ARGV[1], ARGV[2] == '1', ARGV[3] == '1'
 
--- A full Redis refuses a script whose first write needs memory; this one needs none, and what follows is allowed.
+-- A full Redis refuses a script whose first write needs memory; this write needs none, and the writes after it are allowed.
 redis.call('PERSIST', owner)
-local kept = redis.call('MGET', owner, paused)
-local before = mode_of(store_id, kept[1], kept[2])
+local texts = redis.call('MGET', owner, paused)
+local before = mode_of(store_id, texts[1], texts[2])
 if before == 'unowned' or before == 'foreign' and takes_over then
   redis.call('SET', owner, store_id .. (is_paused and ' paused' or ''))
   if is_paused then redis.call('SET', paused, 1) end
   if redis.call('LLEN', wake) == 0 then redis.pcall('LPUSH', wake, 1) end
-  kept = redis.call('MGET', owner, paused)
+  texts = redis.call('MGET', owner, paused)
 end
-local is_old = kept[2] and not string.find(kept[1] or '', ' paused', 1, true)
-return {before, mode_of(store_id, kept[1], kept[2]), is_old and 1 or 0}
+local is_old = texts[2] and not string.find(texts[1] or '', ' paused', 1, true)
+return {before, mode_of(store_id, texts[1], texts[2]), is_old and 1 or 0}

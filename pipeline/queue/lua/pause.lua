@@ -5,7 +5,7 @@
 -- Returns: 'ok'
 local paused, wake, owner = KEYS[1], KEYS[2], KEYS[3]
 
--- A full Redis refuses a script whose first write needs memory; this one needs none, and what follows is allowed.
+-- A full Redis refuses a script whose first write needs memory; this write needs none, and the writes after it are allowed.
 redis.call('PERSIST', owner)
 local id = string.match(redis.call('GET', owner) or '', '^%S+')
 if ARGV[1] == '1' then

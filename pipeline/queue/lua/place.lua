@@ -1,18 +1,18 @@
--- Where jobs stand and what is kept of them. Not a script of its own: it goes before each script that moves jobs, whose first five
+-- Where jobs are, and what Redis stores of them. Not a script of its own: it goes before each script that moves jobs, whose first five
 -- KEYS it names.
 -- KEYS: waiting, groups, grouped, wake, prefix of the queue's keys
--- A job without a group stands in `waiting`. The others stand in one list per group, and `groups` is the ring of the groups that
--- have one: each claim takes the oldest job of the front group and sends the group to the back, so that groups take turns and a
--- move costs the same however many there are. `grouped` counts their jobs. The right end is the front.
+-- A job without a group is in `waiting`. The others are in one list per group, and `groups` is the ring of the groups that have
+-- jobs: each claim takes the oldest job of the front group and sends the group to the back, so that groups are served in rotation and
+-- a move costs the same however many there are. `grouped` counts their jobs. The right end is the front.
 -- Jobs of the group '~' are in the background: they are claimed only when no other job is ready, the oldest first. Their list is not in
--- the ring and `grouped` does not count them; their lanes begin with '~' as well, so that no other job waits behind one in `parked`.
+-- the ring and `grouped` does not count them; their lanes begin with '~' as well, so that in `parked` no other job waits behind one of them.
 -- Of a job there are two strings, both JSON. `record:` is written once: {enqueuedAt, submittedAt, requestId, trace, group, lane, data};
--- only a job that was lost has a submittedAt: when it came first. `state:` is what happened since: {state, attempt, stalls, postponed,
--- readyAt, lease, error, givenBack, cancelled, postponedUntil}; one that was never claimed has none and waits. givenBack: the last start
--- did not count. postponedUntil: an operator had it wait (ms): it is `delayed`, and stands in `postponed` instead of the queue's delayed.
--- `running:` expires by itself: what a process has written of a job that it runs, see JobQueue.report.
+-- only a job that Redis had lost has a submittedAt: when it was first enqueued. `state:` is its state since then: {state, attempt, stalls, postponed,
+-- readyAt, lease, error, givenBack, cancelled, postponedUntil}; a job that was never claimed has none and waits. givenBack: the last start
+-- did not count. postponedUntil: an operator has postponed it (ms): its state is `delayed`, and it is in `postponed` instead of the queue's delayed.
+-- `running:` is the report of the process that runs the job, see JobQueue.report; it expires.
 -- They are strings because MGET and MSET move those of all slots in one command, and because MGET takes a key of another type for
--- a missing one. Of a completed job only its id is kept.
+-- a missing one. Of a completed job only the id stays.
 local waiting, groups, grouped, wake, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local postponed = prefix .. 'postponed'
 local BACKGROUND = '~'
@@ -25,10 +25,10 @@ local function state_key(id)
   return prefix .. 'state:' .. id
 end
 
--- A text that is damaged reads as if nothing were known.
+-- A damaged text reads as an empty object.
 local function decode(text)
-  local is_json, found = pcall(cjson.decode, text or '{}')
-  return is_json and type(found) == 'table' and found or {}
+  local is_json, value = pcall(cjson.decode, text or '{}')
+  return is_json and type(value) == 'table' and value or {}
 end
 
 local function read_state(id)
@@ -61,12 +61,12 @@ local function place_in_lane(id, record)
   return lane, lane .. '|' .. string.format('%013.0f', submitted_at) .. '|' .. id
 end
 
--- Whether `groups` has it while jobs of it wait.
+-- Whether the group is in `groups` while jobs of it wait.
 local function is_in_ring(group)
   return group ~= '' and group ~= BACKGROUND
 end
 
--- push: RPUSH (to the front: it was submitted before whatever waits) or LPUSH (to the back)
+-- push: RPUSH (to the front: the job was submitted before all that wait) or LPUSH (to the back)
 local function put_waiting(push, id, group)
   local length = redis.call(push, list_of(group), id)
   if is_in_ring(group) then
@@ -93,8 +93,8 @@ local function take_background(count)
   return redis.call('RPOP', list_of(BACKGROUND), count) or {}
 end
 
--- Takes a waiting job out of its list. From each end of it so many are looked at: 2 ms of Redis. Beyond that an id is left where it
--- stands and passed over when its turn comes.
+-- Removes a waiting job from its list. So many ids are looked at from each end of the list: 2 ms of Redis. An id beyond that stays,
+-- and is passed over when it gets to the front.
 local LEAVE_LOOK_AT_MOST = 100000
 local function leave_line(id)
   local group = group_of(id)
@@ -110,7 +110,7 @@ local function leave_line(id)
   end
 end
 
--- At most one marker, so that idle workers are woken one by one; pcall, because a full Redis must not stop what goes before.
+-- At most one marker, so that idle workers are woken one by one; pcall, because a full Redis must not undo the writes before it.
 local function wake_one()
   if redis.call('LLEN', wake) == 0 then redis.pcall('LPUSH', wake, 1) end
 end

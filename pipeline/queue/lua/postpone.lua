@@ -1,8 +1,8 @@
--- waiting or parked -> postponed, and back: postponed -> the front of waiting. A job that is postponed becomes ready by itself, see step.lua.
+-- waiting or parked -> postponed, and back: postponed -> the front of waiting. A postponed job becomes ready by itself, see step.lua.
 -- Called by JobQueue.postpone and JobQueue.unpostpone.
 -- KEYS: those of place.lua, parked
--- ARGV: clock offset (ms), job id, for how long (ms); 0: no longer
--- Returns: 'ok', or the state it is in (waiting|delayed|active|failed), or 'missing': then nothing has been done
+-- ARGV: clock offset (ms), job id, for how long (ms); 0: put it back
+-- Returns: 'ok', or the state it is in (waiting|delayed|active|failed), or 'missing': then nothing has changed
 local parked = KEYS[6]
 local offset, id, wait = ARGV[1], ARGV[2], tonumber(ARGV[3])
 

@@ -2,13 +2,13 @@
 -- Called by JobQueue.recover.
 -- KEYS: those of place.lua, leases, delayed
 -- ARGV: clock offset (ms), at most so many, all (1: no other process can hold a lease), lease length (ms) of leases that do not carry
---   their own, longest delay (ms), for how long an operator may postpone a job (ms)
+--   their own, longest delay (ms), longest postponement (ms)
 -- Returns: ids of the recovered jobs
 local leases, delayed = KEYS[6], KEYS[7]
 local offset, limit, all, lease_ms, longest_delay, longest_postponement = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local now = now_ms(offset)
 
--- No lease and no delay reaches further than its own length: one that does was made before the clock was set back.
+-- A lease or a delay that reaches further than its own length was made before the clock was set back.
 -- Processes may have different lease lengths; there is one lease for each busy slot, so looking at all of them is cheap.
 local held = redis.call('ZRANGE', leases, 0, -1, 'WITHSCORES')
 for i = 1, #held, 2 do

@@ -9,7 +9,7 @@ local worker = ARGV[1]
 local known = {}
 for i = 2, #ARGV do known[ARGV[i]] = true end
 local put_back = 0
--- One lease per busy slot of the fleet, so reading them all is cheap; backwards, so that the oldest ends foremost.
+-- One lease per busy slot of all processes, so reading them all is cheap; backwards, so that the oldest gets to the front.
 local all = redis.call('ZRANGE', leases, 0, -1, 'REV')
 for _, lease in ipairs(all) do
   local id, owner = string.match(lease, '^(.*)|([^:]*):')

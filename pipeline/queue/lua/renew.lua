@@ -1,13 +1,13 @@
--- Prolongs every lease named that is still held; no state changes.
+-- Prolongs those of the leases that are still held; no state changes.
 -- Called by JobQueue.renew.
 -- KEYS: those of place.lua, leases, watched
 -- ARGV: clock offset (ms), lease length (ms), leases...
--- Returns: {leases that were lost, leases of jobs that were cancelled, whether somebody asks how jobs go (1|0)}
+-- Returns: {leases that were lost, leases of jobs that were cancelled, whether snapshots are being asked for (1|0)}
 local leases, watched = KEYS[6], KEYS[7]
 local offset, lease_ms = ARGV[1], ARGV[2]
 
--- A full Redis refuses a script whose first write needs memory. ZADD of a member that is there needs none, but is refused all the
--- same, and running jobs would be lost; so a write comes first that is never refused.
+-- A full Redis refuses a script whose first write may need memory, and a ZADD counts as such even for a member that is there: running
+-- jobs would be lost. So the first write is one that is never refused.
 redis.call('ZREM', leases, '')
 local until_ms = now_ms(offset) + lease_ms
 local scores = redis.call('ZMSCORE', leases, unpack(ARGV, 3))

@@ -1,11 +1,11 @@
--- Reads where unfinished jobs are; nothing moves. Marks the queue as watched: workers then tell of the jobs that they run.
+-- Reads where unfinished jobs are; nothing moves. Marks the queue as watched: workers then report the jobs that they run.
 -- Called by JobQueue.snapshot.
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner, watched
 -- ARGV: clock offset (ms), how long the mark lasts (ms), jobs of the line at most, jobs beside it at most, job ids that are asked for...
 -- Returns: {mode (see owner.lua), ids of the line as one text, front first, parked jobs as one text (members, see lanes.lua), jobs beside
 --   the line, held providers (JSON, see turns.lua) or '', jobs that ended in the last minute, now (ms)}
---   jobs beside the line are those that run, those delayed and those asked for: {id, state (JSON) or '', what the process that runs it
---   has written or '', due (ms) or '', its record is there (1|0), it is completed (1|0)} each
+--   jobs beside the line are those that run, those delayed and those asked for: {id, state (JSON) or '', report of the process that
+--   runs it or '', due (ms) or '', its record is there (1|0), it is completed (1|0)} each
 local delayed, leases, completed, failed = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local paused, holds, parked, owner, watched = KEYS[10], KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local offset, mark_ms, line_at_most, others_at_most = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -15,7 +15,7 @@ local now = now_ms(offset)
 -- pcall: a full Redis refuses it.
 redis.pcall('SET', watched, 1, 'PX', mark_ms)
 
--- Adds the next jobs of each group, by turns, and returns the groups that have more.
+-- Adds the next jobs of each group, in rotation, and returns the groups that have more.
 local function add_turns(line, alive, from, turns)
   local lists, left = {}, {}
   for i, group in ipairs(alive) do
@@ -30,7 +30,7 @@ local function add_turns(line, alive, from, turns)
   return left
 end
 
--- As take_waiting takes them.
+-- In the order in which take_waiting takes them.
 local function read_line()
   local line, alive, from = {}, {}, 0
   local ungrouped = redis.call('LRANGE', waiting, -line_at_most, -1)
@@ -59,15 +59,15 @@ for first = 1, #ids, others_at_most do
   for i, id in ipairs(part) do
     keys[3 * i - 2], keys[3 * i - 1], keys[3 * i] = record_key(id), state_key(id), prefix .. 'running:' .. id
   end
-  local found = redis.call('MGET', unpack(keys))
+  local texts = redis.call('MGET', unpack(keys))
   local later = redis.call('ZMSCORE', postponed, unpack(part))
   local due_at, ended = redis.call('ZMSCORE', delayed, unpack(part)), redis.call('ZMSCORE', completed, unpack(part))
   for i, id in ipairs(part) do
-    others[#others + 1] = {id, found[3 * i - 1] or '', found[3 * i] or '', due_at[i] or later[i] or '', found[3 * i - 2] and 1 or 0, ended[i] and 1 or 0}
+    others[#others + 1] = {id, texts[3 * i - 1] or '', texts[3 * i] or '', due_at[i] or later[i] or '', texts[3 * i - 2] and 1 or 0, ended[i] and 1 or 0}
   end
 end
 
-local kept = redis.call('MGET', holds, paused, owner)
-local held = shown_holds(decode(kept[1]), now)
+local texts = redis.call('MGET', holds, paused, owner)
+local held = shown_holds(decode(texts[1]), now)
 local ended = redis.call('ZCOUNT', completed, now - MINUTE_MS, '+inf') + redis.call('ZCOUNT', failed, now - MINUTE_MS, '+inf')
-return {mode_of('', kept[3], kept[2]), read_line(), table.concat(redis.call('ZRANGE', parked, 0, line_at_most - 1), '\n'), others, held, ended, now}
+return {mode_of('', texts[3], texts[2]), read_line(), table.concat(redis.call('ZRANGE', parked, 0, line_at_most - 1), '\n'), others, held, ended, now}

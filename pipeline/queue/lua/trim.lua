@@ -1,4 +1,4 @@
--- completed or failed -> gone, once past retention.
+-- completed or failed -> removed, once past retention.
 -- Called by JobQueue.trim.
 -- KEYS: those of place.lua, completed, failed
 -- ARGV: clock offset (ms), keep completed (ms), keep failed (ms), at most so many of each
@@ -8,11 +8,11 @@ local offset, keep_completed, keep_failed, limit = ARGV[1], ARGV[2], ARGV[3], AR
 
 local now = now_ms(offset)
 local removed = 0
-for _, kept in ipairs({{completed, keep_completed}, {failed, keep_failed}}) do
-  local old = redis.call('ZRANGE', kept[1], '-inf', now - kept[2], 'BYSCORE', 'LIMIT', 0, limit)
+for _, set in ipairs({{completed, keep_completed}, {failed, keep_failed}}) do
+  local old = redis.call('ZRANGE', set[1], '-inf', now - set[2], 'BYSCORE', 'LIMIT', 0, limit)
   if #old > 0 then
-    redis.call('ZREM', kept[1], unpack(old))
-    for _, id in ipairs(kept[1] == failed and old or {}) do redis.call('DEL', record_key(id), state_key(id)) end
+    redis.call('ZREM', set[1], unpack(old))
+    for _, id in ipairs(set[1] == failed and old or {}) do redis.call('DEL', record_key(id), state_key(id)) end
     removed = removed + #old
   end
 end

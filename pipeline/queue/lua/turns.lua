@@ -1,14 +1,14 @@
--- When providers with limits may be called. Not a script of its own: step.lua and pace.lua give turns, stats.lua and snapshot.lua
--- show who waits for one.
+-- When providers with limits may be called. Not a script of its own: step.lua and pace.lua reserve calls, stats.lua and snapshot.lua
+-- show which providers have no call free. A turn is one reserved call.
 -- limits: {providers: {name: {every = between two calls (ms), 0: no limit; most = calls at once, 0: no limit}}, behind: {lane: [name...]}},
--- as JSON. behind: providers that jobs of the lane ask after others have answered.
--- `holds` keeps turns: {name: {next = when the next call may begin (ms), most, running = {lease: 1}, every, since}}, only where it
--- says something. every, since: the slowest pace of late, and when a turn was given at it: processes may differ, as when one after
--- the other is started with another rate.
--- A turn is for one call: it begins at an instant of its own, so that calls of all processes are spread evenly.
--- A job gets its turn so long before, so that it is ready by then.
+-- as JSON. behind: the providers that jobs of a lane ask after others have answered.
+-- `holds` has turns: {name: {next = when the next call may begin (ms), most, running = {lease: 1}, every, since}}, only for providers
+-- with a call under way or reserved. every, since: the slowest pace of the last minute, and when a call was last reserved at it: processes
+-- may differ, as when they are restarted one after another with another rate.
+-- Each turn begins at an instant of its own, so that the calls of all processes are spread evenly.
+-- A job gets its turn so long before it begins, so that it is ready by then.
 local AHEAD_MS = 500
--- A lane whose jobs may ask a provider later on is closed while that one is booked for longer.
+-- A lane whose jobs may ask a provider later on is closed while that provider is booked for longer.
 local BEHIND_MS = 3000
 -- No turn is given longer before than this: pace.lua gives the earliest.
 local LONGEST_AHEAD_MS = 10000
@@ -22,30 +22,30 @@ local function size_of(set)
   return count
 end
 
--- The held providers as JSON and, where jobs wait for them, those that are booked out; '' when there are none.
-local function shown_holds(kept, now)
+-- The held providers as JSON and, while jobs are parked, those that are booked out; '' when there are none.
+local function shown_holds(stored, now)
   local shown = {}
-  for name, turn in pairs(next(type(kept.parked) == 'table' and kept.parked or {}) and kept.turns or {}) do
+  for name, turn in pairs(next(type(stored.parked) == 'table' and stored.parked or {}) and stored.turns or {}) do
     local is_full = turn.most > 0 and size_of(turn.running) >= turn.most
     local opens_at = turn['next'] > now + AHEAD_MS and turn['next'] or is_full and now + LOOK_AGAIN_MS
     if opens_at then
       shown[name] = {['until'] = opens_at, wait = 0, tries = 0, reason = TURN_REASON, cause = '', paced = 1}
     end
   end
-  for name, hold in pairs(type(kept.providers) == 'table' and kept.providers or {}) do shown[name] = hold end
+  for name, hold in pairs(type(stored.providers) == 'table' and stored.providers or {}) do shown[name] = hold end
   return next(shown) and cjson.encode(shown) or ''
 end
 
--- The turns during one script. kept: what `holds` has of them. leases: see step.lua.
-local function new_turns(kept, limits, leases, now)
-  local turns, known = type(kept) == 'table' and kept or {}, decode(limits)
+-- The turns during one script. stored: those in `holds`. leases: see step.lua.
+local function new_turns(stored, limits, leases, now)
+  local turns, known = type(stored) == 'table' and stored or {}, decode(limits)
   local of, behind, fresh, self = known.providers or {}, known.behind or {}, {}, {}
   for name, turn in pairs(turns) do
     -- A clock that was set back must not close a provider for hours.
     turn['next'] = math.min(turn['next'], now + LONGEST_AHEAD_MS + math.max(of[name] and of[name].every or 0, turn.every or 0))
   end
 
-  -- A job that has ended, or whose process was lost, runs no call.
+  -- Removes the calls of jobs that have ended, or whose process was lost.
   local function forget_ended(turn)
     local names = {}
     for lease in pairs(turn.running) do names[#names + 1] = lease end
@@ -67,14 +67,14 @@ local function new_turns(kept, limits, leases, now)
     return of[name] ~= nil
   end
 
-  -- When that may change (ms), or nil when a turn of the provider may be given now. ahead: how long before its instant (ms).
+  -- Nil when a turn of the provider may be given now, else when that may change (ms). ahead: how long before its instant (ms).
   function self.opens_at(name, ahead, lease)
     if not of[name] or not turns[name] then return nil end
     local first = turns[name]['next'] - (ahead or AHEAD_MS)
     return first > now and first or is_full(name, lease) and now + LOOK_AGAIN_MS or nil
   end
 
-  -- When a lane opens that is closed for a provider its jobs ask later on, or nil.
+  -- When a lane opens that is closed because of a provider that its jobs ask later on, or nil.
   function self.opens_behind(lane)
     local opens_at
     for _, name in ipairs(behind[lane] or behind[''] or {}) do
@@ -85,7 +85,7 @@ local function new_turns(kept, limits, leases, now)
     return opens_at
   end
 
-  -- Gives the next turn to that lease and returns when its call may begin (ms).
+  -- Gives the next turn to the lease and returns when its call may begin (ms).
   function self.book(name, lease)
     local limit, turn = of[name], turns[name] or {['next'] = 0, running = {}}
     local at = math.max(now, turn['next'])
@@ -103,7 +103,7 @@ local function new_turns(kept, limits, leases, now)
   function self.give_back(name, at)
     local turn = turns[name]
     local every = turn and turn.every or 0
-    -- `at` is as exact as the clock of the process that had the turn.
+    -- `at` is only as exact as the clock of the process that had the turn.
     if turn and every > 0 and math.abs(turn['next'] - at - every) < every / 2 then turn['next'] = at end
   end
 
@@ -111,8 +111,8 @@ local function new_turns(kept, limits, leases, now)
     if turns[name] then turns[name].running[lease] = nil end
   end
 
-  -- Returns what is worth keeping.
-  function self.kept()
+  -- Returns the turns that are still needed.
+  function self.needed()
     for name, turn in pairs(turns) do
       if turn['next'] <= now then
         forget_ended(turn)
