@@ -36,7 +36,7 @@ from pipeline.usecases.admission import Admission
 from pipeline.usecases.ai_usage import AiUsage
 from pipeline.usecases.audit import Audit
 from pipeline.usecases.budgets import Budgets
-from pipeline.usecases.backlog import Backlog
+from pipeline.usecases.bounds import Backlog, Quota
 from pipeline.usecases.bulk import Bulk
 from pipeline.usecases.busiest import Busiest
 from pipeline.usecases.cancelling import Cancelling
@@ -66,7 +66,6 @@ from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
-from pipeline.usecases.quota import Quota
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing

@@ -25,10 +25,9 @@ from pipeline.link.nodes import Address, Nodes
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import encode, text_frame
 from pipeline.rooms.lane import CHECK_SECONDS
-from pipeline.rooms.publisher import Publisher
+from pipeline.rooms.publisher import Publisher, Unpublished
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.subscriptions import Subscriptions
-from pipeline.rooms.unpublished import Unpublished
 from pipeline.supervision import Supervisor, Watched
 
 log = structlog.get_logger(__name__)

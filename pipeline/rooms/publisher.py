@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from itertools import count
 from typing import NoReturn
 
@@ -195,6 +196,27 @@ class Publisher:
         self._unassigned = deque([standing])
         self._on_dropped(len(dropped))
         self._change.set()
+
+
+class Unpublished:
+    """The newest such event of each asset. Redis gets the events of one asset in order, so the newest tells of all."""
+
+    def __init__(self) -> None:
+        self._events: dict[object, asyncio.Future[None]] = {}
+
+    def add(self, asset_id: object, published: asyncio.Future[None]) -> None:
+        """An event was published about the asset. asset_id: None for events about none."""
+        if asset_id is not None and not published.done():
+            self._events[asset_id] = published
+            published.add_done_callback(partial(self._remove, asset_id))
+
+    def of(self, asset_id: str) -> asyncio.Future[None] | None:
+        """Return what is done when Redis has the asset's newest event; None when it has all."""
+        return self._events.get(asset_id)
+
+    def _remove(self, asset_id: object, published: asyncio.Future[None]) -> None:
+        if self._events.get(asset_id) is published:
+            del self._events[asset_id]
 
 
 def _settle_all(waiting: Iterable[asyncio.Future[None]]) -> None:

@@ -21,7 +21,7 @@ from pipeline.assets.store_move import is_of_move
 from pipeline.clock import utc_now
 from pipeline.usecases import backup_file, deliveries, job_statistics
 from pipeline.usecases.backup_file import FIRST, FORMAT, LAST, BackupCounts
-from pipeline.usecases.every_image import bearing, damaged_document, every_asset
+from pipeline.usecases.asset_scan import retried, damaged_document, every_asset
 from pipeline.usecases.paging import record_pages, key_pages
 from pipeline.usecases.outage_retry import OutageRetry, Unreadable, what_is_wrong
 from pipeline.usecases.storage import StoredImages
@@ -106,7 +106,7 @@ class _Backup:
         return contents, flaws
 
     async def _write_record(self, tar: TarFile) -> None:
-        async for page in record_pages(bearing(self._outage_retry, self._store.all_records)):
+        async for page in record_pages(retried(self._outage_retry, self._store.all_records)):
             for kept in page:
                 # That of a move holds an address with a password, and is of use nowhere else.
                 if is_of_move(kept) or kept.kind in LEFT_OUT:
@@ -117,7 +117,7 @@ class _Backup:
                 self.counts.kept += 1
 
     async def _write_keys(self, tar: TarFile) -> None:
-        async for page in key_pages(bearing(self._outage_retry, self._store.all_keys)):
+        async for page in key_pages(retried(self._outage_retry, self._store.all_keys)):
             for each in page:
                 record = {"assetId": each.record.asset_id, "fingerprint": each.record.fingerprint}
                 fields = {"key": each.key, "createdAt": each.created_at}

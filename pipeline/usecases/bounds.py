@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from pipeline.errors import PipelineError
+from pipeline.assets.store import AssetStore
+from pipeline.errors import DependencyUnavailable, Forbidden, PipelineError, RateLimited
+from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -24,6 +26,12 @@ REST_FACTOR = 9
 # An upload is answered within two seconds also while Redis hangs: what takes longer is there for the next one.
 READ_SECONDS = 0.4
 NAMES_AT_MOST = 10_000
+RETRY_AFTER_SECONDS = 30
+JOBS_ADDED_IN_SECOND = 1000
+# One user's share of a fast network.
+BYTES_ADDED_IN_SECOND = 50_000_000
+ALL_USERS = ""
+UNITS = (("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1000))
 
 
 @dataclass(slots=True)
@@ -94,6 +102,74 @@ class Bound:
             self._numbers.popitem(last=False)
         number = self._numbers[name] = _Number()
         return number
+
+
+class Backlog:
+    """Bounds on the unfinished jobs of all users and of one."""
+
+    def __init__(
+        self,
+        store: AssetStore,
+        queue: JobQueue,
+        *,
+        most: int,
+        most_of_user: int,
+        on_refused: Callable[[str], None] = lambda user_id: None,
+    ) -> None:
+        """on_refused: called with a user who has too many."""
+        self._on_refused = on_refused
+        self._all = Bound(most, JOBS_ADDED_IN_SECOND, lambda name: queue.backlog())
+        self._of_user = Bound(most_of_user, JOBS_ADDED_IN_SECOND, store.count_unfinished)
+
+    async def check(self, user_id: str) -> None:
+        """Return when one more job of the user may wait. Raises DependencyUnavailable or RateLimited, both with
+        Retry-After.
+        """
+        if await self._all.reached(ALL_USERS) is not None:
+            text = "Too many photos are waiting to be processed"
+            raise DependencyUnavailable(text, retry_after_seconds=RETRY_AFTER_SECONDS)
+        if await self._of_user.reached(user_id) is not None:
+            self._on_refused(user_id)
+            text = "Too many of your photos are waiting to be processed"
+            raise RateLimited(text, retry_after_seconds=RETRY_AFTER_SECONDS)
+
+    def add(self, user_id: str) -> None:
+        """Count a job that is new."""
+        self._all.add(ALL_USERS)
+        self._of_user.add(user_id)
+
+
+class Quota:
+    """A bound on what is kept of one user."""
+
+    def __init__(
+        self, store: AssetStore, *, most_bytes: int, on_refused: Callable[[str], None] = lambda user_id: None
+    ) -> None:
+        """most_bytes: 0: no bound. on_refused: called with a user who has too much."""
+        self._on_refused = on_refused
+        self.most_bytes = most_bytes
+        self._stored = Bound(most_bytes, BYTES_ADDED_IN_SECOND, store.stored_bytes)
+
+    async def check(self, user_id: str) -> None:
+        """Return when the user may send another photo; Forbidden otherwise: waiting does not help."""
+        used = await self._stored.reached(user_id)
+        if used is not None:
+            self._on_refused(user_id)
+            raise Forbidden(f"Your photos use {in_words(used)} of {in_words(self.most_bytes)}; delete some")
+
+    def known_bytes(self, user_id: str) -> int | None:
+        """Return how many bytes of the user are kept as far as this process knows, None when there is no bound."""
+        return self._stored.known(user_id) if self.most_bytes else None
+
+    def add(self, user_id: str, stored_bytes: int) -> None:
+        """Count an image that was stored."""
+        self._stored.add(user_id, stored_bytes)
+
+
+def in_words(number: int) -> str:
+    """Return a number of bytes for people, as 1.2 GB."""
+    unit, size = next((each for each in UNITS if number >= each[1]), ("bytes", 1))
+    return f"{number} {unit}" if size == 1 else f"{number / size:.1f} {unit}"
 
 
 def _now() -> float:

@@ -9,20 +9,21 @@ result that is too old is not shown. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import nan
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable
-from pipeline.hooks.calls import CHECK, CHECK_SECONDS, BoundPlugin
+from pipeline.errors import DependencyUnavailable, PipelineError
+from pipeline.hooks.calls import CHECK, BoundPlugin
+from pipeline.hooks.calls import CHECK_SECONDS as PLUGIN_CHECK_SECONDS
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
-from pipeline.usecases.probing import Check, probe
+from pipeline.texts import cause_of, clean
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,8 @@ FRESH_SECONDS = 5.0
 STALE_SECONDS = 60.0
 # A plugin that has done work within this time is not probed: a busy one may have no thread or child free for the check.
 WORKED_SECONDS = 15.0
+CHECK_SECONDS = 2.0
+Check = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ class Dependencies:
                 raise DependencyUnavailable(fault)
 
         # The check has a time limit of its own, which ends first.
-        await self._probe(f"{plugin.kind}:{plugin.name}", check, CHECK_SECONDS + 1)
+        await self._probe(f"{plugin.kind}:{plugin.name}", check, PLUGIN_CHECK_SECONDS + 1)
 
     async def _probe(self, name: str, check: Check, *seconds: float) -> Found:
         begun_at = monotonic()
@@ -146,3 +149,27 @@ class Dependencies:
     def _shown(self, name: str) -> float:
         found = self._found[name]
         return nan if monotonic() - found.begun_at > STALE_SECONDS else float(found.fault is None)
+
+
+async def probe(check: Check, seconds: float = CHECK_SECONDS) -> tuple[str | None, float]:
+    """Return why a dependency is not usable, or None, and how many milliseconds the check took.
+
+    check: returns when the dependency is usable and raises otherwise. The words hold no secret.
+    """
+    started = perf_counter()
+    fault = await _fault(check, seconds)
+    return fault, round((perf_counter() - started) * 1000, 1)
+
+
+async def _fault(check: Check, seconds: float) -> str | None:
+    try:
+        async with asyncio.timeout(seconds):
+            await check()
+    except PipelineError as error:
+        message = clean(error.message)
+        return message if error.__cause__ is None else f"{message} ({cause_of(error)})"
+    except TimeoutError:
+        return f"No answer within {seconds:g} s"
+    except Exception as error:  # a plugin's check may raise anything, with anything in its text
+        return f"Check failed ({cause_of(error)})"
+    return None

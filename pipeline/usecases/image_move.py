@@ -22,8 +22,8 @@ from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, PipelineError
 from pipeline.images import ImageName, content_type_of
-from pipeline.usecases.every_image import damaged_document, every_asset, read_checked, sha256_of
-from pipeline.usecases.outage_retry import OutageRetry, Unreadable, what_is_wrong
+from pipeline.usecases.asset_scan import damaged_document, every_asset
+from pipeline.usecases.outage_retry import OutageRetry, Unreadable, read_checked, sha256_of, what_is_wrong
 from pipeline.usecases.retention import MARK
 from pipeline.usecases.storage import StoredImages
 from pipeline.usecases.storages_in_use import KIND as IN_USE

@@ -28,7 +28,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.queue.records import as_instant
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
-from pipeline.usecases.committing import until_stored
+from pipeline.usecases.commits import until_stored
 from pipeline.usecases.deliveries import Deliveries, DeliveryState
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,7 +11,6 @@ from pipeline.assets.asset import ImageRef
 from pipeline.delays import retry_delays
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.texts import cause_of
-from pipeline.usecases.every_image import read_checked
 from pipeline.usecases.storage import StoredImages
 
 T = TypeVar("T")
@@ -84,3 +84,18 @@ def what_is_wrong(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "missing"
     return "damaged" if isinstance(error, ValueError) else f"unreadable: {error}"
+
+
+async def sha256_of(content: bytes) -> str:
+    """Return the hash, hex. In a thread: of ten megabytes it takes longer than a loop may wait."""
+    return await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+
+
+async def read_checked(storage: StoredImages, image: ImageRef) -> bytes:
+    """Return the image's bytes; FileNotFoundError when it is not there, ValueError when they are not what they were."""
+    assert image.name is not None
+    content = await storage.read(image.name)
+    # Of an image that version 0.1 stored, the hash is not known.
+    if image.sha256 and await sha256_of(content) != image.sha256:
+        raise ValueError(f"{image.public_id} is damaged")
+    return content

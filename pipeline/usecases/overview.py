@@ -19,8 +19,7 @@ from pipeline.hooks.manager import PluginManager
 from pipeline.queue.queue import JobQueue
 from pipeline.supervision import Supervisor
 from pipeline.texts import cause_of, clean
-from pipeline.usecases.dependencies import Dependencies
-from pipeline.usecases.probing import CHECK_SECONDS
+from pipeline.usecases.dependencies import CHECK_SECONDS, Dependencies
 from pipeline.usecases.processes import Processes, busy_and_all
 
 T = TypeVar("T")

@@ -36,9 +36,8 @@ from pipeline.texts import HALVES, cause_of
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.attempts import Attempt
 from pipeline.usecases.cleaning import Cleaning
-from pipeline.usecases.committing import until_stored
+from pipeline.usecases.commits import LateCommits, until_stored
 from pipeline.usecases.corrections import settle_status
-from pipeline.usecases.late_commits import LateCommits
 from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords

@@ -36,9 +36,8 @@ from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.committing import until_stored
+from pipeline.usecases.commits import LateCommits, until_stored
 from pipeline.usecases.corrections import settle_status
-from pipeline.usecases.late_commits import LateCommits
 from pipeline.usecases.job_records import ABOUT, FAILED, JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.processing import Processing, Result, metadata_of, names_of

@@ -35,7 +35,7 @@ from pipeline.assets.store_move import (
 )
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, ValidationError
-from pipeline.usecases.every_image import bearing
+from pipeline.usecases.asset_scan import retried
 from pipeline.usecases.paging import dated_pages
 from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.store_copying import EVER, Copied, StoreCopy
@@ -205,7 +205,7 @@ class StoreMove:
         return count
 
     def _notes(self) -> AsyncIterator[Sequence[Record]]:
-        return dated_pages(bearing(self._outage_retry, partial(self._old.records, NOTE)))
+        return dated_pages(retried(self._outage_retry, partial(self._old.records, NOTE)))
 
     async def _decide(self) -> None:
         """Let writes wait, copy the rest, and decide; _Interrupted when that was taking too long for a process."""

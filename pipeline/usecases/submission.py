@@ -26,13 +26,11 @@ from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
-from pipeline.usecases.backlog import Backlog
-from pipeline.usecases.identity import Identities
+from pipeline.usecases.bounds import Backlog, Quota
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.quota import Quota
 from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.storage import ImageStorage
-from pipeline.usecases.upload import Upload
+from pipeline.usecases.upload import Identities, Upload
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.images import ImageName
-from pipeline.usecases.every_image import damaged_document, every_asset
+from pipeline.usecases.asset_scan import damaged_document, every_asset
 from pipeline.usecases.orphaned_images import find_unnamed
 from pipeline.usecases.outage_retry import OutageRetry, Unreadable
 from pipeline.usecases.storage import StoredImages

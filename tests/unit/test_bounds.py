@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import DependencyUnavailable
 from pipeline.usecases import bounds
 from pipeline.usecases.bounds import Bound
-from pipeline.usecases.quota import in_words
+from pipeline.usecases.bounds import in_words
 from tests.clock import Clock
 
 

@@ -1,0 +1,39 @@
+"""All assets, one after the other, and the bytes of their images, compared with what the assets say of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TypeVar
+
+from pipeline.assets.asset import Asset
+from pipeline.assets.store import AssetStore
+from pipeline.usecases.outage_retry import OutageRetry
+from pipeline.usecases.paging import Read, id_pages
+
+T = TypeVar("T")
+
+
+def damaged_document(asset_id: str) -> str:
+    """Return in one line that the document of that asset cannot be read."""
+    return f"The document of asset {asset_id} is damaged"
+
+
+def retried(outage_retry: OutageRetry, read: Read[T]) -> Read[T]:
+    """Return what reads pages likewise, and bears that the store is away for a while."""
+    return lambda **page: outage_retry.run(partial(read, **page))
+
+
+async def every_asset(
+    store: AssetStore, outage_retry: OutageRetry, on_damaged: Callable[[str], None]
+) -> AsyncIterator[Asset]:
+    """Yield all assets in the order of their ids, a page at a time. on_damaged: gets the id of each unreadable one."""
+    async for page in id_pages(retried(outage_retry, store.all_ids)):
+        found = {asset.id: asset for asset in await outage_retry.run(partial(store.get_many, page))}
+        unread = [asset_id for asset_id in page if asset_id not in found]
+        # The others were deleted between the two calls.
+        for asset_id in sorted(await outage_retry.run(partial(store.known, unread))) if unread else ():
+            on_damaged(asset_id)
+        for asset_id in page:
+            if asset_id in found:
+                yield found[asset_id]
