@@ -38,7 +38,7 @@ from pipeline.usecases.audit import Audit
 from pipeline.usecases.budgets import Budgets
 from pipeline.usecases.bounds import Backlog, Quota
 from pipeline.usecases.bulk import Bulk
-from pipeline.usecases.busiest import Busiest
+from pipeline.usecases.busiest import BusiestUsers
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.console_frames import ConsoleFrames
 from pipeline.usecases.corrections import Corrections
@@ -60,15 +60,15 @@ from pipeline.usecases.overview import Overview
 from pipeline.usecases.picture_check import PictureCheck
 from pipeline.usecases.permits import Permits
 from pipeline.usecases.plugin_values import PluginValues
-from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
+from pipeline.usecases.previews import LONGEST_SECONDS, MAX_WAIT_SECONDS, Previews
 from pipeline.usecases.processes import Processes
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
-from pipeline.usecases.progress_reports import Reports
+from pipeline.usecases.progress_reports import ProgressReports
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import Reconciler, Source
-from pipeline.usecases.removing import Jobs, Removing
+from pipeline.usecases.removing import QueueParts, Removing
 from pipeline.usecases.replay import Replay
 from pipeline.usecases.result_cache import ResultCache
 from pipeline.usecases.retention import Sweeper
@@ -156,7 +156,7 @@ class Parts:
         self.orphaned_images = OrphanedImages(self.store, self.plugins)
         self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self.image_urls, self._running)
         self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
-        self.reports = Reports(self.queue, self.progress_frames.tell, LONGEST_DELAY_SECONDS)
+        self.reports = ProgressReports(self.queue, self.progress_frames.send, LONGEST_DELAY_SECONDS)
         self.new_assets = NewAssets() if settings.role is not Role.WEB else NewAssets(most=0)
         self.submission = self._make_submission()
         self.dead_letters = DeadLetters(self.store, self.queue, self._job_records, self.submission)
@@ -213,7 +213,7 @@ class Parts:
         kinds = [self._job_records.kind, self._notification_records.kind]
         max_bytes = settings.max_stored_bytes_per_user
         self.users = Users(self.store, self.queue, self.erasing, kinds=kinds, max_bytes=max_bytes)
-        self.busiest = Busiest(self.store, self.queue, is_fair=self._is_fair)
+        self.busiest = BusiestUsers(self.store, self.queue, is_fair=self._is_fair)
         self.expiry = Expiry(
             self.store,
             self.queue,
@@ -292,12 +292,12 @@ class Parts:
                 self.queue,
                 most=settings.max_backlog,
                 most_of_user=settings.max_backlog_per_user,
-                on_refused=partial(self.limits.refused, Limit.BACKLOG),
+                on_refused=partial(self.limits.count_refusal, Limit.BACKLOG),
             ),
             quota=Quota(
                 self.store,
                 most_bytes=settings.max_stored_bytes_per_user,
-                on_refused=partial(self.limits.refused, Limit.STORED_BYTES),
+                on_refused=partial(self.limits.count_refusal, Limit.STORED_BYTES),
             ),
             orphaned_images=self.orphaned_images,
             urls=self.image_urls,
@@ -326,8 +326,8 @@ class Parts:
         return Removing(
             self.store,
             self.orphaned_images,
-            Jobs(self.queue, self._job_records, self._end_run),
-            Jobs(self.notifications, self._notification_records, end_delivery),
+            QueueParts(self.queue, self._job_records, self._end_run),
+            QueueParts(self.notifications, self._notification_records, end_delivery),
             on_deleted=self.progress_frames.deleted,
         )
 
@@ -360,7 +360,7 @@ class Parts:
                 self.metrics,
                 # A part of the job's time: a job must not fail over its previews.
                 seconds=min(LONGEST_SECONDS, settings.job_timeout_seconds / 6),
-                patience_seconds=min(PATIENCE_SECONDS, settings.job_timeout_seconds / 24),
+                wait_seconds=min(MAX_WAIT_SECONDS, settings.job_timeout_seconds / 24),
             ),
             cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
             new_assets=self.new_assets,

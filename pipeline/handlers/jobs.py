@@ -24,7 +24,7 @@ from pipeline.texts import clean
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.bulk import CHUNK, REFUSED_AT_MOST, Action, Bulk
 from pipeline.usecases.cancelling import Cancelling
-from pipeline.usecases.job_lists import AGAIN, JobLists, JobQuery
+from pipeline.usecases.job_lists import REANALYSES, JobLists, JobQuery
 from pipeline.usecases.reanalysis import Reanalysis
 
 STORED_ID = re.compile(r"[0-9a-f]{24}")
@@ -140,7 +140,7 @@ class CancelJobHandler(_JobsHandler):
     async def post(self, job_id: str) -> None:
         await self.authenticate()
         asset = await self.find(job_id)
-        if asset.is_finished and await self.reanalysis.take_back(asset):
+        if asset.is_finished and await self.reanalysis.withdraw(asset):
             self.reply((await self.lists.shown([asset]))[0])
             return
         cancelled = await self.cancelling.cancel(asset.id, None, self.request_id)
@@ -205,7 +205,7 @@ class BulkHandler(_JobsHandler):
 
 def read_filter(query: Query) -> JobQuery:
     """Return which jobs a query is about; what is wrong with it is noted there."""
-    state = query.choice("state", (*JobState, AGAIN))
+    state = query.choice("state", (*JobState, REANALYSES))
     words = (query.text("q", SEARCH, f"Must have at most {MAX_SEARCH_LENGTH} characters") or "").split()
     if len(words) > WORDS_AT_MOST:
         query.fault("q", f"Must have at most {WORDS_AT_MOST} words")
@@ -218,7 +218,7 @@ def read_filter(query: Query) -> JobQuery:
         words=tuple(words),
         since=query.instant("from"),
         until=query.instant("to"),
-        is_again=state == AGAIN,
+        is_reanalysis=state == REANALYSES,
     )
 
 

@@ -3,7 +3,7 @@
 Each process writes what its own calls have cost to the asset store, as records of its own; Redis has the sums of all
 processes, made anew from the records when Redis has lost them. A call that is under way costs what nobody knows yet, so
 a budget can be exceeded by the calls that run when it is reached. What a command spends beside the service it leaves
-apart in the store (Apart), and one process adds it. Runs on the event loop.
+apart in the store (CommandSpending), and one process adds it. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Budgets:
         return day_of(now), DAY_SECONDS - now % DAY_SECONDS
 
 
-class Apart:
+class CommandSpending:
     """What a command spends that has no part in the sums of the service, and what all have spent today."""
 
     def __init__(

@@ -123,7 +123,7 @@ class Bulk:
         """
         self._reanalysis.check(provider)
         # Of an asset that is analyzed again only that ends.
-        act = self._act(Action.KEEP if query.is_again else action, seconds, request_id, provider, replaces)
+        act = self._act(Action.KEEP if query.is_reanalysis else action, seconds, request_id, provider, replaces)
         page = await self._lists.search(narrowed(action, query), limit=min(limit, CHUNK), after=after)
         answers = await _answers(act, page.assets)
         refused = [(asset.processing_job_id, why) for asset, why in zip(page.assets, answers, strict=False) if why]
@@ -133,7 +133,7 @@ class Bulk:
             done=answers.count(None),
             skipped=answers.count(""),
             refused=refused,
-            next_after=page.next_after if is_whole or last is None else page.place_of(last),
+            next_after=page.next_after if is_whole or last is None else page.position_of(last),
         )
         log.info("jobs_changed", action=action.value, done=chunk.done, skipped=chunk.skipped, refused=len(refused))
         return chunk
@@ -158,18 +158,18 @@ class Bulk:
             Action.POSTPONE: lambda asset: self._queue.postpone(asset.processing_job_id, seconds),
             Action.RESUME: lambda asset: self._queue.unpostpone(asset.processing_job_id),
             Action.DELETE: lambda asset: self._removing.delete(asset.id, None),
-            Action.REANALYZE: lambda asset: self._reanalysis.ask(asset, provider, request_id, replaces=replaces),
-            Action.KEEP: self._reanalysis.take_back,
+            Action.REANALYZE: lambda asset: self._reanalysis.request(asset, provider, request_id, replaces=replaces),
+            Action.KEEP: self._reanalysis.withdraw,
         }[action]
 
 
 def narrowed(action: Action, query: JobQuery) -> JobQuery:
     """Return the query without jobs that the action cannot be done with; ValidationError when none is left."""
-    if query.is_again and action in (Action.CANCEL, Action.KEEP):
+    if query.is_reanalysis and action in (Action.CANCEL, Action.KEEP):
         return query
     statuses, state = ELIGIBLE[action]
     possible = STATUSES[query.state] or tuple(AssetStatus)
-    if query.is_again or not set(possible) & set(statuses) or (state and query.state not in (None, state)):
+    if query.is_reanalysis or not set(possible) & set(statuses) or (state and query.state not in (None, state)):
         raise ValidationError.of("state", f"There is nothing to {action.value} in this state")
     return replace(
         query, statuses=statuses, state=state or query.state, is_postponed=action is Action.RESUME

@@ -17,7 +17,7 @@ SHOWN = 10
 FRESH_SECONDS = 2.0
 
 
-class Busiest:
+class BusiestUsers:
     """Tells who has the most unfinished jobs."""
 
     def __init__(self, store: AssetStore, queue: JobQueue, *, is_fair: bool) -> None:

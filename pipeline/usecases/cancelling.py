@@ -24,7 +24,7 @@ from pipeline.queue.job import JobState, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.job_records import JobRecords
-from pipeline.usecases.notifying import about
+from pipeline.usecases.notifying import event_context
 from pipeline.usecases.processing import Announcer
 from pipeline.usecases.submission import Submission
 
@@ -73,12 +73,12 @@ class Cancelling:
         NotFound: there is none of that user's. Conflict: it is not processing.
         DependencyUnavailable: nobody knows whether it was cancelled.
         """
-        with self._submission.taken():
+        with self._submission.in_flight():
             asset = await self._commit(asset_id, user_id, request_id)
             log.info("asset_cancelled", assetId=asset.id, jobId=asset.processing_job_id)
             self._metrics.assets_finished.labels(asset.status.value).inc()
             try:
-                await self._announcer.announce(asset_processed(asset), asset.user_id, about(asset))
+                await self._announcer.announce(asset_processed(asset), asset.user_id, event_context(asset))
             except DependencyUnavailable as error:
                 # Nothing is acknowledged, so a worker finds the asset cancelled and sends the event again.
                 log.warning("cancel_not_told", assetId=asset.id, cause=cause_of(error))

@@ -69,7 +69,7 @@ class DeadLetters:
         NotFound: there is no such dead letter, or its asset is gone. Conflict: its asset did not stay failed. In both
         cases the dead letter, if any, stays until it is removed.
         """
-        with self._submission.taken():
+        with self._submission.in_flight():
             dead = await self._queue.failed_job(job_id)
             if dead is None:
                 raise NotFound("There is no dead letter of that id")
@@ -80,7 +80,7 @@ class DeadLetters:
 
         after: (failed_at, id) where an earlier call ended. What fails again meanwhile is newer and not seen any more.
         """
-        with self._submission.taken():
+        with self._submission.in_flight():
             return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
 
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:

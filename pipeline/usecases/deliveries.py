@@ -38,21 +38,21 @@ class Deliveries:
     def __init__(self, store: AssetStore) -> None:
         self._store = store
 
-    async def begin(self, job_id: str, payload: Mapping[str, Any], *, is_again: bool = False) -> Record | None:
-        """Note an event that is about to be enqueued, unless it is known. is_again: even then.
+    async def insert(self, job_id: str, payload: Mapping[str, Any], *, replaces: bool = False) -> Record | None:
+        """Note an event that is about to be enqueued, unless it is known. replaces: even then.
 
-        Returns the record that there was, for take_back.
+        Returns the record that there was, for `restore`.
         """
         record = await self._store.find_record(KIND, job_id)
-        if is_again or record is None:
+        if replaces or record is None:
             await self._note(job_id, payload, utc_now(), DeliveryState.WAITING)
         return record
 
-    async def take_back(self, job_id: str, record: Record | None) -> None:
+    async def restore(self, job_id: str, record: Record | None) -> None:
         """Let a delivery be as it was: its event could not be enqueued again. record: of before, if there was one."""
         await (self._store.put_record(record) if record else self.forget(job_id))
 
-    async def note(
+    async def update(
         self,
         job_id: str,
         payload: Mapping[str, Any],
@@ -125,7 +125,7 @@ class Deliveries:
         await self._store.purge_records(KIND, utc_now() - KEEP)
 
 
-def among(record: Sequence[Record]) -> list[str]:
+def delivery_ids(record: Sequence[Record]) -> list[str]:
     """Return the ids of those that are records of deliveries."""
     return [each.id for each in record if each.kind == KIND]
 

@@ -29,7 +29,7 @@ from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.audit import Audit
-from pipeline.usecases.deliveries import among
+from pipeline.usecases.deliveries import delivery_ids
 from pipeline.usecases.removing import Removing
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ RECORDS_AT_MOST = 1000
 DEAD_LETTERS_AT_ONCE = 500
 LOOK_SECONDS = (20.0, 40.0)
 # Longer than a page takes. If the process dies, another one goes on after that.
-TURN_SECONDS = 60.0
+LOCK_SECONDS = 60.0
 RELEASE_SECONDS = 0.001
 # A job that was cancelled ends with the next renewal of its lease, or with its lease.
 RUNNING_SECONDS = 30.0
@@ -205,7 +205,7 @@ class Erasing:
         record = await self._store.find_record(KIND, erasure.user_id)
         if record is None or record.data["id"] != erasure.id:
             return False
-        return await self._queues[0].acquire_lock(f"erase-{erasure.id}", self._id, TURN_SECONDS)
+        return await self._queues[0].acquire_lock(f"erase-{erasure.id}", self._id, LOCK_SECONDS)
 
     async def _erase(self, erasure: Erasure) -> bool:
         """Return True when nothing is left, False when another process has taken over."""
@@ -265,7 +265,7 @@ class Erasing:
         erasure.running |= set(await self._removing.forget_jobs(record))
         for kind in {each.kind for each in record}:
             await self._store.delete_records(kind, *(each.id for each in record if each.kind == kind))
-        found = len(record) - len(among(record))
+        found = len(record) - len(delivery_ids(record))
         for queue in self._queues:
             after = None
             while True:

@@ -34,8 +34,8 @@ PAGES_PER_ROUND = 20
 LOOK_SECONDS = (25.0, 35.0)
 REST_SECONDS = 0.05
 # Longer than a page takes. If the process dies, another one goes on after that.
-TURN_SECONDS = 120.0
-TURN = "expiry"
+LOCK_SECONDS = 120.0
+LOCK = "expiry"
 Cursor = tuple[datetime, str]
 
 
@@ -83,7 +83,7 @@ class Expiry:
 
     async def round(self) -> None:
         """Remove what is due, if no other process does; DependencyUnavailable when store or Redis is away."""
-        if not await self._queue.acquire_lock(TURN, self._id, TURN_SECONDS):
+        if not await self._queue.acquire_lock(LOCK, self._id, LOCK_SECONDS):
             return
         if self._keep_assets:
             before = utc_now() - self._keep_assets
@@ -101,7 +101,7 @@ class Expiry:
                 page = await due(before, limit=PAGE, after=after)
                 for asset in page:
                     removed += await remove(asset, before)
-                if len(page) < PAGE or not await self._queue.acquire_lock(TURN, self._id, TURN_SECONDS):
+                if len(page) < PAGE or not await self._queue.acquire_lock(LOCK, self._id, LOCK_SECONDS):
                     return
                 # After what did not go, because it was changed meanwhile.
                 after = when_finished(page[-1])

@@ -26,13 +26,13 @@ from pipeline.queue.snapshot import POSTPONED, JobInfo, Snapshot
 from pipeline.texts import cause_of
 from pipeline.usecases.deliveries import Deliveries, shown as shown_delivery
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.job_records import ABOUT, FAILED, kind_of
+from pipeline.usecases.job_records import PROMISE, FAILED, kind_of
 from pipeline.usecases.progress import Progress, Subject
 
 log = structlog.get_logger(__name__)
 
 # As a state to ask for: photos that are to be analyzed again (usecases/reanalysis.py), whose assets are finished.
-AGAIN = "background"
+REANALYSES = "background"
 UNFINISHED = (JobState.WAITING, JobState.DELAYED, JobState.ACTIVE)
 STATUSES: Mapping[JobState | None, Collection[AssetStatus]] = {
     None: (),
@@ -71,12 +71,12 @@ class JobQuery:
     until: datetime | None = None
     statuses: Collection[AssetStatus] = ()
     is_postponed: bool = False
-    is_again: bool = False
+    is_reanalysis: bool = False
 
     @property
     def is_plain(self) -> bool:
         """True when nothing but the state is asked for."""
-        return replace(self, state=None, is_again=False) == JobQuery()
+        return replace(self, state=None, is_reanalysis=False) == JobQuery()
 
     def as_filter(self) -> JobFilter:
         """Return what the asset store can tell of it."""
@@ -111,9 +111,9 @@ class AssetsFound:
     next_after: Position | None
     again: Mapping[str, Record] = field(default_factory=dict)
 
-    def place_of(self, asset: Asset) -> Position:
+    def position_of(self, asset: Asset) -> Position:
         """Return where the list goes on behind that asset of it."""
-        return _place_of(self.again[asset.id]) if asset.id in self.again else _place(asset)
+        return _record_position(self.again[asset.id]) if asset.id in self.again else _position(asset)
 
 
 class JobLists:
@@ -130,7 +130,7 @@ class JobLists:
 
     async def search(self, query: JobQuery, *, limit: int, after: Position | None = None) -> AssetsFound:
         """Return up to so many assets whose jobs are wanted, fewer where a call has looked at enough of them."""
-        if query.is_again:
+        if query.is_reanalysis:
             return await self._search_again(query, limit, after)
         query, named = await self._resolve(query)
         if named is not None:
@@ -142,7 +142,7 @@ class JobLists:
             ids, is_all = await self._queue.background_counts(query.state, at_most=BESIDE_AT_MOST)
             if is_all:
                 found = _behind(await self._matching(query, await self._store.get_many(ids)), after)
-                return AssetsFound(found[:limit], _place(found[limit - 1]) if len(found) > limit else None)
+                return AssetsFound(found[:limit], _position(found[limit - 1]) if len(found) > limit else None)
         return await self._search_line(query, limit, after)
 
     async def _search_again(self, query: JobQuery, limit: int, after: Position | None) -> AssetsFound:
@@ -160,10 +160,10 @@ class JobLists:
             if asset is None or asset.id in again or not holds(asset) or (names is not None and asset.id not in names):
                 continue
             if len(found) == limit:
-                return AssetsFound(found, _place_of(again[found[-1].id]), again)
+                return AssetsFound(found, _record_position(again[found[-1].id]), again)
             found.append(asset)
             again[asset.id] = each
-        return AssetsFound(found, _place_of(page[-1]) if len(page) == ASKED_AT_MOST else None, again)
+        return AssetsFound(found, _record_position(page[-1]) if len(page) == ASKED_AT_MOST else None, again)
 
     async def _count_again(self, query: JobQuery) -> Count:
         """Return how many reanalyses wait or, with a filter, how many have not ended."""
@@ -185,7 +185,7 @@ class JobLists:
             page = await self._store.jobs(wanted, limit=size, after=after)
             found += await self._matching(query, page.assets)
             if len(found) > limit:
-                return AssetsFound(found[:limit], _place(found[limit - 1]))
+                return AssetsFound(found[:limit], _position(found[limit - 1]))
             after = page.next_after
             if after is None or len(found) == limit:
                 break
@@ -194,7 +194,7 @@ class JobLists:
     async def _matching(self, query: JobQuery, assets: Sequence[Asset]) -> list[Asset]:
         """Return those of the assets whose jobs are wanted, newest first."""
         wanted = query.as_filter()
-        held = sorted(filter(wanted.holds, assets), key=_place, reverse=True)
+        held = sorted(filter(wanted.holds, assets), key=_position, reverse=True)
         if query.state not in UNFINISHED:
             return held
         job_infos = await self._queue.job_infos([asset.processing_job_id for asset in held])
@@ -219,7 +219,7 @@ class JobLists:
 
     async def count(self, query: JobQuery) -> Count:
         """Return how many jobs are wanted."""
-        if query.is_again:
+        if query.is_reanalysis:
             return await self._count_again(query)
         query, named = await self._resolve(query)
         if named is not None:
@@ -365,7 +365,7 @@ def _shown_again(record: Record, job_infos: Mapping[str, JobInfo], provider: str
         "state": _unfinished_state(info).value,
         "position": None,
         "attempt": (info and info.attempt) or None,
-        "provider": record.data[ABOUT].get("provider") or provider,
+        "provider": record.data[PROMISE].get("provider") or provider,
         "reason": (info and info.error) or None,
         "nextAt": to_timestamp(info.due_at) if info else None,
     }
@@ -373,14 +373,14 @@ def _shown_again(record: Record, job_infos: Mapping[str, JobInfo], provider: str
 
 def _is_again(record: Record, query: JobQuery) -> bool:
     """Return whether that is a reanalysis that has not ended, was asked for then, and of that provider if of any."""
-    about = record.data.get(ABOUT)
+    about = record.data.get(PROMISE)
     if not isinstance(about, Mapping) or FAILED in record.data:
         return False
     is_then = (query.since is None or record.at >= query.since) and (query.until is None or record.at <= query.until)
     return is_then and query.provider in (None, about.get("provider"))
 
 
-def _place_of(record: Record) -> Position:
+def _record_position(record: Record) -> Position:
     return record.at, record.id.rpartition(":")[2]
 
 
@@ -411,12 +411,12 @@ def _unfinished_state(info: JobInfo | None) -> JobState:
     return info.state if info is not None and info.state in UNFINISHED else JobState.WAITING
 
 
-def _place(asset: Asset) -> Position:
+def _position(asset: Asset) -> Position:
     return asset.created_at, asset.id
 
 
 def _behind(assets: Iterable[Asset], after: Position | None) -> list[Asset]:
-    return [asset for asset in assets if after is None or _place(asset) < after]
+    return [asset for asset in assets if after is None or _position(asset) < after]
 
 
 def _text(value: object) -> str | None:

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 # Under this name the job of a reanalysis says what it is about (reanalysis.py), and under the other a dead letter why.
-ABOUT, FAILED = "reanalysis", "failed"
+PROMISE, FAILED = "reanalysis", "failed"
 Cursor = tuple[datetime, str]
 
 
@@ -62,7 +62,7 @@ class JobRecords:
         fields = {"data": job.data, "requestId": job.request_id, "failed": failed, **more}
         await self._store.put_record(self._about(job.id, job.data, fields))
 
-    def among(self, record: Sequence[Record]) -> list[str]:
+    def ids_in(self, record: Sequence[Record]) -> list[str]:
         """Return the ids of those that are jobs of this queue."""
         return [each.id for each in record if each.kind == self.kind]
 

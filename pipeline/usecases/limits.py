@@ -119,7 +119,7 @@ class Limits:
         """Count a token that is not one of ours. address: of the client; all of an IPv6 network count as one."""
         self._take(Limit.WRONG_TOKENS, network_of(address or ""))
 
-    def refused(self, limit: Limit, who: str) -> None:
+    def count_refusal(self, limit: Limit, who: str) -> None:
         """Count a request that was refused, and log a user or address once a minute."""
         self._metrics.rate_limited.labels(limit).inc()
         names = {"limit": limit.value, "address" if limit is Limit.WRONG_TOKENS else "userId": who}
@@ -131,14 +131,14 @@ class Limits:
             await self._has_untold.wait()
             await asyncio.sleep(COLLECT_SECONDS)
             self._has_untold.clear()
-            await self.tell()
+            await self.synchronize()
 
-    async def tell(self) -> None:
+    async def synchronize(self) -> None:
         """Add what was let through to the buckets in Redis, and learn how full they are."""
         names, self._untold = [*self._untold], set()
         try:
             for first in range(0, len(names), BUCKETS_AT_ONCE):
-                await self._tell(names[first : first + BUCKETS_AT_ONCE])
+                await self._send(names[first : first + BUCKETS_AT_ONCE])
         except DependencyUnavailable:
             # What Redis was not told is not made up for: in a minute it will not matter any more.
             for name in names:
@@ -146,7 +146,7 @@ class Limits:
                     bucket.unsent = 0.0
         self._forget_empty()
 
-    async def _tell(self, names: Sequence[tuple[Limit, str]]) -> None:
+    async def _send(self, names: Sequence[tuple[Limit, str]]) -> None:
         told = [(name, bucket) for name in names if (bucket := self._known.get(name))]
         added = [(_key(name), round(bucket.unsent * 1000), round(self._holds(name[0]) * 1000)) for name, bucket in told]
         for _, bucket in told:
@@ -168,7 +168,7 @@ class Limits:
         # A little more than it holds: sums of fractions are not exact.
         too_full = empty_at - now - self._holds(limit) - every / 1000
         if too_full > 0:
-            self.refused(limit, who)
+            self.count_refusal(limit, who)
             raise RateLimited(MESSAGES[limit], retry_after_seconds=max(1, math.ceil(too_full)))
         bucket.empty_at = empty_at
         bucket.unsent += every

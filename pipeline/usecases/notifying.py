@@ -66,7 +66,7 @@ class Notifiers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DeliveryResult:
     """How a delivery has ended well.
 
     response: what the receiver said. is_dropped: nobody was told, and nobody may be.
@@ -130,7 +130,7 @@ class Notifying:
         """Enqueue the job of an event; False when it is there already. revive: also one that has ended starts over."""
         _, record = await asyncio.gather(
             self._job_records.put(NewJob(job_id, data, request_id, lane=data["notifier"])),
-            self._deliveries.begin(job_id, data, is_again=revive),
+            self._deliveries.insert(job_id, data, replaces=revive),
         )
         is_enqueued = False
         try:
@@ -139,7 +139,7 @@ class Notifying:
             # Redis is away, or the job was delivered and is about to be acknowledged.
             if revive and not is_enqueued:
                 with suppress(DependencyUnavailable):
-                    await self._deliveries.take_back(job_id, record)
+                    await self._deliveries.restore(job_id, record)
         return is_enqueued
 
     async def _enqueue_job(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool) -> bool:
@@ -157,7 +157,7 @@ class Notifying:
         """Return the log fields that name the asset, its owner and the notifier."""
         return {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "notifier")}
 
-    async def process(self, job: Job) -> Told:
+    async def process(self, job: Job) -> DeliveryResult:
         """Hand the job's event to its notifier, unless its asset is gone and nobody may hear of it any more."""
         try:
             name, event, user_id = (job.data[field] for field in ("notifier", "event", "userId"))
@@ -167,12 +167,12 @@ class Notifying:
         if asset is None and not await self._store.known([event["assetId"]]):
             # Deleted at the moment at which its event was announced.
             log.info("event_dropped", reason="Its asset is gone")
-            return Told(is_dropped=True)
+            return DeliveryResult(is_dropped=True)
         event = await self._refreshed(event, asset)
         try:
-            known = about(asset, event) if asset else EventContext()
-            answer = await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries, known)
-            return Told(answer)
+            context = event_context(asset, event) if asset else EventContext()
+            answer = await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries, context)
+            return DeliveryResult(answer)
         except JobError as error:
             await self._note_try(job, error)
             raise
@@ -188,7 +188,7 @@ class Notifying:
 
     async def _note(self, job: Job, state: DeliveryState, **fields: Any) -> None:
         at = as_instant(job.submitted_at_ms) or utc_now()
-        await self._deliveries.note(job.id, job.data, at, state, **fields)
+        await self._deliveries.update(job.id, job.data, at, state, **fields)
 
     async def _refreshed(self, event: Mapping[str, Any], asset: Asset | None) -> Mapping[str, Any]:
         """Return the event with the URL that its image has now: the one of hours ago may have stopped working.
@@ -202,7 +202,7 @@ class Notifying:
         url = await self._urls.of_image(asset.processed)
         return {**event, "processedImageUrl": url or event["processedImageUrl"]}
 
-    async def commit(self, job: Job, result: Told) -> None:
+    async def commit(self, job: Job, result: DeliveryResult) -> None:
         """Let the store know that it is delivered; while the store is away, again and again."""
         await until_stored(lambda: self._job_records.forget(job.id))
         if result.is_dropped:
@@ -221,7 +221,7 @@ class Notifying:
         """Nothing outside the queue counts its starts."""
 
 
-def about(asset: Asset, event: Mapping[str, Any] | None = None) -> EventContext:
+def event_context(asset: Asset, event: Mapping[str, Any] | None = None) -> EventContext:
     """Return what notifiers are told of the asset beside the event. event: one that may be of an earlier job of it."""
     is_of_job = event is None or to_timestamp(asset.finished_at) == event["timestamp"]
     return EventContext(asset.category, asset.processing_job_id if is_of_job else "", asset.claims)

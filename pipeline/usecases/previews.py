@@ -29,7 +29,7 @@ CONTENT_TYPE = "image/webp"
 LONGEST_SECONDS = 20.0
 # What a result waits for them when there is nothing else to wait for. Half of it after each that were late, all of it
 # after some that were not: a machine that cannot keep up delays a burst of results by seconds, not each of them.
-PATIENCE_SECONDS = 5.0
+MAX_WAIT_SECONDS = 5.0
 # How many jobs may have previews that nobody has taken: another process may make a failed job's next attempt.
 KEPT_AT_MOST = 1000
 ReadImage = Callable[[], Awaitable[bytes]]
@@ -53,7 +53,7 @@ class Previews:
         metrics: Metrics,
         *,
         seconds: float = LONGEST_SECONDS,
-        patience_seconds: float = PATIENCE_SECONDS,
+        wait_seconds: float = MAX_WAIT_SECONDS,
     ) -> None:
         """maker: None makes none.
 
@@ -64,7 +64,7 @@ class Previews:
         self._maker = maker
         self._metrics = metrics
         self._seconds = seconds
-        self._patience_seconds = self._left_seconds = patience_seconds
+        self._wait_seconds = self._left_seconds = wait_seconds
         self._making: dict[str, Making] = {}
 
     def begin(self, asset: Asset, read_image: ReadImage) -> None:
@@ -89,7 +89,7 @@ class Previews:
         if self._making.get(asset.id) is making:
             del self._making[asset.id]
         if making.done():
-            self._left_seconds = self._patience_seconds
+            self._left_seconds = self._wait_seconds
             return _result(making)
         self._left_seconds /= 2
         await cancel([making])

@@ -42,7 +42,7 @@ from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.notifying import about
+from pipeline.usecases.notifying import event_context
 from pipeline.usecases.previews import Previews
 from pipeline.usecases.storage import ImageStorage
 
@@ -209,7 +209,7 @@ class Processing:
                 self._orphaned_images.discard_later(names_of(*(result.previews or {}).values()))
                 return
             result = replace(result, asset=asset)
-        processed = await self.keep_processed(result)
+        processed = await self.store_processed(result)
         await self._late_commits.run(self._commit_and_tell(job, result, processed))
 
     async def _commit_and_tell(self, job: Job, result: Result, processed: ImageRef | None) -> None:
@@ -317,7 +317,7 @@ class Processing:
                 # So that it becomes the dead letter it would have been.
                 raise PermanentJobError(current.ai_metadata.error or "Processing failed")
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self.tell(current)
+            await self.send_event(current)
             if gives_up and not is_dead:
                 raise AlreadyOver
         else:
@@ -337,7 +337,7 @@ class Processing:
             return await self._read(current)
         return await self._cleaning.for_provider(content, asset.original.content_type)
 
-    async def keep_processed(self, result: Result) -> ImageRef | None:
+    async def store_processed(self, result: Result) -> ImageRef | None:
         """Store the processed image, where there is one to store; return which it is."""
         asset, analysis = result.asset, result.analysis
         if analysis.processed_image_url:
@@ -399,18 +399,18 @@ class Processing:
         current = await self._store.get(asset.id)
         if current is None or not current.is_cancelled or current.processing_job_id != asset.processing_job_id:
             return False
-        await self.tell(current)
+        await self.send_event(current)
         return True
 
-    async def tell(self, asset: Asset) -> None:
+    async def send_event(self, asset: Asset) -> None:
         """Send the event of the finished asset."""
         url = await self._urls.of_image(asset.processed)
-        await self._announcer.announce(asset_processed(asset, url), asset.user_id, about(asset))
+        await self._announcer.announce(asset_processed(asset, url), asset.user_id, event_context(asset))
 
     async def _announce(self, asset: Asset) -> None:
         self._metrics.assets_finished.labels(asset.status.value).inc()
         self._on_end(asset.status)
-        await self.tell(asset)
+        await self.send_event(asset)
         self._metrics.asset_seconds.observe((utc_now() - asset.created_at).total_seconds())
         log.info("asset_finished", status=asset.status.value, fence=asset.fence, error=asset.ai_metadata.error)
 

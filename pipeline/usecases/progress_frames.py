@@ -69,8 +69,8 @@ class ProgressFrames:
         self._watched: dict[str, dict[str, _Watched]] = {}
         self._unread: set[str] = set()
         self._changed = asyncio.Event()
-        rooms.on_asked = self._add_room
-        rooms.on_unasked = self._remove_room
+        rooms.on_progress_wanted = self._add_room
+        rooms.on_progress_unwanted = self._remove_room
         rooms.on_event = self._forget_processed
         fanout.on_progress = self._take
 
@@ -79,11 +79,11 @@ class ProgressFrames:
     def queued(self, asset: Asset, *, elsewhere: bool) -> None:
         """Tell that the asset's job is in the queue. elsewhere: other processes have sockets that ask."""
         event = {"event": "asset_queued", "assetId": asset.id, "position": None, "etaSeconds": None}
-        self._tell(asset.user_id, Subject.of(asset), event, elsewhere)
+        self._send(asset.user_id, Subject.of(asset), event, elsewhere)
 
     def deleted(self, asset: Asset) -> None:
         """Tell that the asset is gone."""
-        self._tell(asset.user_id, Subject.of(asset), {"event": "asset_deleted", "assetId": asset.id}, True)
+        self._send(asset.user_id, Subject.of(asset), {"event": "asset_deleted", "assetId": asset.id}, True)
 
     def corrected(self, asset: Asset) -> None:
         """Tell that a person corrected the asset."""
@@ -96,15 +96,15 @@ class ProgressFrames:
             "aiMetadata": found,
             "fields": sorted(asset.corrections),
         }
-        self._tell(asset.user_id, Subject.of(asset), event, True)
+        self._send(asset.user_id, Subject.of(asset), event, True)
 
-    def tell(self, job: Job, event: Mapping[str, Any], elsewhere: bool) -> None:
+    def send(self, job: Job, event: Mapping[str, Any], elsewhere: bool) -> None:
         """Tell what a job does, as `elsewhere` says in `queued`."""
         data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
         subject = Subject(data["assetId"], job.id, data["category"], job.attempt)
-        self._tell(data["userId"], subject, event, elsewhere)
+        self._send(data["userId"], subject, event, elsewhere)
 
-    def _tell(self, user_id: str, subject: Subject, event: Mapping[str, Any], elsewhere: bool) -> None:
+    def _send(self, user_id: str, subject: Subject, event: Mapping[str, Any], elsewhere: bool) -> None:
         room = ROOM_PREFIX + user_id
         if room not in self._watched and not elsewhere:
             return

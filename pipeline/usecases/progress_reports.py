@@ -31,7 +31,7 @@ Tell = Callable[[Job, Mapping[str, Any], bool], None]
 class RunningJob:
     """One job that this process runs: the AnalysisListener of its analysis (hooks/job_side.py)."""
 
-    def __init__(self, reports: Reports, job: Job) -> None:
+    def __init__(self, reports: ProgressReports, job: Job) -> None:
         self.job = job
         self.provider: str | None = None
         self.share: float | None = None
@@ -46,7 +46,7 @@ class RunningJob:
         """A provider has been asked."""
         self.provider, self.share = provider, None
         event = _event("asset_started", self.job, attempt=self.job.attempt, provider=provider)
-        self._reports.tell(self.job, event)
+        self._reports.send(self.job, event)
 
     def reported(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
         """The provider has done so much of it, and found so much."""
@@ -57,16 +57,16 @@ class RunningJob:
             event = _event("asset_progress", self.job, share=share)
             if partial:
                 event["partial"] = {name: asdict(attribute) for name, attribute in partial.items()}
-            self._reports.tell(self.job, event)
+            self._reports.send(self.job, event)
 
 
-class Reports:
+class ProgressReports:
     """The jobs that this process runs."""
 
-    def __init__(self, queue: JobQueue, tell: Tell, longest_delay_seconds: float) -> None:
+    def __init__(self, queue: JobQueue, send: Tell, longest_delay_seconds: float) -> None:
         """tell: sends an event. longest_delay_seconds: no job is delayed for longer."""
         self._queue = queue
-        self._tell = tell
+        self._send = send
         self._longest_delay_seconds = longest_delay_seconds
         self._running: dict[str, RunningJob] = {}
         self._written: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -95,12 +95,12 @@ class Reports:
         if finish.outcome is Outcome.RETRY and not finish.refunds_attempt:
             delay = timedelta(seconds=min(finish.delay_ms / 1000, self._longest_delay_seconds))
             told = {"reason": finish.error, "nextAt": to_timestamp(utc_now() + delay)}
-            self.tell(finish.job, _event("asset_retrying", finish.job, attempt=finish.job.attempt, **told))
+            self.send(finish.job, _event("asset_retrying", finish.job, attempt=finish.job.attempt, **told))
 
-    def tell(self, job: Job, event: Mapping[str, Any]) -> None:
+    def send(self, job: Job, event: Mapping[str, Any]) -> None:
         """Send an event of the job to the sockets that ask: while its asset has a result already, none."""
         if job.group != BACKGROUND:
-            self._tell(job, event, self._queue.is_watched)
+            self._send(job, event, self._queue.is_watched)
 
     async def run(self) -> None:
         """Write what runs, while somebody asks, for ever."""

@@ -38,7 +38,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.commits import LateCommits, until_stored
 from pipeline.usecases.corrections import settle_status
-from pipeline.usecases.job_records import ABOUT, FAILED, JobRecords
+from pipeline.usecases.job_records import PROMISE, FAILED, JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.processing import Processing, Result, metadata_of, names_of
 
@@ -78,7 +78,7 @@ class Reanalysis:
         if provider and provider not in self._providers:
             raise ValidationError.of("provider", f"Must be one of: {', '.join(sorted(self._providers))}")
 
-    async def ask(self, asset: Asset, provider: str, request_id: str, *, replaces: bool = False) -> bool:
+    async def request(self, asset: Asset, provider: str, request_id: str, *, replaces: bool = False) -> bool:
         """Have the asset analyzed again; False when it cannot be, or is about to be.
 
         replaces: the new result counts also when it tells less than the one that is there.
@@ -103,7 +103,7 @@ class Reanalysis:
             "finishedAt": to_timestamp(asset.finished_at),
             "replace": replaces,
         }
-        await self._job_records.insert(job, {ABOUT: promise})
+        await self._job_records.insert(job, {PROMISE: promise})
         try:
             await self._queue.enqueue(
                 job.id, job.data, request_id=request_id, group=job.group, lane=job.lane, revive=True
@@ -116,7 +116,7 @@ class Reanalysis:
                 await self._settle(job_id)
         return True
 
-    async def take_back(self, asset: Asset) -> bool:
+    async def withdraw(self, asset: Asset) -> bool:
         """End the reanalysis of the asset, if there is one; False when there is none."""
         waiting = [job_id for job_id, each in (await self._of(asset)).items() if FAILED not in each]
         for job_id in waiting:
@@ -128,7 +128,7 @@ class Reanalysis:
 
     async def _of(self, asset: Asset) -> dict[str, Mapping[str, Any]]:
         kept = await self._store.records_of(asset.user_id, asset.id, kinds=[self._job_records.kind])
-        return {each.id: each.data for each in kept if ABOUT in each.data}
+        return {each.id: each.data for each in kept if PROMISE in each.data}
 
 
 class Reanalyzing:
@@ -165,19 +165,19 @@ class Reanalyzing:
         if FAILED in kept:
             # The process died between its end and the acknowledgement.
             raise PermanentJobError(str(kept[FAILED].get("error", "")))
-        asset = await self._begin(job, kept.get(ABOUT))
-        return None if asset is None else await self._processing.analyze(job, asset, kept[ABOUT]["provider"])
+        asset = await self._begin(job, kept.get(PROMISE))
+        return None if asset is None else await self._processing.analyze(job, asset, kept[PROMISE]["provider"])
 
     async def commit(self, job: Job, result: Result) -> None:
         """Commit the new result under its run's fence, and send the event if it tells something new."""
         if job.group != BACKGROUND:
             await self._processing.commit(job, result)
             return
-        kept = (await self._job_records.find(job.id)).get(ABOUT, {})
+        kept = (await self._job_records.find(job.id)).get(PROMISE, {})
         if kept.get("replace") is not True and _tells_less(result.analysis, result.asset):
             await self._late_commits.run(self._leave(job, result))
             return
-        processed = await self._processing.keep_processed(result)
+        processed = await self._processing.store_processed(result)
         await self._late_commits.run(self._commit(job, result, processed, kept.get("replace") is True))
 
     async def give_up(self, job: Job, message: str) -> None:
@@ -187,9 +187,9 @@ class Reanalyzing:
             return
         kept = await self._job_records.find(job.id)
         # Taking the fence ends a run that is lost and goes on.
-        if FAILED not in kept and await self._begin(job, kept.get(ABOUT)) is None:
+        if FAILED not in kept and await self._begin(job, kept.get(PROMISE)) is None:
             raise AlreadyOver
-        await self._job_records.put_failed(job, message, {ABOUT: kept[ABOUT]})
+        await self._job_records.put_failed(job, message, {PROMISE: kept[PROMISE]})
         self._note("failed", job, error=message)
         if await self._job_records.forget_if_deleted(job.id, str(job.data.get("assetId"))):
             raise AlreadyOver
@@ -209,7 +209,7 @@ class Reanalyzing:
             self._note("dropped", job)
         elif to_timestamp(asset.finished_at) != promise["finishedAt"]:
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self._processing.tell(asset)
+            await self._processing.send_event(asset)
         else:
             return asset
         await self._job_records.forget(job.id)
@@ -240,7 +240,7 @@ class Reanalyzing:
             self._note("dropped", job)
         else:
             if is_changed:
-                await self._processing.tell(after)
+                await self._processing.send_event(after)
             self._note("changed" if is_changed else "unchanged", job)
             if image is not before.processed:
                 self._orphaned_images.discard_later(names_of(before.processed))
@@ -253,7 +253,7 @@ class Reanalyzing:
         attempt, provenance = result.attempt.ended("completed"), result.attempt.provenance()
 
         async def write() -> Asset | None:
-            if ABOUT not in await self._job_records.find(job.id):
+            if PROMISE not in await self._job_records.find(job.id):
                 # Taken back.
                 return None
             now = utc_now()

@@ -21,7 +21,7 @@ from pipeline.errors import DependencyUnavailable, NotFound
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.deliveries import Deliveries, among
+from pipeline.usecases.deliveries import Deliveries, delivery_ids
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
 
@@ -37,7 +37,7 @@ KIND = "jobs of a deleted asset"
 
 
 @dataclass(frozen=True, slots=True)
-class Jobs:
+class QueueParts:
     """A queue, what is kept of its jobs, and what ends a job that runs on this process."""
 
     queue: JobQueue
@@ -52,8 +52,8 @@ class Removing:
         self,
         store: AssetStore,
         orphaned_images: OrphanedImages,
-        photos: Jobs,
-        notifications: Jobs,
+        photos: QueueParts,
+        notifications: QueueParts,
         on_deleted: Callable[[Asset], None] = lambda asset: None,
     ) -> None:
         """on_deleted: called when an asset is gone."""
@@ -108,7 +108,7 @@ class Removing:
         await self._orphaned_images.remove(stored)
         record = await self._store.records_of(asset.user_id, asset.id)
         running = await self.forget_jobs(record, self._first_jobs(asset.id, asset.processing_job_id))
-        await self._deliveries.forget(*among(record))
+        await self._deliveries.forget(*delivery_ids(record))
         removed = await self._remove(asset)
         await self._store.discard_keys(asset.id)
         self._on_deleted(removed)
@@ -139,7 +139,7 @@ class Removing:
         """
         running = set()
         for jobs in self._queues:
-            ids = {*jobs.records.among(record), *(job_ids if jobs is self._photos else ())}
+            ids = {*jobs.records.ids_in(record), *(job_ids if jobs is self._photos else ())}
             if not ids:
                 continue
             # The store first: what it still knew it would put back.
@@ -181,13 +181,13 @@ class Removing:
             await self._store.discard_keys(asset.id)
             # A run may have ended, and announced that, before the document went.
             record = [*record, *await self._store.records_of(asset.user_id, asset.id)]
-            await self._deliveries.forget(*among(record))
+            await self._deliveries.forget(*delivery_ids(record))
             async with asyncio.timeout(QUEUE_SECONDS):
                 await self.forget_jobs(record, photos)
         except (DependencyUnavailable, TimeoutError) as error:
             log.warning("jobs_left_behind", assetId=asset.id, cause=cause_of(error))
-            photos |= {*self._photos.records.among(record)}
-            data = {"photos": sorted(photos), "notifications": self._queues[1].records.among(record)}
+            photos |= {*self._photos.records.ids_in(record)}
+            data = {"photos": sorted(photos), "notifications": self._queues[1].records.ids_in(record)}
             try:
                 await self._store.put_record(Record(KIND, asset.id, utc_now(), data))
             except DependencyUnavailable:

@@ -33,7 +33,7 @@ AGAIN_SECONDS = 1.0
 # An event may leave after one that is later by its timestamp. Clocks differ by 5 s at most (clock.py), a commit or
 # another notifier may take as long each; and what a killed process owed comes when its job's lease, on top of this, has
 # run out.
-TOLD_LATE_SECONDS = 15.0
+LATE_EVENT_SECONDS = 15.0
 # An instant of our own clocks is not so far ahead of any of them.
 MAX_AHEAD = timedelta(seconds=5)
 RESYNC = event_frame({"event": "resync"})
@@ -61,7 +61,7 @@ class Replay:
         self._max_events = max_events
         self._seldom = Seldom()
         self._max_bytes = max_bytes
-        self._overlap = timedelta(seconds=TOLD_LATE_SECONDS + lease_seconds)
+        self._overlap = timedelta(seconds=LATE_EVENT_SECONDS + lease_seconds)
         self._reading = asyncio.Semaphore(PARALLEL_READS)
         self._behind: dict[Connection, datetime] = {}
         self._requested = asyncio.Event()
@@ -116,7 +116,7 @@ class Replay:
         Later events wait until they have: a client that had heard one would not ask for these any more.
         """
         for connection in self._rooms.members(room):
-            connection.hold()
+            connection.pause()
             earliest = min(since, self._behind.get(connection, since))
             self._behind[connection] = max(earliest, connection.joined_at)
         self._requested.set()

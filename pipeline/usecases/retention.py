@@ -47,8 +47,8 @@ LOOK_SECONDS = (200.0, 400.0)
 AT_ONCE = 100
 REST_SECONDS = 0.1
 # Longer than a part takes. If the process dies, another one sweeps after that.
-TURN_SECONDS = 300.0
-TURN = "sweep"
+LOCK_SECONDS = 300.0
+LOCK = "sweep"
 # A storage that refuses so many in a row refuses them all.
 FAILURES_AT_MOST = 5
 OWNERS = "owner/"
@@ -92,7 +92,7 @@ class Sweeper:
         """
         # Another name each time, so that our own last turn, too, keeps us from sweeping again too soon.
         owner = secrets.token_hex(8)
-        if not await self._queue.acquire_lock(TURN, owner, TURN_SECONDS):
+        if not await self._queue.acquire_lock(LOCK, owner, LOCK_SECONDS):
             return
         before = self._now() - LEAST_AGE
         failure: DependencyUnavailable | None = None
@@ -115,7 +115,7 @@ class Sweeper:
                 log.warning("sweep_failed", backend=backend, cause=cause_of(error))
         if failure is not None:
             raise failure
-        await self._queue.acquire_lock(TURN, owner, EVERY_SECONDS)
+        await self._queue.acquire_lock(LOCK, owner, EVERY_SECONDS)
 
     async def _owns_all_since(self, backend: str, before: datetime) -> bool:
         """Return whether the storage is this installation's alone, and has been marked so since then."""
@@ -144,7 +144,7 @@ class Sweeper:
         seen = removed = 0
         try:
             async for images in self._storage.list_images(backend, "", AT_ONCE):
-                if not await self._queue.acquire_lock(TURN, owner, TURN_SECONDS):
+                if not await self._queue.acquire_lock(LOCK, owner, LOCK_SECONDS):
                     return None
                 seen += len(images)
                 old = [ImageName(backend, image.public_id) for image in images if image.stored_at < before]

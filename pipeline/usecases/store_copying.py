@@ -67,7 +67,7 @@ class StoreCopy:
         # Its command died before it wrote that down; the decision itself goes when the keys there are removed.
         await self._new.put_record(replace(left, phase=Phase.MOVED).record())
 
-    async def clear_unauthenticated(self) -> None:
+    async def clear_target(self) -> None:
         """Remove from the new store what an earlier try, or the time before a move back, has left there."""
         await self._new.purge_keys(EVER)
         async for ids in id_pages(self._new.all_ids):

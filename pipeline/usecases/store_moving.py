@@ -168,7 +168,7 @@ class StoreMove:
     async def _copy_all(self) -> None:
         self._on_phase("Copying")
         run, copy = self._outage_retry.run, self._copy
-        await run(copy.clear_unauthenticated)
+        await run(copy.clear_target)
         await run(copy.copy_records)
         await run(copy.copy_keys)
         while ids := await run(lambda: copy.copy_page(self._move.after)):

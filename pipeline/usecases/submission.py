@@ -130,7 +130,7 @@ class Submission:
         it raises IdempotencyKeyReused. DependencyUnavailable means that nothing was accepted and nothing is left
         behind.
         """
-        with self.taken():
+        with self.in_flight():
             return await self._submit(upload)
 
     async def _submit(self, upload: Upload) -> Receipt:
@@ -210,7 +210,7 @@ class Submission:
 
     async def retry(self, asset_id: str, user_id: str | None, request_id: str) -> Receipt:
         """Give a failed or partial asset a new job; NotFound or Conflict otherwise. user_id: None: whosever it is."""
-        with self.taken():
+        with self.in_flight():
             job_id = self._queue.job_id(new_asset_id())
             before = await self._store.get(asset_id)
             if before is None or user_id not in (None, before.user_id):
@@ -237,7 +237,7 @@ class Submission:
         return Conflict(f"Only failed or partial assets can be retried, this one is {current.status.value}")
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def in_flight(self) -> Iterator[None]:
         """What is done inside is waited for by drain; DependencyUnavailable once that has begun."""
         if self._is_stopped:
             raise DependencyUnavailable("The service is shutting down", retry_after_seconds=1)

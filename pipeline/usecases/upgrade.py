@@ -23,8 +23,8 @@ from pipeline.usecases.storages_in_use import StoragesInUse
 
 log = structlog.get_logger(__name__)
 
-PLACE = "upgrade"
-TURN, TURN_SECONDS = "upgrade", 60.0
+PROGRESS = "upgrade"
+LOCK, LOCK_SECONDS = "upgrade", 60.0
 PAGE = 200
 # It is a guest: 2,000 documents a second at most.
 REST_SECONDS = 0.1
@@ -57,19 +57,19 @@ class Upgrade:
     async def upgrade(self) -> bool:
         """Go on where the last process ended; return whether all is done, False when another process is at it."""
         record = await self._store.records(SCHEMA_KIND, limit=10)
-        place = next((each.data for each in record if each.id == PLACE and each.data["version"] == SCHEMA), {})
+        place = next((each.data for each in record if each.id == PROGRESS and each.data["version"] == SCHEMA), {})
         if place.get("isDone"):
             return True
         after: str | None = place.get("after", "")
         count = place.get("count", 0)
         while after is not None:
-            if not await self._queue.acquire_lock(TURN, self._id, TURN_SECONDS):
+            if not await self._queue.acquire_lock(LOCK, self._id, LOCK_SECONDS):
                 return False
             changed, after = await self._store.upgrade(after, limit=PAGE, backend_of=self._backend_of)
             await self._in_use.note(self._guessed)
             count += changed
             data = {"version": SCHEMA, "after": after, "count": count, "isDone": after is None}
-            await self._store.put_record(Record(SCHEMA_KIND, PLACE, utc_now(), data))
+            await self._store.put_record(Record(SCHEMA_KIND, PROGRESS, utc_now(), data))
             if after is not None:
                 await asyncio.sleep(REST_SECONDS)
         if count:
