@@ -60,7 +60,7 @@ class JobsHandler(_JobsHandler):
         wanted, limit, after = read_filter(query), query.limit(), query.cursor(STORED_ID)
         query.check()
         found = await self.lists.search(wanted, limit=limit, after=after)
-        self.reply({"items": await self.lists.shown(found.assets, found.again), **_onward(found.next_after)})
+        self.reply({"items": await self.lists.views.shown(found.assets, found.records), **_onward(found.next_after)})
 
 
 class CountHandler(_JobsHandler):
@@ -97,7 +97,7 @@ class JobHandler(_JobsHandler):
 
     async def get(self, job_id: str) -> None:
         await self.authenticate()
-        self.reply(await self.lists.describe(await self.find(job_id)))
+        self.reply(await self.lists.views.describe(await self.find(job_id)))
 
 
 class RetryJobHandler(_JobsHandler):
@@ -141,10 +141,10 @@ class CancelJobHandler(_JobsHandler):
         await self.authenticate()
         asset = await self.find(job_id)
         if asset.is_finished and await self.reanalysis.withdraw(asset):
-            self.reply((await self.lists.shown([asset]))[0])
+            self.reply((await self.lists.views.shown([asset]))[0])
             return
         cancelled = await self.cancelling.cancel(asset.id, None, self.request_id)
-        self.reply((await self.lists.shown([cancelled]))[0])
+        self.reply((await self.lists.views.shown([cancelled]))[0])
 
 
 class BulkHandler(_JobsHandler):

@@ -100,7 +100,7 @@ class Bulk:
         self._reanalysis.check(provider)
         query = narrowed(action, query)
         found = await self._lists.search(query, limit=SAMPLE)
-        return await self._lists.count(query), await self._lists.shown(found.assets, found.again)
+        return await self._lists.count(query), await self._lists.views.shown(found.assets, found.records)
 
     async def run(
         self,

@@ -36,11 +36,12 @@ from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
+from pipeline.usecases.analysis import Result, metadata_of
 from pipeline.usecases.commits import LateCommits, until_stored
 from pipeline.usecases.corrections import settle_status
 from pipeline.usecases.job_records import PROMISE, FAILED, JobRecords
-from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.processing import Processing, Result, metadata_of, names_of
+from pipeline.usecases.orphaned_images import OrphanedImages, names_of
+from pipeline.usecases.processing import Processing
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +167,7 @@ class Reanalyzing:
             # The process died between its end and the acknowledgement.
             raise PermanentJobError(str(kept[FAILED].get("error", "")))
         asset = await self._begin(job, kept.get(PROMISE))
-        return None if asset is None else await self._processing.analyze(job, asset, kept[PROMISE]["provider"])
+        return None if asset is None else await self._processing.analysis.analyze(job, asset, kept[PROMISE]["provider"])
 
     async def commit(self, job: Job, result: Result) -> None:
         """Commit the new result under its run's fence, and send the event if it tells something new."""
@@ -177,7 +178,7 @@ class Reanalyzing:
         if kept.get("replace") is not True and _tells_less(result.analysis, result.asset):
             await self._late_commits.run(self._leave(job, result))
             return
-        processed = await self._processing.store_processed(result)
+        processed = await self._processing.analysis.store_processed(result)
         await self._late_commits.run(self._commit(job, result, processed, kept.get("replace") is True))
 
     async def give_up(self, job: Job, message: str) -> None:
@@ -234,7 +235,7 @@ class Reanalyzing:
         new = replace(new, status=new.status_when_known())
         is_changed = _told(new) != _told(before)
         commit = self._write(job, result, new, is_changed)
-        after = await self._processing.with_images(result, processed, commit)
+        after = await self._orphaned_images.remove_unless(commit, processed, result.previews)
         if after is None:
             self._metrics.stale_results.inc()
             self._note("dropped", job)

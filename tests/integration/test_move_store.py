@@ -30,7 +30,8 @@ from pipeline.errors import ConfigurationError, Conflict, DependencyUnavailable,
 from pipeline.usecases import store_moving
 from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.store_copying import Copied, StoreCopy
-from pipeline.usecases.store_moving import StoreMove, abandon
+from pipeline.usecases.moving_processes import abandon
+from pipeline.usecases.store_moving import StoreMove
 from tests.factories import make_asset
 from tests.integration.test_asset_store import FOUND, NOON, damage
 from tests.integration.test_moving import Uploads, command, read

@@ -309,7 +309,7 @@ async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, resu
     asset, job = await submit(store)
     plugins.images[asset.original.public_id] = make_image()
     processing = make_processing(store, plugins, metrics, maker=Maker(result))
-    processing._previews = Previews(plugins, Maker(result), metrics, **{limit: 0.05})
+    processing.analysis._previews = Previews(plugins, Maker(result), metrics, **{limit: 0.05})
     await run(processing, job)
     current = await store.get(asset.id)
     assert current is not None and (current.status, current.previews) == (AssetStatus.ACTIVE, {})

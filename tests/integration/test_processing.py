@@ -21,12 +21,12 @@ from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases.attempts import Attempt
+from pipeline.usecases.analysis import Attempt, Result
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.previews import PreviewMaker, Previews
-from pipeline.usecases.processing import Processing, Result
+from pipeline.usecases.processing import Processing
 from pipeline.queue.job import Job
 from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
