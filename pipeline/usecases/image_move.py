@@ -1,9 +1,9 @@
-"""Use case: all images go to another storage while the service runs.
+"""Use case: all images move to another storage while the service runs.
 
-A record in the asset store tells every process where new images go from now on; usecases/storage_choice.py follows it.
-Each image is copied, read back and compared, then named in its asset's document if that still names the old one. A
-local one is removed then, because /media leads on to where it is; another one stays for as long as URLs of it may work,
-and is then removed by the sweeper. Interrupted and begun again it goes on; what is done is not done again.
+A record in the asset store names the storage of new images; every process follows it (storage_choice.py). Each image is
+copied, read back and compared; then its asset's document names the copy, if it still names the old image. An image of
+the local storage is removed then, because /media redirects to the copy. Any other image stays as long as its URLs may
+work; then the sweeper removes it. The command can be interrupted, and continues when it is run again.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ from pipeline.usecases.storages_in_use import KIND as IN_USE
 from pipeline.usecases.storages_in_use import note_left
 
 KIND, STORAGE = "move", "storage"
-# Those whose images are had under the old address all the same: /media leads on to where they are.
-LEADS_ON = ("local",)
-# A job may save an image in the old storage shortly before it learns of the move, and name it after its asset's turn.
+# Storages whose old URLs still work after a move: /media redirects to the copy.
+REDIRECTED = ("local",)
+# A job may save an image in the old storage just before it learns of the move, and name it after its asset was moved.
 ROUNDS = 3
-# So many assets at a time: most of it is waiting for the storages. An image of each, and its copy, is in memory.
+# So many assets at a time: most of the time is spent waiting. An image of each, and its copy, is in memory.
 AT_ONCE = 4
-# How often it is noted that images have just left a storage.
+# How often the record of a storage that images have left is written.
 NOTED_SECONDS = 30.0
 DAY_SECONDS = 86_400
 
 
 @dataclass(slots=True)
 class Moved:
-    """What was done. left: images that stay where they are, each in one line with the reason."""
+    """How much was moved.
+
+    left: images that could not be moved, one line each with the reason
+    """
 
     assets: int = 0
     images: int = 0
@@ -51,24 +54,24 @@ class Moved:
 
 
 async def probe(storage: StoredImages) -> None:
-    """Return when the current storage keeps what it is given; DependencyUnavailable when it does not."""
+    """Return when the current storage gives back a stored image; DependencyUnavailable when it does not."""
     public_id = f"probe/{secrets.token_hex(8)}"
     saved = await storage.save(public_id, io.BytesIO(MARK), "image/gif")
     name = ImageName(saved.backend, public_id)
     try:
-        found = await storage.read(name)
+        content = await storage.read(name)
     except FileNotFoundError:
-        found = b""
+        content = b""
     await storage.delete(name)
-    if found != MARK:
+    if content != MARK:
         raise _does_not_keep(saved.backend)
 
 
 async def choose_storage(store: AssetStore, name: str, *, instead_of: str) -> None:
-    """Let every process save new images there whose settings name that storage or one it stands in for."""
-    found = await store.find_record(KIND, STORAGE)
-    # Also the target of the move before: somebody may have named it in the settings since.
-    before = {*found.data["insteadOf"], found.data["to"]} if found is not None else set()
+    """Have every process save new images in that storage if its settings name `instead_of`, or an earlier such one."""
+    record = await store.find_record(KIND, STORAGE)
+    # Also the target of the move before: the settings may name it by now.
+    before = {*record.data["insteadOf"], record.data["to"]} if record is not None else set()
     await store.put_record(Record(IN_USE, name, utc_now(), {}))
     await store.put_record(
         Record(KIND, STORAGE, utc_now(), {"to": name, "insteadOf": sorted({*before, instead_of} - {name})})
@@ -85,7 +88,8 @@ async def move_images(
 ) -> Moved:
     """Move every image to the current storage of `storage`.
 
-    url_seconds: MEDIA_URL_SECONDS. DependencyUnavailable: a storage or the store is away for long; begin again later.
+    url_seconds: MEDIA_URL_SECONDS
+    DependencyUnavailable: a storage or the store is away for long; run the command again later.
     Conflict: another move has begun meanwhile.
     """
     return await _Move(store, storage, outage_retry or OutageRetry(), max(url_seconds, DAY_SECONDS)).run(on_asset)
@@ -100,7 +104,7 @@ class _Move:
         self._target = storage.backends[0]
         self._outage_retry = outage_retry
         self._url_seconds = url_seconds
-        # When it was last noted that images left a storage, by its name.
+        # By storage: when the record that images have left it was last written.
         self._noted: dict[str, float] = {}
 
     async def run(self, on_asset: Callable[[], None]) -> Moved:
@@ -120,7 +124,7 @@ class _Move:
                     batch = []
             await self._move_assets(batch, moved)
             moved.left += map(damaged_document, damaged)
-            # An asset that is being erased has lost its images shortly before its document goes.
+            # The images of an asset that is being erased disappear shortly before its document.
             if moved.images == before and (number or not moved.left):
                 break
         for backend in self._noted:
@@ -128,7 +132,7 @@ class _Move:
         return moved
 
     async def _move_assets(self, assets: Sequence[Asset], moved: Moved) -> None:
-        # Each ends what it has begun, whatever becomes of the others: half a copy is left by none.
+        # All end before an error is raised, so that none leaves half a copy.
         ends = await asyncio.gather(*(self._move_asset(asset, moved) for asset in assets), return_exceptions=True)
         for error in ends:
             if error is not None:
@@ -142,23 +146,23 @@ class _Move:
             try:
                 count = await self._move(asset, image)
             except (FileNotFoundError, ValueError, Unreadable) as error:
-                wrong = what_is_wrong(error)
+                problem = what_is_wrong(error)
             except DependencyUnavailable:
                 raise
             except PipelineError as error:
-                wrong = f"refused by {self._target}: {error.message}"
+                problem = f"refused by {self._target}: {error.message}"
             else:
                 moved.images += count
                 continue
             current = await self._outage_retry.run(partial(self._store.get, asset.id))
             if current is not None and image.name in current.image_names:
-                moved.left.append(f"{image.public_id} of asset {asset.id} in {image.backend} is {wrong}")
+                moved.left.append(f"{image.public_id} of asset {asset.id} in {image.backend} is {problem}")
 
     async def _check_alone(self) -> None:
-        """Conflict when images are to go elsewhere by now: two moves would undo each other's work."""
-        found = await self._store.find_record(KIND, STORAGE)
-        if found is not None and found.data["to"] != self._target:
-            raise Conflict(f"Another move has begun, to {found.data['to']}: this one ends here")
+        """Conflict when another move has another target: two moves would undo each other's work."""
+        record = await self._store.find_record(KIND, STORAGE)
+        if record is not None and record.data["to"] != self._target:
+            raise Conflict(f"Another move has begun, to {record.data['to']}: this one ends here")
 
     async def _move(self, asset: Asset, image: ImageRef) -> int:
         """Return 1 when the image was moved, 0 when its asset does not name it any more."""
@@ -171,14 +175,14 @@ class _Move:
         if replaced is None and not await self._is_named(asset.id, copy):
             await self._remove_copy(asset.id, copy)
             return 0
-        if image.backend in LEADS_ON:
-            # Else the sweeper does it.
+        if image.backend in REDIRECTED:
+            # If this fails the sweeper removes it.
             with suppress(DependencyUnavailable):
                 await self._storage.delete(name)
         return 1
 
     async def _copy(self, image: ImageRef, content: bytes) -> ImageRef:
-        """Return the image as the target holds it; DependencyUnavailable when that does not give it back."""
+        """Store a copy in the target; DependencyUnavailable when the target does not give it back."""
         content_type = image.content_type or content_type_of(content)
         saved = await self._storage.save(image.public_id, io.BytesIO(content), content_type)
         digest = await sha256_of(content)
@@ -195,13 +199,13 @@ class _Move:
         return current is not None and copy.name is not None and current.names(copy.name)
 
     async def _remove_copy(self, asset_id: str, copy: ImageRef) -> None:
-        """Remove a copy, unless its asset names it: because of another move to the same storage."""
+        """Remove a copy, unless its asset names it because of another move to the same storage."""
         if copy.name is not None and not await self._is_named(asset_id, copy):
             with suppress(DependencyUnavailable):
                 await self._storage.delete(copy.name)
 
     async def _note_left(self, backend: str, *, now: bool = False) -> None:
-        if backend in LEADS_ON:
+        if backend in REDIRECTED:
             return
         if now or time.monotonic() > self._noted.get(backend, -NOTED_SECONDS) + NOTED_SECONDS:
             await note_left(self._store, backend, self._url_seconds)
