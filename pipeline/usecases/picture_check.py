@@ -1,4 +1,4 @@
-"""Looks at pictures that plugins made as at those that clients upload: by their bytes, within the same limits."""
+"""Checks pictures that plugins made like uploads: by their bytes, within the same limits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.settings import Settings
 
 
 class PictureCheck:
-    """Returns the content type that the bytes say; ValidationError when an upload could not be this. On the loop."""
+    """Returns the content type of a picture; ValidationError when it would be refused as an upload."""
 
     def __init__(self, settings: Settings, pool: Executor) -> None:
-        """pool: where the bytes are looked at."""
+        """pool: threads that decode the picture"""
         self._max_bytes = settings.max_upload_bytes
         self._limits = (settings.max_image_pixels, settings.decode_memory_mb)
         self._pool = pool
@@ -24,5 +24,5 @@ class PictureCheck:
         if len(content) > self._max_bytes:
             raise ValidationError.of("image", f"Has {len(content)} bytes, more than the {self._max_bytes} of an upload")
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._pool, inspect, io.BytesIO(content), *self._limits)
-        return found.content_type
+        info = await loop.run_in_executor(self._pool, inspect, io.BytesIO(content), *self._limits)
+        return info.content_type
