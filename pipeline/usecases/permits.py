@@ -102,7 +102,7 @@ class JobPermit:
     async def put_by(self, provider: str, analysis: Analysis) -> None:
         """See Permit."""
         if self._permits.partial is not None and (key := self._key(provider, self._job_id)):
-            await self._permits.partial.keep(key, analysis, is_partial=True)
+            await self._permits.partial.put(key, analysis, is_partial=True)
 
     async def _release(self) -> None:
         """Release the reservation of this job, which does not need it, for another job.
@@ -156,7 +156,7 @@ class JobPermit:
         if paid is not None and self._permits.budgets is not None and provider not in self._permits.free:
             await self._permits.budgets.record(provider, self._user_id, paid.usage)
         if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):
-            await self._permits.cache.keep(key, analysis)
+            await self._permits.cache.put(key, analysis)
         pace = self._permits.paces.get(provider)
         if pace is not None and pace.at_once is not None:
             await self._release_call(provider)

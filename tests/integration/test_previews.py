@@ -329,13 +329,13 @@ async def test_previews_that_are_late_let_the_next_results_wait_less() -> None:
     for left in (0.02, 0.01):
         previews.begin(asset, read)
         assert await previews.take(asset) is None
-        assert previews._left_seconds == left
+        assert previews._current_wait_seconds == left
     maker.result = MADE
     previews.begin(asset, read)
     while not previews._making[asset.id].done():
         await asyncio.sleep(0)
     assert await previews.take(asset) is not None
-    assert previews._left_seconds == 0.04
+    assert previews._current_wait_seconds == 0.04
 
 
 @pytest.mark.gen_test
