@@ -34,6 +34,7 @@ from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.ai_usage import AiUsage
+from pipeline.usecases.analysis import PhotoAnalysis
 from pipeline.usecases.audit import Audit
 from pipeline.usecases.budgets import Budgets
 from pipeline.usecases.bounds import Backlog, Quota
@@ -346,13 +347,9 @@ class Parts:
 
     def _make_photo_worker(self) -> Worker:
         settings = self.settings
-        processing = Processing(
+        analysis = PhotoAnalysis(
             self.store,
             self.plugins,
-            self.notifying,
-            self._job_records,
-            self.metrics,
-            orphaned_images=self.orphaned_images,
             urls=self.image_urls,
             previews=Previews(
                 self.plugins,
@@ -363,11 +360,20 @@ class Parts:
                 wait_seconds=min(MAX_WAIT_SECONDS, settings.job_timeout_seconds / 24),
             ),
             cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
-            new_assets=self.new_assets,
             provider_timeout_seconds=settings.provider_timeout_seconds,
-            max_starts=settings.job_attempts + settings.max_stalls,
             listener=self.reports.analysis,
             permit=self._make_permits().of,
+        )
+        processing = Processing(
+            self.store,
+            analysis,
+            self.notifying,
+            self._job_records,
+            self.metrics,
+            orphaned_images=self.orphaned_images,
+            urls=self.image_urls,
+            new_assets=self.new_assets,
+            max_starts=settings.job_attempts + settings.max_stalls,
             on_end=self.job_statistics.count_end,
             tracing=self.tracing,
         )

@@ -72,21 +72,10 @@ class RoomFanout:
         self._metrics = metrics
         self._origin = secrets.token_hex(8).encode()
         nodes = Nodes(redis_url)
-        room_prefix = f"{prefix}:{nodes.database}:room:"
-        self._names = ChannelNames(
-            room_prefix.encode(), f"{prefix}:{nodes.database}:progress:".encode(), f"{room_prefix}{home}".encode()
-        )
+        self._names = ChannelNames.of(prefix, nodes.database, home)
         probe = f"{prefix}:probe"
         channels = Channels(nodes, probe)
-        self._publisher = Publisher(
-            channels,
-            probe,
-            home=self._names.common,
-            # For so long the server may have been a replica already; other processes publish to the new master.
-            on_demoted=lambda address, error: self._gaps.subscriptions.leave(address, error, 2 * CHECK_SECONDS),
-            missed=lambda since: (self._names.common, self._message(MISSED + since.isoformat().encode())),
-            on_dropped=self._note_dropped,
-        )
+        self._publisher = self._make_publisher(channels, probe)
         self._gaps = RoomGaps(
             rooms,
             channels,
@@ -99,6 +88,17 @@ class RoomFanout:
         self._supervisor = supervisor or Supervisor()
         self._watched: list[Watched] = []
         self._unpublished = Unpublished()
+
+    def _make_publisher(self, channels: Channels, probe: str) -> Publisher:
+        return Publisher(
+            channels,
+            probe,
+            home=self._names.common,
+            # For so long the server may have been a replica already; other processes publish to the new master.
+            on_demoted=lambda address, error: self._gaps.subscriptions.leave(address, error, 2 * CHECK_SECONDS),
+            missed=lambda since: (self._names.common, self._message(MISSED + since.isoformat().encode())),
+            on_dropped=self._note_dropped,
+        )
 
     async def start(self) -> None:
         """Begin to listen to the other processes; Redis need not be there yet."""
@@ -142,7 +142,7 @@ class RoomFanout:
         self._gaps.report(room)
         self._rooms.deliver(room, text_frame(payload))
         published = self._publisher.publish(channel, self._message(payload))
-        published.add_done_callback(lambda _: self._observe_age(event.get("timestamp")))
+        published.add_done_callback(lambda _: _observe_age(self._metrics, event.get("timestamp")))
         try:
             is_published = await _is_done(published, PUBLISH_SECONDS)
         finally:
@@ -169,12 +169,6 @@ class RoomFanout:
 
     def _message(self, payload: bytes) -> bytes:
         return self._origin + b" " + payload
-
-    def _observe_age(self, timestamp: object) -> None:
-        """Measure how old an event is when Redis has it; an event of a plugin may have no timestamp."""
-        with suppress(TypeError, ValueError):
-            age = utc_now() - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
-            self._metrics.event_seconds.observe(max(0.0, age.total_seconds()))
 
     def _note_dropped(self, number: int) -> None:
         self._metrics.events_dropped.inc(number)
@@ -221,6 +215,13 @@ class SelfProbe:
         """This process has received its own message."""
         if self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
+
+
+def _observe_age(metrics: Metrics, timestamp: object) -> None:
+    """Measure how old an event is when Redis has it; an event of a plugin may have no timestamp."""
+    with suppress(TypeError, ValueError):
+        age = utc_now() - datetime.fromisoformat(timestamp)  # type: ignore[arg-type]
+        metrics.event_seconds.observe(max(0.0, age.total_seconds()))
 
 
 def _advice(cause: Exception | None, names: ChannelNames) -> str:

@@ -32,6 +32,12 @@ class ChannelNames:
     progress: bytes
     common: bytes
 
+    @classmethod
+    def of(cls, prefix: str, database: int, home: str) -> ChannelNames:
+        """Return the names of an installation. For the parameters see RoomFanout."""
+        rooms = f"{prefix}:{database}:room:"
+        return cls(rooms.encode(), f"{prefix}:{database}:progress:".encode(), f"{rooms}{home}".encode())
+
     def of_room(self, room: str) -> bytes:
         """Return the channel of a room; ValueError when its name holds half a surrogate pair."""
         return self.rooms + room.encode()

@@ -139,11 +139,13 @@ class PhotoAnalysis:
         urls: ImageUrls,
         previews: Previews,
         cleaning: Cleaning,
-        provider_timeout_seconds: float,
+        provider_timeout_seconds: float = 90,
         listener: Callable[[Job], AbstractContextManager[AnalysisListener]] = lambda job: nullcontext(NO_WITNESS),
         permit: Callable[[Job, Asset], Permit] = lambda job, asset: NO_LIMITS,
     ) -> None:
-        """listener, permit: see Processing"""
+        """listener: yields the listener of a job's analysis
+        permit: returns the permit of a job to ask providers
+        """
         self._store = store
         self._plugins = plugins
         self._urls = urls

@@ -9,7 +9,6 @@ The very first start may use the fence of the insert: new_assets.py.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -21,15 +20,13 @@ from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import PermanentJobError
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, AnalysisListener, Permit
 from pipeline.hooks.notifiers import EventContext
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.texts import HALVES
 from pipeline.tracing import OFF, Tracing
-from pipeline.usecases.analysis import PhotoAnalysis, Plugins, Result, metadata_of
-from pipeline.usecases.cleaning import Cleaning
+from pipeline.usecases.analysis import PhotoAnalysis, Result, metadata_of
 from pipeline.usecases.commits import LateCommits, until_stored
 from pipeline.usecases.corrections import settle_status
 from pipeline.usecases.image_urls import ImageUrls
@@ -37,7 +34,6 @@ from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.notifying import event_context
 from pipeline.usecases.orphaned_images import OrphanedImages, names_of
-from pipeline.usecases.previews import Previews
 
 log = structlog.get_logger(__name__)
 
@@ -59,40 +55,24 @@ class Processing:
     def __init__(
         self,
         store: AssetStore,
-        plugins: Plugins,
+        analysis: PhotoAnalysis,
         announcer: Announcer,
         job_records: JobRecords,
         metrics: Metrics,
         *,
         orphaned_images: OrphanedImages,
         urls: ImageUrls,
-        previews: Previews,
-        cleaning: Cleaning,
         new_assets: NewAssets,
-        provider_timeout_seconds: float = 90,
         max_starts: int = 6,
-        listener: Callable[[Job], AbstractContextManager[AnalysisListener]] = lambda job: nullcontext(NO_WITNESS),
-        permit: Callable[[Job, Asset], Permit] = lambda job, asset: NO_LIMITS,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,
     ) -> None:
         """job_records: the asset store's copies of jobs and dead letters, in case Redis loses them
         max_starts: an asset started so often without an end has lost its process each time, whatever Redis knows
-        listener: yields the listener of a job's analysis
-        permit: returns the permit of a job to ask providers
         on_end: called with the status of each asset that is finished
         """
-        self.analysis = PhotoAnalysis(
-            store,
-            plugins,
-            urls=urls,
-            previews=previews,
-            cleaning=cleaning,
-            provider_timeout_seconds=provider_timeout_seconds,
-            listener=listener,
-            permit=permit,
-        )
         self._store = store
+        self.analysis = analysis
         self._announcer = announcer
         self._job_records = job_records
         self._metrics = metrics

@@ -7,10 +7,9 @@ result, until the new result is committed under a fence that this run takes from
 job that finished it. So other changes win: a retry gives the asset another job, a delete removes it, and then the
 commit of the reanalysis changes nothing.
 
-`finishedAt` changes only with the result, and only then is an event sent. So a run that is repeated knows whether the
-run before had committed. A reanalysis that fails leaves the asset as it is and becomes a dead letter. A result that is
-less complete than the old one is dropped, unless the operator wants it. Corrections by a person stay in any case. Runs
-on the event loop.
+`finishedAt` changes only with the result, and only then is an event sent: so a repeated run knows whether an earlier run
+has committed. A failed reanalysis leaves the asset as it is and becomes a dead letter. A result that is less complete is
+dropped, unless the operator wants it. Corrections by a person stay in any case. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.assets.asset import Asset, AssetStatus, ImageRef, job_data, to_timestamp
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, job_data, to_timestamp
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
@@ -76,10 +75,7 @@ class Reanalysis:
         self._on_deferred = on_deferred
 
     def check(self, provider: str) -> None:
-        """ValidationError when that provider is not in use.
-
-        provider: "" for that of each category
-        """
+        """ValidationError when the provider is not in use; "" stands for that of each category."""
         if provider and provider not in self._providers:
             raise ValidationError.of("provider", f"Must be one of: {', '.join(sorted(self._providers))}")
 
@@ -159,7 +155,7 @@ class Reanalyzing:
         self._late_commits = LateCommits()
 
     def describe(self, job: Job) -> Mapping[str, str]:
-        """Return the log fields that name the asset and its owner."""
+        """See Processing."""
         return self._processing.describe(job)
 
     async def process(self, job: Job) -> Result | None:
@@ -171,9 +167,7 @@ class Reanalyzing:
             # The process died between the dead letter's record and the acknowledgement.
             raise PermanentJobError(str(record[FAILED].get("error", "")))
         asset = await self._begin(job, record.get(PROMISE))
-        if asset is None:
-            return None
-        return await self._processing.analysis.analyze(job, asset, record[PROMISE]["provider"])
+        return await self._processing.analysis.analyze(job, asset, record[PROMISE]["provider"]) if asset else None
 
     async def commit(self, job: Job, result: Result) -> None:
         """Commit the new result under its run's fence, and send an event if it differs from the old one."""
@@ -292,10 +286,12 @@ def _unique(asset: Asset) -> str:
 
 def _is_less_complete(new: Analysis, before: Asset) -> bool:
     """Return whether the new result is less complete: brand and model count more than the colorway."""
-    metadata = (metadata_of(new), before.ai_metadata)
-    known = [[bool(each.brand), bool(each.model), bool(each.colorway)] for each in metadata]
-    is_known = [(sum(each[:2]), sum(each)) for each in known]
-    return is_known[0] < is_known[1]
+
+    def completeness(metadata: AiMetadata) -> tuple[int, int]:
+        known = [bool(metadata.brand), bool(metadata.model), bool(metadata.colorway)]
+        return sum(known[:2]), sum(known)
+
+    return completeness(metadata_of(new)) < completeness(before.ai_metadata)
 
 
 def _shown(asset: Asset) -> tuple[Mapping[str, Any], str]:

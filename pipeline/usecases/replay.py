@@ -31,7 +31,8 @@ ROOM_PREFIX = "user:"
 PARALLEL_READS = 8
 AGAIN_SECONDS = 1.0
 # An event may be sent after one with a later timestamp. Clocks differ by 5 s at most (clock.py), and a commit or
-# another notifier may take as long each. In addition, the event of a killed process is sent when its job's lease has ended.
+# another notifier may take as long each. In addition, the event of a killed process is sent when its job's lease has
+# ended.
 LATE_EVENT_SECONDS = 15.0
 # The clocks of this service differ by less.
 MAX_AHEAD = timedelta(seconds=5)

@@ -18,7 +18,7 @@ class StoredImages(Protocol):
 
     @property
     def backends(self) -> Sequence[str]:
-        """The names of the storages in use, the current one first; a storage is added when one of its images is used."""
+        """The names of the storages in use, the current one first; others are added when an image of them is used."""
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
         """Store the image in the current storage."""

@@ -106,8 +106,7 @@ class Submission:
         on_enqueued: Callable[[Asset, str], None] = lambda asset, request_id: None,
         tracing: Tracing = OFF,
     ) -> None:
-        """backlog, quota: None: no bounds
-        pool: threads in which no plugin runs
+        """pool: threads in which no plugin runs
         on_inserted: called with a new asset, before it has a job
         on_deferred: called when a job could not be enqueued, so that the reconciler has to enqueue it
         on_enqueued: called with the asset and the request id when its job was enqueued
@@ -116,10 +115,9 @@ class Submission:
         self._storage = storage
         self._queue = queue
         self._metrics = metrics
-        self._policy = policy
+        self._is_fair = policy.is_fair
         self._orphaned_images = orphaned_images
         self._urls = urls
-        self._pool = pool
         self._identities = Identities(store, pool, dedupes=policy.dedupes)
         self._backlog = backlog or Backlog(store, queue, most=0, most_of_user=0)
         self.quota = quota or Quota(store, most_bytes=0)
@@ -263,9 +261,6 @@ class Submission:
         """Return a context that `drain` waits for; DependencyUnavailable once `drain` was called."""
         return self._requests.one()
 
-    def _group_of(self, user_id: str) -> str:
-        return user_id if self._policy.is_fair else ""
-
     async def enqueue(self, asset: Asset, request_id: str, *, revive: bool = False) -> None:
         """Enqueue the asset's job, or leave that to the reconciler.
 
@@ -280,7 +275,7 @@ class Submission:
                         data,
                         request_id=request_id,
                         trace_context=span.trace_context,
-                        group=self._group_of(asset.user_id),
+                        group=asset.user_id if self._is_fair else "",
                         lane=asset.category,
                         revive=revive,
                     )

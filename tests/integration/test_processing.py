@@ -21,7 +21,7 @@ from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases.analysis import Attempt, Result
+from pipeline.usecases.analysis import Attempt, PhotoAnalysis, Result
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
@@ -106,14 +106,14 @@ def make_processing(
     """Return the use case; without a maker it makes no previews."""
     metrics = metrics or Metrics()
     kept = JobRecords(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
+    urls, previews = ImageUrls(plugins), Previews(plugins, maker, metrics)
     return Processing(
-        *(store, plugins, plugins, kept, metrics),
+        store,
+        PhotoAnalysis(store, plugins, urls=urls, previews=previews, cleaning=Cleaning()),
+        *(plugins, kept, metrics),
         orphaned_images=orphaned_images or OrphanedImages(store, plugins),
-        urls=ImageUrls(plugins),
-        previews=Previews(plugins, maker, metrics),
-        cleaning=Cleaning(),
+        urls=urls,
         new_assets=new_assets or NewAssets(),
-        provider_timeout_seconds=90,
     )
 
 

@@ -25,6 +25,7 @@ from pipeline.queue.attempt import AlreadyOver
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases import orphaned_images as orphaned_images_module
+from pipeline.usecases.analysis import PhotoAnalysis
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.corrections import Corrections
 from pipeline.usecases.new_assets import NewAssets
@@ -54,12 +55,13 @@ class House:
         self.claim, self.metrics = Claimer(queue), Metrics()
         self.job_records = JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60)
         self.orphaned_images = OrphanedImages(store, self.plugins)
+        urls, previews = ImageUrls(self.plugins), Previews(self.plugins, None, self.metrics)
         self.processing = Processing(
-            *(store, self.plugins, self.plugins, self.job_records, self.metrics),
+            store,
+            PhotoAnalysis(store, self.plugins, urls=urls, previews=previews, cleaning=Cleaning()),
+            *(self.plugins, self.job_records, self.metrics),
             orphaned_images=self.orphaned_images,
-            urls=ImageUrls(self.plugins),
-            previews=Previews(self.plugins, None, self.metrics),
-            cleaning=Cleaning(),
+            urls=urls,
             new_assets=NewAssets(),
         )
         self.handler = Reanalyzing(
