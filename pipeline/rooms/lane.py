@@ -84,12 +84,12 @@ class Lane:
     async def run(self) -> None:
         """Publish the pending messages until retired."""
         channels = self._publisher.channels
-        delays, failures, found = retry_delays(*RETRY_SECONDS), 0, -1
+        delays, failures, version = retry_delays(*RETRY_SECONDS), 0, -1
         while not self._is_retired:
             link = None
             try:
                 if failures:
-                    await channels.find(found)
+                    await channels.find(version)
                     if self._is_retired:
                         return
                 link = await channels.open(self._address)
@@ -103,7 +103,7 @@ class Lane:
                                 await self._added.wait()
                 return
             except (RedisError, OSError) as error:
-                found = channels.found
+                version = channels.found
                 failures += 1
                 channels.leave(self._address)
                 if not self._is_needed(error, failures):

@@ -32,11 +32,11 @@ async def every_asset(
     on_damaged: called with the id of each asset that cannot be read
     """
     async for page in id_pages(retried(outage_retry, store.all_ids)):
-        found = {asset.id: asset for asset in await outage_retry.run(partial(store.get_many, page))}
-        unread = [asset_id for asset_id in page if asset_id not in found]
+        assets = {asset.id: asset for asset in await outage_retry.run(partial(store.get_many, page))}
+        unread = [asset_id for asset_id in page if asset_id not in assets]
         # The other assets were deleted between the two calls.
         for asset_id in sorted(await outage_retry.run(partial(store.known, unread))) if unread else ():
             on_damaged(asset_id)
         for asset_id in page:
-            if asset_id in found:
-                yield found[asset_id]
+            if asset_id in assets:
+                yield assets[asset_id]

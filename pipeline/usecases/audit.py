@@ -31,10 +31,10 @@ from pipeline.usecases.paging import Cursor, dated_pages, newest_page
 log = structlog.get_logger(__name__)
 
 KIND = "audit"
-KEEP = timedelta(days=90)
+RETENTION = timedelta(days=90)
 # So many entries wait at most while the store is away.
 WAITING_AT_MOST = 1000
-AGAIN_SECONDS = (0.5, 30.0)
+RETRY_SECONDS = (0.5, 30.0)
 # The characters of a user id, which is searched as a complete word.
 IN_ID = "[A-Za-z0-9_.:@|-]"
 
@@ -82,12 +82,12 @@ class Audit:
 
     async def run(self) -> None:
         """Write entries, for ever."""
-        delays = retry_delays(*AGAIN_SECONDS)
+        delays = retry_delays(*RETRY_SECONDS)
         while True:
             await self._added.wait()
             try:
                 await self._write()
-                delays = retry_delays(*AGAIN_SECONDS)
+                delays = retry_delays(*RETRY_SECONDS)
             except DependencyUnavailable as error:
                 log.warning("audit_postponed", entries=len(self._waiting), cause=cause_of(error))
                 await asyncio.sleep(next(delays))
@@ -129,19 +129,19 @@ class Audit:
 
     async def forget(self, user_id: str) -> bool:
         """Remove the user's name from all entries; return whether one had it."""
-        is_found = False
+        is_named = False
         async with self._writing:
             self._waiting = deque(_anonymous(entry, user_id) or entry for entry in self._waiting)
         async for page in dated_pages(partial(self._store.records, KIND)):
             for entry in page:
                 if (changed := _anonymous(entry, user_id)) is not None:
-                    is_found = True
+                    is_named = True
                     await self._store.put_record(changed)
-        return is_found
+        return is_named
 
     async def purge(self) -> None:
         """Remove old entries."""
-        await self._store.purge_records(KIND, utc_now() - KEEP)
+        await self._store.purge_records(KIND, utc_now() - RETENTION)
 
 
 def _shown(entry: Record) -> dict[str, Any]:

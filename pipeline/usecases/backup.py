@@ -31,7 +31,7 @@ from pipeline.usecases.storage import StoredImages
 TRIES = 5
 # Records that only show the last days, and may be as many as there are events.
 LEFT_OUT = {deliveries.KIND, *job_statistics.KINDS}
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 
 
 async def back_up(
@@ -78,7 +78,7 @@ class _Backup:
             if not flaws:
                 break
             # The asset may have been deleted, or have another image now.
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
             current = await self._outage_retry.run(partial(self._store.get, asset.id))
             if current is None:
                 return

@@ -99,9 +99,9 @@ class Bound:
             log.debug("count_unknown", cause=cause_of(error))
         finally:
             number.reading = None
-        took = _now() - began_at
+        seconds = _now() - began_at
         longest = min(LONGEST_CACHED_SECONDS, LEAST_CACHED_SECONDS + room_seconds)
-        number.fresh_until = _now() + longest + REST_FACTOR * took
+        number.fresh_until = _now() + longest + REST_FACTOR * seconds
 
     def _new(self, name: str) -> _Number:
         if len(self._numbers) >= NAMES_AT_MOST:

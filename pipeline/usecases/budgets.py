@@ -33,10 +33,10 @@ log = structlog.get_logger(__name__)
 
 KIND, APART = "spending", "spending apart"
 DAY_SECONDS = 86_400
-KEPT_SECONDS = 8 * DAY_SECONDS
+RETENTION_SECONDS = 8 * DAY_SECONDS
 PAGE = 100
 # A job beyond the budget asks again so often, in case the budget was raised.
-ASK_AGAIN_SECONDS = 60.0
+RETRY_SECONDS = 60.0
 IN_ALL = "all"
 # Sums of fractions are not exact.
 LEAST = 1e-9
@@ -98,7 +98,7 @@ class Budgets:
         """
         day, left_seconds = self._today()
         in_all, of_user, unpriced = await self._read(day, IN_ALL, _of_user(user_id), _unpriced(provider))
-        seconds = min(left_seconds, ASK_AGAIN_SECONDS)
+        seconds = min(left_seconds, RETRY_SECONDS)
         if unpriced:
             error = BudgetReached(UNKNOWN_PRICE, retry_after_seconds=seconds)
         elif in_all + LEAST >= self._per_day:
@@ -172,7 +172,7 @@ class Budgets:
         """Add the costs of commands to the sums, and remove old records."""
         await self._count_commands()
         for kind in (KIND, APART):
-            await self._store.purge_records(kind, instant_of(int(self._now() - KEPT_SECONDS) * 1000))
+            await self._store.purge_records(kind, instant_of(int(self._now() - RETENTION_SECONDS) * 1000))
 
     async def _count_commands(self) -> None:
         while page := await self._store.records(APART, limit=PAGE):

@@ -98,17 +98,15 @@ class Bulk:
         self._removing = removing
         self._reanalysis = reanalysis
 
-    async def preview(
-        self, action: Action, query: JobQuery, provider: str = ""
-    ) -> tuple[Count, list[dict[str, Any]]]:
+    async def preview(self, action: Action, query: JobQuery, provider: str = "") -> tuple[Count, list[dict[str, Any]]]:
         """Return how many jobs the action would change, and some of them.
 
         provider: see `run`
         """
         self._reanalysis.check(provider)
         query = narrowed(action, query)
-        found = await self._lists.search(query, limit=SAMPLE)
-        return await self._lists.count(query), await self._lists.views.shown(found.assets, found.records)
+        page = await self._lists.search(query, limit=SAMPLE)
+        return await self._lists.count(query), await self._lists.views.shown(page.assets, page.records)
 
     async def run(
         self,
@@ -182,9 +180,7 @@ def narrowed(action: Action, query: JobQuery) -> JobQuery:
     possible = STATUSES[query.state] or tuple(AssetStatus)
     if query.is_reanalysis or not set(possible) & set(statuses) or (state and query.state not in (None, state)):
         raise ValidationError.of("state", f"There is nothing to {action.value} in this state")
-    return replace(
-        query, statuses=statuses, state=state or query.state, is_postponed=action is Action.RESUME
-    )
+    return replace(query, statuses=statuses, state=state or query.state, is_postponed=action is Action.RESUME)
 
 
 async def _answers(act: Callable[[Asset], Awaitable[object]], assets: Sequence[Asset]) -> list[str | None]:

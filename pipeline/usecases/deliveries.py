@@ -19,7 +19,7 @@ from pipeline.clock import utc_now
 from pipeline.usecases.paging import Cursor, newest_page
 
 KIND = "delivery"
-KEEP = timedelta(days=7)
+RETENTION = timedelta(days=7)
 # The fields of the job's payload that the record has.
 PAYLOAD = ("notifier", "event", "userId", "assetId")
 
@@ -128,7 +128,7 @@ class Deliveries:
 
     async def purge(self) -> None:
         """Remove old records."""
-        await self._store.purge_records(KIND, utc_now() - KEEP)
+        await self._store.purge_records(KIND, utc_now() - RETENTION)
 
 
 def delivery_ids(records: Sequence[Record]) -> list[str]:

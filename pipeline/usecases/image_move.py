@@ -27,7 +27,7 @@ from pipeline.usecases.outage_retry import OutageRetry, Unreadable, read_checked
 from pipeline.usecases.retention import MARK
 from pipeline.usecases.storage import StoredImages
 from pipeline.usecases.storages_in_use import KIND as IN_USE
-from pipeline.usecases.storages_in_use import note_left
+from pipeline.usecases.storages_in_use import record_storage_left
 
 KIND, STORAGE = "move", "storage"
 # Storages whose old URLs still work after a move: /media redirects to the copy.
@@ -64,7 +64,7 @@ async def probe(storage: StoredImages) -> None:
         content = b""
     await storage.delete(name)
     if content != MARK:
-        raise _does_not_keep(saved.backend)
+        raise _loses_images(saved.backend)
 
 
 async def choose_storage(store: AssetStore, name: str, *, instead_of: str) -> None:
@@ -128,7 +128,7 @@ class _Move:
             if moved.images == before and (number or not moved.left):
                 break
         for backend in self._noted:
-            await self._note_left(backend, now=True)
+            await self._record_storage_left(backend, now=True)
         return moved
 
     async def _move_assets(self, assets: Sequence[Asset], moved: Moved) -> None:
@@ -169,7 +169,7 @@ class _Move:
         name = image.name
         assert name is not None
         content = await self._outage_retry.read(self._storage, image)
-        await self._note_left(image.backend)
+        await self._record_storage_left(image.backend)
         copy = await self._outage_retry.run(lambda: self._copy(image, content))
         replaced = await self._outage_retry.run(lambda: self._store.replace_image(asset.id, name, copy))
         if replaced is None and not await self._is_named(asset.id, copy):
@@ -191,7 +191,7 @@ class _Move:
             await read_checked(self._storage, copy)
         except (FileNotFoundError, ValueError) as error:
             await self._remove_copy(image.public_id.partition("/")[0], copy)
-            raise _does_not_keep(saved.backend) from error
+            raise _loses_images(saved.backend) from error
         return copy
 
     async def _is_named(self, asset_id: str, copy: ImageRef) -> bool:
@@ -204,13 +204,13 @@ class _Move:
             with suppress(DependencyUnavailable):
                 await self._storage.delete(copy.name)
 
-    async def _note_left(self, backend: str, *, now: bool = False) -> None:
+    async def _record_storage_left(self, backend: str, *, now: bool = False) -> None:
         if backend in REDIRECTED:
             return
         if now or time.monotonic() > self._noted.get(backend, -NOTED_SECONDS) + NOTED_SECONDS:
-            await note_left(self._store, backend, self._url_seconds)
+            await record_storage_left(self._store, backend, self._url_seconds)
             self._noted[backend] = time.monotonic()
 
 
-def _does_not_keep(backend: str) -> DependencyUnavailable:
+def _loses_images(backend: str) -> DependencyUnavailable:
     return DependencyUnavailable(f"The storage {backend} does not give back what it is given")

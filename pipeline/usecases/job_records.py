@@ -70,11 +70,11 @@ class JobRecords:
 
     async def unnamed_of(self, user_id: str) -> Sequence[Record]:
         """Return the user's records that have no user_id: version 0.1 writes such records to MongoDB."""
-        found: list[Record] = []
+        records: list[Record] = []
         async for page in dated_pages(partial(self._store.records, self.kind)):
             pairs = ((record, record.data.get("data")) for record in page if not record.user_id)
-            found += (record for record, data in pairs if isinstance(data, dict) and data.get("userId") == user_id)
-        return found
+            records += (record for record, data in pairs if isinstance(data, dict) and data.get("userId") == user_id)
+        return records
 
     async def forget(self, *job_ids: str) -> None:
         """Remove the records of these jobs."""

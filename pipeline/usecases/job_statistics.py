@@ -30,10 +30,10 @@ log = structlog.get_logger(__name__)
 
 MINUTE = 60
 # By the length of a time step, in seconds: how long its records are kept, a little longer than their chart.
-KEPT_SECONDS = {60: 2 * 3600, 600: 26 * 3600, 3600: 8 * 86_400}
+RETENTION_SECONDS = {60: 2 * 3600, 600: 26 * 3600, 3600: 8 * 86_400}
 # A chart: the length of its steps in seconds, their number, and for how many seconds the chart is cached.
 WINDOWS = {"1h": (60, 60, 5), "24h": (600, 144, 30), "7d": (3600, 168, 30)}
-KINDS = tuple(f"tally {step}" for step in KEPT_SECONDS)
+KINDS = tuple(f"tally {step}" for step in RETENTION_SECONDS)
 WRITE_SECONDS = 15.0
 # A write that takes longer is repeated with the next one.
 WRITE_AT_MOST_SECONDS = 10.0
@@ -134,7 +134,7 @@ class JobStatistics:
         async with self._writing:
             for minute in list(self._unwritten):
                 counts = self._unwritten.pop(minute)
-                for step in KEPT_SECONDS:
+                for step in RETENTION_SECONDS:
                     each = self._sums.setdefault((step, minute * MINUTE // step * step), _Sum())
                     each.counts.add(counts)
                     each.is_written = False
@@ -152,7 +152,7 @@ class JobStatistics:
         now = self._now()
         for (step, start), each in list(self._sums.items()):
             is_over = each.is_written and start + step <= now
-            if is_over or start < now - KEPT_SECONDS[step]:
+            if is_over or start < now - RETENTION_SECONDS[step]:
                 del self._sums[step, start]
 
     async def chart(self, window: str) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class JobStatistics:
 
     async def purge(self) -> None:
         """Remove records that no chart shows any more."""
-        for step, seconds in KEPT_SECONDS.items():
+        for step, seconds in RETENTION_SECONDS.items():
             await self._store.purge_records(_kind(step), _instant(self._now()) - timedelta(seconds=seconds))
 
 

@@ -67,11 +67,11 @@ async def abandon(store: AssetStore) -> bool:
     return await end(store, move)
 
 
-async def check_alone(store: AssetStore, found: Move) -> None:
+async def check_alone(store: AssetStore, move: Move) -> None:
     """Conflict when the command that wrote the record is running."""
     await asyncio.sleep(2 * BEAT_SECONDS)
     later = Move.of(await store.find_record(MOVE, STORE))
-    if later is not None and later.beat != found.beat:
+    if later is not None and later.beat != move.beat:
         raise Conflict("A `move --store` is running")
 
 

@@ -16,7 +16,7 @@ from pipeline.queue.job import Job
 # About two megabytes.
 MOST = 1000
 # An asset older than this is forgotten when room is needed: another process has probably claimed its job.
-KEEP_SECONDS = 60.0
+FRESH_SECONDS = 60.0
 
 
 class NewAssets:
@@ -33,7 +33,7 @@ class NewAssets:
         now = time.monotonic()
         if len(self._assets) >= self._most:
             oldest = next(iter(self._assets), None)
-            if oldest is None or now - self._assets[oldest][1] < KEEP_SECONDS:
+            if oldest is None or now - self._assets[oldest][1] < FRESH_SECONDS:
                 return
             del self._assets[oldest]
         self._assets[asset.processing_job_id] = asset, now

@@ -25,7 +25,7 @@ from pipeline.usecases.storages_in_use import all_in_use
 log = structlog.get_logger(__name__)
 
 # The delays before an image is removed. After the last try it is left to the sweeper.
-AGAIN_SECONDS = (1.0, 10.0, 60.0, 600.0)
+RETRY_SECONDS = (1.0, 10.0, 60.0, 600.0)
 # How many removals may wait for their next try.
 WAITING_AT_MOST = 1000
 LISTED_AT_ONCE = 100
@@ -134,7 +134,7 @@ class OrphanedImages:
 
     async def _discard_later(self, names: Collection[ImageName]) -> None:
         remaining = set(names)
-        for seconds in AGAIN_SECONDS:
+        for seconds in RETRY_SECONDS:
             await asyncio.sleep(seconds)
             try:
                 unnamed = await find_unnamed(self._store, remaining)

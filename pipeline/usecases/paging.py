@@ -62,16 +62,16 @@ async def newest_page(
     read: newest_records of that kind
     is_wanted: returns whether a record matches; None: all match
     """
-    found: list[Record] = []
+    records: list[Record] = []
     size = limit + 1 if is_wanted is None else DATED_PAGE
     for _ in range(0, READ_AT_MOST, size):
         page = await read(limit=size, after=after)
         for number, record in enumerate(page, 1):
             after = record.at, record.id
             if is_wanted is None or is_wanted(record):
-                found.append(record)
-            if len(found) == limit:
-                return found, after if number < len(page) or len(page) == size else None
+                records.append(record)
+            if len(records) == limit:
+                return records, after if number < len(page) or len(page) == size else None
         if len(page) < size:
-            return found, None
-    return found, after
+            return records, None
+    return records, after

@@ -92,12 +92,12 @@ class JobPermit:
     async def known(self, provider: str) -> Analysis | None:
         """See Permit."""
         cache, key = self._permits.cache, self._key(provider)
-        found = await cache.find(key) if cache and key else None
-        if found is not None:
+        answer = await cache.find(key) if cache and key else None
+        if answer is not None:
             await self._release()
         elif self._permits.partial is not None and (key := self._key(provider, self._job_id)):
-            found = await self._permits.partial.find(key)
-        return found
+            answer = await self._permits.partial.find(key)
+        return answer
 
     async def put_by(self, provider: str, analysis: Analysis) -> None:
         """See Permit."""

@@ -92,7 +92,7 @@ class Previews:
             return _result(making)
         self._current_wait_seconds /= 2
         await cancel([making])
-        self._note("late", asset, TimeoutError())
+        self._record_failure("late", asset, TimeoutError())
         return None
 
     async def drop(self, asset: Asset) -> None:
@@ -100,9 +100,7 @@ class Previews:
         if making := self._making.pop(asset.id, None):
             await cancel([making])
 
-    async def _make(
-        self, maker: PreviewMaker, asset: Asset, read_image: ReadImage
-    ) -> Mapping[str, ImageRef] | None:
+    async def _make(self, maker: PreviewMaker, asset: Asset, read_image: ReadImage) -> Mapping[str, ImageRef] | None:
         try:
             async with asyncio.timeout(self._seconds):
                 previews = await maker.previews(await read_image(), PREVIEW_SIDES)
@@ -110,12 +108,12 @@ class Previews:
         # Any error, also one of a storage plugin: the result matters more than its previews.
         except Exception as error:
             outcome = "late" if isinstance(error, TimeoutError) else "failed"
-            self._note(outcome, asset, error)
+            self._record_failure(outcome, asset, error)
             return None
         self._metrics.previews.labels("made").inc()
         return dict(stored)
 
-    def _note(self, outcome: str, asset: Asset, error: Exception) -> None:
+    def _record_failure(self, outcome: str, asset: Asset, error: Exception) -> None:
         self._metrics.previews.labels(outcome).inc()
         log.warning("previews_not_made", assetId=asset.id, outcome=outcome, cause=cause_of(error))
 

@@ -133,15 +133,15 @@ class Processes:
         Another process follows within seconds, and is returned as it will be then.
         NotFound: there is no such process, or it is lost. Conflict: it runs no jobs.
         """
-        found = {each["id"]: each for each in await self.read()}.get(process_id)
-        if found is None or not found["isAlive"]:
+        process = {each["id"]: each for each in await self.read()}.get(process_id)
+        if process is None or not process["isAlive"]:
             raise NotFound("No process of that id is alive")
-        if found["role"] == "web":
+        if process["role"] == "web":
             raise Conflict("This process runs no jobs")
         await self._queue.request_drain(process_id, is_wanted)
         if process_id == self.id:
             await self._look()
-        return found | {"isDraining": is_wanted}
+        return process | {"isDraining": is_wanted}
 
     async def _look(self) -> None:
         """Follow a drain request, and write the entry."""
@@ -220,10 +220,10 @@ def by_state(processes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], in
 
 
 def _by_role(processes: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for each in processes:
-        found.setdefault(str(each["role"]), []).append(each)
-    return found
+        groups.setdefault(str(each["role"]), []).append(each)
+    return groups
 
 
 def _memory_bytes() -> int | None:

@@ -136,10 +136,10 @@ class ProgressFrames:
         if event["event"] == "asset_deleted":
             watched.pop(subject.asset_id, None)
         else:
-            self._note(watched, subject, event)
+            self._update(watched, subject, event)
         self._rooms.offer(room, text_frame(payload))
 
-    def _note(self, watched: dict[str, _Watched], subject: Subject, event: Mapping[str, Any]) -> None:
+    def _update(self, watched: dict[str, _Watched], subject: Subject, event: Mapping[str, Any]) -> None:
         if subject.asset_id not in watched and len(watched) >= WATCHED_AT_MOST:
             return
         entry = watched.setdefault(subject.asset_id, _Watched(subject))
@@ -184,8 +184,8 @@ class ProgressFrames:
         self._fanout.ignore_progress(room)
 
     def _forget_processed(self, room: str, frame: bytes) -> None:
-        if b'"asset_processed"' in frame and (found := PROCESSED.search(frame)):
-            self._watched.get(room, {}).pop(found[1].decode(), None)
+        if b'"asset_processed"' in frame and (match := PROCESSED.search(frame)):
+            self._watched.get(room, {}).pop(match[1].decode(), None)
 
     def _job_ids(self) -> list[str]:
         return [entry.subject.job_id for watched in self._watched.values() for entry in watched.values()]
@@ -209,10 +209,10 @@ class ProgressFrames:
         compared = 0
         for room in list(self._watched):
             watched = self._watched.get(room, {})
-            found = [self._compare_one(watched, entry, snapshot, taken_at) for entry in list(watched.values())]
-            if frames := [frame for frame in found if frame]:
+            changes = [self._compare_one(watched, entry, snapshot, taken_at) for entry in list(watched.values())]
+            if frames := [frame for frame in changes if frame]:
                 self._rooms.offer(room, b"".join(frames))
-            compared += len(found)
+            compared += len(changes)
             if compared >= COMPARED_AT_ONCE:
                 compared = 0
                 await asyncio.sleep(0)

@@ -7,8 +7,8 @@ result, until the new result is committed under a fence that this run takes from
 job that finished it. So other changes win: a retry gives the asset another job, a delete removes it, and then the
 commit of the reanalysis changes nothing.
 
-`finishedAt` changes only with the result, and only then is an event sent: so a repeated run knows whether an earlier run
-has committed. A failed reanalysis leaves the asset as it is and becomes a dead letter. A result that is less complete is
+`finishedAt` changes only with the result, and only then is an event sent: so a repeated run knows whether an earlier
+run has committed. A failed reanalysis leaves the asset as it is and becomes a dead letter. A less complete result is
 dropped, unless the operator wants it. Corrections by a person stay in any case. Runs on the event loop.
 """
 
@@ -191,7 +191,7 @@ class Reanalyzing:
         if FAILED not in record and await self._begin(job, record.get(PROMISE)) is None:
             raise AlreadyOver
         await self._job_records.put_failed(job, message, {PROMISE: record[PROMISE]})
-        self._note("failed", job, error=message)
+        self._count("failed", job, error=message)
         if await self._job_records.forget_if_deleted(job.id, str(job.data.get("assetId"))):
             raise AlreadyOver
 
@@ -207,7 +207,7 @@ class Reanalyzing:
             return None
         asset = await self._store.begin(job.data["assetId"], job.data["userId"], promise["of"], again=True)
         if asset is None:
-            self._note("dropped", job)
+            self._count("dropped", job)
         elif to_timestamp(asset.finished_at) != promise["finishedAt"]:
             # The process died between commit and acknowledgement; the event may not have been sent.
             await self._processing.send_event(asset)
@@ -220,11 +220,9 @@ class Reanalyzing:
         """Drop the new result, and record the attempt."""
         asset = result.asset
         attempt = result.attempt.ended("completed", LESS)
-        await until_stored(
-            lambda: self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, attempt)
-        )
+        await until_stored(lambda: self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, attempt))
         self._orphaned_images.discard_later(names_of(*(result.previews or {}).values()))
-        self._note("kept", job)
+        self._count("kept", job)
         await self._job_records.forget(job.id)
 
     async def _commit(self, job: Job, result: Result, processed: ImageRef | None, replaces: bool) -> None:
@@ -238,11 +236,11 @@ class Reanalyzing:
         after = await self._orphaned_images.remove_unless(commit, processed, result.previews)
         if after is None:
             self._metrics.stale_results.inc()
-            self._note("dropped", job)
+            self._count("dropped", job)
         else:
             if is_changed:
                 await self._processing.send_event(after)
-            self._note("changed" if is_changed else "unchanged", job)
+            self._count("changed" if is_changed else "unchanged", job)
             if image is not before.processed:
                 self._orphaned_images.discard_later(names_of(before.processed))
             if before.status is AssetStatus.FAILED and after.status is not AssetStatus.FAILED:
@@ -274,7 +272,7 @@ class Reanalyzing:
         finished = await until_stored(write)
         return await until_stored(lambda: settle_status(self._store, finished)) if finished else None
 
-    def _note(self, outcome: str, job: Job, **fields: str) -> None:
+    def _count(self, outcome: str, job: Job, **fields: str) -> None:
         self._metrics.reanalyses.labels(outcome).inc()
         log.info("asset_reanalyzed", outcome=outcome, jobId=job.id, **fields)
 

@@ -35,7 +35,7 @@ PAGES_PER_ROUND = 25
 CLOCKS_APART = timedelta(days=1)
 LOOK_SECONDS = 5.0
 URGENT_LOCK_SECONDS = 5.0
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 
 
 class Source(Protocol):
@@ -112,7 +112,7 @@ class Reconciler:
             except (DependencyUnavailable, LockHeld):
                 # Jobs may have got lost meanwhile, and the reply that reported a wipe may be lost too.
                 self._requested.set()
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             try:
                 async with asyncio.timeout(min(LOOK_SECONDS, self._every_seconds)):

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 # A delete that removed nothing, although the asset is there, is repeated so often; the delay grows by this.
 DELETE_AT_MOST = 5
-DELETE_AGAIN_SECONDS = 0.05
+DELETE_RETRY_SECONDS = 0.05
 # A delete is answered within two seconds even while Redis hangs.
 QUEUE_SECONDS = 1.0
 # The kind of records of jobs that could not be removed while Redis was away. Their id is the asset's id.
@@ -165,7 +165,7 @@ class Removing:
     async def _remove(self, asset: Asset) -> Asset:
         """Remove the document until it is certainly gone; return the asset as it was last."""
         for attempt in range(DELETE_AT_MOST):
-            await asyncio.sleep(DELETE_AGAIN_SECONDS * attempt)
+            await asyncio.sleep(DELETE_RETRY_SECONDS * attempt)
             removed = await self._store.delete(asset.id, asset.user_id)
             # DocumentDB misses a document that is changed at the same moment, so its answer alone is no proof.
             current = None if removed else await self._store.get(asset.id)

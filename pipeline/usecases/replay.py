@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 ROOM_PREFIX = "user:"
 # After an outage thousands of clients reconnect at once; the store is read for a few of them at a time.
 PARALLEL_READS = 8
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 # An event may be sent after one with a later timestamp. Clocks differ by 5 s at most (clock.py), and a commit or
 # another notifier may take as long each. In addition, the event of a killed process is sent when its job's lease has
 # ended.
@@ -131,7 +131,7 @@ class Replay:
             self._requested.clear()
             await asyncio.gather(*(self._catch_up(*each) for each in list(self._behind.items())))
             if self._behind:
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 self._requested.set()
 
     async def _catch_up(self, connection: Connection, since: datetime) -> None:

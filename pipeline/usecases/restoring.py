@@ -126,8 +126,8 @@ class _Restoring:
                 del images[public_id]
 
         def restored(image: ImageRef) -> ImageRef:
-            found = images.get(image.public_id)
-            return replace(image, backend=found.backend, url=found.url, sha256=found.sha256) if found else image
+            new = images.get(image.public_id)
+            return replace(image, backend=new.backend, url=new.url, sha256=new.sha256) if new else image
 
         asset = replace(
             asset,

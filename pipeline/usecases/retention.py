@@ -31,7 +31,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.orphaned_images import find_unnamed
 from pipeline.usecases.storage import StoredImages
-from pipeline.usecases.storages_in_use import all_in_use, forget_storage, left_ever, left_lately
+from pipeline.usecases.storages_in_use import all_in_use, forget_storage, storages_left, storages_left_lately
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,7 @@ class Sweeper:
             return
         before = self._now() - LEAST_AGE
         failure: DependencyUnavailable | None = None
-        left, resting = await left_ever(self._store), await left_lately(self._store, self._now())
+        left, resting = await storages_left(self._store), await storages_left_lately(self._store, self._now())
         for backend in await all_in_use(self._store, self._storage):
             if backend in resting:
                 continue

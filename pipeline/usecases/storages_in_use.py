@@ -23,7 +23,7 @@ KIND = "storage"
 # The kind of records of storages that images have left; "seconds" in the data: how long URLs of these may work.
 LEFT_KIND = "storage that was left"
 AT_MOST = 100
-AGAIN_SECONDS = 10.0
+RETRY_SECONDS = 10.0
 
 
 class InUse(Protocol):
@@ -58,7 +58,7 @@ class StoragesInUse:
                 return
             except DependencyUnavailable as error:
                 log.info("storages_unknown", cause=cause_of(error))
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def note(self, backends: Iterable[str]) -> None:
         """Record that these storages have images."""
@@ -77,18 +77,18 @@ async def all_in_use(store: AssetStore, storage: InUse) -> Sequence[str]:
     return list(dict.fromkeys((*storage.backends, *await names_in_use(store))))
 
 
-async def note_left(store: AssetStore, backend: str, url_seconds: int) -> None:
+async def record_storage_left(store: AssetStore, backend: str, url_seconds: int) -> None:
     """Record that images were moved away from that storage until now, whose URLs work for so long."""
     await store.put_record(Record(LEFT_KIND, backend, utc_now(), {"seconds": url_seconds}))
 
 
-async def left_lately(store: AssetStore, now: datetime) -> Collection[str]:
+async def storages_left_lately(store: AssetStore, now: datetime) -> Collection[str]:
     """Return the storages whose images must stay though no asset names them: their URLs may still work."""
     left = await store.records(LEFT_KIND, limit=AT_MOST)
     return {record.id for record in left if record.at + timedelta(seconds=record.data["seconds"]) > now}
 
 
-async def left_ever(store: AssetStore) -> Collection[str]:
+async def storages_left(store: AssetStore) -> Collection[str]:
     """Return the storages that images have ever been moved away from."""
     return {record.id for record in await store.records(LEFT_KIND, limit=AT_MOST)}
 

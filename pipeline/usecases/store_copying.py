@@ -111,9 +111,9 @@ class StoreCopy:
         damaged: list[str] = []
         async for ids in id_pages(self._old.all_ids):
             missing = set(ids) - set(await self._new.known(ids))
-            found = await self._old.get_many(missing)
-            await self.put(found)
-            unreadable = missing - {asset.id for asset in found}
+            assets = await self._old.get_many(missing)
+            await self.put(assets)
+            unreadable = missing - {asset.id for asset in assets}
             # The other assets were deleted meanwhile, and their deletion is noted.
             damaged += sorted(await self._old.known(unreadable))
         return damaged
@@ -145,9 +145,9 @@ class StoreCopy:
         asset_ids = [each[1] for each in subjects if each[0] == "asset"]
         for at in range(0, len(asset_ids), PAGE):
             some = asset_ids[at : at + PAGE]
-            found = await self._old.get_many(some)
-            await self.put(found)
-            await self._remove(set(some) - {asset.id for asset in found})
+            assets = await self._old.get_many(some)
+            await self.put(assets)
+            await self._remove(set(some) - {asset.id for asset in assets})
         # First the notes that remove keys: keys that were claimed after that are copied next.
         for kinds in (("keys",), ("key", "kept")):
             copies = [self._copy_subject(*subject) for subject in subjects if subject[0] in kinds]

@@ -125,22 +125,22 @@ class StoreMove:
 
     async def _begin(self) -> None:
         """Write the record, or continue with the record of an earlier run."""
-        found = Move.of(await self._old.find_record(MOVE, STORE))
-        if found is not None:
-            await check_alone(self._old, found)
+        record = Move.of(await self._old.find_record(MOVE, STORE))
+        if record is not None:
+            await check_alone(self._old, record)
             # The earlier run may only be suspended: it must not decide any more.
-            if await self._claim(IS_THAWED, found) == IS_MOVED:
+            if await self._claim(IS_THAWED, record) == IS_MOVED:
                 raise Conflict("The asset store was moved just now")
-            if found.to == self._move.to:
-                self._move = replace(self._move, after=found.after, beat=found.beat + 1)
+            if record.to == self._move.to:
+                self._move = replace(self._move, after=record.after, beat=record.beat + 1)
         await self._new.put_record(Record(MOVE, ARRIVING, utc_now(), {"owner": self._move.owner}))
         await self._old.put_record(self._move.record())
 
     async def _record(self, **changes: Any) -> None:
         """Write the record again, if it is still this run's."""
         async with self._recording:
-            found = Move.of(await self._old.find_record(MOVE, STORE))
-            if found is None or found.owner != self._move.owner:
+            record = Move.of(await self._old.find_record(MOVE, STORE))
+            if record is None or record.owner != self._move.owner:
                 raise Conflict("Another `move --store` has taken over, or this one was abandoned")
             self._move = replace(self._move, **changes, beat=self._move.beat + 1)
             await self._old.put_record(self._move.record())

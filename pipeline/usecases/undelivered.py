@@ -63,10 +63,10 @@ class Undelivered:
 
         NotFound: there is no such delivery. Conflict: it is under way, or its notifier is not in use.
         """
-        found = await self._deliveries.find(delivery_id)
-        if found is None:
+        delivery = await self._deliveries.find(delivery_id)
+        if delivery is None:
             raise NotFound("There is no delivery of that id")
-        payload, state = found
+        payload, state = delivery
         self._check_is_durable(payload["notifier"])
         # The queue is asked too: if the record is wrong, the event could never be sent again otherwise.
         is_on_its_way = state is DeliveryState.WAITING and await self._is_unfinished(delivery_id)

@@ -28,7 +28,7 @@ LOCK, LOCK_SECONDS = "upgrade", 60.0
 PAGE = 200
 # Low priority: 2,000 documents a second at most.
 REST_SECONDS = 0.1
-AGAIN_SECONDS = (20.0, 40.0)
+RETRY_SECONDS = (20.0, 40.0)
 GUESSED = "object"
 
 
@@ -52,7 +52,7 @@ class Upgrade:
                     return
             except DependencyUnavailable as error:
                 log.warning("upgrade_postponed", cause=cause_of(error))
-            await asyncio.sleep(random.uniform(*AGAIN_SECONDS))
+            await asyncio.sleep(random.uniform(*RETRY_SECONDS))
 
     async def upgrade(self) -> bool:
         """Continue where the last process ended; return True when all is done, False when another process does it."""

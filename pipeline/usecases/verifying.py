@@ -21,13 +21,13 @@ from pipeline.usecases.asset_scan import damaged_document, every_asset
 from pipeline.usecases.orphaned_images import find_unnamed
 from pipeline.usecases.outage_retry import OutageRetry, Unreadable
 from pipeline.usecases.storage import StoredImages
-from pipeline.usecases.storages_in_use import all_in_use, left_lately
+from pipeline.usecases.storages_in_use import all_in_use, storages_left_lately
 
 PAGE = 100
 # A younger image may belong to an upload that is under way.
 LEAST_AGE = timedelta(hours=1)
 # A delete removes the document before its images, an erase after them: neither takes so long in between.
-AGAIN_SECONDS = 2.0
+RECHECK_SECONDS = 2.0
 # A flaw that will disappear: an image that was moved away, whose URLs still work.
 LEAVING = "leaving"
 
@@ -66,13 +66,13 @@ class Verification:
         storage: StoredImages,
         outage_retry: OutageRetry | None = None,
         *,
-        again_seconds: float = AGAIN_SECONDS,
+        recheck_seconds: float = RECHECK_SECONDS,
     ) -> None:
         """again_seconds: after which time a flaw is checked again"""
         self._store = store
         self._storage = storage
         self._outage_retry = outage_retry or OutageRetry()
-        self._again_seconds = again_seconds
+        self._recheck_seconds = recheck_seconds
         # How many images the assets name, by storage.
         self.images: Counter[str] = Counter()
 
@@ -96,7 +96,7 @@ class Verification:
             yield flaw
         for asset_id in damaged:
             yield Flaw("damaged", asset_id, "", "")
-        leaving = await left_lately(self._store, utc_now())
+        leaving = await storages_left_lately(self._store, utc_now())
         for backend in await all_in_use(self._store, self._storage):
             async for flaw in self._strays(backend, LEAVING if backend in leaving else "unnamed"):
                 yield flaw
@@ -104,7 +104,7 @@ class Verification:
     async def _confirmed(self, asset_ids: Collection[str]) -> AsyncIterator[Flaw]:
         """Yield those flaws of the assets that are still there when they are checked again."""
         if asset_ids:
-            await asyncio.sleep(self._again_seconds)
+            await asyncio.sleep(self._recheck_seconds)
         for asset_id in asset_ids:
             asset = await self._outage_retry.run(partial(self._store.get, asset_id))
             for image in asset.images if asset else ():
@@ -139,7 +139,7 @@ class Verification:
     async def _still_there(self, names: Sequence[ImageName]) -> Sequence[ImageName]:
         """Return the images that still exist a little later, and that still no asset names."""
         if names:
-            await asyncio.sleep(self._again_seconds)
+            await asyncio.sleep(self._recheck_seconds)
         unnamed = await find_unnamed(self._store, names)
         return [name for name in unnamed if await self._flaw(ImageRef(*name)) != "missing"]
 

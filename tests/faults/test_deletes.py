@@ -85,8 +85,8 @@ class House:
 def house(
     io_loop: IOLoop, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[House]:
-    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01, 0.01))
-    monkeypatch.setattr("pipeline.usecases.removing.DELETE_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.removing.DELETE_RETRY_SECONDS", 0.001)
     store, storage = Store(tmp_path / "assets.sqlite"), MemoryStorage(can_list=request.param)
     orphaned_images, queue = OrphanedImages(store, storage), JobQueue(redis_url)
     pool = DaemonThreads(1, "tested")

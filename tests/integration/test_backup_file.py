@@ -254,7 +254,7 @@ async def test_images_that_change_while_they_are_saved_are_those_of_the_document
     tmp_path: Path, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an asset whose image moves each time it is read, the file has the image or says that it has not."""
-    monkeypatch.setattr("pipeline.usecases.backup.AGAIN_SECONDS", 0)
+    monkeypatch.setattr("pipeline.usecases.backup.RETRY_SECONDS", 0)
     storage = MemoryStorage()
     asset = with_photo(storage)
     assert await store.create(asset)
@@ -279,7 +279,7 @@ async def test_asset_that_is_erased_while_it_is_saved_is_left_out(
     tmp_path: Path, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its images go first, its document a little later: that is no flaw."""
-    monkeypatch.setattr("pipeline.usecases.backup.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.usecases.backup.RETRY_SECONDS", 0.05)
     asset = with_photo(MemoryStorage())
     assert await store.create(asset)
 

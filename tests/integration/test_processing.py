@@ -334,7 +334,7 @@ async def test_image_of_a_run_that_was_not_committed_goes(
     end: str,
 ) -> None:
     """The store refuses the result for good, the lease is lost in the middle, or the asset is deleted meanwhile."""
-    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
 
@@ -369,7 +369,7 @@ async def test_image_of_a_result_that_stands_after_all_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run is cancelled while its result is being committed: the store has the result, which names the image."""
-    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
     finish = store.finish
@@ -508,7 +508,7 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through a worker: one attempt, a small text for the owner, no image left; the next job is done."""
-    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(
         Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(PNG, "image/png")
     )

@@ -108,7 +108,7 @@ class House:
 
 @pytest.fixture
 def house(bench: Bench, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch) -> House:
-    monkeypatch.setattr(orphaned_images_module, "AGAIN_SECONDS", (0,))
+    monkeypatch.setattr(orphaned_images_module, "RETRY_SECONDS", (0,))
     return House(store, bench.queue)
 
 
