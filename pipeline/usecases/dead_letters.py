@@ -1,4 +1,4 @@
-"""Use case: jobs that failed for good, and how an operator runs them again. Runs on the event loop."""
+"""Use case: an operator runs dead letters, the jobs that failed for good, again. Runs on the event loop."""
 
 from __future__ import annotations
 

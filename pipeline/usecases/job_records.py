@@ -166,7 +166,7 @@ def _failed(record: Record) -> FailedJob:
 
 
 class UnfinishedAssets:
-    """The jobs that assets in `processing` need."""
+    """The jobs that unfinished assets need."""
 
     def __init__(
         self, store: AssetStore, queue: JobQueue, urls: ImageUrls, *, age_seconds: float, is_fair: bool

@@ -156,8 +156,9 @@ class JobStatistics:
                 del self._sums[step, start]
 
     async def chart(self, window: str) -> dict[str, Any]:
-        """Return a chart: schema Charts in contracts/analyze-queue.openapi.json. window: one of WINDOWS.
+        """Return a chart: schema Charts in contracts/analyze-queue.openapi.json.
 
+        window: one of WINDOWS
         DependencyUnavailable when the store is away.
         """
         async with self._reading:

@@ -45,7 +45,7 @@ class Notifiers(Protocol):
 
     @property
     def durable(self) -> Sequence[str]:
-        """The names of the notifiers whose events are to be jobs."""
+        """The names of the durable notifiers, whose events become jobs."""
 
     async def notify(self, event: Mapping[str, Any], user_id: str, about: EventContext = EventContext()) -> None:
         """Send the event to every notifier that is not durable."""

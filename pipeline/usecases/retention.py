@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 # No upload and no job takes so long between saving an image and naming it: both end within minutes. A run that waits
 # for the asset store keeps its image however long that takes, because its asset names it.
 LEAST_AGE = timedelta(hours=6)
-# With LEAST_AGE, and a process that dies while it sweeps, an image goes within half a day.
+# With LEAST_AGE, and one process that dies while it sweeps, an image is removed within half a day.
 EVERY_SECONDS = 6 * 3600.0
 # When a process first checks whether a sweep is due, and how often after that. Random, so that processes differ.
 FIRST_SECONDS = (30.0, 90.0)
@@ -49,7 +49,7 @@ REST_SECONDS = 0.1
 # Longer than a part takes. If the process dies, another one sweeps after that.
 LOCK_SECONDS = 300.0
 LOCK = "sweep"
-# A storage that refuses so many in a row refuses them all.
+# After so many failures in a row the storage counts as failed.
 FAILURES_AT_MOST = 5
 OWNERS = "owner/"
 # The smallest complete GIF, because some storages take nothing but images.

@@ -33,7 +33,7 @@ from pipeline.usecases.upload import Identities, Upload
 
 log = structlog.get_logger(__name__)
 
-# An upload is answered within two seconds also while Redis hangs; the reconciler does the rest.
+# An upload is answered within two seconds even while Redis hangs; the reconciler does the rest.
 ENQUEUE_SECONDS = 1.3
 ORIGINAL_GONE = "Its original is no longer kept"
 
