@@ -43,7 +43,7 @@ from pipeline.usecases.busiest import BusiestUsers
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.console_frames import ConsoleFrames
 from pipeline.usecases.corrections import Corrections
-from pipeline.usecases.cleaning import Cleaning
+from pipeline.usecases.cleaning import Cleaning, PictureCheck
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.deliveries import Deliveries
 from pipeline.usecases.job_events import cancel_event, job_event
@@ -58,7 +58,6 @@ from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.limits import Limit, limits_of
 from pipeline.usecases.storage_choice import StorageChoice
 from pipeline.usecases.overview import Overview
-from pipeline.usecases.picture_check import PictureCheck
 from pipeline.usecases.permits import Permits
 from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.previews import LONGEST_SECONDS, MAX_WAIT_SECONDS, Previews

@@ -1,7 +1,8 @@
-"""Removes the metadata of images in memory: of images that a provider made, and of originals that a provider reads.
+"""Checks and cleans images in memory.
 
-An original that was stored by an earlier version, or with KEEP_METADATA, still has its metadata. Runs on the event
-loop; assets/hygiene.py does the work, in the pool.
+Images that a provider made are checked like uploads, and lose their metadata. So do originals that a provider reads: an
+original that was stored by an earlier version, or with KEEP_METADATA, still has its metadata. Runs on the event loop;
+assets/hygiene.py and assets/image.py do the work, in the pool.
 """
 
 from __future__ import annotations
@@ -13,9 +14,28 @@ from io import BytesIO
 import structlog
 
 from pipeline.assets.hygiene import clean
-from pipeline.errors import PermanentJobError
+from pipeline.assets.image import inspect
+from pipeline.errors import PermanentJobError, ValidationError
+from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+
+class PictureCheck:
+    """Returns the content type of a picture; ValidationError when it would be refused as an upload."""
+
+    def __init__(self, settings: Settings, pool: Executor) -> None:
+        """pool: threads that decode the picture"""
+        self._max_bytes = settings.max_upload_bytes
+        self._limits = (settings.max_image_pixels, settings.decode_memory_mb)
+        self._pool = pool
+
+    async def __call__(self, content: bytes) -> str:
+        if len(content) > self._max_bytes:
+            raise ValidationError.of("image", f"Has {len(content)} bytes, more than the {self._max_bytes} of an upload")
+        loop = asyncio.get_running_loop()
+        info = await loop.run_in_executor(self._pool, inspect, BytesIO(content), *self._limits)
+        return info.content_type
 
 
 class Cleaning:
