@@ -26,7 +26,7 @@ from pipeline.clock import utc_now
 from pipeline.instants import instant_of
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases.job_statistics import KEPT_SECONDS, WINDOWS, JobStatistics
+from pipeline.usecases.job_statistics import RETENTION_SECONDS, WINDOWS, JobStatistics
 
 JOB = Job("ai-processing:1", {}, 1, 0, "lease", enqueued_at_ms=0, claimed_at_ms=1234)
 RETRY, DONE = Finish(JOB, Outcome.RETRY), Finish(JOB, Outcome.COMPLETED)
@@ -61,7 +61,7 @@ async def timed(work: Callable[[], Awaitable[object]]) -> float:
 async def fill(store: SqliteAssetStore, processes: int) -> None:
     """Let so many processes have been busy for as long as tallies are kept."""
     now = int(utc_now().timestamp())
-    for step, seconds in KEPT_SECONDS.items():
+    for step, seconds in RETENTION_SECONDS.items():
         for number in range(seconds // step):
             at = instant_of((now // step - number) * step * 1000)
             record = [Record(f"tally {step}", f"{number}-{process}", at, BUSY) for process in range(processes)]

@@ -26,7 +26,7 @@ from redis import Redis
 from benchmarks.charts import BUSY
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.store import AssetStore, Record
-from pipeline.usecases.job_statistics import KEPT_SECONDS
+from pipeline.usecases.job_statistics import RETENTION_SECONDS
 
 DAYS, USERS, BATCH = 30, 20_000, 5_000
 # The status of an asset that is not among the newest half, which wait, and how many of a thousand have it.
@@ -226,7 +226,7 @@ def _record(jobs: Sequence[Job]) -> Iterator[Record]:
         sent |= {"event": {"event": "x" * 500}, "attempts": 1, "response": "HTTP 200", "finishedAt": None}
         sent |= {"state": "failed" if number % 1000 == 0 else "delivered"}
         yield Record("delivery", f"notifications:{number:024x}", at, sent, job.user, job.asset_id)
-    for step, seconds in KEPT_SECONDS.items():
+    for step, seconds in RETENTION_SECONDS.items():
         for start in range(0, seconds, step):
             for process in range(PROCESSES):
                 yield Record(f"tally {step}", f"{start}-{process}", now - timedelta(seconds=start), BUSY)

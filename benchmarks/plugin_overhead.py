@@ -38,7 +38,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.job import Job
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
-from pipeline.usecases.attempts import Attempt
+from pipeline.usecases.analysis import Attempt
 from pipeline.usecases.permits import Permits
 from tests.factories import make_asset
 

@@ -27,7 +27,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.removing import Jobs, Removing
+from pipeline.usecases.removing import QueueParts, Removing
 from tests.factories import make_asset
 from tests.memory_storage import MemoryStorage
 from tests.redis_server import RedisServer
@@ -49,7 +49,10 @@ class Life:
         self.job_records = JobRecords(self.store, self.queue, keep_failed_seconds=604_800, max_age_seconds=DAY_SECONDS)
         orphaned_images = OrphanedImages(self.store, self.storage)
         removing = Removing(
-            self.store, orphaned_images, Jobs(self.queue, self.job_records), Jobs(self.notifications, self.job_records)
+            self.store,
+            orphaned_images,
+            QueueParts(self.queue, self.job_records),
+            QueueParts(self.notifications, self.job_records),
         )
         self.expiry = Expiry(
             *(self.store, self.queue, removing, orphaned_images, Metrics()),

@@ -129,7 +129,7 @@ class App:
         if self.settings.role is not Role.WEB:
             drains += [worker.drain(seconds) for worker in parts.workers]
         await _settled(asyncio.gather(*drains))
-        await _settled(cancel([*parts.submission.unsettled, *parts.orphaned_images.tasks, *parts.erasing.tasks]))
+        await _settled(cancel([*parts.submission.unsettled.tasks, *parts.orphaned_images.tasks, *parts.erasing.tasks]))
         await _settled(parts.supervisor.stop(self._watched))
         await _settled(parts.admission.drain(GOODBYE_SECONDS))
         await _settled(self._server.close_all_connections(), close_seconds())

@@ -45,7 +45,7 @@ TASKS = (
     *("dependencies", "limits"),
 )
 PROCESS_STATES = ("alive", "lost")
-# What one user, or one address, may ask for too much of: see usecases/limits.py, backlog.py and quota.py.
+# What one user, or one address, may ask for too much of: see usecases/limits.py and bounds.py.
 LIMITS = ("uploads", "requests", "wrong_tokens", "backlog", "stored_bytes")
 FLEET = "Same from every process: use max."
 

@@ -34,15 +34,16 @@ from pipeline.tracing import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.ai_usage import AiUsage
+from pipeline.usecases.analysis import PhotoAnalysis
 from pipeline.usecases.audit import Audit
 from pipeline.usecases.budgets import Budgets
-from pipeline.usecases.backlog import Backlog
+from pipeline.usecases.bounds import Backlog, Quota
 from pipeline.usecases.bulk import Bulk
-from pipeline.usecases.busiest import Busiest
+from pipeline.usecases.busiest import BusiestUsers
 from pipeline.usecases.cancelling import Cancelling
 from pipeline.usecases.console_frames import ConsoleFrames
 from pipeline.usecases.corrections import Corrections
-from pipeline.usecases.cleaning import Cleaning
+from pipeline.usecases.cleaning import Cleaning, PictureCheck
 from pipeline.usecases.dead_letters import DeadLetters
 from pipeline.usecases.deliveries import Deliveries
 from pipeline.usecases.job_events import cancel_event, job_event
@@ -50,7 +51,6 @@ from pipeline.usecases.job_lists import JobLists
 from pipeline.usecases.dependencies import Dependencies
 from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.expiry import Expiry
-from pipeline.usecases.identity import IDEMPOTENCY_SECONDS
 from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords, UnfinishedAssets
@@ -58,19 +58,17 @@ from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.limits import Limit, limits_of
 from pipeline.usecases.storage_choice import StorageChoice
 from pipeline.usecases.overview import Overview
-from pipeline.usecases.picture_check import PictureCheck
 from pipeline.usecases.permits import Permits
 from pipeline.usecases.plugin_values import PluginValues
-from pipeline.usecases.previews import LONGEST_SECONDS, PATIENCE_SECONDS, Previews
+from pipeline.usecases.previews import LONGEST_SECONDS, MAX_WAIT_SECONDS, Previews
 from pipeline.usecases.processes import Processes
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.progress import Progress
 from pipeline.usecases.progress_frames import ProgressFrames
-from pipeline.usecases.progress_reports import Reports
-from pipeline.usecases.quota import Quota
+from pipeline.usecases.progress_reports import ProgressReports
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from pipeline.usecases.reconciler import RECONCILE_AGE_SECONDS, Reconciler, Source
-from pipeline.usecases.removing import Jobs, Removing
+from pipeline.usecases.removing import QueueParts, Removing
 from pipeline.usecases.replay import Replay
 from pipeline.usecases.result_cache import ResultCache
 from pipeline.usecases.retention import Sweeper
@@ -78,6 +76,7 @@ from pipeline.usecases.submission import Submission, SubmissionPolicy
 from pipeline.usecases.storages_in_use import StoragesInUse
 from pipeline.usecases.job_statistics import JobStatistics
 from pipeline.usecases.undelivered import Undelivered
+from pipeline.usecases.upload import IDEMPOTENCY_SECONDS
 from pipeline.usecases.upgrade import Upgrade
 from pipeline.usecases.users import Users
 from pipeline.watchdog import Watchdog
@@ -157,7 +156,7 @@ class Parts:
         self.orphaned_images = OrphanedImages(self.store, self.plugins)
         self.progress = Progress(self.queue, self.plugins.provider_holds.lanes, self.image_urls, self._running)
         self.progress_frames = ProgressFrames(self.store, self.rooms, self.fanout, self.progress)
-        self.reports = Reports(self.queue, self.progress_frames.tell, LONGEST_DELAY_SECONDS)
+        self.reports = ProgressReports(self.queue, self.progress_frames.send, LONGEST_DELAY_SECONDS)
         self.new_assets = NewAssets() if settings.role is not Role.WEB else NewAssets(most=0)
         self.submission = self._make_submission()
         self.dead_letters = DeadLetters(self.store, self.queue, self._job_records, self.submission)
@@ -214,7 +213,7 @@ class Parts:
         kinds = [self._job_records.kind, self._notification_records.kind]
         max_bytes = settings.max_stored_bytes_per_user
         self.users = Users(self.store, self.queue, self.erasing, kinds=kinds, max_bytes=max_bytes)
-        self.busiest = Busiest(self.store, self.queue, is_fair=self._is_fair)
+        self.busiest = BusiestUsers(self.store, self.queue, is_fair=self._is_fair)
         self.expiry = Expiry(
             self.store,
             self.queue,
@@ -293,12 +292,12 @@ class Parts:
                 self.queue,
                 most=settings.max_backlog,
                 most_of_user=settings.max_backlog_per_user,
-                on_refused=partial(self.limits.refused, Limit.BACKLOG),
+                on_refused=partial(self.limits.count_refusal, Limit.BACKLOG),
             ),
             quota=Quota(
                 self.store,
                 most_bytes=settings.max_stored_bytes_per_user,
-                on_refused=partial(self.limits.refused, Limit.STORED_BYTES),
+                on_refused=partial(self.limits.count_refusal, Limit.STORED_BYTES),
             ),
             orphaned_images=self.orphaned_images,
             urls=self.image_urls,
@@ -327,8 +326,8 @@ class Parts:
         return Removing(
             self.store,
             self.orphaned_images,
-            Jobs(self.queue, self._job_records, self._end_run),
-            Jobs(self.notifications, self._notification_records, end_delivery),
+            QueueParts(self.queue, self._job_records, self._end_run),
+            QueueParts(self.notifications, self._notification_records, end_delivery),
             on_deleted=self.progress_frames.deleted,
         )
 
@@ -347,13 +346,9 @@ class Parts:
 
     def _make_photo_worker(self) -> Worker:
         settings = self.settings
-        processing = Processing(
+        analysis = PhotoAnalysis(
             self.store,
             self.plugins,
-            self.notifying,
-            self._job_records,
-            self.metrics,
-            orphaned_images=self.orphaned_images,
             urls=self.image_urls,
             previews=Previews(
                 self.plugins,
@@ -361,14 +356,23 @@ class Parts:
                 self.metrics,
                 # A part of the job's time: a job must not fail over its previews.
                 seconds=min(LONGEST_SECONDS, settings.job_timeout_seconds / 6),
-                patience_seconds=min(PATIENCE_SECONDS, settings.job_timeout_seconds / 24),
+                wait_seconds=min(MAX_WAIT_SECONDS, settings.job_timeout_seconds / 24),
             ),
             cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
-            new_assets=self.new_assets,
             provider_timeout_seconds=settings.provider_timeout_seconds,
-            max_starts=settings.job_attempts + MAX_STALLS,
             listener=self.reports.analysis,
             permit=self._make_permits().of,
+        )
+        processing = Processing(
+            self.store,
+            analysis,
+            self.notifying,
+            self._job_records,
+            self.metrics,
+            orphaned_images=self.orphaned_images,
+            urls=self.image_urls,
+            new_assets=self.new_assets,
+            max_starts=settings.job_attempts + MAX_STALLS,
             on_end=self.job_statistics.count_end,
             tracing=self.tracing,
         )

@@ -32,7 +32,7 @@ def backup(file: Path, as_json: bool) -> None:
             return await backups.back_up(store, storages, file, bar, outage_retry=OutageRetry(bar.wait))
 
     counts = run(work, "Saving", hint="Nothing was written to FILE: run the same command again.")
-    tell(counts.shown(), counts.told, as_json)
+    tell(counts.shown(), counts.problems, as_json)
 
 
 @click.command()
@@ -56,7 +56,7 @@ def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
             )
 
     counts = run(work, "Restoring", hint="Run it again with --resume to go on.")
-    tell(counts.shown(), counts.told, as_json)
+    tell(counts.shown(), counts.problems, as_json)
 
 
 @click.command()
@@ -94,4 +94,4 @@ def verify(file: Path | None, as_json: bool) -> None:
         tell(*run(work, "Checking"), as_json)
     else:
         counts = run(work_file, "Checking")
-        tell(counts.shown(), counts.told, as_json)
+        tell(counts.shown(), counts.problems, as_json)

@@ -20,7 +20,7 @@ from pipeline.hooks import Usage
 from pipeline.parts import QUEUE_NAME, build_store
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
-from pipeline.usecases.budgets import Apart
+from pipeline.usecases.budgets import CommandSpending
 
 # So long a turn may be ahead; for one that is further off it is asked again.
 WAIT_SECONDS = 5.0
@@ -31,7 +31,7 @@ UNKNOWN_PRICE = "AI_BUDGET_PER_DAY is set, and what its calls cost is not known 
 class EvalLimits:
     """The limits of one run of the command."""
 
-    def __init__(self, spending: Apart | None, queue: JobQueue | None) -> None:
+    def __init__(self, spending: CommandSpending | None, queue: JobQueue | None) -> None:
         """spending: None without a budget. queue: who gives turns, None without REDIS_URL."""
         self._spending = spending
         self._queue = queue
@@ -76,7 +76,7 @@ async def limits(settings: Settings, paces: Mapping[str, Pace]) -> AsyncIterator
         if store is not None:
             check_user(settings)
             await store.open()
-            spending = Apart(store, per_day=settings.ai_budget_per_day, currency=settings.ai_budget_currency)
+            spending = CommandSpending(store, per_day=settings.ai_budget_per_day, currency=settings.ai_budget_currency)
         yield EvalLimits(spending, queue)
     finally:
         if store is not None:

@@ -32,7 +32,7 @@ from pipeline.parts import build_store, embedded_store, open_store
 from pipeline.settings import Settings
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF
-from pipeline.usecases import image_move, store_copying, store_moving
+from pipeline.usecases import image_move, moving_processes, store_copying, store_moving
 from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.storages_in_use import names_in_use
@@ -227,7 +227,7 @@ def _abandon() -> None:
         old = open_store(await _current_uri(settings))
         try:
             await old.open()
-            return await store_moving.abandon(old)
+            return await moving_processes.abandon(old)
         finally:
             await old.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.handlers.base import OperatorHandler
-from pipeline.usecases.busiest import Busiest
+from pipeline.usecases.busiest import BusiestUsers
 from pipeline.usecases.job_statistics import WINDOWS, JobStatistics
 
 
@@ -31,7 +31,7 @@ class BusiestUsersHandler(OperatorHandler):
 
     route = "/api/queue/users"
 
-    def initialize(self, *, busiest: Busiest, **common: Any) -> None:  # type: ignore[override]
+    def initialize(self, *, busiest: BusiestUsers, **common: Any) -> None:  # type: ignore[override]
         super().initialize(**common)
         self.busiest = busiest
 

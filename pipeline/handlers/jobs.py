@@ -25,7 +25,7 @@ from pipeline.texts import clean
 from pipeline.tracing import OFF, Tracing
 from pipeline.usecases.bulk import CHUNK, REFUSED_AT_MOST, Action, Bulk
 from pipeline.usecases.cancelling import Cancelling
-from pipeline.usecases.job_lists import AGAIN, JobLists, JobQuery
+from pipeline.usecases.job_lists import REANALYSES, JobLists, JobQuery
 from pipeline.usecases.reanalysis import Reanalysis
 
 STORED_ID = re.compile(r"[0-9a-f]{24}")
@@ -61,7 +61,7 @@ class JobsHandler(_JobsHandler):
         wanted, limit, after = read_filter(query), query.limit(), query.cursor(STORED_ID)
         query.check()
         found = await self.lists.search(wanted, limit=limit, after=after)
-        self.reply({"items": await self.lists.shown(found.assets, found.again), **_onward(found.next_after)})
+        self.reply({"items": await self.lists.views.shown(found.assets, found.records), **_onward(found.next_after)})
 
 
 class CountHandler(_JobsHandler):
@@ -98,7 +98,7 @@ class JobHandler(_JobsHandler):
 
     async def get(self, job_id: str) -> None:
         await self.authenticate()
-        self.reply(await self.lists.describe(await self.find(job_id)))
+        self.reply(await self.lists.views.describe(await self.find(job_id)))
 
 
 class RetryJobHandler(_JobsHandler):
@@ -141,11 +141,11 @@ class CancelJobHandler(_JobsHandler):
     async def post(self, job_id: str) -> None:
         await self.authenticate()
         asset = await self.find(job_id)
-        if asset.is_finished and await self.reanalysis.take_back(asset):
-            self.reply((await self.lists.shown([asset]))[0])
+        if asset.is_finished and await self.reanalysis.withdraw(asset):
+            self.reply((await self.lists.views.shown([asset]))[0])
             return
         cancelled = await self.cancelling.cancel(asset.id, None, self.request_id)
-        self.reply((await self.lists.shown([cancelled]))[0])
+        self.reply((await self.lists.views.shown([cancelled]))[0])
 
 
 class BulkHandler(_JobsHandler):
@@ -206,7 +206,7 @@ class BulkHandler(_JobsHandler):
 
 def read_filter(query: Query) -> JobQuery:
     """Return which jobs a query is about; what is wrong with it is noted there."""
-    state = query.choice("state", (*JobState, AGAIN))
+    state = query.choice("state", (*JobState, REANALYSES))
     words = (query.text("q", SEARCH, f"Must have at most {MAX_SEARCH_LENGTH} characters") or "").split()
     if len(words) > WORDS_AT_MOST:
         query.fault("q", f"Must have at most {WORDS_AT_MOST} words")
@@ -219,7 +219,7 @@ def read_filter(query: Query) -> JobQuery:
         words=tuple(words),
         since=query.instant("from"),
         until=query.instant("to"),
-        is_again=state == AGAIN,
+        is_reanalysis=state == REANALYSES,
     )
 
 

@@ -70,7 +70,7 @@ class Member(BaseHandler):
         if self._connection is None or self._code is not None:
             return
         if PROGRESS in wanted:
-            self._rooms.ask(self._connection)
+            self._rooms.want_progress(self._connection)
         # Also no longer, when the new token is of a lesser role.
         self._rooms.set_operator(self._connection, OPERATORS in wanted and principal.is_operator)
 

@@ -16,8 +16,7 @@ from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
 from pipeline.texts import clean, mask
-from pipeline.usecases.dependencies import Dependencies
-from pipeline.usecases.probing import CHECK_SECONDS
+from pipeline.usecases.dependencies import CHECK_SECONDS, Dependencies
 from pipeline.usecases.processes import Processes
 
 # What each process has for itself. Not the clock: when that of Redis is wrong, all processes say so.

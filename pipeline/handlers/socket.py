@@ -216,7 +216,7 @@ class SocketHandler(Member, WebSocketHandler):
             await self._enter(principal.user_id, since or self._since)
         elif since is not None and self._allows(REPLAY_COSTS):
             assert self._connection is not None
-            self._connection.hold()
+            self._connection.pause()
             await self._start(since)
         self._grant(self._wanted, principal)
 

@@ -29,10 +29,9 @@ from pipeline.handlers.server import Stream
 from pipeline.sandbox.cost import MAX_IMAGE_PIXELS
 from pipeline.settings import Settings
 from pipeline.usecases.admission import Admission
-from pipeline.usecases.claims import kept_claims
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.submission import Submission
-from pipeline.usecases.upload import Upload
+from pipeline.usecases.upload import Upload, storable_claims
 from pipeline.texts import clean
 from pipeline.tracing import OFF, Tracing
 
@@ -192,7 +191,7 @@ class UploadHandler(BaseHandler):
             sha256=sha256,
             request_id=self.request_id,
             idempotency_key=self.request.headers.get("Idempotency-Key"),
-            claims=kept_claims(self.principal.claims),
+            claims=storable_claims(self.principal.claims),
         )
 
     async def _take(self, image: BinaryIO) -> tuple[BinaryIO, ImageInfo, str]:

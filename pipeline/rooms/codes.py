@@ -1,6 +1,6 @@
-"""The codes a connection is closed with, and what the client is told before. Pure.
+"""The codes that close a connection, and the messages that clients get before. Pure.
 
-What each means and what a client does then: contracts/close-codes.json, and the table in handlers/socket.py.
+The meaning of each code, and the reaction of a client: contracts/close-codes.json, and the table in handlers/socket.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """What this service closes with."""
+    """The close codes of this service."""
 
     PROTOCOL_ERROR = 1002
     INVALID_TEXT = 1007
@@ -26,7 +26,7 @@ class CloseCode(IntEnum):
     PING_TIMEOUT = 4504
 
 
-# Browsers hide many a close code and reason from the page, so what the client did wrong comes in a frame before.
+# Browsers hide many close codes and reasons from the page, so the error is sent in a frame before.
 MESSAGES = {
     CloseCode.MALFORMED: "Malformed frame",
     CloseCode.NO_TOKEN: "Authentication required",
@@ -34,7 +34,7 @@ MESSAGES = {
     CloseCode.TOKEN_EXPIRED: "Token expired",
     CloseCode.TOO_MANY: "Too many frames",
 }
-# How a connection is counted that ended without a code.
+# In metrics: the connection ended without a code.
 GONE = 1006
 MALFORMED_SINCE = "Malformed since"
 NOT_YET_VALID = "Token not valid yet"

@@ -1,4 +1,4 @@
-"""What goes out to sockets, in bytes: made once for each event, however many sockets and processes get it. Pure."""
+"""WebSocket frames as bytes: made once for each event, however many sockets and processes get it. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def encode(event: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(event)
     except TypeError:
-        # Half a surrogate pair, from a provider that cut a text in the middle: only escaped can it be sent.
+        # A provider cut a text inside a surrogate pair: half a pair can only be sent escaped.
         return json.dumps(event, separators=(",", ":")).encode()
 
 
@@ -37,7 +37,7 @@ def event_frame(event: Mapping[str, Any]) -> bytes:
 
 
 def join_frames(frames: Iterable[bytes]) -> list[bytes]:
-    """Return the frames one after another in few pieces of about 64 KiB, so that hundreds cost only a few writes."""
+    """Return the frames joined to pieces of about 64 KiB: hundreds of frames cost only a few writes."""
     pieces: list[bytes] = []
     piece: list[bytes] = []
     size = 0
@@ -51,7 +51,7 @@ def join_frames(frames: Iterable[bytes]) -> list[bytes]:
 
 
 def payloads(frames: bytes) -> Iterator[bytes]:
-    """Yield the payloads of frames that stand one after another."""
+    """Yield the payloads of joined frames."""
     start = 0
     while start < len(frames):
         length, start = frames[start + 1], start + 2

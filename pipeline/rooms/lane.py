@@ -1,7 +1,7 @@
-"""The way from the publisher to one server: tells it what is owed, batch by batch, and follows it when it is left.
+"""The connection from the publisher to one Redis server: publishes the pending messages, batch by batch.
 
-Everything that has gathered while one batch was on its way goes in the next, so that many events at once cost few
-calls. Runs on the event loop.
+All messages that come while one batch is under way go into the next, so that many events at once cost few calls. Runs
+on the event loop.
 """
 
 from __future__ import annotations
@@ -27,17 +27,21 @@ if TYPE_CHECKING:
 
 BATCH = 200
 RETRY_SECONDS = (0.05, 3.0)
-# After that long with nothing to publish a server is asked whether it is still there, and a master.
+# A server with nothing to publish is asked so often whether it is still there, and still a master.
 CHECK_SECONDS = 4.0
-# Of messages that need not arrive.
+# Messages that need not arrive: so many at most.
 MAX_OFFERED = 1000
-# The channel is elsewhere (a MovedError is an AskError) or will be. Any other refusal is about one message.
+# The channel is on another server (a MovedError is an AskError) or will be. Any other refusal is about one message.
 NOT_HERE = (AskError, ClusterDownError, ReadOnlyError, TryAgainError)
 
 
 @dataclass(slots=True, eq=False)
-class Owed:
-    """A message that Redis does not have yet. number: its place among all. published: done when Redis has it."""
+class PendingMessage:
+    """A message that Redis does not have yet.
+
+    number: counts all messages of the process, so that they can be sorted
+    published: done when Redis has the message
+    """
 
     number: int
     channel: bytes
@@ -46,24 +50,24 @@ class Owed:
     published: asyncio.Future[None]
 
     def settle(self) -> None:
-        """Redis has it."""
+        """Redis has the message."""
         if not self.published.done():
             self.published.set_result(None)
 
 
 class Lane:
-    """The way to one server."""
+    """The connection to one server, and the messages for it."""
 
     def __init__(self, publisher: Publisher, address: Address) -> None:
-        self.owed: deque[Owed] = deque()
+        self.pending: deque[PendingMessage] = deque()
         self._offered: list[tuple[bytes, bytes]] = []
         self._publisher = publisher
         self._address = address
         self._added = asyncio.Event()
         self._is_retired = False
 
-    def add(self, owed: Owed) -> None:
-        self.owed.append(owed)
+    def add(self, pending: PendingMessage) -> None:
+        self.pending.append(pending)
         self._added.set()
 
     def offer(self, channel: bytes, message: bytes) -> None:
@@ -73,33 +77,33 @@ class Lane:
             self._added.set()
 
     def retire(self) -> None:
-        """Nothing is told here any more."""
+        """Publish nothing here any more."""
         self._is_retired = True
         self._added.set()
 
     async def run(self) -> None:
-        """Tell the server what is owed, until retired."""
+        """Publish the pending messages until retired."""
         channels = self._publisher.channels
-        delays, failures, found = retry_delays(*RETRY_SECONDS), 0, -1
+        delays, failures, version = retry_delays(*RETRY_SECONDS), 0, -1
         while not self._is_retired:
             link = None
             try:
                 if failures:
-                    await channels.find(found)
+                    await channels.find(version)
                     if self._is_retired:
                         return
                 link = await channels.open(self._address)
                 while not self._is_retired:
                     self._added.clear()
-                    await self._tell(link)
+                    await self._publish(link)
                     delays, failures = retry_delays(*RETRY_SECONDS), 0
-                    if not (self.owed or self._offered):
+                    if not (self.pending or self._offered):
                         with suppress(TimeoutError):
                             async with asyncio.timeout(CHECK_SECONDS):
                                 await self._added.wait()
                 return
             except (RedisError, OSError) as error:
-                found = channels.searches
+                version = channels.searches
                 failures += 1
                 channels.skip(self._address)
                 if not self._is_needed(error, failures):
@@ -111,38 +115,38 @@ class Lane:
             self._offered.clear()  # too old by now
 
     def _is_needed(self, error: Exception, failures: int) -> bool:
-        """Take in that the server cannot be told; whether to go on with it."""
+        """Note that the server cannot be reached; return whether it is still needed."""
         if self._is_retired:
             return False
         is_home = self._publisher.is_home(self._address)
         if is_home:
             self._publisher.failure = error
-        elif not self.owed:
+        elif not self.pending:
             self._publisher.forget(self._address)
             return False
-        # A connection that died while idle is no news, and one line for an outage is enough.
+        # The first failure may be a connection that died while idle; one log line for an outage is enough.
         if failures == 2:
             self._publisher.report(error)
         return True
 
-    async def _tell(self, link: Link) -> None:
-        """Publish what is owed; without anything ask for a sign of life. RedisError, OSError or TimeoutError."""
+    async def _publish(self, link: Link) -> None:
+        """Publish a batch of pending messages, or only ping the server. RedisError, OSError or TimeoutError."""
         channels = self._publisher.channels
-        batch = list(islice(self.owed, BATCH))
+        batch = list(islice(self.pending, BATCH))
         offered, self._offered = self._offered, []
         verb = "SPUBLISH" if channels.is_sharded else "PUBLISH"
-        # In a cluster a replica sends us to its master.
+        # In a cluster a replica redirects to its master, so no guard is needed.
         guard = () if channels.is_cluster else (self._publisher.guard,)
         messages = ((verb, each.channel, each.message) for each in batch)
-        asked = link.ask_each([("PING",), *guard, *messages, *((verb, *each) for each in offered)])
+        futures = link.ask_each([("PING",), *guard, *messages, *((verb, *each) for each in offered)])
         try:
-            # The first is answered even while writing is paused: without it the connection was cut without a word.
-            await _replied(asked[0], PING_SECONDS)
+            # PING is answered even while writes are paused: no answer means that the connection is dead.
+            await _wait_for(futures[0], PING_SECONDS)
             # Replies come in order.
-            await _replied(asked[-1], CALL_SECONDS)
-            replies: list[Any] = [each.exception() or each.result() for each in asked]
+            await _wait_for(futures[-1], CALL_SECONDS)
+            replies: list[Any] = [each.exception() or each.result() for each in futures]
         finally:
-            for each in asked:
+            for each in futures:
                 each.cancel()
         if isinstance(replies[0], Exception) and not isinstance(replies[0], ResponseError):
             raise replies[0]
@@ -154,7 +158,7 @@ class Lane:
         first = 1 + len(guard)
         self._settle(batch, replies[first : first + len(batch)])
 
-    def _settle(self, batch: Sequence[Owed], replies: Iterable[Any]) -> None:
+    def _settle(self, batch: Sequence[PendingMessage], replies: Iterable[Any]) -> None:
         failure = None
         settled = set()
         for each, reply in zip(batch, replies, strict=True):
@@ -166,13 +170,13 @@ class Lane:
             else:
                 each.settle()
             settled.add(each)
-        self.owed = deque(each for each in self.owed if each not in settled)
+        self.pending = deque(each for each in self.pending if each not in settled)
         if failure:
             raise failure
 
 
-async def _replied(asked: asyncio.Future[Any], seconds: float) -> None:
-    """Return when it has come, as a reply or as an error."""
-    _, pending = await asyncio.wait([asked], timeout=seconds)
+async def _wait_for(future: asyncio.Future[Any], seconds: float) -> None:
+    """Return when the reply or an error has come; RedisTimeoutError otherwise."""
+    _, pending = await asyncio.wait([future], timeout=seconds)
     if pending:
         raise RedisTimeoutError("Redis does not answer")

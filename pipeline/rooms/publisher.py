@@ -1,6 +1,8 @@
-"""Tells other processes about events. What cannot be told now is told when Redis is back: late, not lost.
+"""Publishes events to other processes. An event that cannot be published now is published when Redis is back.
 
-There is a lane to each server, so that one that is away keeps back only the channels it has. Runs on the event loop.
+There is a lane to each server, so that a server that is away delays only its own channels. Runs on the event loop.
+
+Many methods because publishing, assigning messages to lanes and dropping them all change the same lists.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import partial
 from itertools import count
 from typing import NoReturn
 
@@ -19,14 +22,14 @@ from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.link.channels import Channels
 from pipeline.link.nodes import Address
-from pipeline.rooms.lane import MAX_OFFERED, RETRY_SECONDS, Lane, Owed
+from pipeline.rooms.lane import MAX_OFFERED, RETRY_SECONDS, Lane, PendingMessage
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
 REFUSED_SECONDS = 5.0
 # Far more than a process can have: without Redis it gets no new jobs.
-MAX_OWED = 10_000
+MAX_PENDING = 10_000
 
 
 class Publisher:
@@ -42,45 +45,46 @@ class Publisher:
         missed: Callable[[datetime], tuple[bytes, bytes]],
         on_dropped: Callable[[int], None],
     ) -> None:
-        """probe: a key that never exists. home: a channel whose server is watched even while nothing is published.
-
-        on_demoted: called when a server turns out to be a replica by now.
-        missed: returns the channel and the message that let all processes know what they have missed since an instant;
-        when too much is owed it is told instead, and on_dropped is called with the number of messages.
+        """probe: a key that never exists
+        home: a channel whose server is watched even while nothing is published
+        on_demoted: called when a server has become a replica
+        missed: returns the channel and the message that announce to all processes that events since an instant are
+            missing; published instead of the pending messages when there are too many
+        on_dropped: called with the number of messages that were dropped then
         """
         self.channels = channels
         self.on_demoted = on_demoted
-        # A write that writes nothing. A server that became a replica refuses it; a PUBLISH it takes, and tells nobody.
+        # A write that changes nothing. A replica refuses it, but accepts a PUBLISH that then reaches no process.
         self.guard = ("PERSIST", probe)
-        # Why what goes to the home channel is not told, if it is not.
+        # Why the home channel cannot be published to, None when it can.
         self.failure: Exception | None = None
         self._home = home
         self._missed = missed
         self._on_dropped = on_dropped
         self._numbers = count()
         self._lanes: dict[Address, Lane] = {}
-        self._unassigned: deque[Owed] = deque()
-        self._refused: list[Owed] = []
-        # Messages that need not arrive, to servers that have no lane yet.
+        self._unassigned: deque[PendingMessage] = deque()
+        self._refused: list[PendingMessage] = []
+        # Messages that need not arrive, for servers that have no lane yet.
         self._offered: list[tuple[bytes, bytes]] = []
         self._change = asyncio.Event()
         channels.on_changed.append(self._assign_anew)
 
     def publish(self, channel: bytes, message: bytes) -> asyncio.Future[None]:
-        """Return a future that is done when Redis has the message; whoever waits for it keeps the time."""
-        owed = self._owe(channel, message, utc_now())
-        if self.owed >= MAX_OWED:
+        """Return a future that is done when Redis has the message; the caller limits how long it waits."""
+        pending = self._new_pending(channel, message, utc_now())
+        if self.pending >= MAX_PENDING:
             self._drop_all()
         lane = self._lane_of(channel)
         if lane is not None:
-            lane.add(owed)
+            lane.add(pending)
         else:
-            self._unassigned.append(owed)
+            self._unassigned.append(pending)
             self._change.set()
-        return owed.published
+        return pending.published
 
     def offer(self, channel: bytes, message: bytes) -> None:
-        """Publish a message that need not arrive: it goes at once or not at all, and what is owed goes first."""
+        """Publish a message that need not arrive: at once, behind the pending messages, or not at all."""
         if self.channels.is_known:
             lane = self._lanes.get(self.channels.address_of(channel))
             if lane is not None:
@@ -90,7 +94,7 @@ class Publisher:
                 self._change.set()
 
     async def run(self) -> NoReturn:
-        """Publish for ever; after an exception it may be run again, and what was owed is still owed."""
+        """Publish for ever. After an exception it may be called again: the pending messages are still pending."""
         delays, failures = retry_delays(*RETRY_SECONDS), 0
         try:
             async with asyncio.TaskGroup() as group:
@@ -108,39 +112,39 @@ class Publisher:
                     await self._change.wait()
                     self._change.clear()
         finally:
-            self._take_back()
+            self._collect_pending()
             self._lanes.clear()
 
     @property
-    def owed(self) -> int:
+    def pending(self) -> int:
         """How many messages Redis does not have yet."""
-        return len(self._unassigned) + len(self._refused) + sum(len(lane.owed) for lane in self._lanes.values())
+        return len(self._unassigned) + len(self._refused) + sum(len(lane.pending) for lane in self._lanes.values())
 
-    def _owe(self, channel: bytes, message: bytes, at: datetime) -> Owed:
-        return Owed(next(self._numbers), channel, message, at, asyncio.get_running_loop().create_future())
+    def _new_pending(self, channel: bytes, message: bytes, at: datetime) -> PendingMessage:
+        return PendingMessage(next(self._numbers), channel, message, at, asyncio.get_running_loop().create_future())
 
     def is_home(self, address: Address) -> bool:
-        """Whether the home channel lives there."""
+        """Whether the home channel is on that server."""
         return self.channels.is_known and self.channels.address_of(self._home) == address
 
     def forget(self, address: Address) -> None:
-        """Nothing is owed to this server, and it cannot be reached: the next message for it connects anew."""
+        """Remove the lane of a server that cannot be reached and has no pending message: the next one connects anew."""
         del self._lanes[address]
 
     def report(self, error: Exception) -> None:
-        """Say that a server cannot be told now."""
-        log.warning("publisher_disconnected", error=cause_of(error), owed=self.owed)
+        """Log that a server cannot be reached."""
+        log.warning("publisher_disconnected", error=cause_of(error), pending=self.pending)
 
-    def refuse(self, refused: Owed, error: Exception) -> None:
-        """Put a message aside, so that those behind it are told, and try it again later."""
+    def refuse(self, refused: PendingMessage, error: Exception) -> None:
+        """Publish a message later, so that the messages behind it are published now."""
         if not self._refused:
             log.warning("event_refused", error=cause_of(error))
-            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._owe_refused)
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._retry_refused)
         if refused.channel == self._home:
             self.failure = error
         self._refused.append(refused)
 
-    def _owe_refused(self) -> None:
+    def _retry_refused(self) -> None:
         self._unassigned.extendleft(reversed(self._refused))
         self._refused.clear()
         self._change.set()
@@ -151,11 +155,11 @@ class Publisher:
         return self._lanes.get(self.channels.address_of(channel))
 
     def _assign(self, group: asyncio.TaskGroup) -> None:
-        """Give each message without one its lane."""
+        """Give each message without a lane its lane."""
         self._open_lane(self._home, group)
         while self._unassigned:
-            owed = self._unassigned.popleft()
-            self._open_lane(owed.channel, group).add(owed)
+            pending = self._unassigned.popleft()
+            self._open_lane(pending.channel, group).add(pending)
         while self._offered:
             channel, message = self._offered.pop(0)
             self._open_lane(channel, group).offer(channel, message)
@@ -168,36 +172,62 @@ class Publisher:
         return self._lanes[address]
 
     def _assign_anew(self) -> None:
-        """Channels may live elsewhere now."""
-        self._take_back()
+        """Give all messages new lanes: channels may be on other servers now."""
+        self._collect_pending()
         for lane in self._lanes.values():
             lane.retire()
         self._lanes.clear()
         self._change.set()
 
-    def _take_back(self) -> None:
-        kept = [*self._unassigned, *(owed for lane in self._lanes.values() for owed in lane.owed)]
-        self._unassigned = deque(sorted(kept, key=lambda owed: owed.number))
+    def _collect_pending(self) -> None:
+        """Take the pending messages from all lanes."""
+        collected = [*self._unassigned, *(pending for lane in self._lanes.values() for pending in lane.pending)]
+        self._unassigned = deque(sorted(collected, key=lambda pending: pending.number))
         for lane in self._lanes.values():
-            lane.owed.clear()
+            lane.pending.clear()
 
     def _drop_all(self) -> None:
-        """Let one message to all processes stand for all that is owed."""
-        self._take_back()
+        """Replace all pending messages by one message to all processes."""
+        self._collect_pending()
         dropped = [*self._refused, *self._unassigned]
         self._refused.clear()
-        since = min(owed.at for owed in dropped)
+        since = min(pending.at for pending in dropped)
         channel, message = self._missed(since)
-        standing = self._owe(channel, message, since)
-        # Not the messages: dropping them is to free their memory.
-        waiting = [owed.published for owed in dropped]
-        standing.published.add_done_callback(lambda _: _settle_all(waiting))
-        self._unassigned = deque([standing])
+        substitute = self._new_pending(channel, message, since)
+        # Only the futures: dropping the messages has to free their memory.
+        futures = [pending.published for pending in dropped]
+        substitute.published.add_done_callback(lambda _: _settle_all(futures))
+        self._unassigned = deque([substitute])
         self._on_dropped(len(dropped))
         self._change.set()
 
 
-def _settle_all(waiting: Iterable[asyncio.Future[None]]) -> None:
-    for published in waiting:
+class Unpublished:
+    """The newest event of each asset that Redis does not have yet.
+
+    Redis gets the events of one asset in order: when it has the newest, it has all. Until then the job that made the
+    event is not over.
+    """
+
+    def __init__(self) -> None:
+        self._events: dict[object, asyncio.Future[None]] = {}
+
+    def add(self, asset_id: object, published: asyncio.Future[None]) -> None:
+        """Note an event of the asset that is being published. asset_id: None for events that are not about an asset"""
+        if asset_id is not None and not published.done():
+            self._events[asset_id] = published
+            published.add_done_callback(partial(self._remove, asset_id))
+
+    def of(self, asset_id: str) -> asyncio.Future[None] | None:
+        """Return a future that is done when Redis has the asset's newest event; None when it has all."""
+        return self._events.get(asset_id)
+
+    def _remove(self, asset_id: object, published: asyncio.Future[None]) -> None:
+        if self._events.get(asset_id) is published:
+            del self._events[asset_id]
+
+
+def _settle_all(futures: Iterable[asyncio.Future[None]]) -> None:
+    for published in futures:
         if not published.done():
             published.set_result(None)

@@ -1,7 +1,7 @@
-"""Hears what is published to a set of channels that changes all the time: one connection to each server they live on.
+"""Receives the messages of a changing set of channels: one connection to each server that has some of them.
 
-A server that fails takes none of the others' channels with it. Not redis-py's PubSub: that one reconnects on its own,
-and the gap would go unnoticed. Runs on the event loop.
+A server that fails affects only its own channels. redis-py's PubSub is not used: it reconnects by itself, so that the
+messages it missed would go unnoticed. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -28,26 +28,25 @@ RETRY_SECONDS = (0.1, 3.0)
 
 
 class Subscriptions:
-    """Channels that are wanted, and the listeners that hear them."""
+    """The wanted channels, and a listener for each server that has some of them."""
 
     def __init__(
         self,
         channels: Channels,
         *,
         on_message: Callable[[bytes, bytes], None],
-        on_heard: Callable[[bytes], None],
+        on_confirmed: Callable[[bytes], None],
         on_lost: Callable[[Collection[bytes], float], None],
         health_seconds: float,
     ) -> None:
-        """on_message: called with a channel and what was published to it.
-
-        on_heard: called with a channel when its server has confirmed it. on_lost: called with channels that are not
-        heard any more, and for how many seconds they may not have been. health_seconds: a server silent this long is
-        asked for a sign of life, and given up after as long again.
+        """on_message: called with a channel and a message that was published to it
+        on_confirmed: called with a channel when its server has confirmed the subscription
+        on_lost: called with channels whose subscription is lost, and for how many seconds it may have been lost already
+        health_seconds: a server that is silent this long is pinged, and given up after as long again
         """
         self.channels = channels
         self.on_message = on_message
-        self.on_heard = on_heard
+        self.on_confirmed = on_confirmed
         self.on_lost = on_lost
         self.health_seconds = health_seconds
         self._wanted: set[bytes] = set()
@@ -55,12 +54,12 @@ class Subscriptions:
         self._change = asyncio.Event()
         self._listeners: dict[Address, _Listener] = {}
         self._is_lost = False
-        # Why the servers could not be found, if they could not.
+        # Why the servers are not known, None when they are.
         self._failure: Exception | None = None
         channels.on_changed.append(self._assign_anew)
 
     def want(self, channel: bytes) -> None:
-        """Listen to it from now on."""
+        """Subscribe to the channel."""
         if channel in self._wanted:
             return
         self._wanted.add(channel)
@@ -71,33 +70,33 @@ class Subscriptions:
             self._change.set()
 
     def unwant(self, channel: bytes) -> None:
-        """Listen to it no more."""
+        """End the subscription of the channel."""
         self._wanted.discard(channel)
         self._unassigned.discard(channel)
         for listener in self._listeners.values():
             listener.remove(channel)
 
     def is_confirmed(self, channel: bytes) -> bool:
-        """Whether all that is published to it arrives."""
-        return any(listener.hears(channel) for listener in self._listeners.values())
+        """Whether every message to the channel arrives."""
+        return any(listener.is_confirmed(channel) for listener in self._listeners.values())
 
     def is_lost(self, channel: bytes) -> bool:
-        """Whether its server has failed and is not back yet."""
+        """Whether the channel's server has failed and is not back yet."""
         listener = self._listener_of(channel)
         return self._is_lost if listener is None else listener.is_lost
 
     def failure(self, channel: bytes) -> Exception | None:
-        """Return why it is not heard, if that is known."""
+        """Return why the channel's messages do not arrive, if that is known."""
         listener = self._listener_of(channel)
         return self._failure if listener is None else listener.failure
 
     def leave(self, address: Address, error: Exception, seconds: float) -> None:
-        """This server is no master any more, perhaps for so many seconds: others tell another one."""
+        """Leave a server that is no master any more, perhaps for so many seconds already."""
         if (listener := self._listeners.get(address)) is not None:
             listener.leave(error, seconds)
 
     async def run(self) -> NoReturn:
-        """Listen for ever. After an exception it may be called again; `on_lost` was told what is missing."""
+        """Listen for ever. After an exception it may be called again; `on_lost` was called for all channels."""
         delays = retry_delays(*RETRY_SECONDS)
         self._unassigned = set(self._wanted)
         try:
@@ -128,7 +127,7 @@ class Subscriptions:
         return listener if listener and not listener.is_done else None
 
     def _assign(self, group: asyncio.TaskGroup) -> None:
-        """Give each channel without one its listener."""
+        """Give each channel without a listener its listener."""
         for address, listener in list(self._listeners.items()):
             if listener.is_done:
                 del self._listeners[address]
@@ -142,14 +141,14 @@ class Subscriptions:
             self._unassigned.discard(channel)
 
     def _assign_anew(self) -> None:
-        """Channels may live elsewhere now, and those that were heard until now may have missed something there."""
+        """Give channels that are on another server now a new listener; they may have missed messages there."""
         moved = set()
         for channel in self._wanted:
             listener = self._listener_of(channel)
             if listener is not None and listener.has(channel):
                 continue
             for other in self._listeners.values():
-                if other.hears(channel):
+                if other.is_confirmed(channel):
                     moved.add(channel)
                 other.remove(channel)
             self._unassigned.add(channel)
@@ -158,10 +157,10 @@ class Subscriptions:
 
 
 class _Listener:
-    """The connection to one server, for as long as channels live there."""
+    """The connection to one server, for as long as it has wanted channels."""
 
     def __init__(self, owner: Subscriptions, address: Address, *, is_lost: bool) -> None:
-        """is_lost: no server has been reached before."""
+        """is_lost: no server has been reached before"""
         self.is_lost = is_lost
         self.is_done = False
         self.failure: Exception | None = None
@@ -170,8 +169,8 @@ class _Listener:
         self._wanted: set[bytes] = set()
         self._link: Link | None = None
         self._signal = asyncio.Event()
-        # As of this connection: channels asked for, and requests for them that the server has not confirmed.
-        self._asked: set[bytes] = set()
+        # On this connection: requested channels, and the number of their requests that are not confirmed yet.
+        self._requested: set[bytes] = set()
         self._unconfirmed: Counter[bytes] = Counter()
         self._delays = retry_delays(*RETRY_SECONDS)
 
@@ -187,22 +186,22 @@ class _Listener:
     def has(self, channel: bytes) -> bool:
         return channel in self._wanted
 
-    def hears(self, channel: bytes) -> bool:
-        return channel in self._asked and not self._unconfirmed[channel]
+    def is_confirmed(self, channel: bytes) -> bool:
+        return channel in self._requested and not self._unconfirmed[channel]
 
     def leave(self, error: Exception, seconds: float) -> None:
-        self._owner.on_lost(self._asked & self._wanted, seconds)
+        self._owner.on_lost(self._requested & self._wanted, seconds)
         if self._link is not None:
             self._link.close(error)
 
     async def run(self) -> None:
-        """Listen until no channel is wanted here."""
+        """Listen until no channel is wanted on this server."""
         channels, found = self._owner.channels, -1
         try:
             while self._wanted:
                 try:
                     if self.failure is not None:
-                        # Before anything else: a cluster's slots may be elsewhere, and a newer server knows more.
+                        # First: the channels of a cluster may be on another server by now.
                         await channels.find(found)
                     if self._wanted:
                         self._link = await channels.open(self._address)
@@ -215,7 +214,7 @@ class _Listener:
                         log.warning("fanout_disconnected", error=cause_of(error))
                     self.is_lost, self.failure = True, error
                 finally:
-                    self._hang_up()
+                    self._close_link()
                 await asyncio.sleep(next(self._delays))
         finally:
             self.is_done = True
@@ -228,53 +227,53 @@ class _Listener:
         while self._wanted:
             self._signal.clear()
             link.check(health_seconds)
-            self._tell(link)
-            # A timer for each message would be dear.
+            self._request(link)
+            # One timer for many messages: a timer for each would be expensive.
             with suppress(TimeoutError):
                 async with asyncio.timeout(health_seconds / 2):
                     await self._signal.wait()
 
-    def _tell(self, link: Link) -> None:
-        """Let the server know which channels came and went."""
-        came, left = self._wanted - self._asked, self._asked - self._wanted
-        self._asked |= came
-        self._asked -= left
-        self._unconfirmed.update(came)
+    def _request(self, link: Link) -> None:
+        """Subscribe to the new channels, and end the subscriptions of those that are not wanted any more."""
+        added, removed = self._wanted - self._requested, self._requested - self._wanted
+        self._requested |= added
+        self._requested -= removed
+        self._unconfirmed.update(added)
         shard = "S" if self._owner.channels.is_sharded else ""
-        # One command each: those of one sharded command would have to be in one slot.
-        commands = [(f"{shard}SUBSCRIBE", channel) for channel in came]
-        commands += [(f"{shard}UNSUBSCRIBE", channel) for channel in left]
+        # One command for each channel: the channels of one sharded command have to be in one slot.
+        commands = [(f"{shard}SUBSCRIBE", channel) for channel in added]
+        commands += [(f"{shard}UNSUBSCRIBE", channel) for channel in removed]
         if commands:
             link.send(commands)
 
-    def _take(self, said: list[Any]) -> None:
-        """Take in what the server sends."""
-        if len(said) != 3:
-            return  # a sign of life
-        kind, channel, content = said
+    def _take(self, reply: list[Any]) -> None:
+        """Handle a message or a confirmation of the server."""
+        if len(reply) != 3:
+            return  # the answer to a ping
+        kind, channel, content = reply
         if kind in (b"message", b"smessage"):
             self._owner.on_message(channel, content)
         elif kind in (b"subscribe", b"ssubscribe"):
             self._unconfirmed[channel] -= 1
             if self._unconfirmed[channel] <= 0:
                 del self._unconfirmed[channel]
-                self._owner.on_heard(channel)
+                self._owner.on_confirmed(channel)
                 self._note_success()
-        elif self.hears(channel):
+        elif self.is_confirmed(channel):
             raise RedisConnectionError("the channel has moved to another server of the cluster")
 
     def _note_success(self) -> None:
-        """Called when a channel is confirmed; only all of them are a success, as each try may be refused late."""
+        """Note a success when all channels are confirmed: the server may still refuse the last one."""
         if self._unconfirmed:
             return
         if self.is_lost:
-            log.info("fanout_reconnected", channels=len(self._asked))
+            log.info("fanout_reconnected", channels=len(self._requested))
         self.is_lost, self.failure = False, None
         self._delays = retry_delays(*RETRY_SECONDS)
 
-    def _hang_up(self) -> None:
+    def _close_link(self) -> None:
         link, self._link = self._link, None
-        lost, self._asked = self._asked & self._wanted, set()
+        lost, self._requested = self._requested & self._wanted, set()
         self._unconfirmed.clear()
         if link is not None:
             link.close()

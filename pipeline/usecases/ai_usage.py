@@ -1,7 +1,7 @@
-"""Use case: what AI providers have done today (UTC), all processes together: calls, tokens, money.
+"""Use case: the use of AI providers today (UTC), over all processes: calls, tokens, cost.
 
-Each process adds what it has counted to sums in Redis every few seconds; what it counts within seconds of midnight may
-stand at the next day. The sums are for people to look at: budgets have their own, which outlive Redis (budgets.py).
+Each process adds its counts to sums in Redis every few seconds. A call within seconds of midnight may count for the
+next day. The sums are only shown to people; budgets have their own sums, which survive a loss of Redis (budgets.py).
 Runs on the event loop.
 """
 
@@ -23,15 +23,15 @@ from pipeline.usecases.budgets import DAY_SECONDS, Budgets, Sums, day_of
 log = structlog.get_logger(__name__)
 
 WRITE_SECONDS = 5.0
-WHAT = ("calls", "input", "output")
+COUNTED = ("calls", "input", "output")
 
 
 @dataclass(frozen=True, slots=True)
 class AiDay:
-    """What operators see of today.
+    """The use of today, as operators see it.
 
-    providers: what each has done, by name; None while Redis is away.
-    budget: what may be spent and what is spent, None where nothing is limited or nobody can tell.
+    providers: the use of each provider, by name; None while Redis is away
+    budget: the budget and how much of it is used; None when there is no budget or Redis is away
     """
 
     providers: Mapping[str, Mapping[str, Any]] | None
@@ -51,10 +51,10 @@ class AiUsage:
         free: Collection[str] = (),
         now: Callable[[], float] = CLOCK.now,
     ) -> None:
-        """counts: of the providers' answers in this process.
-        currency: in which costs are shown.
-        free: providers that cost nothing, whatever their answers say.
-        now: only tests have another one.
+        """counts: counts the providers' answers in this process
+        currency: of the shown costs
+        free: providers that cost nothing, whatever their answers say
+        now: only tests pass another clock
         """
         self._sums = sums
         self._counts = counts
@@ -65,13 +65,13 @@ class AiUsage:
         self._writing = asyncio.Lock()
 
     async def run(self) -> None:
-        """Write for ever."""
+        """Write the counts every few seconds, for ever."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
             await self._write_if_possible()
 
     async def close(self) -> None:
-        """Write what was counted, if that can be done. Called when `run` has ended."""
+        """Write the last counts, unless Redis is away. Called when `run` has ended."""
         await self._write_if_possible()
 
     async def _write_if_possible(self) -> None:
@@ -81,7 +81,7 @@ class AiUsage:
             log.info("ai_usage_postponed", cause=cause_of(error))
 
     async def write(self) -> None:
-        """Add what was counted since the last time; DependencyUnavailable when Redis is away: it is kept then."""
+        """Add the new counts to the sums. DependencyUnavailable while Redis is away: the next call adds them."""
         async with self._writing:
             amounts = self._counts.take()
             fields = {f"{what} {provider}": amount for (provider, what), amount in amounts.items()}
@@ -93,18 +93,18 @@ class AiUsage:
                 raise
 
     async def today(self, providers: Collection[str]) -> AiDay:
-        """Return what these providers have done today, and the budget."""
+        """Return the use of these providers today, and the budget."""
         try:
             await self.write()
-            return AiDay(await self._done_by(providers), await self._budgets.shown() if self._budgets.is_set else None)
+            return AiDay(await self._use_of(providers), await self._budgets.shown() if self._budgets.is_set else None)
         except DependencyUnavailable:
             return AiDay(None, None)
 
-    async def _done_by(self, providers: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
-        what = (*WHAT, f"cost {self._currency}", f"priced {self._currency}")
+    async def _use_of(self, providers: Collection[str]) -> Mapping[str, Mapping[str, Any]]:
+        what = (*COUNTED, f"cost {self._currency}", f"priced {self._currency}")
         fields = [f"{each} {provider}" for provider in providers for each in what]
-        found = iter(await self._sums.sums(self._name(), fields))
-        return {name: self._shown(name, [next(found) or 0 for _ in what]) for name in providers}
+        sums = iter(await self._sums.sums(self._name(), fields))
+        return {name: self._shown(name, [next(sums) or 0 for _ in what]) for name in providers}
 
     def _shown(self, provider: str, amounts: Sequence[float]) -> Mapping[str, Any]:
         calls, read, written, cost, priced = amounts
@@ -114,7 +114,7 @@ class AiUsage:
             "outputTokens": round(written),
             "cost": cost,
             "currency": self._currency,
-            # Of those nobody can say what they have cost in that currency.
+            # Calls whose cost in that currency is not known.
             "unpricedCalls": 0 if provider in self._free else round(max(calls - priced, 0)),
         }
 

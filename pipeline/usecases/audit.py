@@ -1,9 +1,8 @@
-"""Use case: who has changed what, for ninety days.
+"""Use case: the audit list: who has changed what, for ninety days.
 
-Every change that an operator makes becomes an entry in the asset store, just after it was made and answered: a store
-that is slow or away delays no action and fails none. What cannot be written while the store is away waits, up to a
-bound; what is lost is in the log. An erased user's name goes from the entries; the entries stay. Runs on the event
-loop.
+Every change by an operator becomes an entry in the asset store, after the request was answered: a store that is slow or
+away delays no request. While the store is away entries wait, up to a bound; entries that are lost are logged. An erased
+user's name is removed from the entries; the entries stay. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -32,20 +31,24 @@ from pipeline.usecases.paging import Cursor, dated_pages, newest_page
 log = structlog.get_logger(__name__)
 
 KIND = "audit"
-KEEP = timedelta(days=90)
-# Entries that wait for a store that is away.
+RETENTION = timedelta(days=90)
+# So many entries wait at most while the store is away.
 WAITING_AT_MOST = 1000
-AGAIN_SECONDS = (0.5, 30.0)
-# What a user id is made of: it is looked for as a whole word.
+RETRY_SECONDS = (0.5, 30.0)
+# The characters of a user id, which is searched as a complete word.
 IN_ID = "[A-Za-z0-9_.:@|-]"
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What an operator did.
+    """An action of an operator.
 
-    who: the operator's user id. action: in words, e.g. "pause queue". target: what it was done to: an id or a name.
-    count: to how many, None when it is about one thing. outcome: done, refused (4xx) or failed. address: the client's.
+    who: the operator's user id
+    action: in words, e.g. "pause queue"
+    target: the id or name of the thing that was changed
+    count: how many things were changed, None when it is about one
+    outcome: done | refused (4xx) | failed
+    address: of the client
     """
 
     who: str | None
@@ -68,8 +71,8 @@ class Audit:
         self._writing = asyncio.Lock()
 
     def record(self, act: Act) -> None:
-        """Let the act be written soon."""
-        # The number first: entries of one millisecond are listed in the order of their ids.
+        """Have the entry of the action written soon."""
+        # The number first: entries of the same millisecond are listed in the order of their ids.
         entry = Record(KIND, f"{next(self._numbers):08x}{secrets.token_hex(8)}", utc_now(), asdict(act))
         if len(self._waiting) >= WAITING_AT_MOST:
             self._lose(entry)
@@ -78,13 +81,13 @@ class Audit:
         self._added.set()
 
     async def run(self) -> None:
-        """Write for ever."""
-        delays = retry_delays(*AGAIN_SECONDS)
+        """Write entries, for ever."""
+        delays = retry_delays(*RETRY_SECONDS)
         while True:
             await self._added.wait()
             try:
                 await self._write()
-                delays = retry_delays(*AGAIN_SECONDS)
+                delays = retry_delays(*RETRY_SECONDS)
             except DependencyUnavailable as error:
                 log.warning("audit_postponed", entries=len(self._waiting), cause=cause_of(error))
                 await asyncio.sleep(next(delays))
@@ -97,7 +100,7 @@ class Audit:
         self._added.clear()
 
     async def close(self, seconds: float) -> None:
-        """Write what waits, within that time; log what is lost. Called when `run` has ended."""
+        """Write the waiting entries within that time; log those that are lost. Called when `run` has ended."""
         try:
             async with asyncio.timeout(seconds):
                 await self._write()
@@ -112,33 +115,33 @@ class Audit:
     async def page(
         self, *, limit: int, after: Cursor | None = None, who: str | None = None, action: str | None = None
     ) -> tuple[Sequence[dict[str, Any]], Cursor | None]:
-        """Return entries, newest first, as schema AuditEntry of the API has them, and after what the next page begins.
+        """Return entries, newest first, as schema AuditEntry of the API has them, and the cursor of the next page.
 
-        who, action: only those.
+        who, action: only entries with these values
         """
 
         def is_wanted(entry: Record) -> bool:
             return who in (None, entry.data.get("who")) and action in (None, entry.data.get("action"))
 
         read = partial(self._store.newest_records, KIND)
-        entries, place = await newest_page(read, limit, after, is_wanted if who or action else None)
-        return [_shown(entry) for entry in entries], place
+        entries, cursor = await newest_page(read, limit, after, is_wanted if who or action else None)
+        return [_shown(entry) for entry in entries], cursor
 
     async def forget(self, user_id: str) -> bool:
-        """Take the user's name from all entries; return whether one had it."""
-        is_found = False
+        """Remove the user's name from all entries; return whether one had it."""
+        is_named = False
         async with self._writing:
             self._waiting = deque(_anonymous(entry, user_id) or entry for entry in self._waiting)
         async for page in dated_pages(partial(self._store.records, KIND)):
             for entry in page:
                 if (changed := _anonymous(entry, user_id)) is not None:
-                    is_found = True
+                    is_named = True
                     await self._store.put_record(changed)
-        return is_found
+        return is_named
 
     async def purge(self) -> None:
-        """Remove what is old enough."""
-        await self._store.purge_records(KIND, utc_now() - KEEP)
+        """Remove old entries."""
+        await self._store.purge_records(KIND, utc_now() - RETENTION)
 
 
 def _shown(entry: Record) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def _anonymous(entry: Record, user_id: str) -> Record | None:
     """Return the entry without the user's name, None when it does not name the user."""
     changes: dict[str, Any] = {}
     if entry.data.get("who") == user_id:
-        # An address may be as good as a name.
+        # An address may identify the user as well as a name.
         changes = {"who": None, "address": None}
     named = rf"(?<!{IN_ID}){re.escape(user_id)}(?!{IN_ID})"
     if re.search(named, str(entry.data.get("target") or "")):

@@ -1,7 +1,7 @@
-"""Use case: all that the service keeps in one file, taken while it runs.
+"""Use case: a backup of everything in one file, made while the service runs.
 
-An asset is as it was at one moment, with the images it had then; one that is deleted before its turn is not in the
-file, one that is deleted after it is.
+Each asset is stored as it was at one moment, with its images of that moment. An asset that is deleted before the backup
+reaches it is not in the file.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from pipeline.assets.store_move import is_of_move
 from pipeline.clock import utc_now
 from pipeline.usecases import backup_file, deliveries, job_statistics
 from pipeline.usecases.backup_file import FIRST, FORMAT, LAST, BackupCounts
-from pipeline.usecases.every_image import bearing, damaged_document, every_asset
-from pipeline.usecases.paging import record_pages, key_pages
+from pipeline.usecases.asset_scan import retried, damaged_document, every_asset
 from pipeline.usecases.outage_retry import OutageRetry, Unreadable, what_is_wrong
+from pipeline.usecases.paging import key_pages, record_pages
 from pipeline.usecases.storage import StoredImages
 
-# How often an asset is read whose images change or go meanwhile, and after which time: an erase removes the images
-# first and then the document.
+# An asset whose images change or disappear is read so often, with this delay: an erase removes the images before the
+# document.
 TRIES = 5
-# What only tells how it went in the last days, and may be as many as there are events.
+# Records that only show the last days, and may be as many as there are events.
 LEFT_OUT = {deliveries.KIND, *job_statistics.KINDS}
-AGAIN_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 
 
 async def back_up(
@@ -42,7 +42,7 @@ async def back_up(
     *,
     outage_retry: OutageRetry | None = None,
 ) -> BackupCounts:
-    """Write the file; it has its name only when it is whole and on the disk. An older one of that name is replaced.
+    """Write the file. It gets its name, and replaces an older file, only when it is complete and on the disk.
 
     The images of one asset are in memory at a time. DependencyUnavailable: the store, a storage or the disk is away.
     """
@@ -68,7 +68,7 @@ class _Backup:
             await self._write_asset(tar, asset)
             on_asset()
         self.counts.flaws += map(damaged_document, damaged)
-        await self._write_record(tar)
+        await self._write_records(tar)
         await self._write_keys(tar)
         _add_json(tar, LAST, self.counts.shown() | {"flaws": self.counts.flaws})
 
@@ -77,8 +77,8 @@ class _Backup:
         for _ in range(TRIES):
             if not flaws:
                 break
-            # It may have been deleted, or have another image now.
-            await asyncio.sleep(AGAIN_SECONDS)
+            # The asset may have been deleted, or have another image now.
+            await asyncio.sleep(RETRY_SECONDS)
             current = await self._outage_retry.run(partial(self._store.get, asset.id))
             if current is None:
                 return
@@ -105,19 +105,19 @@ class _Backup:
                 flaws.append(f"{image.public_id} of asset {asset.id} is {what_is_wrong(error)}")
         return contents, flaws
 
-    async def _write_record(self, tar: TarFile) -> None:
-        async for page in record_pages(bearing(self._outage_retry, self._store.all_records)):
-            for kept in page:
-                # That of a move holds an address with a password, and is of use nowhere else.
-                if is_of_move(kept) or kept.kind in LEFT_OUT:
+    async def _write_records(self, tar: TarFile) -> None:
+        async for page in record_pages(retried(self._outage_retry, self._store.all_records)):
+            for record in page:
+                # The record of a move contains an address with a password, and is useless in another store.
+                if is_of_move(record) or record.kind in LEFT_OUT:
                     continue
-                fields = {"kind": kept.kind, "id": kept.id, "at": kept.at, "data": kept.data}
-                about = {"userId": kept.user_id, "assetId": kept.asset_id}
-                _add_json(tar, f"kept/{self.counts.kept}.json", fields | about)
+                fields = {"kind": record.kind, "id": record.id, "at": record.at, "data": record.data}
+                subject = {"userId": record.user_id, "assetId": record.asset_id}
+                _add_json(tar, f"kept/{self.counts.kept}.json", fields | subject)
                 self.counts.kept += 1
 
     async def _write_keys(self, tar: TarFile) -> None:
-        async for page in key_pages(bearing(self._outage_retry, self._store.all_keys)):
+        async for page in key_pages(retried(self._outage_retry, self._store.all_keys)):
             for each in page:
                 record = {"assetId": each.record.asset_id, "fingerprint": each.record.fingerprint}
                 fields = {"key": each.key, "createdAt": each.created_at}

@@ -1,8 +1,9 @@
-"""The file of a backup: a tar, each member with its SHA-256 beside it.
+"""The file of a backup: a tar with the SHA-256 of each member in its header.
 
-First comes what made it, then each asset: its images, then its document with their hashes; then what the store keeps
-beside the assets and the Idempotency-Keys; last how much there is, without which a file is not whole. One that has been
-changed, cut off or made up tells so: nothing in it is taken on trust.
+The first member names the format and the version of the service. Then come the assets: the images of an asset, then its
+document with their hashes. Then come the records of the store and the Idempotency-Keys. The last member has the totals,
+and without it the file is not complete. The reader trusts nothing: it detects files that were changed, cut off or made
+up.
 """
 
 from __future__ import annotations
@@ -25,13 +26,18 @@ FORMAT = 1
 FIRST, LAST = "backup.json", "end.json"
 DIGEST = "PIPELINE.sha256"
 MAX_MEMBER_BYTES = 256 * 1024 * 1024
-# What reading a member raises that holds something else than it should.
+# The errors when a member has another content than it should.
 UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(slots=True)
 class BackupCounts:
-    """How much there was. flaws: what could not be had, each in one line. damage: likewise, what is not as it was."""
+    """The totals of a backup.
+
+    kept: records of the store
+    flaws: images and documents that could not be read, one line each
+    damage: members that are not as they were written, one line each
+    """
 
     assets: int = 0
     images: int = 0
@@ -45,13 +51,17 @@ class BackupCounts:
         return {"assets": self.assets, "images": self.images, "kept": self.kept, "keys": self.keys}
 
     @property
-    def told(self) -> list[str]:
-        """All that is wrong."""
+    def problems(self) -> list[str]:
+        """All damage and flaws."""
         return self.damage + self.flaws
 
 
 class Member(NamedTuple):
-    """A member of the file. digest: hash of its content, hex. is_sound: that is the content that was written."""
+    """A member of the file.
+
+    digest: hash of its content, hex
+    is_sound: the content is as it was written
+    """
 
     name: str
     content: bytes
@@ -59,18 +69,18 @@ class Member(NamedTuple):
     is_sound: bool
 
     def json(self) -> dict[str, Any]:
-        """Return the object that it holds; one of UNREADABLE when it does not."""
+        """Return the member's JSON object; one of UNREADABLE when it has none."""
         value = json.loads(self.content)
         if not self.is_sound or not isinstance(value, dict):
-            raise ValueError("it is not what was written")
+            raise ValueError("it is not as it was written")
         return value
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[tarfile.TarFile]:
-    """Give a tar to write to. It has its name only when it is whole and on the disk; an older one is replaced then.
+    """Yield a tar to write to. The file gets its name, and replaces an older one, when it is complete and on the disk.
 
-    Conflict: another process writes it. DependencyUnavailable: it cannot be written.
+    Conflict: another process writes the same file. DependencyUnavailable: it cannot be written.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -95,7 +105,7 @@ def writing(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _claimed(part: Path) -> int:
-    """Return the open file, which no other process writes as long as it is open."""
+    """Return the open file; no other process can write it as long as it is open."""
     while True:
         descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
         try:
@@ -106,7 +116,7 @@ def _claimed(part: Path) -> int:
         except BlockingIOError:
             os.close(descriptor)
             raise Conflict(f"Another process is writing {part}") from None
-        # Its writer has just ended: it has another name by now, or none.
+        # The process that wrote it has just ended: the file has another name by now, or none.
         os.close(descriptor)
 
 
@@ -129,19 +139,19 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> str:
 def members(path: Path) -> Iterator[Member]:
     """Yield the members of a backup, one in memory at a time.
 
-    ValidationError when the file is no backup, or when it ends too early, after the members that there are.
+    ValidationError when the file is no backup, or, after its last member, when it ends too early.
     """
     name, count = "", 0
     try:
         with tarfile.open(path, "r|") as tar:
-            for found in tar:
-                if not found.isreg() or found.size > MAX_MEMBER_BYTES:
-                    raise ValidationError(f"{path} is no backup: {found.name} is no file of its kind")
-                file = tar.extractfile(found)
+            for entry in tar:
+                if not entry.isreg() or entry.size > MAX_MEMBER_BYTES:
+                    raise ValidationError(f"{path} is no backup: {entry.name} is no file of its kind")
+                file = tar.extractfile(entry)
                 content = file.read() if file else b""
-                name, count = found.name, count + 1
+                name, count = entry.name, count + 1
                 digest = hashlib.sha256(content).hexdigest()
-                member = Member(name, content, digest, digest == found.pax_headers.get(DIGEST))
+                member = Member(name, content, digest, digest == entry.pax_headers.get(DIGEST))
                 if count == 1 and not _is_first(member):
                     raise ValidationError(f"{path} is no backup, or one of a newer version")
                 yield member
@@ -161,13 +171,13 @@ def _is_first(member: Member) -> bool:
 
 
 def check_totals(member: Member, counts: BackupCounts) -> None:
-    """Add to the counts what the last member says: flaws of when it was written, and what is missing now."""
+    """Compare the counts with the last member; add its flaws, and the members that are missing now."""
     try:
-        said: Mapping[str, Any] = member.json()
-        counts.flaws += map(str, said["flaws"])
-        # Of images each document says which it had.
-        counted = {name: found for name, found in counts.shown().items() if name != "images"}
-        fewer = [name for name, found in counted.items() if said[name] != found]
-        counts.damage += [f"{counted[name]} of {said[name]} {name} are left" for name in fewer]
+        totals: Mapping[str, Any] = member.json()
+        counts.flaws += map(str, totals["flaws"])
+        # Images are compared with the documents, which list them.
+        counted = {name: number for name, number in counts.shown().items() if name != "images"}
+        fewer = [name for name, number in counted.items() if totals[name] != number]
+        counts.damage += [f"{counted[name]} of {totals[name]} {name} are left" for name in fewer]
     except UNREADABLE:
         counts.damage.append(f"{member.name} is damaged")

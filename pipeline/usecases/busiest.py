@@ -1,4 +1,4 @@
-"""Use case: which users' jobs make up the queue at the moment, for operators. Runs on the event loop."""
+"""Use case: operators see which users have the most jobs in the queue. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pipeline.assets.store import AssetStore
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 
-# Only the oldest unfinished jobs are looked at.
+# Only the oldest unfinished jobs are counted.
 SAMPLED_AT_MOST = 10_000
 SHOWN = 10
 # The list is read at most so often.
 FRESH_SECONDS = 2.0
 
 
-class Busiest:
-    """Tells who has the most unfinished jobs."""
+class BusiestUsers:
+    """The users with the most unfinished jobs."""
 
     def __init__(self, store: AssetStore, queue: JobQueue, *, is_fair: bool) -> None:
-        """is_fair: users take turns."""
+        """is_fair: the queue serves users in turn"""
         self._store = store
         self._queue = queue
         self._is_fair = is_fair
@@ -44,14 +44,14 @@ class Busiest:
     async def _read(self) -> dict[str, Any]:
         jobs = await self._store.unfinished_jobs(limit=SAMPLED_AT_MOST)
         stats, snapshot = await self._queue.stats(), await self._queue.snapshot()
-        running = {job_id for job_id, place in snapshot.others.items() if place.state is JobState.ACTIVE}
+        running = {job_id for job_id, info in snapshot.others.items() if info.state is JobState.ACTIVE}
         unfinished = Counter(user_id for user_id, _ in jobs)
         active = Counter(user_id for user_id, job_id in jobs if job_id in running)
-        # By name where they have the same number: a list that is read again must not jump.
+        # Users with the same number by name: the order must be the same at each read.
         top = sorted(unfinished.items(), key=lambda item: (-item[1], item[0]))[:SHOWN]
         return {
             "fairness": "user" if self._is_fair else "fifo",
-            # Jobs that Redis has lost and not got back yet are in the store only.
+            # Jobs that Redis has lost, and that are not restored yet, are only in the store.
             "total": max(len(jobs), stats.waiting + stats.delayed + stats.active),
             "sampled": len(jobs),
             "items": [

@@ -1,7 +1,8 @@
-"""Removes the metadata of images that are in memory: what a provider made, and originals that a provider reads.
+"""Checks and cleans images in memory.
 
-An original that was stored by an earlier version, or with KEEP_METADATA, has its metadata still. Runs on the event
-loop, the work in the pool; assets/hygiene does it.
+Images that a provider made are checked like uploads, and lose their metadata. So do originals that a provider reads: an
+original that was stored by an earlier version, or with KEEP_METADATA, still has its metadata. Runs on the event loop;
+assets/hygiene.py and assets/image.py do the work, in the pool.
 """
 
 from __future__ import annotations
@@ -13,25 +14,43 @@ from io import BytesIO
 import structlog
 
 from pipeline.assets.hygiene import clean
-from pipeline.errors import PermanentJobError
+from pipeline.assets.image import inspect
+from pipeline.errors import PermanentJobError, ValidationError
+from pipeline.sandbox.cost import MAX_IMAGE_PIXELS
+from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 
+class PictureCheck:
+    """Returns the content type of a picture; ValidationError when it would be refused as an upload."""
+
+    def __init__(self, settings: Settings, pool: Executor) -> None:
+        """pool: threads that decode the picture"""
+        self._max_bytes = settings.max_upload_bytes
+        self._limits = (MAX_IMAGE_PIXELS, settings.decode_memory_mb)
+        self._pool = pool
+
+    async def __call__(self, content: bytes) -> str:
+        if len(content) > self._max_bytes:
+            raise ValidationError.of("image", f"Has {len(content)} bytes, more than the {self._max_bytes} of an upload")
+        loop = asyncio.get_running_loop()
+        info = await loop.run_in_executor(self._pool, inspect, BytesIO(content), *self._limits)
+        return info.content_type
+
+
 class Cleaning:
-    """Cleans images in threads of ours."""
+    """Cleans images in threads."""
 
     def __init__(self, pool: Executor | None = None, *, keeps_metadata: bool = False) -> None:
-        """pool: threads in which no plugin runs; None takes the event loop's own.
-
-        keeps_metadata: what is stored is left as it is. What a provider gets is clean all the same, where it can be
-        cleaned.
+        """pool: threads in which no plugin runs; None: those of the event loop
+        keeps_metadata: stored images keep their metadata; images for a provider are cleaned all the same, if possible
         """
         self._pool = pool
         self._keeps_metadata = keeps_metadata
 
     async def for_provider(self, content: bytes, content_type: str) -> bytes:
-        """Return the image as a provider may see it; PermanentJobError when its metadata cannot be removed."""
+        """Return the image without metadata; PermanentJobError when it cannot be removed."""
         try:
             return await self._clean(content, content_type)
         except ValueError as error:
@@ -40,7 +59,7 @@ class Cleaning:
             raise PermanentJobError("The photo cannot be read: the file is damaged or not an image") from error
 
     async def for_storing(self, content: bytes, content_type: str) -> bytes | None:
-        """Return the image that a provider made as it is stored; None when its metadata cannot be removed."""
+        """Return an image that a provider made, as it may be stored; None when its metadata cannot be removed."""
         if self._keeps_metadata:
             return content
         try:

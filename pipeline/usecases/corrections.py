@@ -1,7 +1,7 @@
-"""Use case: a person says what is in the photo, and that stands against whatever the AI says later.
+"""Use case: a person corrects what the AI found, and the correction outlives later runs.
 
-What the AI said stays in the document beside it, so a field can be given back, and no later run needs to know of
-corrections. Runs on the event loop.
+The AI's values stay in the document beside the corrections. So a correction can be taken back, and no later run needs
+to know about corrections. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.errors import Conflict, DependencyUnavailable, NotFound
 
 log = structlog.get_logger(__name__)
 
-# A correction is tried so often against a run, or another correction, that changes the asset at the same moment.
+# A correction is tried so often while a run, or another correction, changes the asset at the same moment.
 TRIES = 10
 UNCHANGEABLE = (AssetStatus.DRAFT, AssetStatus.ARCHIVED)
 
@@ -27,14 +27,15 @@ class Corrections:
     """Corrects assets."""
 
     def __init__(self, store: AssetStore, on_corrected: Callable[[Asset], None] = lambda asset: None) -> None:
-        """on_corrected: called with each asset that was."""
+        """on_corrected: called with each corrected asset"""
         self._store = store
         self._on_corrected = on_corrected
 
-    async def correct(self, asset_id: str, user_id: str, said: Mapping[str, str | None]) -> Asset:
-        """Return the asset with what its owner said. said: field -> its value, None: what the AI says counts again.
+    async def correct(self, asset_id: str, user_id: str, values: Mapping[str, str | None]) -> Asset:
+        """Return the corrected asset.
 
-        NotFound: there is none of that user's. Conflict: it is a draft or archived.
+        values: the value of each field, None to take a correction back
+        NotFound: the user has no such asset. Conflict: it is a draft or archived.
         """
         for _ in range(TRIES):
             asset = await self._store.get(asset_id)
@@ -42,18 +43,18 @@ class Corrections:
                 raise NotFound("Asset not found")
             if asset.status in UNCHANGEABLE:
                 raise Conflict(f"An asset that is {asset.status.value} cannot be corrected")
-            corrected = _corrected(asset, user_id, said)
+            corrected = _corrected(asset, user_id, values)
             if corrected.corrections == asset.corrections and corrected.status is asset.status:
                 return asset
             if (stored := await self._store.correct(asset, corrected)) is not None:
-                log.info("asset_corrected", assetId=asset_id, fields=sorted(said))
+                log.info("asset_corrected", assetId=asset_id, fields=sorted(values))
                 self._on_corrected(stored)
                 return stored
         raise DependencyUnavailable("The asset is being changed all the time", retry_after_seconds=1)
 
 
 async def settle_status(store: AssetStore, asset: Asset) -> Asset:
-    """Return the finished asset with the status that its corrections make due: one may have come during its run."""
+    """Return the finished asset with the status that its corrections require; some may have come during its run."""
     for _ in range(TRIES):
         due = asset.status_by_metadata()
         if not asset.is_finished or due is asset.status:
@@ -66,10 +67,10 @@ async def settle_status(store: AssetStore, asset: Asset) -> Asset:
     return asset
 
 
-def _corrected(asset: Asset, by: str, said: Mapping[str, str | None]) -> Asset:
+def _corrected(asset: Asset, by: str, values: Mapping[str, str | None]) -> Asset:
     at = to_timestamp(utc_now())
     corrections, history = dict(asset.corrections), list(asset.history)
-    for name, value in said.items():
+    for name, value in values.items():
         before = corrections.get(name, {}).get("value")
         if value == before:
             continue

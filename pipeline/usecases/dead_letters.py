@@ -1,4 +1,4 @@
-"""Use case: jobs that failed for good, and how an operator runs them again. Runs on the event loop."""
+"""Use case: an operator runs dead letters, the jobs that failed for good, again. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ from pipeline.usecases.submission import ORIGINAL_GONE, Receipt, Submission
 
 log = structlog.get_logger(__name__)
 
-# A few seconds' worth, so that no request for all of them runs for minutes.
+# As many as take a few seconds, so that no request runs for minutes.
 RETRY_AT_MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class RetriedPage:
-    """What became of some dead letters. remaining: older ones, not looked at yet; next_after: where those begin."""
+    """The outcome of one page of dead letters.
+
+    remaining: how many older ones are left
+    next_after: the cursor of the next page
+    """
 
     retried: int
     skipped: int
@@ -37,7 +41,10 @@ class RetriedPage:
 async def rerun_page(
     queue: JobQueue, run_again: Callable[[FailedJob], Awaitable[object]], after: tuple[datetime, str] | None
 ) -> RetriedPage:
-    """Run up to RETRY_AT_MOST dead letters again, the oldest of them first; run_again raises for those that cannot."""
+    """Run up to RETRY_AT_MOST dead letters again, the oldest of them first.
+
+    run_again: NotFound or Conflict for a dead letter that cannot run again
+    """
     page = await queue.failed_jobs(RETRY_AT_MOST, after)
     retried = 0
     for dead in reversed(page.jobs):
@@ -59,39 +66,39 @@ class DeadLetters:
         self._submission = submission
 
     async def remove_failed(self, *job_ids: str) -> int:
-        """Forget dead letters; return how many of the ids were some. Their assets stay."""
-        # The store first: what it still knew it would put back.
+        """Remove dead letters; return how many there were. Their assets stay."""
+        # The store first: a job that is still in the store would be restored.
         await self._job_records.forget(*job_ids)
         return await self._queue.remove_failed(*job_ids)
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
-        """Run a dead letter again: its asset gets a new job and the dead letter goes.
+        """Run a dead letter again: its asset gets a new job, and the dead letter is removed.
 
-        NotFound: there is no such dead letter, or its asset is gone. Conflict: its asset did not stay failed. In both
-        cases the dead letter, if any, stays until it is removed.
+        NotFound: there is no such dead letter, or its asset is deleted. Conflict: its asset is not failed any more. In
+        both cases the dead letter, if any, stays until it is removed.
         """
-        with self._submission.taken():
+        with self._submission.in_flight():
             dead = await self._queue.failed_job(job_id)
             if dead is None:
                 raise NotFound("There is no dead letter of that id")
             return await self._run_again(dead, request_id)
 
     async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
-        """Run up to RETRY_AT_MOST dead letters again, the oldest of them first, passing over those that cannot.
+        """Run up to RETRY_AT_MOST dead letters again, the oldest of them first; those that cannot are skipped.
 
-        after: (failed_at, id) where an earlier call ended. What fails again meanwhile is newer and not seen any more.
+        after: next_after of the call before; jobs that fail again meanwhile are newer, so no call returns them
         """
-        with self._submission.taken():
+        with self._submission.in_flight():
             return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
 
     async def _run_again(self, dead: FailedJob, request_id: str) -> Receipt:
-        # A damaged payload names no asset, but an upload's first job is called after it.
+        # A damaged payload names no asset, but the id of an asset's first job contains the asset's id.
         asset_id = str(dead.data.get("assetId") or dead.id.rpartition(":")[2])
         asset = await self._store.get(asset_id) if ASSET_ID.fullmatch(asset_id) else None
         if asset is None:
             raise NotFound("Its asset is gone, this dead letter can only be removed")
         if asset.status is AssetStatus.PROCESSING and asset.processing_job_id == dead.id:
-            # Only the record of the job was damaged. A crash in between leaves the rest to the reconciler.
+            # Only the job in Redis was damaged. After a crash in between, the reconciler does the rest.
             await self.remove_failed(dead.id)
             await self._submission.enqueue(asset, request_id)
             log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=dead.id)
@@ -106,7 +113,7 @@ class DeadLetters:
                 f"Its asset is {asset.status.value} by {asset.processing_job_id}, this dead letter can only be removed"
             )
         await self._submission.enqueue(requeued, request_id)
-        # The asset may have failed again since, under another job: that dead letter is settled with this one.
+        # The asset may have failed again since, with another job: that dead letter is removed too.
         await self.remove_failed(dead.id, asset.processing_job_id)
         log.info("dead_letter_retried", assetId=asset.id, jobId=dead.id, newJobId=requeued.processing_job_id)
         return Receipt(asset.id, requeued.processing_job_id)

@@ -1,8 +1,8 @@
-"""Use case: what became of each event that a durable notifier had to deliver, for seven days.
+"""Use case: the state of each event that a durable notifier has to deliver, for seven days.
 
-The record of a delivery has its last state and the event itself, so that it can be sent again. It is written by the job
-that delivers, before that is acknowledged: nothing is written about an asset or a user that an erase has ended. Runs on
-the event loop.
+The record of a delivery has its last state and the event itself, so that the event can be sent again. The job that
+delivers writes it before it is acknowledged, so that nothing is written about an asset or a user that was erased. Runs
+on the event loop.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pipeline.clock import utc_now
 from pipeline.usecases.paging import Cursor, newest_page
 
 KIND = "delivery"
-KEEP = timedelta(days=7)
-# The job's payload, as kept in the record.
+RETENTION = timedelta(days=7)
+# The fields of the job's payload that the record has.
 PAYLOAD = ("notifier", "event", "userId", "assetId")
 
 
 class DeliveryState(StrEnum):
-    """waiting: for its first or its next attempt."""
+    """waiting: for the first or the next attempt"""
 
     WAITING = "waiting"
     DELIVERED = "delivered"
@@ -38,21 +38,22 @@ class Deliveries:
     def __init__(self, store: AssetStore) -> None:
         self._store = store
 
-    async def begin(self, job_id: str, payload: Mapping[str, Any], *, is_again: bool = False) -> Record | None:
-        """Note an event that is about to be enqueued, unless it is known. is_again: even then.
+    async def insert(self, job_id: str, payload: Mapping[str, Any], *, replaces: bool = False) -> Record | None:
+        """Insert the record of an event that is about to be enqueued, if there is none.
 
-        Returns the record that there was, for take_back.
+        replaces: also if there is one
+        Returns the earlier record, for `restore`.
         """
         record = await self._store.find_record(KIND, job_id)
-        if is_again or record is None:
-            await self._note(job_id, payload, utc_now(), DeliveryState.WAITING)
+        if replaces or record is None:
+            await self._put(job_id, payload, utc_now(), DeliveryState.WAITING)
         return record
 
-    async def take_back(self, job_id: str, record: Record | None) -> None:
-        """Let a delivery be as it was: its event could not be enqueued again. record: of before, if there was one."""
+    async def restore(self, job_id: str, record: Record | None) -> None:
+        """Restore the earlier record, if there was one: the event could not be enqueued again."""
         await (self._store.put_record(record) if record else self.forget(job_id))
 
-    async def note(
+    async def update(
         self,
         job_id: str,
         payload: Mapping[str, Any],
@@ -63,27 +64,29 @@ class Deliveries:
         response: str | None = None,
         reason: str | None = None,
     ) -> None:
-        """Note how far a delivery is, unless its asset is gone.
+        """Update the record of a delivery, unless its asset is deleted.
 
-        at: when the event was enqueued. response: what the receiver said. reason: why it was not delivered.
+        at: when the event was enqueued
+        response: the receiver's answer
+        reason: why the event was not delivered
         """
-        await self._note(job_id, payload, at, state, attempts=attempts, response=response, reason=reason)
+        await self._put(job_id, payload, at, state, attempts=attempts, response=response, reason=reason)
         if not await self._store.existing_ids([str(payload.get("assetId"))]):
-            # Deleted meanwhile: nobody else would look for this record.
+            # The asset was deleted meanwhile, and its records before this one was written.
             await self._store.delete_records(KIND, job_id)
 
-    async def _note(
+    async def _put(
         self, job_id: str, payload: Mapping[str, Any], at: datetime, state: DeliveryState, **fields: Any
     ) -> None:
         if not all(isinstance(payload.get(name), str) for name in ("notifier", "userId", "assetId")):
-            return  # nothing that could be sent again, or shown
+            return  # a damaged payload can neither be sent again nor shown
         finished_at = None if state is DeliveryState.WAITING else to_timestamp(utc_now())
         data = {name: payload.get(name) for name in PAYLOAD}
         data |= {"state": state.value, "finishedAt": finished_at} | fields
         await self._store.put_record(Record(KIND, job_id, at, data, payload["userId"], payload["assetId"]))
 
     async def find(self, job_id: str) -> tuple[Mapping[str, Any], DeliveryState] | None:
-        """Return what was, or is, to be delivered, and how far that is; None when nothing is known of it."""
+        """Return the payload of the delivery and its state, None when there is no record."""
         record = await self._store.find_record(KIND, job_id)
         if record is None:
             return None
@@ -107,30 +110,33 @@ class Deliveries:
         state: str | None = None,
         notifier: str | None = None,
     ) -> tuple[Sequence[dict[str, Any]], Cursor | None]:
-        """Return records, newest first, and after what the next page begins. asset_id, state, notifier: only those."""
+        """Return records, newest first, and the cursor of the next page.
+
+        asset_id, state, notifier: only records with these values
+        """
         read = partial(self._store.newest_records, KIND)
         if asset_id is not None:
             asset = await self._store.get(asset_id)
             records = await self.of_asset(asset.user_id, asset.id) if asset else ()
-            read = partial(_read, records)
+            read = partial(_page_of, records)
 
         def is_wanted(record: Record) -> bool:
             return state in (None, record.data.get("state")) and notifier in (None, record.data.get("notifier"))
 
-        found, place = await newest_page(read, limit, after, is_wanted if state or notifier else None)
-        return [shown(record) for record in found], place
+        page, cursor = await newest_page(read, limit, after, is_wanted if state or notifier else None)
+        return [shown(record) for record in page], cursor
 
     async def purge(self) -> None:
-        """Remove what is old enough."""
-        await self._store.purge_records(KIND, utc_now() - KEEP)
+        """Remove old records."""
+        await self._store.purge_records(KIND, utc_now() - RETENTION)
 
 
-def among(record: Sequence[Record]) -> list[str]:
-    """Return the ids of those that are records of deliveries."""
-    return [each.id for each in record if each.kind == KIND]
+def delivery_ids(records: Sequence[Record]) -> list[str]:
+    """Return the ids of the records of deliveries."""
+    return [each.id for each in records if each.kind == KIND]
 
 
-async def _read(records: Sequence[Record], *, limit: int, after: Cursor | None) -> Sequence[Record]:
+async def _page_of(records: Sequence[Record], *, limit: int, after: Cursor | None) -> Sequence[Record]:
     return [each for each in records if after is None or (each.at, each.id) < after][:limit]
 
 

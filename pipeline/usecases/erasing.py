@@ -1,11 +1,11 @@
-"""Use case: all that there is of one user goes.
+"""Use case: everything about one user is erased.
 
-An erase covers what was there when it began and what arrives while it runs; what the user uploads after its end is a
-new life. Its record in the asset store, which names the user, is its durable promise: whatever ends the process, the
-erase is taken up again by the next one that looks, and the record goes last. It is written once, at the beginning, so
-that no process that lags behind brings it back; what has gone so far is kept beside it, without the user. One process
-at a time works at an erase, by a lease in Redis. The images of an asset go before its document, so that nothing is
-forgotten while a storage is away. Log lines name the erase, not the user. Runs on the event loop.
+An erase covers the user's data of its beginning, and data that arrives while it runs. Later uploads of the user are not
+affected. A record in the asset store, which names the user, promises the erase: if the process ends, another process
+continues it. The record is removed last. It is written only once, so that a process that lags behind cannot bring it
+back; the progress is a second record without the user. A lock in Redis lets one process at a time work on an erase. The
+images of an asset are removed before its document, so that none is forgotten while a storage is away. Log lines name
+the erase, not the user. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.audit import Audit
-from pipeline.usecases.deliveries import among
+from pipeline.usecases.deliveries import delivery_ids
 from pipeline.usecases.removing import Removing
 
 log = structlog.get_logger(__name__)
 
 KIND = "erase"
 PROGRESS = "erase progress"
-# The process that ends an erase makes the last step within that time, if it lives.
+# The process that ends an erase does its last step within that time, if it is alive.
 PROGRESS_AGE = timedelta(minutes=2)
 PAGE = 50
-# How many assets of a user go at the same time.
+# How many assets are removed at the same time.
 AT_ONCE = 8
 RECORDS_AT_MOST = 1000
 DEAD_LETTERS_AT_ONCE = 500
 LOOK_SECONDS = (20.0, 40.0)
-# Longer than a page takes. If the process dies, another one goes on after that.
-TURN_SECONDS = 60.0
+# Longer than a page takes. If the process dies, another one continues after that.
+LOCK_SECONDS = 60.0
 RELEASE_SECONDS = 0.001
 # A job that was cancelled ends with the next renewal of its lease, or with its lease.
 RUNNING_SECONDS = 30.0
@@ -54,7 +54,11 @@ POLL_SECONDS = 0.2
 
 @dataclass(slots=True)
 class Erasure:
-    """One erase and what has gone so far. running: ids of jobs that have yet to end. reason: why it waits, or None."""
+    """One erase and its progress.
+
+    running: ids of jobs that have not ended yet
+    reason: why it waits, or None
+    """
 
     user_id: str
     id: str
@@ -80,13 +84,13 @@ class Erasure:
 
     @property
     def progress(self) -> Record:
-        """What has gone so far, as the store keeps it."""
+        """The record of the progress."""
         data = {"assets": self.assets, "images": self.images, "jobs": self.jobs, "reason": self.reason}
         return Record(PROGRESS, self.id, utc_now(), data | {"running": sorted(self.running)})
 
     @classmethod
     def of(cls, record: Record, progress: Mapping[str, Any]) -> Erasure:
-        """Return that of a record and of what has gone so far."""
+        """Return the erase of a record and its progress."""
         return cls(
             record.id,
             record.data["id"],
@@ -111,8 +115,9 @@ class Erasing:
         audit: Audit,
         forget_history: Callable[[], Awaitable[None]],
     ) -> None:
-        """queues: the first one has the leases. audit: may name the user. forget_history: makes Redis write its file
-        anew, where it is ours.
+        """queues: the first one has the locks
+        audit: its entries may name the user
+        forget_history: makes Redis write its file again, if Redis is embedded
         """
         self._audit = audit
         self._store = store
@@ -124,7 +129,7 @@ class Erasing:
 
     @property
     def tasks(self) -> Sequence[asyncio.Task[Erasure]]:
-        """What is under way here; to be cancelled at the end."""
+        """The erases that this process works on; to be cancelled when it ends."""
         return tuple(self._working.values())
 
     async def find(self, user_id: str) -> Erasure | None:
@@ -135,9 +140,9 @@ class Erasing:
         return Erasure.of(record, progress.data if progress else {})
 
     async def erase(self, user_id: str, seconds: float) -> Erasure:
-        """Begin to erase the user, or go on; return how far it is when it is done, or after so many seconds.
+        """Begin to erase the user, or continue; return the erase when it is done, or after so many seconds.
 
-        DependencyUnavailable: nobody knows whether it has begun.
+        DependencyUnavailable: it may have begun or not.
         """
         erasure = await self.find(user_id)
         if erasure is None:
@@ -148,13 +153,13 @@ class Erasing:
         await asyncio.wait([work], timeout=seconds)
         if work.done() and not work.cancelled() and work.result().is_done:
             return work.result()
-        if (found := await self.find(user_id)) is not None:
-            return found
+        if (current := await self.find(user_id)) is not None:
+            return current
         erasure.is_done = True
         return erasure
 
     async def run(self) -> None:
-        """Take up again what another process, or an earlier run of this one, has left, for ever."""
+        """Continue erases that another process has not finished, for ever."""
         while True:
             try:
                 for erasure in await self._all():
@@ -181,9 +186,9 @@ class Erasing:
         return work
 
     async def _work(self, erasure: Erasure) -> Erasure:
-        """Erase the user if no other process does; what is away now is waited for by `run`."""
+        """Erase the user unless another process does; `run` continues it if something is away now."""
         try:
-            if await self._has_turn(erasure) and await self._erase(erasure):
+            if await self._has_lock(erasure) and await self._erase(erasure):
                 erasure.is_done = True
                 counts = {"assets": erasure.assets, "images": erasure.images, "jobs": erasure.jobs}
                 log.info("user_erased", eraseId=erasure.id, **counts)
@@ -192,30 +197,30 @@ class Erasing:
             log.warning("erase_postponed", eraseId=erasure.id, cause=cause_of(error))
             with suppress(DependencyUnavailable):
                 await self._store.put_record(erasure.progress)
-        except Exception:  # the border of one erase: others go on, and this one is tried again
+        except Exception:  # the border of one erase: others continue, and `run` tries this one again
             log.exception("erase_failed", eraseId=erasure.id)
         if not erasure.is_done:
-            # Whoever asks next need not wait for a lease that nobody uses.
+            # Release the lock, so that the next process need not wait for it.
             with suppress(DependencyUnavailable):
                 await self._queues[0].acquire_lock(f"erase-{erasure.id}", self._id, RELEASE_SECONDS)
         return erasure
 
-    async def _has_turn(self, erasure: Erasure) -> bool:
-        """Return whether this process is to go on: no other one does, and none has come to the end."""
+    async def _has_lock(self, erasure: Erasure) -> bool:
+        """Lock the erase; return whether this process may continue: no other process works on it or has ended it."""
         record = await self._store.find_record(KIND, erasure.user_id)
         if record is None or record.data["id"] != erasure.id:
             return False
-        return await self._queues[0].acquire_lock(f"erase-{erasure.id}", self._id, TURN_SECONDS)
+        return await self._queues[0].acquire_lock(f"erase-{erasure.id}", self._id, LOCK_SECONDS)
 
     async def _erase(self, erasure: Erasure) -> bool:
-        """Return True when nothing is left, False when another process has taken over."""
+        """Return True when everything is erased, False when another process has taken over."""
         erasure.reason = None
         while await self._pass(erasure):
             await self._store.put_record(erasure.progress)
-            if not await self._has_turn(erasure):
+            if not await self._has_lock(erasure):
                 return False
-        # Another erase may have begun at the same moment, and stands in its place.
-        if not await self._has_turn(erasure):
+        # Another erase may have begun at the same moment and replaced the record.
+        if not await self._has_lock(erasure):
             return False
         await self._store.put_record(erasure.progress)
         await self._store.delete_records(KIND, erasure.user_id)
@@ -223,13 +228,13 @@ class Erasing:
         return True
 
     async def _forget_bytes(self, erase_id: str) -> None:
-        """Let no file hold what is gone; what the erase kept without the user is its record for that."""
+        """Remove deleted data from the files of the store and of Redis, then the record of the progress."""
         await self._store.scrub()
         await self._forget_history()
         await self._store.delete_records(PROGRESS, erase_id)
 
     async def _clean_up(self) -> None:
-        """Make the last step of erases whose process died before it."""
+        """Do the last step of erases whose process died before it."""
         progress = await self._store.records(PROGRESS, limit=RECORDS_AT_MOST)
         under_way = {erasure.id for erasure in await self._all()} if progress else set()
         for record in progress:
@@ -237,7 +242,7 @@ class Erasing:
                 await self._forget_bytes(record.id)
 
     async def _pass(self, erasure: Erasure) -> bool:
-        """Remove one page of each kind; return False when there was nothing and nothing is under way any more."""
+        """Remove one page of each kind; return False when nothing was left and no job runs."""
         page = await self._store.page(erasure.user_id, limit=PAGE)
         for first in range(0, len(page), AT_ONCE):
             part = page[first : first + AT_ONCE]
@@ -245,7 +250,7 @@ class Erasing:
                 erasure.assets += 1
                 erasure.images += images
                 erasure.running |= set(running)
-        # Only what cannot be read is still there, or has just arrived.
+        # Without readable assets, only damaged ones are left, or assets that have just arrived.
         damaged = [] if page else await self._store.damaged_of(erasure.user_id)
         for asset_id in damaged:
             erasure.images += await self._removing.erase_damaged(asset_id, erasure.user_id)
@@ -254,28 +259,29 @@ class Erasing:
             return True
         was_running = bool(erasure.running)
         await self._wait_for_running(erasure)
-        # What ran may have left something at its end.
+        # A job that ran may have written something at its end.
         return was_running
 
     async def _forget_jobs(self, erasure: Erasure) -> bool:
-        """Remove jobs, dead letters, undelivered events and records of deliveries that no asset led to, and the name
-        from the audit list; return whether there were any.
+        """Remove the user's remaining records, jobs and dead letters, and the name from the audit list.
+
+        Returns whether there were any.
         """
-        record = await self._removing.records_of(erasure.user_id)
-        erasure.running |= set(await self._removing.forget_jobs(record))
-        for kind in {each.kind for each in record}:
-            await self._store.delete_records(kind, *(each.id for each in record if each.kind == kind))
-        found = len(record) - len(among(record))
+        records = await self._removing.records_of(erasure.user_id)
+        erasure.running |= set(await self._removing.forget_jobs(records))
+        for kind in {each.kind for each in records}:
+            await self._store.delete_records(kind, *(each.id for each in records if each.kind == kind))
+        count = len(records) - len(delivery_ids(records))
         for queue in self._queues:
             after = None
             while True:
                 page = await queue.failed_jobs(DEAD_LETTERS_AT_ONCE, after)
                 ids = [job.id for job in page.jobs if job.data.get("userId") == erasure.user_id]
-                found += await queue.remove_failed(*ids) if ids else 0
+                count += await queue.remove_failed(*ids) if ids else 0
                 if (after := page.next_after) is None:
                     break
-        erasure.jobs += found
-        return await self._audit.forget(erasure.user_id) or bool(found or record)
+        erasure.jobs += count
+        return await self._audit.forget(erasure.user_id) or bool(count or records)
 
     async def _wait_for_running(self, erasure: Erasure) -> None:
         """Return when the cancelled jobs have ended: until then Redis has their payload."""
@@ -289,5 +295,5 @@ class Erasing:
                 return
             if asyncio.get_running_loop().time() > deadline:
                 raise DependencyUnavailable("Jobs of the user still run")
-            await self._has_turn(erasure)
+            await self._has_lock(erasure)
             await asyncio.sleep(POLL_SECONDS)

@@ -1,8 +1,8 @@
-"""Use case: assets and originals go when they have been kept for as long as wanted.
+"""Use case: assets and originals are removed after their retention time.
 
-KEEP_ASSETS_DAYS after its end an asset goes whole, as if it were deleted. KEEP_ORIGINALS_DAYS after its end only its
-original goes: what was found and the smaller pictures stay, but it cannot be run again. Archived assets stay. One
-process at a time does it, by a lease in Redis, and reads only what is due. Runs on the event loop.
+KEEP_ASSETS_DAYS after its end an asset is removed, as if it were deleted. KEEP_ORIGINALS_DAYS after its end its
+original is removed: the result and the previews stay, but the photo cannot be analyzed again. Archived assets stay. A
+lock in Redis lets one process at a time do it. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pipeline.usecases.removing import Removing
 log = structlog.get_logger(__name__)
 
 PAGE = 100
-# A round removes so many at most; what is left is due in the next one.
+# A round reads so many pages at most; the rest is due in the next round.
 PAGES_PER_ROUND = 20
 LOOK_SECONDS = (25.0, 35.0)
 REST_SECONDS = 0.05
-# Longer than a page takes. If the process dies, another one goes on after that.
-TURN_SECONDS = 120.0
-TURN = "expiry"
+# Longer than a page takes. If the process dies, another one continues after that.
+LOCK_SECONDS = 120.0
+LOCK = "expiry"
 Cursor = tuple[datetime, str]
 
 
@@ -43,11 +43,11 @@ class Due(Protocol):
     """AssetStore.expired or originals_before."""
 
     async def __call__(self, before: datetime, *, limit: int, after: Cursor | None = None) -> Sequence[Asset]:
-        """Return one page of what is due."""
+        """Return one page of due assets."""
 
 
 class Expiry:
-    """Removes what is over."""
+    """Removes assets and originals that are due."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Expiry:
         keep_assets_days: float,
         keep_originals_days: float,
     ) -> None:
-        """keep_assets_days, keep_originals_days: 0: for ever."""
+        """keep_assets_days, keep_originals_days: 0: for ever"""
         self._store = store
         self._queue = queue
         self._removing = removing
@@ -71,7 +71,7 @@ class Expiry:
         self._id = secrets.token_hex(8)
 
     async def run(self) -> None:
-        """Look for ever; wait for ever where everything is kept."""
+        """Remove what is due, for ever; only wait when everything is kept."""
         if not (self._keep_assets or self._keep_originals):
             await asyncio.Event().wait()
         while True:
@@ -82,17 +82,17 @@ class Expiry:
                 log.warning("expiry_postponed", cause=cause_of(error))
 
     async def round(self) -> None:
-        """Remove what is due, if no other process does; DependencyUnavailable when store or Redis is away."""
-        if not await self._queue.acquire_lock(TURN, self._id, TURN_SECONDS):
+        """Remove what is due, unless another process does; DependencyUnavailable when store or Redis is away."""
+        if not await self._queue.acquire_lock(LOCK, self._id, LOCK_SECONDS):
             return
         if self._keep_assets:
             before = utc_now() - self._keep_assets
-            await self._work_off(self._store.expired, before, self._expire, "assets")
+            await self._remove_due(self._store.expired, before, self._expire, "assets")
         if self._keep_originals:
             before = utc_now() - self._keep_originals
-            await self._work_off(self._store.originals_before, before, self._drop_original, "originals")
+            await self._remove_due(self._store.originals_before, before, self._drop_original, "originals")
 
-    async def _work_off(
+    async def _remove_due(
         self, due: Due, before: datetime, remove: Callable[[Asset, datetime], Awaitable[bool]], what: str
     ) -> None:
         removed, after = 0, None
@@ -101,9 +101,9 @@ class Expiry:
                 page = await due(before, limit=PAGE, after=after)
                 for asset in page:
                     removed += await remove(asset, before)
-                if len(page) < PAGE or not await self._queue.acquire_lock(TURN, self._id, TURN_SECONDS):
+                if len(page) < PAGE or not await self._queue.acquire_lock(LOCK, self._id, LOCK_SECONDS):
                     return
-                # After what did not go, because it was changed meanwhile.
+                # After assets that stay because they were changed meanwhile.
                 after = when_finished(page[-1])
                 await asyncio.sleep(REST_SECONDS)
         finally:

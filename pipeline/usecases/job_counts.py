@@ -1,7 +1,7 @@
-"""What happened to jobs in one stretch of time, as numbers that add up over processes and stretches. Pure.
+"""Counts of jobs in a time step, which can be added over processes and steps. Pure.
 
-Durations go into buckets whose bounds grow by a fixed factor, so that a percentile of the sum of many tallies is as
-exact as that of one: 9 % off at most, from a millisecond to more than a day.
+Durations are counted in buckets whose bounds grow by a fixed factor. So a percentile of a sum of many counts is as
+exact as that of one: its error is at most 9 %, from a millisecond to more than a day.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ COUNTS = ("enqueued", "completed", "partial", "failed", "retried")
 
 @dataclass(slots=True)
 class JobCounts:
-    """waits, runs: how many durations fell into which bucket. waiting: the most jobs that were seen waiting."""
+    """Counts of one time step.
+
+    waits, runs: the number of durations in each bucket
+    waiting: the highest number of waiting jobs that was seen
+    """
 
     enqueued: int = 0
     completed: int = 0
@@ -33,7 +37,7 @@ class JobCounts:
     runs: Counter[int] = field(default_factory=Counter)
 
     def add(self, other: JobCounts) -> None:
-        """Add what another one has counted."""
+        """Add other counts."""
         for name in COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.waiting = max(self.waiting, other.waiting)
@@ -42,12 +46,12 @@ class JobCounts:
                 own[bucket] += count
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as JSON can hold it, without what is 0."""
+        """Return the counts as JSON, without those that are 0."""
         return {each.name: value for each in fields(self) if (value := getattr(self, each.name))}
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> JobCounts:
-        """Return what to_data made; ValueError, TypeError or AttributeError when it is damaged."""
+        """Return the counts of `to_data`; ValueError, TypeError or AttributeError when they are damaged."""
         waits, runs = (
             {int(bucket): int(count) for bucket, count in data.get(name, {}).items()} for name in ("waits", "runs")
         )
@@ -62,7 +66,7 @@ def bucket_of(seconds: float) -> int:
 
 
 def percentile_ms(buckets: Mapping[int, int], share: float) -> int | None:
-    """Return the duration that this share of all does not exceed, None when there are none."""
+    """Return the duration that this share of all durations does not exceed, None when there are none."""
     wanted = math.ceil(sum(buckets.values()) * share)
     for bucket in sorted(buckets):
         wanted -= buckets[bucket]

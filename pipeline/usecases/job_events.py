@@ -1,4 +1,4 @@
-"""What observers are told of a job."""
+"""The events of a job that observers get."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.queue.job import ENDS, Finish, Job, Outcome
 
 
 def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> JobEvent:
-    """Return what observers are told of an attempt that began (no finish) or ended."""
+    """Return the event of an attempt that has started, or ended with `finish`."""
     data = {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "category")}
     is_last = finish is not None and finish.outcome in ENDS
     return JobEvent(
@@ -28,7 +28,7 @@ def job_event(job: Job, finish: Finish | None = None, seconds: float = 0) -> Job
 
 
 def cancel_event(asset: Asset, request_id: str) -> JobEvent:
-    """Return what observers are told of a job that was cancelled while it did not run."""
+    """Return the event of a job that was cancelled while it did not run."""
     return JobEvent(
         job_id=asset.processing_job_id,
         asset_id=asset.id,

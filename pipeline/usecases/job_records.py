@@ -1,7 +1,7 @@
-"""Use case: jobs that the asset store knows as well, because Redis may lose them.
+"""Use case: copies of jobs in the asset store, because Redis may lose them.
 
-These are dead letters of both queues, and events that a durable notifier has yet to deliver. A photo that waits needs
-no record: its asset says so. Runs on the event loop.
+These are the dead letters of both queues, and events that a durable notifier has not delivered yet. A waiting photo
+needs no record: the status of its asset says that it waits. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ from pipeline.usecases.paging import dated_pages
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-# Under this name the job of a reanalysis says what it is about (reanalysis.py), and under the other a dead letter why.
-ABOUT, FAILED = "reanalysis", "failed"
+# Fields of a record: the promise of a reanalysis (reanalysis.py), and the failure of a dead letter.
+PROMISE, FAILED = "reanalysis", "failed"
 Cursor = tuple[datetime, str]
 
 
 class JobRecords:
-    """The kept jobs of one queue."""
+    """The records of the jobs of one queue."""
 
     def __init__(self, store: AssetStore, queue: JobQueue, *, keep_failed_seconds: float, max_age_seconds: float):
-        """keep_failed_seconds: how long dead letters are listed. max_age_seconds: no job waits for longer."""
+        """keep_failed_seconds: how long dead letters are kept
+        max_age_seconds: no job waits for longer
+        """
         self._store = store
         self._queue = queue
         self.kind = kind_of(queue)
@@ -44,82 +46,83 @@ class JobRecords:
         self._longest = timedelta(seconds=keep_failed_seconds + max_age_seconds)
 
     async def put(self, job: NewJob) -> None:
-        """Keep a job that is about to be enqueued."""
-        await self._store.put_record(self._about(job.id, job.data, _fields(job)))
+        """Record a job that is about to be enqueued."""
+        await self._store.put_record(self._record(job.id, job.data, _fields(job)))
 
     async def insert(self, job: NewJob, more: Mapping[str, Any]) -> None:
-        """Keep a job that is about to be enqueued, and more about it, unless it is kept already."""
+        """Record a job that is about to be enqueued, with further fields, unless it has a record."""
         fields = {**_fields(job), "group": job.group, **more}
-        await self._store.insert_record(self._about(job.id, job.data, fields))
+        await self._store.insert_record(self._record(job.id, job.data, fields))
 
     async def find(self, job_id: str) -> Mapping[str, Any]:
-        """Return what is kept of the job, {} when nothing. `failed`: of a dead letter."""
+        """Return the fields of the job's record, {} when there is none."""
         record = await self._store.find_record(self.kind, job_id)
         return record.data if record is not None else {}
 
     async def put_failed(self, job: Job, error: str, more: Mapping[str, Any] = {}) -> None:
-        """Keep a job that is about to become a dead letter, and more about it, instead of what was kept before."""
+        """Record a job that is about to become a dead letter, with further fields; replaces its record."""
         failed = {"error": error, "attempts": job.attempt, "stalls": job.stalls, "enqueuedAtMs": job.enqueued_at_ms}
         fields = {"data": job.data, "requestId": job.request_id, "failed": failed, **more}
-        await self._store.put_record(self._about(job.id, job.data, fields))
+        await self._store.put_record(self._record(job.id, job.data, fields))
 
-    def among(self, record: Sequence[Record]) -> list[str]:
-        """Return the ids of those that are jobs of this queue."""
-        return [each.id for each in record if each.kind == self.kind]
+    def ids_in(self, records: Sequence[Record]) -> list[str]:
+        """Return the ids of the records that are jobs of this queue."""
+        return [each.id for each in records if each.kind == self.kind]
 
     async def unnamed_of(self, user_id: str) -> Sequence[Record]:
-        """Return those that only their data say are about the user: version 0.1 writes such ones to MongoDB."""
-        found: list[Record] = []
+        """Return the user's records that have no user_id: version 0.1 writes such records to MongoDB."""
+        records: list[Record] = []
         async for page in dated_pages(partial(self._store.records, self.kind)):
-            about = ((record, record.data.get("data")) for record in page if not record.user_id)
-            found += (record for record, data in about if isinstance(data, dict) and data.get("userId") == user_id)
-        return found
+            pairs = ((record, record.data.get("data")) for record in page if not record.user_id)
+            records += (record for record, data in pairs if isinstance(data, dict) and data.get("userId") == user_id)
+        return records
 
     async def forget(self, *job_ids: str) -> None:
-        """Keep these jobs no longer: they are done, or nobody wants them."""
+        """Remove the records of these jobs."""
         await self._store.delete_records(self.kind, *job_ids)
 
     async def forget_if_deleted(self, job_id: str, asset_id: str) -> bool:
-        """Forget a dead letter if its asset was deleted meanwhile, and return that: nobody else would look for it."""
+        """Remove the record of a dead letter if its asset was deleted meanwhile; return whether it was."""
         if await self._store.existing_ids([asset_id]):
             return False
         await self.forget(job_id)
         return True
 
     async def repair(self, before: datetime, after: Cursor | None, limit: int) -> tuple[int, Cursor | None]:
-        """Put back those of one page that Redis has lost.
+        """Restore the jobs of one page that Redis has lost.
 
-        before: younger ones are left alone. after: where the last page ended.
-        Returns how many, and where to go on, None at the end.
+        before: younger records are skipped
+        after: the cursor of the page before
+        Returns how many were restored, and the cursor of the next page, None at the end.
         """
         page = await self._store.records(self.kind, limit=limit, after=after)
         ready = [record for record in page if record.at < before]
         oldest = utc_now() - self._keep_failed
         waiting = _readable(_waiting, [record for record in ready if "failed" not in record.data])
         restored = await self._queue.restore(waiting)
-        # One that was announced again after its delivery was kept again.
+        # An event that was sent again after its delivery was recorded again.
         if done := await self._queue.completed([job.id for job in waiting]):
             await self.forget(*done)
         dead = _readable(_failed, [record for record in ready if "failed" in record.data and record.at > oldest])
         if put_back := await self._queue.restore_failed(dead):
-            # One that an operator removed after we had read of it is gone from the store first.
-            still = {record.id for record in await self._store.records(self.kind, limit=limit, after=after)}
-            await self._queue.remove_failed(*(each.id for each in dead if each.id not in still))
+            # An operator may have removed a dead letter after it was read here: its record is removed first.
+            remaining = {record.id for record in await self._store.records(self.kind, limit=limit, after=after)}
+            await self._queue.remove_failed(*(each.id for each in dead if each.id not in remaining))
             restored += put_back
         is_last = len(page) < limit or len(ready) < len(page)
         return restored, None if is_last else (page[-1].at, page[-1].id)
 
-    def _about(self, job_id: str, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Record:
+    def _record(self, job_id: str, data: Mapping[str, Any], fields: Mapping[str, Any]) -> Record:
         user_id, asset_id = (str(data.get(name) or "") for name in ("userId", "assetId"))
         return Record(self.kind, job_id, utc_now(), fields, user_id, asset_id)
 
     async def purge(self) -> None:
-        """Remove what is older than any job that is still of use."""
+        """Remove records that are older than any job can be."""
         await self._store.purge_records(self.kind, utc_now() - self._longest)
 
 
 def kind_of(queue: JobQueue) -> str:
-    """Return the kind under which the jobs of a queue are kept."""
+    """Return the kind of the records of a queue's jobs."""
     return f"job of {queue.name}"
 
 
@@ -138,10 +141,10 @@ def _waiting(record: Record) -> NewJob:
     )
 
 
-def _readable(read: Callable[[Record], T], record: Sequence[Record]) -> list[T]:
-    """Return the jobs, without those that lack something: one of them must not keep the others from coming back."""
+def _readable(read: Callable[[Record], T], records: Sequence[Record]) -> list[T]:
+    """Return the jobs without the damaged ones: these must not keep the others from being restored."""
     jobs = []
-    for each in record:
+    for each in records:
         try:
             jobs.append(read(each))
         except (LookupError, TypeError):
@@ -164,12 +167,14 @@ def _failed(record: Record) -> FailedJob:
 
 
 class UnfinishedAssets:
-    """The jobs that assets in `processing` need."""
+    """The jobs that unfinished assets need."""
 
     def __init__(
         self, store: AssetStore, queue: JobQueue, urls: ImageUrls, *, age_seconds: float, is_fair: bool
     ) -> None:
-        """age_seconds: a job that ended before its asset did so long ago starts over. is_fair: users take turns."""
+        """age_seconds: a job that ended so long ago while its asset did not end starts again
+        is_fair: the queue serves users in turn
+        """
         self._store = store
         self._queue = queue
         self._urls = urls
@@ -179,7 +184,7 @@ class UnfinishedAssets:
     async def repair(self, before: datetime, after: Cursor | None, limit: int) -> tuple[int, Cursor | None]:
         """As JobRecords.repair, in order of submission."""
         page = await self._store.unfinished_before(before, limit=limit, after=after)
-        # A job that ended while its asset did not is either being acknowledged just now or was not about this owner.
+        # A younger job that ended while its asset did not may be being acknowledged now.
         ended_before = utc_now() - self._age
         urls = await self._urls.of_images(asset.original for asset in page)
         restored = await self._queue.restore(

@@ -1,9 +1,8 @@
-"""Use case: the counters behind the charts of the last hour, day and week.
+"""Use case: the counters behind the charts of the last hour, day and week, for operators without Prometheus.
 
-Each process adds up what happens to its jobs and writes the sums to the asset store every few seconds, as documents of
-its own: nothing is read to be written, and the charts add up what all processes have written. A process that is killed
-loses what it has counted since its last writing. Where no Prometheus is, this is what an operator has. Jobs that were
-cancelled are in no chart but that of jobs that came. Runs on the event loop.
+Each process counts its jobs and writes the sums to the asset store every few seconds, as records of its own. So a write
+needs no read; the charts add the records of all processes. A process that is killed loses the counts since its last
+write. Cancelled jobs are only counted as enqueued. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -30,21 +29,24 @@ from pipeline.usecases.job_counts import COUNTS, JobCounts, bucket_of, percentil
 log = structlog.get_logger(__name__)
 
 MINUTE = 60
-# How long one tally is, in seconds, and for how long it is kept: a little longer than the chart that needs it.
-KEPT_SECONDS = {60: 2 * 3600, 600: 26 * 3600, 3600: 8 * 86_400}
-# A chart: how long its steps are in seconds, how many it has, and for how many seconds one that was read is shown.
+# By the length of a time step, in seconds: how long its records are kept, a little longer than their chart.
+RETENTION_SECONDS = {60: 2 * 3600, 600: 26 * 3600, 3600: 8 * 86_400}
+# A chart: the length of its steps in seconds, their number, and for how many seconds the chart is cached.
 WINDOWS = {"1h": (60, 60, 5), "24h": (600, 144, 30), "7d": (3600, 168, 30)}
-KINDS = tuple(f"tally {step}" for step in KEPT_SECONDS)
+KINDS = tuple(f"tally {step}" for step in RETENTION_SECONDS)
 WRITE_SECONDS = 15.0
-# A write that takes longer is tried again with the next one.
+# A write that takes longer is repeated with the next one.
 WRITE_AT_MOST_SECONDS = 10.0
-# So few that reading a page keeps the event loop for a few milliseconds only.
+# So few that reading a page blocks the event loop only for a few milliseconds.
 PAGE = 100
 
 
 @dataclass(slots=True)
 class _Sum:
-    """What one document holds. id: at random, so that no process can write over what another one has counted."""
+    """The counts of one record.
+
+    id: random, so that no process overwrites the record of another
+    """
 
     counts: JobCounts = field(default_factory=JobCounts)
     id: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -55,19 +57,21 @@ class JobStatistics:
     """The counters of one process, and the charts of all of them."""
 
     def __init__(self, store: AssetStore, queue: JobQueue, *, now: Callable[[], float] = CLOCK.now) -> None:
-        """queue: the one whose jobs are counted. now: seconds since 1970; only tests have another one."""
+        """queue: the one whose jobs are counted
+        now: seconds since 1970; only tests pass another clock
+        """
         self._store = store
         self._queue = queue
         self._now = now
-        # What was counted since the last writing, by the minute.
-        self._fresh: dict[int, JobCounts] = {}
+        # Counts since the last write, by minute.
+        self._unwritten: dict[int, JobCounts] = {}
         self._sums: dict[tuple[int, int], _Sum] = {}
         self._writing = asyncio.Lock()
         self._charts: dict[str, tuple[float, dict[str, Any]]] = {}
         self._reading = asyncio.Lock()
 
     def count_enqueued(self) -> None:
-        """Count a job that came."""
+        """Count a job that was enqueued."""
         self._open().enqueued += 1
 
     def count_start(self, job: Job) -> None:
@@ -92,13 +96,13 @@ class JobStatistics:
 
     def _open(self) -> JobCounts:
         minute = int(self._now()) // MINUTE
-        counts = self._fresh.get(minute)
+        counts = self._unwritten.get(minute)
         if counts is None:
-            counts = self._fresh[minute] = JobCounts()
+            counts = self._unwritten[minute] = JobCounts()
         return counts
 
     async def run(self) -> None:
-        """Write for ever."""
+        """Write the counts every few seconds, for ever."""
         while True:
             await asyncio.sleep(WRITE_SECONDS)
             await self._note_waiting()
@@ -109,7 +113,7 @@ class JobStatistics:
                 log.warning("tallies_postponed", cause=cause_of(error))
 
     async def close(self, seconds: float) -> None:
-        """Write what was counted, within that time. Called when `run` has ended."""
+        """Write the last counts, within that time. Called when `run` has ended."""
         try:
             async with asyncio.timeout(seconds):
                 await self.write()
@@ -126,34 +130,35 @@ class JobStatistics:
             counts.waiting = max(counts.waiting, waiting)
 
     async def write(self) -> None:
-        """Write what was counted since the last time; DependencyUnavailable when the store is away: it is kept then."""
+        """Write the new counts. DependencyUnavailable while the store is away: the next call writes them."""
         async with self._writing:
-            for minute in list(self._fresh):
-                counts = self._fresh.pop(minute)
-                for step in KEPT_SECONDS:
+            for minute in list(self._unwritten):
+                counts = self._unwritten.pop(minute)
+                for step in RETENTION_SECONDS:
                     each = self._sums.setdefault((step, minute * MINUTE // step * step), _Sum())
                     each.counts.add(counts)
                     each.is_written = False
             self._drop_old()
             changed = [item for item in self._sums.items() if not item[1].is_written]
-            # At once, so that they share a commit.
-            await asyncio.gather(*(self._keep(step, start, each) for (step, start), each in changed))
+            # At the same time, so that they share a commit.
+            await asyncio.gather(*(self._put(step, start, each) for (step, start), each in changed))
 
-    async def _keep(self, step: int, start: int, each: _Sum) -> None:
+    async def _put(self, step: int, start: int, each: _Sum) -> None:
         await self._store.put_record(Record(_kind(step), each.id, _instant(start), each.counts.to_data()))
         each.is_written = True
 
     def _drop_old(self) -> None:
-        """Let go of what is written and over, and of what no chart would show any more."""
+        """Drop the counts of past steps that are written, and counts that no chart shows any more."""
         now = self._now()
         for (step, start), each in list(self._sums.items()):
             is_over = each.is_written and start + step <= now
-            if is_over or start < now - KEPT_SECONDS[step]:
+            if is_over or start < now - RETENTION_SECONDS[step]:
                 del self._sums[step, start]
 
     async def chart(self, window: str) -> dict[str, Any]:
-        """Return a chart: schema Charts in contracts/analyze-queue.openapi.json. window: one of WINDOWS.
+        """Return a chart: schema Charts in contracts/analyze-queue.openapi.json.
 
+        window: one of WINDOWS
         DependencyUnavailable when the store is away.
         """
         async with self._reading:
@@ -179,8 +184,8 @@ class JobStatistics:
         return {"window": window, "stepSeconds": step, "points": [_shown(*point) for point in points.items()]}
 
     async def purge(self) -> None:
-        """Remove what no chart shows any more."""
-        for step, seconds in KEPT_SECONDS.items():
+        """Remove records that no chart shows any more."""
+        for step, seconds in RETENTION_SECONDS.items():
             await self._store.purge_records(_kind(step), _instant(self._now()) - timedelta(seconds=seconds))
 
 

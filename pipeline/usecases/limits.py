@@ -1,9 +1,9 @@
-"""Use case: how much one user and one address may ask for in a minute, over all processes.
+"""Use case: how many requests one user and one address may send in a minute, over all processes.
 
-Each limit of each user is a bucket: a request fills it a little, it empties evenly, and a full one takes no more. A
-request is judged by what this process knows, so that it never waits for Redis; what was let through is added to the
-buckets in Redis a moment later, and the answer tells what other processes have let through. While Redis is away each
-process counts by itself. Runs on the event loop.
+Each limit of each user is a bucket: a request fills it a little, it empties evenly, and a full bucket refuses requests.
+A process decides by its own copy of the bucket, so that a request never waits for Redis. Accepted requests are added to
+the buckets in Redis a moment later, and the reply includes the requests that other processes have accepted. While Redis
+is away each process counts by itself. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from pipeline.settings import Settings
 log = structlog.get_logger(__name__)
 
 MINUTE_SECONDS = 60.0
-# What may come at once: as much as in so many minutes.
+# A burst may have as many requests as so many minutes.
 BURST_MINUTES = 2
-# How long what was let through is collected before Redis is told: a few calls in a second, whatever comes.
+# Accepted requests are collected for so long before Redis is called: a few calls a second, whatever the load.
 COLLECT_SECONDS = 0.2
-# Of one call of the script: a fraction of a millisecond of Redis.
+# So many buckets in one call of the script, which takes a fraction of a millisecond.
 BUCKETS_AT_ONCE = 200
-# Beyond that the oldest is forgotten here, not in Redis: about 20 MB.
+# Beyond that this process forgets the oldest bucket, which stays in Redis: about 20 MB.
 BUCKETS_AT_MOST = 50_000
-# Buckets that are empty are forgotten so often.
+# Empty buckets are forgotten so often.
 SWEEP_SECONDS = 10.0
-# What one household or one machine has of IPv6.
+# The IPv6 network of one household or machine.
 NETWORK_BITS = 64
 
 
 class Limit(StrEnum):
-    """What is limited, as metrics and log lines name it."""
+    """The limits, as metrics and log lines name them."""
 
     UPLOADS = "uploads"
     REQUESTS = "requests"
     WRONG_TOKENS = "wrong_tokens"
-    # These two are no matter of minutes: see backlog.py and quota.py.
+    # These two are not per minute: see bounds.py.
     BACKLOG = "backlog"
     STORED_BYTES = "stored_bytes"
 
@@ -73,20 +73,22 @@ class NoBuckets:
     """Buckets of a process that has no Redis."""
 
     async def fill_buckets(self, added: Sequence[tuple[str, int, int]]) -> Sequence[float]:
-        """Return that other processes have let nothing through."""
+        """Return that other processes have accepted nothing."""
         return [0.0] * len(added)
 
 
 @dataclass(slots=True)
 class _Bucket:
-    """empty_at: when it will be empty (monotonic seconds). unsent: what Redis has not been told (seconds)."""
+    """empty_at: when it will be empty, monotonic seconds
+    unsent: how much Redis does not have yet, seconds
+    """
 
     empty_at: float = 0.0
     unsent: float = 0.0
 
 
 class Limits:
-    """Says whether one more is too many. Each check counts the request, or raises RateLimited and counts nothing."""
+    """Checks requests. Each check counts the request, or raises RateLimited and does not count it."""
 
     def __init__(
         self,
@@ -95,69 +97,76 @@ class Limits:
         metrics: Metrics,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """per_minute: a limit that is missing or 0 does not hold. now: only tests have another one."""
+        """per_minute: requests by limit; a limit that is missing or 0 is off
+        now: only tests pass another clock
+        """
         self._every = {limit: MINUTE_SECONDS / count for limit, count in per_minute.items() if count}
         self._buckets = buckets
         self._metrics = metrics
         self._now = now
         self._seldom = Seldom(now)
-        # The oldest goes first; of a plain dict that would mean to pass by all that have gone before.
+        # Ordered: the oldest is removed first, which a plain dict does slowly.
         self._known: OrderedDict[tuple[Limit, str], _Bucket] = OrderedDict()
         self._swept_at = now()
-        self._untold: set[tuple[Limit, str]] = set()
-        self._has_untold = asyncio.Event()
+        self._unsent: set[tuple[Limit, str]] = set()
+        self._has_unsent = asyncio.Event()
 
     def upload(self, user_id: str) -> None:
         """Count a photo to be analysed."""
-        self._take(Limit.UPLOADS, user_id)
+        self._count(Limit.UPLOADS, user_id)
 
     def request(self, user_id: str) -> None:
         """Count any other request of a user."""
-        self._take(Limit.REQUESTS, user_id)
+        self._count(Limit.REQUESTS, user_id)
 
     def wrong_token(self, address: str | None) -> None:
-        """Count a token that is not one of ours. address: of the client; all of an IPv6 network count as one."""
-        self._take(Limit.WRONG_TOKENS, network_of(address or ""))
+        """Count a wrong token.
 
-    def refused(self, limit: Limit, who: str) -> None:
-        """Count a request that was refused, and log a user or address once a minute."""
+        address: of the client; all addresses of an IPv6 network count as one
+        """
+        self._count(Limit.WRONG_TOKENS, network_of(address or ""))
+
+    def count_refusal(self, limit: Limit, who: str) -> None:
+        """Count a refused request, and log its user or address once a minute."""
         self._metrics.rate_limited.labels(limit).inc()
         names = {"limit": limit.value, "address" if limit is Limit.WRONG_TOKENS else "userId": who}
         self._seldom.write(log.warning, "rate_limited", f"{limit} {who}", **names)
 
     async def run(self) -> None:
-        """Tell Redis for ever."""
+        """Add accepted requests to the buckets in Redis, for ever."""
         while True:
-            await self._has_untold.wait()
+            await self._has_unsent.wait()
             await asyncio.sleep(COLLECT_SECONDS)
-            self._has_untold.clear()
-            await self.tell()
+            self._has_unsent.clear()
+            await self.synchronize()
 
-    async def tell(self) -> None:
-        """Add what was let through to the buckets in Redis, and learn how full they are."""
-        names, self._untold = [*self._untold], set()
+    async def synchronize(self) -> None:
+        """Add accepted requests to the buckets in Redis, and read how full they are."""
+        names, self._unsent = [*self._unsent], set()
         try:
             for first in range(0, len(names), BUCKETS_AT_ONCE):
-                await self._tell(names[first : first + BUCKETS_AT_ONCE])
+                await self._send(names[first : first + BUCKETS_AT_ONCE])
         except DependencyUnavailable:
-            # What Redis was not told is not made up for: in a minute it will not matter any more.
+            # These requests are not sent later: in a minute they do not matter any more.
             for name in names:
                 if bucket := self._known.get(name):
                     bucket.unsent = 0.0
         self._forget_empty()
 
-    async def _tell(self, names: Sequence[tuple[Limit, str]]) -> None:
-        told = [(name, bucket) for name in names if (bucket := self._known.get(name))]
-        added = [(_key(name), round(bucket.unsent * 1000), round(self._holds(name[0]) * 1000)) for name, bucket in told]
-        for _, bucket in told:
+    async def _send(self, names: Sequence[tuple[Limit, str]]) -> None:
+        changed = [(name, bucket) for name in names if (bucket := self._known.get(name))]
+        added = [
+            (_key(name), round(bucket.unsent * 1000), round(self._size(name[0]) * 1000)) for name, bucket in changed
+        ]
+        for _, bucket in changed:
             bucket.unsent = 0.0
         full = await self._buckets.fill_buckets(added)
         now = self._now()
-        for (_, bucket), full_ms in zip(told, full, strict=True):
-            # A Redis that was emptied knows less than this process.
+        for (_, bucket), full_ms in zip(changed, full, strict=True):
+            # A Redis that was wiped has less than this process.
             bucket.empty_at = max(bucket.empty_at, now + full_ms / 1000 + bucket.unsent)
 
-    def _take(self, limit: Limit, who: str) -> None:
+    def _count(self, limit: Limit, who: str) -> None:
         every = self._every.get(limit)
         if every is None:
             return
@@ -165,18 +174,18 @@ class Limits:
         bucket = self._known.get(name) or self._new(name)
         now = self._now()
         empty_at = max(bucket.empty_at, now) + every
-        # A little more than it holds: sums of fractions are not exact.
-        too_full = empty_at - now - self._holds(limit) - every / 1000
+        # With a little tolerance: sums of fractions are not exact.
+        too_full = empty_at - now - self._size(limit) - every / 1000
         if too_full > 0:
-            self.refused(limit, who)
+            self.count_refusal(limit, who)
             raise RateLimited(MESSAGES[limit], retry_after_seconds=max(1, math.ceil(too_full)))
         bucket.empty_at = empty_at
         bucket.unsent += every
-        self._untold.add(name)
-        self._has_untold.set()
+        self._unsent.add(name)
+        self._has_unsent.set()
 
-    def _holds(self, limit: Limit) -> float:
-        """Return how much a bucket holds, in seconds; one of the least limits still holds a request."""
+    def _size(self, limit: Limit) -> float:
+        """Return the size of a bucket in seconds; one request always fits."""
         return max(BURST_MINUTES * MINUTE_SECONDS, self._every[limit])
 
     def _new(self, name: tuple[Limit, str]) -> _Bucket:
@@ -206,14 +215,14 @@ def limits_of(settings: Settings, buckets: Buckets, metrics: Metrics) -> Limits:
 
 
 def network_of(address: str) -> str:
-    """Return the address as limits know it: the network of an IPv6 address, what is no address as it is."""
-    found = parse_address(address)
-    if isinstance(found, IPv6Address):
-        return str(IPv6Network((found, NETWORK_BITS), strict=False))
-    return address if found is None else str(found)
+    """Return the network of an IPv6 address; any other text as it is."""
+    parsed = parse_address(address)
+    if isinstance(parsed, IPv6Address):
+        return str(IPv6Network((parsed, NETWORK_BITS), strict=False))
+    return address if parsed is None else str(parsed)
 
 
 def _key(name: tuple[Limit, str]) -> str:
-    """No names in Redis: an erased user must be gone."""
+    """Return the key of a bucket: a hash, because Redis must not keep the name of an erased user."""
     limit, who = name
     return f"{limit}:{hashlib.sha256(who.encode('utf-8', 'surrogatepass')).hexdigest()[:24]}"

@@ -1,9 +1,9 @@
 """Use case: one event reaches every notifier.
 
-Plain notifiers are told at once and once. For each durable one the event becomes a job of a queue of its own, so that a
-receiver that is slow or away holds no slot of the AI's, is tried for hours, survives a crash and ends as a dead letter
-that an operator can run again. The job's id is made from notifier, asset and instant: an event that comes twice is one
-job.
+Plain notifiers get the event at once, and only once. For each durable notifier the event becomes a job in a second
+queue. So a slow receiver takes no slot from the photos, the delivery is tried for hours and survives a crash, and a
+failed delivery becomes a dead letter that an operator can run again. The job's id is made from notifier, asset and
+instant: an event that is sent twice is one job.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.queue.codec import as_instant
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
-from pipeline.usecases.committing import until_stored
+from pipeline.usecases.commits import until_stored
 from pipeline.usecases.deliveries import Deliveries, DeliveryState
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords
@@ -45,14 +45,14 @@ NOTE_SECONDS = 1.0
 
 
 class Notifiers(Protocol):
-    """What is needed of the plugins; hooks/notifiers.py has it."""
+    """The notifier plugins; hooks/notifiers.py has it."""
 
     @property
     def durable(self) -> Sequence[str]:
-        """The names of the notifiers whose events are to be jobs."""
+        """The names of the durable notifiers, whose events become jobs."""
 
     async def notify(self, event: Mapping[str, Any], user_id: str, about: EventContext = EventContext()) -> None:
-        """Tell every notifier that is not durable."""
+        """Send the event to every notifier that is not durable."""
 
     async def deliver(
         self,
@@ -64,16 +64,18 @@ class Notifiers(Protocol):
         tries: str = "",
         about: EventContext = EventContext(),
     ) -> str | None:
-        """Tell a durable one and return what the receiver said, if anything; RetryableJobError or PermanentJobError
-        when it is not delivered.
+        """Send the event to a durable notifier and return the receiver's answer, if any.
+
+        RetryableJobError, PermanentJobError: it was not delivered
         """
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """How a delivery has ended well.
+class DeliveryResult:
+    """The end of a delivery without an error.
 
-    response: what the receiver said. is_dropped: nobody was told, and nobody may be.
+    response: the receiver's answer
+    is_dropped: the asset is deleted, so the event was not sent
     """
 
     response: str | None = None
@@ -95,10 +97,9 @@ class Notifying:
         urls: ImageUrls,
         deliveries: Deliveries,
     ) -> None:
-        """kept: where events are until they are delivered, so that a Redis that loses them loses none.
-
-        store, urls: tell where an event's image is to be had when the event is delivered. deliveries: are told how it
-        goes.
+        """job_records: records of events until they are delivered, because Redis may lose the jobs
+        store, urls: for the URL of an event's image at the time of delivery
+        deliveries: the records of deliveries, for operators
         """
         self._notifiers = notifiers
         self._queue = queue
@@ -111,13 +112,14 @@ class Notifying:
 
     @property
     def is_durable(self) -> bool:
-        """True when some notifier is to be told whatever happens."""
+        """True when there is a durable notifier."""
         return bool(self._notifiers.durable)
 
     async def announce(self, event: Mapping[str, Any], user_id: str, about: EventContext = EventContext()) -> None:
-        """Tell the plain notifiers and leave a job for each durable one; DependencyUnavailable when that fails.
+        """Send the event to the plain notifiers, and enqueue a job for each durable one.
 
-        about: for the plain ones; the others get it when they are told, from the asset.
+        about: for the plain notifiers; for the durable ones it is made from the asset at the time of delivery
+        DependencyUnavailable: it has to be sent again
         """
         enqueued = [self._enqueue(name, event, user_id) for name in self._notifiers.durable]
         await asyncio.gather(self._notifiers.notify(event, user_id, about), *enqueued)
@@ -131,19 +133,22 @@ class Notifying:
             self._metrics.of_queue(self._queue.name).jobs_enqueued.inc()
 
     async def put(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool = False) -> bool:
-        """Enqueue the job of an event; False when it is there already. revive: also one that has ended starts over."""
+        """Enqueue the job of an event; False when the job exists already.
+
+        revive: a job that has ended starts again
+        """
         _, record = await asyncio.gather(
             self._job_records.put(NewJob(job_id, data, request_id, lane=data["notifier"])),
-            self._deliveries.begin(job_id, data, is_again=revive),
+            self._deliveries.insert(job_id, data, replaces=revive),
         )
         is_enqueued = False
         try:
             is_enqueued = await self._enqueue_job(job_id, data, request_id, revive=revive)
         finally:
-            # Redis is away, or the job was delivered and is about to be acknowledged.
+            # Redis is away, or the job has delivered the event and is about to be acknowledged.
             if revive and not is_enqueued:
                 with suppress(DependencyUnavailable):
-                    await self._deliveries.take_back(job_id, record)
+                    await self._deliveries.restore(job_id, record)
         return is_enqueued
 
     async def _enqueue_job(self, job_id: str, data: Mapping[str, Any], request_id: str, *, revive: bool) -> bool:
@@ -161,43 +166,43 @@ class Notifying:
         """Return the log fields that name the asset, its owner and the notifier."""
         return {name: str(job.data.get(name, "")) for name in ("assetId", "userId", "notifier")}
 
-    async def process(self, job: Job) -> Told:
-        """Hand the job's event to its notifier, unless its asset is gone and nobody may hear of it any more."""
+    async def process(self, job: Job) -> DeliveryResult:
+        """Send the job's event to its notifier, unless its asset is deleted."""
         try:
             name, event, user_id = (job.data[field] for field in ("notifier", "event", "userId"))
         except KeyError:
             raise PermanentJobError("The job's payload is not that of a notification") from None
         asset = await self._store.get(event["assetId"])
         if asset is None and not await self._store.existing_ids([event["assetId"]]):
-            # Deleted at the moment at which its event was announced.
+            # The asset was deleted when its event was sent.
             log.info("event_dropped", reason="Its asset is gone")
-            return Told(is_dropped=True)
+            return DeliveryResult(is_dropped=True)
         event = await self._refreshed(event, asset)
         try:
-            known = about(asset, event) if asset else EventContext()
-            answer = await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries, known)
-            return Told(answer)
+            context = event_context(asset, event) if asset else EventContext()
+            answer = await self._notifiers.deliver(name, event, user_id, job.id, job.trace_context, job.tries, context)
+            return DeliveryResult(answer)
         except JobError as error:
-            await self._note_try(job, error)
+            await self._record_try(job, error)
             raise
 
-    async def _note_try(self, job: Job, error: JobError) -> None:
-        """Note a try that failed, if the store takes it soon: the error is worth more than its record."""
+    async def _record_try(self, job: Job, error: JobError) -> None:
+        """Record a failed attempt, if the store answers soon: the error matters more than its record."""
         attempts = job.attempt if error.spends_attempt else job.attempt - 1
         try:
             async with asyncio.timeout(NOTE_SECONDS):
-                await self._note(job, DeliveryState.WAITING, attempts=attempts, reason=error.message)
+                await self._record(job, DeliveryState.WAITING, attempts=attempts, reason=error.message)
         except (DependencyUnavailable, TimeoutError) as fault:
             log.warning("delivery_not_noted", cause=cause_of(fault))
 
-    async def _note(self, job: Job, state: DeliveryState, **fields: Any) -> None:
+    async def _record(self, job: Job, state: DeliveryState, **fields: Any) -> None:
         at = as_instant(job.submitted_at_ms) or utc_now()
-        await self._deliveries.note(job.id, job.data, at, state, **fields)
+        await self._deliveries.update(job.id, job.data, at, state, **fields)
 
     async def _refreshed(self, event: Mapping[str, Any], asset: Asset | None) -> Mapping[str, Any]:
-        """Return the event with the URL that its image has now: the one of hours ago may have stopped working.
+        """Return the event with the current URL of its image: the URL of hours ago may have stopped working.
 
-        An image that is not there any more has none. One that has no URL just now keeps the one it had.
+        If the image is deleted the event has no URL. If a URL cannot be made now, it keeps the old one.
         """
         if "processedImageUrl" not in event:
             return event
@@ -206,26 +211,29 @@ class Notifying:
         url = await self._urls.of_image(asset.processed)
         return {**event, "processedImageUrl": url or event["processedImageUrl"]}
 
-    async def commit(self, job: Job, result: Told) -> None:
-        """Let the store know that it is delivered; while the store is away, again and again."""
+    async def commit(self, job: Job, result: DeliveryResult) -> None:
+        """Record the delivery in the store; repeated while the store is away."""
         await until_stored(lambda: self._job_records.forget(job.id))
         if result.is_dropped:
             await until_stored(lambda: self._deliveries.forget(job.id))
             return
         response, attempts = result.response, job.attempt
-        await until_stored(lambda: self._note(job, DeliveryState.DELIVERED, attempts=attempts, response=response))
+        await until_stored(lambda: self._record(job, DeliveryState.DELIVERED, attempts=attempts, response=response))
 
     async def give_up(self, job: Job, message: str) -> None:
-        """Keep the dead letter and how the delivery has ended: it is all that is left of the event."""
+        """Record the dead letter and the failed delivery: no other copy of the event is left."""
         await self._job_records.put_failed(job, message)
-        await self._note(job, DeliveryState.FAILED, attempts=job.attempt, reason=message)
+        await self._record(job, DeliveryState.FAILED, attempts=job.attempt, reason=message)
         log.warning("notification_failed", error=message)
 
     async def refund_attempt(self, job: Job) -> None:
-        """Nothing outside the queue counts its starts."""
+        """Do nothing: only the queue counts the starts of a delivery."""
 
 
-def about(asset: Asset, event: Mapping[str, Any] | None = None) -> EventContext:
-    """Return what notifiers are told of the asset beside the event. event: one that may be of an earlier job of it."""
+def event_context(asset: Asset, event: Mapping[str, Any] | None = None) -> EventContext:
+    """Return the context of an asset's event for notifiers.
+
+    event: an event that may be of an earlier job of the asset
+    """
     is_of_job = event is None or to_timestamp(asset.finished_at) == event["timestamp"]
     return EventContext(asset.category, asset.processing_job_id if is_of_job else "", asset.claims)

@@ -1,8 +1,9 @@
-"""How backup, verify and move bear a storage or an asset store that is away for a while. Runs on the event loop."""
+"""Retries of backup, verify and move while a storage or the asset store is away. Runs on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -10,25 +11,24 @@ from pipeline.assets.asset import ImageRef
 from pipeline.delays import retry_delays
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.texts import cause_of
-from pipeline.usecases.every_image import read_checked
 from pipeline.usecases.storage import StoredImages
 
 T = TypeVar("T")
-# For one call that fails again and again: a restart or a failover is over by then.
+# The longest wait for one call: a restart or a failover is over by then.
 LONGEST_SECONDS = 120.0
-# For all calls of a command: a disk with many unreadable blocks must not keep it for days.
+# The longest wait for all calls of a command: a disk with many unreadable blocks must not delay it for days.
 IN_ALL_SECONDS = 900.0
 FIRST_SECONDS, LAST_SECONDS = 0.5, 10.0
-# So many images in a row that cannot be read are not the images' fault.
+# After so many unreadable images in a row the storage counts as away.
 FAILURES_AT_MOST = 5
 
 
 class Unreadable(Exception):
-    """One image cannot be read now, though its storage may hold it. The text says why."""
+    """One image cannot be read now, though its storage may have it. The text says why."""
 
 
 class OutageRetry:
-    """Repeats calls that fail because something is away."""
+    """Repeats calls that fail because a store or a storage is away."""
 
     def __init__(
         self,
@@ -37,14 +37,14 @@ class OutageRetry:
         longest_seconds: float = LONGEST_SECONDS,
         in_all_seconds: float = IN_ALL_SECONDS,
     ) -> None:
-        """on_wait: called with the cause whenever it waits."""
+        """on_wait: called with the cause before each delay"""
         self._on_wait = on_wait
         self._longest_seconds = longest_seconds
         self._left_seconds = in_all_seconds
         self._failures = 0
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what the work returns; DependencyUnavailable when it fails for too long."""
+        """Return the result of the work; DependencyUnavailable when it fails for too long."""
         delays, waited = retry_delays(FIRST_SECONDS, LAST_SECONDS), 0.0
         while True:
             try:
@@ -52,7 +52,7 @@ class OutageRetry:
             except DependencyUnavailable as error:
                 delay = next(delays)
                 waited, self._left_seconds = waited + delay, self._left_seconds - delay
-                # What is not set up does not come by waiting.
+                # Waiting does not help when the configuration is wrong.
                 is_hopeless = isinstance(error.__cause__, ConfigurationError)
                 if is_hopeless or waited > self._longest_seconds or self._left_seconds < 0:
                     raise
@@ -60,9 +60,10 @@ class OutageRetry:
                 await asyncio.sleep(delay)
 
     async def read(self, storage: StoredImages, image: ImageRef) -> bytes:
-        """Return the image's bytes; FileNotFoundError and ValueError as read_checked, Unreadable.
+        """Return the image's bytes.
 
-        DependencyUnavailable: one after the other could not be read, so the storage is away.
+        FileNotFoundError, ValueError: as read_checked. Unreadable: the image cannot be read now.
+        DependencyUnavailable: many images in a row cannot be read, so the storage is away.
         """
         try:
             content = await self.run(lambda: read_checked(storage, image))
@@ -80,7 +81,22 @@ class OutageRetry:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """Return in words what OutageRetry.read found of an image."""
+    """Return an error of OutageRetry.read in words."""
     if isinstance(error, FileNotFoundError):
         return "missing"
     return "damaged" if isinstance(error, ValueError) else f"unreadable: {error}"
+
+
+async def sha256_of(content: bytes) -> str:
+    """Return the hash, hex. In a thread: ten megabytes would block the event loop for too long."""
+    return await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+
+
+async def read_checked(storage: StoredImages, image: ImageRef) -> bytes:
+    """Return the image's bytes; FileNotFoundError when it is missing, ValueError when its hash differs."""
+    assert image.name is not None
+    content = await storage.read(image.name)
+    # Images of version 0.1 have no hash.
+    if image.sha256 and await sha256_of(content) != image.sha256:
+        raise ValueError(f"{image.public_id} is damaged")
+    return content

@@ -1,6 +1,6 @@
-"""Use case: how the whole service is at one moment, for its operators. Always answers, and says what is away.
+"""Use case: operators see the state of the whole service. It always answers, and says which dependency is away.
 
-What several ask for at the same time is found out once. Runs on the event loop.
+Requests at the same time share one reading. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ from pipeline.hooks.manager import PluginManager
 from pipeline.queue.queue import JobQueue
 from pipeline.supervision import Supervisor
 from pipeline.texts import cause_of, clean
-from pipeline.usecases.dependencies import Dependencies
-from pipeline.usecases.probing import CHECK_SECONDS
+from pipeline.usecases.dependencies import CHECK_SECONDS, Dependencies
 from pipeline.usecases.processes import Processes, busy_and_all
 
 T = TypeVar("T")
-# So old may an answer be.
+# An answer may be so old.
 FRESH_SECONDS = 1.0
-# What is asked over a network of others is asked less often.
+# Storages outside are probed less often.
 PROBE_SECONDS = 10.0
 SAFE_POLICY = "noeviction"
 
 
 class Overview:
-    """Finds out how everything is."""
+    """Reads the state of the service."""
 
     def __init__(
         self,
@@ -46,11 +45,14 @@ class Overview:
         owns_redis: bool,
         grafana_url: str,
     ) -> None:
-        """queues: the one of the photos first. owns_redis: it is embedded. grafana_url: "" when there is none."""
+        """queues: that of the photos first
+        owns_redis: Redis is embedded
+        grafana_url: "" when there is none
+        """
         self._queues = queues
         self._processes = processes
         self._plugins = plugins
-        self._asked = dependencies
+        self._dependencies = dependencies
         self._store_kind = store_kind
         self._supervisor = supervisor
         self._owns_redis = owns_redis
@@ -59,11 +61,11 @@ class Overview:
         self._read_at = float("-inf")
 
     async def read(self) -> dict[str, Any]:
-        """Return the overview as GET /api/queue/overview shows it, found out within the last second."""
+        """Return the overview as GET /api/queue/overview shows it, at most a second old."""
         now = asyncio.get_running_loop().time()
         if self._reading is None or (self._reading.done() and now - self._read_at > FRESH_SECONDS):
             self._read_at = now
-            # In a context of its own: it is not the work of the request that happens to be first.
+            # In a context of its own: its log lines do not belong to the request that happens to be first.
             self._reading = asyncio.create_task(self._read(), name="overview", context=Context())
         return await asyncio.shield(self._reading)
 
@@ -72,7 +74,7 @@ class Overview:
             asyncio.gather(*map(self._queue, self._queues)),
             self._redis(),
             self._alive(),
-            self._dependencies(),
+            self._store_and_storage(),
         )
         return {
             "serverTime": to_timestamp(utc_now()),
@@ -120,9 +122,9 @@ class Overview:
         workers = sum(each["role"] != "web" for each in alive)
         return {"workersAlive": workers, "processesAlive": len(alive), "slots": busy_and_all(alive)}
 
-    async def _dependencies(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    async def _store_and_storage(self) -> tuple[dict[str, Any], dict[str, Any]]:
         store, storage = await asyncio.gather(
-            *(self._asked.ask(name, PROBE_SECONDS) for name in ("store", "storage"))
+            *(self._dependencies.ask(name, PROBE_SECONDS) for name in ("store", "storage"))
         )
         return (
             {
@@ -139,7 +141,10 @@ class Overview:
 
 
 def describe_redis(info: Mapping[str, str], *, is_embedded: bool, error: str | None) -> dict[str, Any]:
-    """Return what INFO says of a server, as far as it says it. error: why there is none of it."""
+    """Return the fields of a server's INFO that operators see.
+
+    error: why INFO could not be read
+    """
     policy = info.get("maxmemory_policy")
     name, version = info.get("server_name", "redis"), info.get("valkey_version") or info.get("redis_version")
     return {
@@ -158,7 +163,7 @@ def describe_redis(info: Mapping[str, str], *, is_embedded: bool, error: str | N
 
 
 def _write_fault(info: Mapping[str, str]) -> str | None:
-    """Return what keeps the server from writing to its disk, None when nothing does."""
+    """Return why the server cannot write to its disk, None when it can."""
     if info.get("aof_last_write_status", "ok") != "ok":
         return "Redis cannot write its append-only file"
     if info.get("rdb_last_bgsave_status", "ok") != "ok":
@@ -175,11 +180,11 @@ def _hold(hold: Hold) -> dict[str, Any]:
     }
 
 
-async def _in_time(asked: Awaitable[T]) -> T:
-    """Return the answer of Redis; DependencyUnavailable also when it comes too late."""
+async def _in_time(reply: Awaitable[T]) -> T:
+    """Return the reply of Redis; DependencyUnavailable also when it comes too late."""
     try:
         async with asyncio.timeout(CHECK_SECONDS):
-            return await asked
+            return await reply
     except TimeoutError:
         raise DependencyUnavailable(f"No answer within {CHECK_SECONDS:g} s") from None
 

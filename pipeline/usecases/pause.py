@@ -1,4 +1,4 @@
-"""Use case: an operator pauses a queue. The asset store holds that, so that it outlives Redis."""
+"""Use case: an operator pauses a queue. The pause is stored in the asset store, so that it survives a loss of Redis."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ KIND = "pause"
 
 
 class Pause:
-    """Whether one queue is paused."""
+    """The pause of one queue."""
 
     def __init__(self, store: AssetStore, queue: JobQueue) -> None:
         self._store = store
         self._queue = queue
 
     async def is_set(self) -> bool:
-        """Return what the store says."""
+        """Return whether the queue is paused, by the asset store."""
         return any(record.id == self._queue.name for record in await self._store.records(KIND, limit=100))
 
     async def set(self) -> None:
-        """Stop claiming on every process; running jobs finish."""
+        """Pause the queue: no process claims jobs; running jobs finish."""
         await self._store.put_record(Record(KIND, self._queue.name, utc_now(), {}))
         try:
             await self._queue.pause()
@@ -30,7 +30,7 @@ class Pause:
             raise DependencyUnavailable("Redis cannot be reached; the queue will be paused when it can") from error
 
     async def lift(self) -> None:
-        """Claim again."""
+        """End the pause."""
         await self._store.delete_records(KIND, self._queue.name)
         try:
             await self._queue.resume()
@@ -38,5 +38,5 @@ class Pause:
             raise DependencyUnavailable("Redis cannot be reached; the queue will go on when it can") from error
 
     async def enforce(self) -> None:
-        """Make Redis say what the store says."""
+        """Set the pause in Redis as it is in the store."""
         await (self._queue.pause() if await self.is_set() else self._queue.resume())

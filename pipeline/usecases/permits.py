@@ -1,8 +1,8 @@
-"""Use case: what one job needs before a provider is asked: a turn, where the provider has a pace, and a budget that is
-not spent, where there is one. It also knows what was answered before, where that is given again.
+"""Use case: the permit of a job to ask a provider.
 
-A job that was claimed for a provider with a pace has its turn already (queue/lua/turns.lua); for one that it asks
-instead of that, or after it, it gets one here. Runs on the event loop.
+If the provider has a pace, the job needs a reservation of a call. If there is a budget, it must not be reached. A
+permit also finds earlier answers for the same photo. A job that was claimed for a provider with a pace already has a
+reservation (queue/lua/turns.lua). For any other provider that it asks it gets one here. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pipeline.usecases.result_cache import ResultCache, key_of
 
 log = structlog.get_logger(__name__)
 
-# So long a job may hold its slot while it waits for a turn.
+# A job may occupy its slot so long while it waits for its reserved call.
 WAIT_SECONDS = 5.0
-# A turn that is used later than this part of its interval, or than so many seconds, would be too near to the next one.
+# A reservation that is used later than this share of its interval, or so many seconds, is too near to the next one.
 LATE_SHARE, LATE_SECONDS = 0.02, 0.02
-NO_TURN = "Waiting for a turn at the AI service"
+NO_RESERVATION = "Waiting for a turn at the AI service"
 
 
 class Reservations(Protocol):
-    """Who gives turns; JobQueue has it."""
+    """Reserves calls; JobQueue has it."""
 
     async def reserve_call(
         self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
@@ -58,10 +58,12 @@ class Permits:
         versions: Mapping[str, tuple[str, str]] = {},
         partial: ResultCache | None = None,
     ) -> None:
-        """paces: the limits of those providers that have any. budgets: None when nothing is limited.
-        free: providers that cost nothing. cache: None where answers are not given again. versions: the AI model and
-        prompt of each provider. partial: keeps answers of jobs that wait for the next stage of a cascade, None where no
-        job does.
+        """paces: the rate limits of the providers that have one
+        budgets: None when there is no budget
+        free: providers that cost nothing
+        cache: None when answers are not used again
+        versions: the AI model and prompt of each provider
+        partial: stores answers of jobs that wait for the next stage of a cascade; None when there is no cascade
         """
         self.reservations = reservations
         self.paces = paces
@@ -72,7 +74,7 @@ class Permits:
         self.partial = partial
 
     def of(self, job: Job, asset: Asset) -> Permit:
-        """Return the job's permit, NO_LIMITS when it may ask as it likes and nothing is known of before."""
+        """Return the job's permit, NO_LIMITS when there are no limits and no cache."""
         return JobPermit(self, job, asset) if self.paces or self.budgets or self.cache else NO_LIMITS
 
 
@@ -83,33 +85,33 @@ class JobPermit:
         self._permits = permits
         self._asset = asset
         self._lease = job.lease
-        self._turn = job.reservation
+        self._reservation = job.reservation
         self._user_id = asset.user_id
         self._job_id = job.id
 
     async def known(self, provider: str) -> Analysis | None:
         """See Permit."""
         cache, key = self._permits.cache, self._key(provider)
-        found = await cache.find(key) if cache and key else None
-        if found is not None:
-            await self._give_back()
+        answer = await cache.find(key) if cache and key else None
+        if answer is not None:
+            await self._release()
         elif self._permits.partial is not None and (key := self._key(provider, self._job_id)):
-            found = await self._permits.partial.find(key)
-        return found
+            answer = await self._permits.partial.find(key)
+        return answer
 
     async def put_by(self, provider: str, analysis: Analysis) -> None:
         """See Permit."""
         if self._permits.partial is not None and (key := self._key(provider, self._job_id)):
-            await self._permits.partial.keep(key, analysis, is_partial=True)
+            await self._permits.partial.put(key, analysis, is_partial=True)
 
-    async def _give_back(self) -> None:
-        """Let another job have the turn that this one was claimed with and does not need.
+    async def _release(self) -> None:
+        """Release the reservation of this job, which does not need it, for another job.
 
-        Those between it and the last one that was given stay unused: no job could be ready for them in time.
+        Reservations between it and the newest one stay unused: no job could be ready for them in time.
         """
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            await self._end_turn(turn.provider, monotonic() - turn.begins_at)
+        reservation, self._reservation = self._reservation, None
+        if reservation is not None:
+            await self._release_call(reservation.provider, monotonic() - reservation.begins_at)
 
     def _key(self, provider: str, job_id: str = "") -> str:
         versions, digest = self._permits.versions.get(provider, ("", "")), self._asset.original.sha256
@@ -121,9 +123,9 @@ class JobPermit:
         if budgets is None or provider in self._permits.free:
             return None
         refusal = await budgets.refusal(provider, self._user_id)
-        if refusal is not None and self._turn is not None and self._turn.provider == provider:
-            # A user whose photos wait for the next day takes no turns from the others meanwhile.
-            await self._give_back()
+        if refusal is not None and self._reservation is not None and self._reservation.provider == provider:
+            # A user whose photos wait for the next day must not reserve calls meanwhile.
+            await self._release()
         return refusal
 
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
@@ -132,8 +134,8 @@ class JobPermit:
         if pace is None:
             return None
         late_seconds = None
-        if self._turn is not None and self._turn.provider == provider:
-            left_seconds, self._turn = self._turn.begins_at - monotonic(), None
+        if self._reservation is not None and self._reservation.provider == provider:
+            left_seconds, self._reservation = self._reservation.begins_at - monotonic(), None
             if not pace.interval_seconds or -left_seconds <= max(LATE_SECONDS, LATE_SHARE * pace.interval_seconds):
                 await _sleep(left_seconds)
                 return None
@@ -144,7 +146,7 @@ class JobPermit:
         if is_given:
             await _sleep(seconds)
             return None
-        error = RetryableJobError(NO_TURN, spends_attempt=False)
+        error = RetryableJobError(NO_RESERVATION, spends_attempt=False)
         error.provider = provider
         return error
 
@@ -154,20 +156,20 @@ class JobPermit:
         if paid is not None and self._permits.budgets is not None and provider not in self._permits.free:
             await self._permits.budgets.record(provider, self._user_id, paid.usage)
         if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):
-            await self._permits.cache.keep(key, analysis)
+            await self._permits.cache.put(key, analysis)
         pace = self._permits.paces.get(provider)
         if pace is not None and pace.at_once is not None:
-            await self._end_turn(provider)
+            await self._release_call(provider)
 
-    async def _end_turn(self, provider: str, unused_seconds: float | None = None) -> None:
+    async def _release_call(self, provider: str, unused_seconds: float | None = None) -> None:
         try:
             await self._permits.reservations.release_call(provider, self._lease, unused_seconds)
         except DependencyUnavailable as error:
-            # The end of the job ends it as well.
+            # The end of the job releases it as well.
             log.warning("turn_not_ended", plugin=provider, cause=cause_of(error))
 
 
 async def _sleep(seconds: float) -> None:
-    # Not even a turn of the loop for what is due.
+    # A sleep of 0 would still yield to the event loop.
     if seconds > 0:
         await asyncio.sleep(seconds)

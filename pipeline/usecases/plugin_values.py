@@ -1,5 +1,6 @@
-"""Use case: the small values that plugins keep, in the asset store, where they are backed up and moved with the rest
-and erased with the user they are about. Runs on the event loop.
+"""Use case: plugins store small values in the asset store.
+
+So the values are backed up and moved with the rest, and erased with their user. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from pipeline.assets.store import AssetStore, Record
 from pipeline.clock import utc_now
 from pipeline.hooks.values import checked
 
-# How the kinds of what is kept for plugins begin; the plugin's name follows.
+# The prefix of the kind of these records; the plugin's name follows.
 KIND = "plugin:"
 PAGE = 100
 
 
 class PluginValues:
-    """The PluginStore of one plugin; methods: see there."""
+    """The PluginStore of one plugin; see there."""
 
     def __init__(self, store: AssetStore, name: str) -> None:
         self._store = store

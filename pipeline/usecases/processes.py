@@ -1,8 +1,8 @@
-"""Use case: which processes of the service there are, what each of them runs, and that one of them runs no more jobs.
+"""Use case: operators see the processes of the service and their jobs, and drain one of them.
 
-Each process writes an entry to Redis, when it has changed and every few seconds, and hears there whether it is to
-drain. An entry that is not renewed is that of a process that was lost. A process that ends in order removes its own.
-Runs on the event loop.
+Each process writes an entry to Redis when it changes, and every few seconds, and reads there whether it has to drain.
+An entry that is not renewed belongs to a lost process. A process that ends in order removes its entry. Runs on the
+event loop.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from pipeline.texts import cause_of
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
-# An entry that has not changed is written again after so long: an idle service leaves the disk of its Redis alone.
+# An unchanged entry is written again after so long: an idle service rarely writes to the disk of its Redis.
 RENEW_SECONDS = 6.0
-# A process that has not written for so long is taken for lost.
+# A process that has not written for so long counts as lost.
 ALIVE_SECONDS = 15.0
-# They change all the time.
+# These members change all the time; their change alone is no reason to write.
 RESTLESS = {"seenAt", "clockSkewMs", "memoryBytes"}
-# With each so-many-th look the process removes those that are older than an hour.
+# At every so-many-th look a process removes entries that are older than an hour.
 FORGET_EVERY = 150
-# Of the jobs that run here so many are told: an entry is read often.
+# An entry has so many running jobs at most: it is read often.
 SLOTS_AT_MOST = 100
 MEMBERS = (
     *("host", "pid", "version", "role", "startedAt", "seenAt", "isDraining", "concurrency", "busy", "slots"),
@@ -65,10 +65,10 @@ class Processes:
         sockets: Callable[[], int],
         running: Callable[[str], Mapping[str, Any] | None],
     ) -> None:
-        """workers: by the name of their queue, the one of the photos first; none where no jobs run.
-
-        concurrency: how many photos at once. sockets: how many clients are connected here. running: returns what is
-        known of a job that runs here, see Reports.running.
+        """workers: by the name of their queue, that of the photos first; none when this process runs no jobs
+        concurrency: how many photos run at the same time
+        sockets: returns how many clients are connected to this process
+        running: returns the progress of a job that this process runs, see ProgressReports.running
         """
         self.id = secrets.token_hex(8)
         self._queue = queue
@@ -79,22 +79,22 @@ class Processes:
         self._running = running
         self._started_at = utc_now()
         self._is_drained = False
-        self._told: dict[str, Any] = {}
-        self._told_at = float("-inf")
+        self._written: dict[str, Any] = {}
+        self._written_at = float("-inf")
 
     async def run(self) -> None:
         """Write the entry, for ever."""
-        is_told = True
+        is_written = True
         for number in count():
             try:
                 await self._look()
                 if number % FORGET_EVERY == 0:
                     await self.read()
-                is_told = True
+                is_written = True
             except DependencyUnavailable as error:
-                if is_told:
+                if is_written:
                     log.warning("process_not_told", error=cause_of(error))
-                is_told = False
+                is_written = False
             await asyncio.sleep(LOOK_SECONDS)
 
     async def leave(self) -> None:
@@ -103,12 +103,13 @@ class Processes:
             await self._queue.forget_processes(self.id)
 
     async def read(self) -> list[dict[str, Any]]:
-        """Return all processes, the oldest first, as GET /api/processes shows them; DependencyUnavailable while Redis
-        is away.
+        """Return all processes, the oldest first, as GET /api/processes shows them.
+
+        DependencyUnavailable while Redis is away.
         """
         entries, now = await self._queue.processes(), utc_now()
         seen_at = {process_id: str(entry.get("seenAt", "")) for process_id, entry in entries.items()}
-        # Instants of one spelling sort as texts.
+        # Instants of the same format sort as texts.
         oldest, alive_since = (
             str(to_timestamp(now - timedelta(seconds=seconds))) for seconds in (KEEP_PROCESS_SECONDS, ALIVE_SECONDS)
         )
@@ -118,48 +119,48 @@ class Processes:
             {"id": process_id, "isAlive": instant >= alive_since, "isThisOne": process_id == self.id}
             | {name: entries[process_id].get(name) for name in MEMBERS}
             for process_id, instant in seen_at.items()
-            # A process of another version may say less.
+            # The entry of a process of another version may lack members.
             if instant >= oldest and entries[process_id].keys() >= set(MEMBERS)
         ]
         return sorted(shown, key=lambda each: (str(each["startedAt"]), each["id"]))
 
     async def count(self) -> dict[tuple[str, str], int]:
-        """Return how many processes there are by role and state: see `by_state`."""
+        """Return the number of processes by role and state: see `by_state`."""
         return by_state(await self.read())
 
     async def drain(self, process_id: str, is_wanted: bool) -> dict[str, Any]:
-        """Let that process claim no jobs, or claim them again; return it as `read` does.
+        """Stop a process from claiming jobs, or let it claim jobs again; return it as `read` does.
 
-        Another process hears of it within seconds, and is returned as it will be then. NotFound when there is no such
-        process, or it was lost; Conflict when it runs no jobs.
+        Another process follows within seconds, and is returned as it will be then.
+        NotFound: there is no such process, or it is lost. Conflict: it runs no jobs.
         """
-        found = {each["id"]: each for each in await self.read()}.get(process_id)
-        if found is None or not found["isAlive"]:
+        process = {each["id"]: each for each in await self.read()}.get(process_id)
+        if process is None or not process["isAlive"]:
             raise NotFound("No process of that id is alive")
-        if found["role"] == "web":
+        if process["role"] == "web":
             raise Conflict("This process runs no jobs")
         await self._queue.request_drain(process_id, is_wanted)
         if process_id == self.id:
             await self._look()
-        return found | {"isDraining": is_wanted}
+        return process | {"isDraining": is_wanted}
 
     async def _look(self) -> None:
-        """Do what this process is asked to, and write what it does."""
-        wish = await self._queue.is_drain_requested(self.id)
-        # None: Redis has lost it, or nobody has asked.
-        if wish is not None and wish != self._is_drained:
-            self._follow(wish)
+        """Follow a drain request, and write the entry."""
+        wants_drain = await self._queue.is_drain_requested(self.id)
+        # None: Redis has lost the request, or there was none.
+        if wants_drain is not None and wants_drain != self._is_drained:
+            self._set_drained(wants_drain)
         entry, now = self._entry(), asyncio.get_running_loop().time()
         steady = {name: value for name, value in entry.items() if name not in RESTLESS}
-        if steady != self._told or now - self._told_at >= RENEW_SECONDS:
+        if steady != self._written or now - self._written_at >= RENEW_SECONDS:
             await self._queue.write_process(self.id, entry)
-            self._told, self._told_at = steady, now
+            self._written, self._written_at = steady, now
 
-    def _follow(self, wish: bool) -> None:
-        self._is_drained = wish
-        log.info("process_drained" if wish else "process_resumed", process=self.id)
+    def _set_drained(self, is_drained: bool) -> None:
+        self._is_drained = is_drained
+        log.info("process_drained" if is_drained else "process_resumed", process=self.id)
         for worker in self._workers.values():
-            worker.suspend() if wish else worker.resume()
+            worker.suspend() if is_drained else worker.resume()
 
     def _entry(self) -> dict[str, Any]:
         workers = list(self._workers.values())
@@ -194,22 +195,23 @@ class Processes:
 
 
 def busy_and_all(processes: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Return how many slots for photos are used, and how many there are, in the processes that are alive."""
+    """Return the number of used slots for photos, and of all slots, in the processes that are alive."""
     alive = [each for each in processes if each["isAlive"]]
     return {"used": sum(each["busy"] or 0 for each in alive), "all": sum(each["concurrency"] or 0 for each in alive)}
 
 
 def by_state(processes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], int]:
-    """Return how many processes are alive, and how many were lost and not replaced, by (role, "alive" or "lost").
+    """Return the number of processes that are alive, and of those that are lost, by (role, "alive" or "lost").
 
-    A process that ended in order is not among them. Any one of the same role that started later replaces a lost one.
+    A process that ended in order is not counted. Nor is a lost process when another one of its role has started later
+    and replaces it.
     """
     counts: Counter[tuple[str, str]] = Counter()
     for role, group in _by_role(processes).items():
         started = sorted(str(each["startedAt"]) for each in group if each["isAlive"])
         counts[role, "alive"] = len(started)
         for seen_at in sorted(str(each["seenAt"]) for each in group if not each["isAlive"]):
-            # The first one that started after that; instants of one spelling sort as texts.
+            # The first process that started after that; instants of the same format sort as texts.
             later = bisect_right(started, seen_at)
             if later < len(started):
                 del started[later]
@@ -219,14 +221,14 @@ def by_state(processes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], in
 
 
 def _by_role(processes: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
     for each in processes:
-        found.setdefault(str(each["role"]), []).append(each)
-    return found
+        groups.setdefault(str(each["role"]), []).append(each)
+    return groups
 
 
 def _memory_bytes() -> int | None:
-    """Return how much memory this process has, None where the system does not tell."""
+    """Return the memory of this process, None when the system does not report it."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
     except (OSError, ValueError, IndexError):

@@ -1,8 +1,8 @@
-"""Use case: where an unfinished photo is: in the line, running, before its next attempt, or held.
+"""Use case: the progress of an unfinished photo: queued, running, before its next attempt, or held.
 
 The asset store knows only that a photo is unfinished. The rest comes from snapshots of the queue: at most one a second,
-whoever asks for whatever, and none while nobody asks. What this process itself runs it knows without asking. Runs on
-the event loop.
+however many requests there are, and none without requests. The jobs of this process need no snapshot. Runs on the event
+loop.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 EVERY_SECONDS = 1.0
 # A reply that shows progress waits no longer than this for Redis.
 LONGEST_SECONDS = 0.5
-# A job that was asked for is asked for again with each snapshot for so long.
+# After a request for a job, every snapshot includes the job for so long.
 ASKED_SECONDS = 10.0
 PAUSED = "The queue is paused"
 NOTHING: Mapping[str, Any] = {
@@ -40,7 +40,10 @@ NOTHING: Mapping[str, Any] = {
 
 
 class Subject(NamedTuple):
-    """An unfinished asset as far as its progress needs it. starts: how often its job has started, as is known here."""
+    """The fields of an unfinished asset that its progress needs.
+
+    starts: how often its job has started, as far as this process knows
+    """
 
     asset_id: str
     job_id: str
@@ -49,12 +52,12 @@ class Subject(NamedTuple):
 
     @classmethod
     def of(cls, asset: Asset) -> Subject:
-        """Return that of an asset."""
+        """Return the subject of an asset."""
         return cls(asset.id, asset.processing_job_id, asset.category, asset.starts)
 
 
 class Progress:
-    """Says how unfinished assets go."""
+    """Makes the progress of unfinished assets."""
 
     def __init__(
         self,
@@ -63,51 +66,51 @@ class Progress:
         urls: ImageUrls,
         running: Callable[[str], Mapping[str, Any] | None] = lambda job_id: None,
     ) -> None:
-        """lanes: the providers of each category, any of which will do; those of "" are for all others.
-
-        running: returns attempt, provider and share of a job that this process runs, None for any other.
+        """lanes: the providers of each category, of which any one is enough; "" is for all other categories
+        running: returns attempt, provider and share of a job that this process runs, None for any other job
         """
         self._queue = queue
         self._lanes = lanes
         self._urls = urls
         self._running = running
-        # The last snapshot, None when it failed, and when it was asked for, in loop time.
+        # The last snapshot, None when it failed, and when it was requested, in loop time.
         self._last: Snapshot | None = None
         self.taken_at = -math.inf
         self._next: asyncio.Task[None] | None = None
-        # Jobs that are asked for by name, because no snapshot tells of them by itself, and when they were last.
-        self._asked: dict[str, float] = {}
+        # Jobs that a snapshot includes only by name, and when each was last requested.
+        self._named: dict[str, float] = {}
 
     async def shown(self, assets: Sequence[Asset]) -> list[dict[str, Any]]:
         """Return the assets as clients see them, each with its progress, null for one that is not being processed.
 
-        Waits up to a second for the next snapshot; without Redis it tells what the assets themselves tell.
+        Waits up to a second for the next snapshot; without Redis the progress is made from the assets alone.
         """
         subjects = {asset.id: Subject.of(asset) for asset in assets if asset.status is AssetStatus.PROCESSING}
         elsewhere = [each.job_id for each in subjects.values() if self._running(each.job_id) is None]
         snapshot = await self.snapshot(elsewhere) if elsewhere else None
-        told = {asset_id: self.describe(each, snapshot) for asset_id, each in subjects.items()}
+        progress = {asset_id: self.describe(each, snapshot) for asset_id, each in subjects.items()}
         urls = await self._urls.of(assets)
-        return [asset.to_json(urls, told.get(asset.id)) for asset in assets]
+        return [asset.to_json(urls, progress.get(asset.id)) for asset in assets]
 
     async def snapshot(self, job_ids: Sequence[str] = (), *, insists: bool = True) -> Snapshot | None:
-        """Return a snapshot that is a second old at most and tells of these jobs; None while Redis is away.
+        """Return a snapshot that is a second old at most; None while Redis is away.
 
-        insists: waits for one that tells of all of them; otherwise the next one does.
+        job_ids: jobs that the snapshot has to include
+        insists: wait for a snapshot that includes all of them; otherwise the next one does
         """
         now = asyncio.get_running_loop().time
-        # Twice: one that is under way was asked for before these jobs were.
+        # Twice: a snapshot that is under way was requested before these jobs.
         for _ in range(2 if insists else 1):
             is_fresh = self._next is None and now() - self.taken_at < EVERY_SECONDS
             if is_fresh and self._last is None:
                 return None  # Redis has just failed to answer
-            self._asked |= {job_id: now() for job_id in job_ids if job_id in self._asked}
+            self._named |= {job_id: now() for job_id in job_ids if job_id in self._named}
             missing = [job_id for job_id in job_ids if self._last is None or self._last.info(job_id) is None]
-            # A snapshot takes only so many names: what is beyond them is not waited for.
-            named = missing[: max(0, OTHERS_AT_MOST - len(self._asked))]
+            # A snapshot includes only so many jobs by name; the others are not waited for.
+            named = missing[: max(0, OTHERS_AT_MOST - len(self._named))]
             if is_fresh and not named:
                 break
-            self._asked |= {job_id: now() for job_id in named}
+            self._named |= {job_id: now() for job_id in named}
             if self._next is None:
                 self._next = asyncio.create_task(self._take(), name="snapshot of the queue")
             await asyncio.shield(self._next)
@@ -123,9 +126,9 @@ class Progress:
         try:
             await asyncio.sleep(self.taken_at + EVERY_SECONDS - now())
             self.taken_at = now()
-            self._asked = {job_id: at for job_id, at in self._asked.items() if at > now() - ASKED_SECONDS}
+            self._named = {job_id: at for job_id, at in self._named.items() if at > now() - ASKED_SECONDS}
             async with asyncio.timeout(LONGEST_SECONDS):
-                self._last = await self._queue.snapshot(list(self._asked))
+                self._last = await self._queue.snapshot(list(self._named))
         except (DependencyUnavailable, TimeoutError) as error:
             if self._last is not None:
                 log.warning("snapshot_failed", cause=cause_of(error))
@@ -139,29 +142,29 @@ class Progress:
             return {**NOTHING, "state": "running", **running}
         info = snapshot.info(subject.job_id) if snapshot is not None else None
         if snapshot is None or info is None or info.state is None:
-            # It was begun and has not ended, or it was never begun.
+            # The job has started and not ended, or it has never started.
             state = "running" if subject.starts and info is not UNKNOWN else "queued"
             return {**NOTHING, "state": state, "attempt": subject.starts or None}
         if info.state is JobState.DELAYED:
             state = "held" if info.is_given_back else "retrying"
-            return self._told(subject, info, state=state, reason=info.error, next_at=info.due_at)
+            return self._progress(subject, info, state=state, reason=info.error, next_at=info.due_at)
         if info.state is JobState.WAITING:
             return self._describe_waiting(subject, info, snapshot)
         report = info.report if info.report.get("attempt") == info.attempt else {}
-        told = self._told(subject, info, state="running")
-        return told | {name: report.get(name) for name in ("provider", "share")}
+        progress = self._progress(subject, info, state="running")
+        return progress | {name: report.get(name) for name in ("provider", "share")}
 
     def _describe_waiting(self, subject: Subject, info: JobInfo, snapshot: Snapshot) -> dict[str, Any]:
         if (hold := self._hold_of(subject.category, snapshot)) is not None:
-            # The line passes it, so its position says nothing.
+            # Other jobs pass a held job, so its position means nothing.
             next_at = snapshot.taken_at + timedelta(seconds=hold.left_seconds)
             info = replace(info, position=None)
-            return self._told(subject, info, state="held", reason=hold.reason, next_at=next_at)
+            return self._progress(subject, info, state="held", reason=hold.reason, next_at=next_at)
         if snapshot.mode is Mode.PAUSED:
-            return self._told(subject, info, state="held", reason=PAUSED)
-        return self._told(subject, info, state="queued") | {"etaSeconds": eta_seconds(info.position, snapshot)}
+            return self._progress(subject, info, state="held", reason=PAUSED)
+        return self._progress(subject, info, state="queued") | {"etaSeconds": eta_seconds(info.position, snapshot)}
 
-    def _told(
+    def _progress(
         self, subject: Subject, info: JobInfo, *, state: str, reason: str = "", next_at: datetime | None = None
     ) -> dict[str, Any]:
         return {
@@ -174,7 +177,7 @@ class Progress:
         }
 
     def _hold_of(self, category: str, snapshot: Snapshot) -> Hold | None:
-        """Return what keeps a category's jobs back: the hold that ends first when all its providers are held."""
+        """Return the hold that ends first if all providers of the category are held, else None."""
         if not snapshot.holds:
             return None
         held = {hold.provider: hold for hold in snapshot.holds}
@@ -185,7 +188,7 @@ class Progress:
 
 
 def eta_seconds(position: int | None, snapshot: Snapshot) -> int | None:
-    """Return when a job at that place of the line will have ended at the pace of the last minute, None if none did."""
+    """Return in how many seconds a job at that position will end, at the pace of the last minute; None if unknown."""
     if position is None or not snapshot.ended_in_last_minute:
         return None
     return math.ceil(position * 60 / snapshot.ended_in_last_minute)

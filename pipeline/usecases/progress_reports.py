@@ -1,7 +1,7 @@
-"""Use case: the jobs that this process runs, and what it tells others of them while somebody asks.
+"""Use case: the jobs that this process runs, and the progress that it sends while sockets want it.
 
-A start, a report of the provider and a retry go to the sockets that ask, at once. What runs for longer is also written
-beside the job, at most once a second, for the snapshots of other processes. Runs on the event loop.
+A start, a report of the provider and a retry are sent at once. The progress of running jobs is also written to Redis,
+at most once a second, for the snapshots of other processes. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -25,49 +25,51 @@ from pipeline.queue.queue import JobQueue
 WRITE_SECONDS = 1.0
 # Between two frames of one job.
 REPORT_EVERY_SECONDS = 0.5
-# Called with the job, the event and whether other processes are to hear it too.
-Tell = Callable[[Job, Mapping[str, Any], bool], None]
+# Called with the job, the event, and whether other processes get it too.
+SendEvent = Callable[[Job, Mapping[str, Any], bool], None]
 
 
 class RunningJob:
     """One job that this process runs: the AnalysisListener of its analysis (hooks/job_side.py)."""
 
-    def __init__(self, reports: Reports, job: Job) -> None:
+    def __init__(self, reports: ProgressReports, job: Job) -> None:
         self.job = job
         self.provider: str | None = None
         self.share: float | None = None
         self._reports = reports
-        self._told_at = 0.0
+        self._sent_at = 0.0
 
     def shown(self) -> dict[str, Any]:
-        """Return what is known of it beside its state."""
+        """Return attempt, provider and share."""
         return {"attempt": self.job.attempt, "provider": self.provider, "share": self.share}
 
     def asked(self, provider: str) -> None:
         """A provider has been asked."""
         self.provider, self.share = provider, None
         event = _event("asset_started", self.job, attempt=self.job.attempt, provider=provider)
-        self._reports.tell(self.job, event)
+        self._reports.send(self.job, event)
 
     def reported(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
-        """The provider has done so much of it, and found so much."""
+        """The provider has reported its share of work done, and the attributes that it knows already."""
         self.share = share
         now = asyncio.get_running_loop().time()
-        if now - self._told_at >= REPORT_EVERY_SECONDS:
-            self._told_at = now
+        if now - self._sent_at >= REPORT_EVERY_SECONDS:
+            self._sent_at = now
             event = _event("asset_progress", self.job, share=share)
             if partial:
                 event["partial"] = {name: asdict(attribute) for name, attribute in partial.items()}
-            self._reports.tell(self.job, event)
+            self._reports.send(self.job, event)
 
 
-class Reports:
+class ProgressReports:
     """The jobs that this process runs."""
 
-    def __init__(self, queue: JobQueue, tell: Tell, longest_delay_seconds: float) -> None:
-        """tell: sends an event. longest_delay_seconds: no job is delayed for longer."""
+    def __init__(self, queue: JobQueue, send: SendEvent, longest_delay_seconds: float) -> None:
+        """send: sends an event to the sockets that want progress
+        longest_delay_seconds: no job is delayed for longer
+        """
         self._queue = queue
-        self._tell = tell
+        self._send = send
         self._longest_delay_seconds = longest_delay_seconds
         self._running: dict[str, RunningJob] = {}
         self._written: dict[str, tuple[float, dict[str, Any]]] = {}
@@ -75,36 +77,36 @@ class Reports:
         queue.on_watched = self._watched.set
 
     def running(self, job_id: str) -> dict[str, Any] | None:
-        """Return attempt, provider and share of a job that this process runs, None for any other."""
+        """Return attempt, provider and share of a job that this process runs, None for any other job."""
         job = self._running.get(job_id)
         return job.shown() if job is not None else None
 
     @contextmanager
     def analysis(self, job: Job) -> Iterator[RunningJob]:
-        """Yield what is to be told how the job's analysis goes, until it is over."""
+        """Yield the listener of the job's analysis; the job counts as running until the end."""
         running = self._running[job.id] = RunningJob(self, job)
         try:
             yield running
         finally:
-            # The same job may have been claimed here again before this claim was given up.
+            # This process may have claimed the same job again before this run ended.
             if self._running.get(job.id) is running:
                 del self._running[job.id]
                 self._written.pop(job.id, None)
 
     def retrying(self, finish: Finish) -> None:
-        """Tell of an attempt that failed and is not the last."""
+        """Send that an attempt failed and another one follows."""
         if finish.outcome is Outcome.RETRY and not finish.refunds_attempt:
             delay = timedelta(seconds=min(finish.delay_ms / 1000, self._longest_delay_seconds))
-            told = {"reason": finish.error, "nextAt": to_timestamp(utc_now() + delay)}
-            self.tell(finish.job, _event("asset_retrying", finish.job, attempt=finish.job.attempt, **told))
+            members = {"reason": finish.error, "nextAt": to_timestamp(utc_now() + delay)}
+            self.send(finish.job, _event("asset_retrying", finish.job, attempt=finish.job.attempt, **members))
 
-    def tell(self, job: Job, event: Mapping[str, Any]) -> None:
-        """Send an event of the job to the sockets that ask: while its asset has a result already, none."""
+    def send(self, job: Job, event: Mapping[str, Any]) -> None:
+        """Send an event of the job, unless it is a reanalysis: its asset has a result already."""
         if job.group != BACKGROUND:
-            self._tell(job, event, self._queue.is_watched)
+            self._send(job, event, self._queue.is_watched)
 
     async def run(self) -> None:
-        """Write what runs, while somebody asks, for ever."""
+        """Write the progress of running jobs while sockets want it, for ever."""
         while True:
             await self._watched.wait()
             if not self._queue.is_watched:

@@ -1,17 +1,15 @@
 """Use case: a finished asset is analyzed again, by the provider that an operator names or by its category's.
 
-The promise is a kept job (job_records.py) that says what it is about, so Redis may lose the job, and a deleted asset or
-user takes it along. In Redis the job is in the background: claimed only when no other job is ready, and never for the
-last slot of a process, so that an upload finds one free (queue/lua/place.lua, step.lua).
-The asset stays finished, with its result, until the new one is committed under a fence that this run takes from the
-document; the job that the asset names stays the one that finished it. So whatever happens meanwhile wins: a retry gives
-the asset another job, a delete removes it, and then this run matches nothing.
+The promise of a reanalysis is a job record (job_records.py), so Redis may lose the job; it is deleted with its asset or
+user. In Redis the job is in the background: it is claimed only when no other job is ready, and never for the last slot
+of a process, so that an upload finds a free slot (queue/lua/place.lua, step.lua). The asset stays finished, with its
+result, until the new result is committed under a fence that this run takes from the document. The asset still names the
+job that finished it. So other changes win: a retry gives the asset another job, a delete removes it, and then the
+commit of the reanalysis changes nothing.
 
-`finishedAt` tells a run that was repeated whether the one before had committed: it changes when the result does, and
-only then does an event go out. A reanalysis that fails leaves the asset as it is and becomes a dead letter; one that
-tells less than the result that is there leaves it too, unless its operator said otherwise. What a person corrected is
-beside the result and stands in any case.
-Runs on the event loop.
+`finishedAt` changes only with the result, and only then is an event sent: so a repeated run knows whether an earlier
+run has committed. A failed reanalysis leaves the asset as it is and becomes a dead letter. A less complete result is
+dropped, unless the operator wants it. Corrections by a person stay in any case. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.assets.asset import Asset, AssetStatus, ImageRef, job_data, to_timestamp
+from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, job_data, to_timestamp
 from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
@@ -36,21 +34,21 @@ from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.job import Job, NewJob
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
-from pipeline.usecases.committing import until_stored
+from pipeline.usecases.analysis import Result, metadata_of
+from pipeline.usecases.commits import LateCommits, until_stored
 from pipeline.usecases.corrections import settle_status
-from pipeline.usecases.late_commits import LateCommits
-from pipeline.usecases.job_records import ABOUT, FAILED, JobRecords
-from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.processing import Processing, Result, metadata_of, names_of
+from pipeline.usecases.job_records import PROMISE, FAILED, JobRecords
+from pipeline.usecases.orphaned_images import OrphanedImages, names_of
+from pipeline.usecases.processing import Processing
 
 log = structlog.get_logger(__name__)
 
-# What a kept job says under ABOUT: {provider, of: the job that finished the asset, finishedAt, replace}.
+# A job record has under PROMISE: {provider, of: the job that finished the asset, finishedAt, replace}.
 LESS = "It told less than the result before, which stays"
 
 
 class Reanalysis:
-    """Asks for reanalyses and takes that back."""
+    """Requests reanalyses and withdraws them."""
 
     def __init__(
         self,
@@ -63,8 +61,10 @@ class Reanalysis:
         end_running: Callable[[str], None] = lambda job_id: None,
         on_deferred: Callable[[], None] = lambda: None,
     ) -> None:
-        """providers: those in use. settle: removes a dead letter. end_running: ends the job if it runs on this process.
-        on_deferred: called when Redis has yet to be given a job that the store has.
+        """providers: the providers in use
+        settle: removes a dead letter
+        end_running: ends the job if it runs on this process
+        on_deferred: called when the job could not be enqueued, so that the reconciler has to enqueue it
         """
         self._store = store
         self._queue = queue
@@ -75,14 +75,14 @@ class Reanalysis:
         self._on_deferred = on_deferred
 
     def check(self, provider: str) -> None:
-        """ValidationError when that provider is not in use. provider: "" for that of each category."""
+        """ValidationError when the provider is not in use; "" stands for that of each category."""
         if provider and provider not in self._providers:
             raise ValidationError.of("provider", f"Must be one of: {', '.join(sorted(self._providers))}")
 
-    async def ask(self, asset: Asset, provider: str, request_id: str, *, replaces: bool = False) -> bool:
-        """Have the asset analyzed again; False when it cannot be, or is about to be.
+    async def request(self, asset: Asset, provider: str, request_id: str, *, replaces: bool = False) -> bool:
+        """Have the asset analyzed again; False when that is not possible, or already requested.
 
-        replaces: the new result counts also when it tells less than the one that is there.
+        replaces: the new result counts even if it is less complete than the old one
         """
         if not asset.is_finished or asset.is_cancelled or not asset.has_original:
             return False
@@ -95,7 +95,7 @@ class Reanalysis:
             request_id,
             group=BACKGROUND,
             lane=lane_behind(asset.category, provider),
-            # One of the same fence that was taken back.
+            # A withdrawn reanalysis may have the same id.
             revive=True,
         )
         promise = {
@@ -104,7 +104,7 @@ class Reanalysis:
             "finishedAt": to_timestamp(asset.finished_at),
             "replace": replaces,
         }
-        await self._job_records.insert(job, {ABOUT: promise})
+        await self._job_records.insert(job, {PROMISE: promise})
         try:
             await self._queue.enqueue(
                 job.id, job.data, request_id=request_id, group=job.group, lane=job.lane, revive=True
@@ -117,23 +117,23 @@ class Reanalysis:
                 await self._settle(job_id)
         return True
 
-    async def take_back(self, asset: Asset) -> bool:
+    async def withdraw(self, asset: Asset) -> bool:
         """End the reanalysis of the asset, if there is one; False when there is none."""
         waiting = [job_id for job_id, each in (await self._of(asset)).items() if FAILED not in each]
         for job_id in waiting:
-            # The store first: what it still knew it would put back. Without that a run commits nothing.
+            # The store first: a job that is still in the store would be restored. Without the record no run commits.
             await self._job_records.forget(job_id)
             await self._queue.cancel(job_id)
             self._end_running(job_id)
         return bool(waiting)
 
     async def _of(self, asset: Asset) -> dict[str, Mapping[str, Any]]:
-        kept = await self._store.records_of(asset.user_id, asset.id, kinds=[self._job_records.kind])
-        return {each.id: each.data for each in kept if ABOUT in each.data}
+        records = await self._store.records_of(asset.user_id, asset.id, kinds=[self._job_records.kind])
+        return {each.id: each.data for each in records if PROMISE in each.data}
 
 
 class Reanalyzing:
-    """The JobHandler of the `ai-processing` queue: analyzes again what is asked for; other jobs are Processing's."""
+    """The JobHandler of the `ai-processing` queue: runs reanalyses itself, and passes other jobs to Processing."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class Reanalyzing:
         orphaned_images: OrphanedImages,
         settle: Callable[[str], Awaitable[object]],
     ) -> None:
-        """settle: removes the dead letter of an asset that is failed no longer."""
+        """settle: removes the dead letter of an asset that is not failed any more"""
         self._store = store
         self._processing = processing
         self._job_records = job_records
@@ -155,92 +155,92 @@ class Reanalyzing:
         self._late_commits = LateCommits()
 
     def describe(self, job: Job) -> Mapping[str, str]:
-        """Return the log fields that name the asset and its owner."""
+        """See Processing."""
         return self._processing.describe(job)
 
     async def process(self, job: Job) -> Result | None:
         """Take the fence and analyze the photo again; None when there is nothing left to do."""
         if job.group != BACKGROUND:
             return await self._processing.process(job)
-        kept = await self._job_records.find(job.id)
-        if FAILED in kept:
-            # The process died between its end and the acknowledgement.
-            raise PermanentJobError(str(kept[FAILED].get("error", "")))
-        asset = await self._begin(job, kept.get(ABOUT))
-        return None if asset is None else await self._processing.analyze(job, asset, kept[ABOUT]["provider"])
+        record = await self._job_records.find(job.id)
+        if FAILED in record:
+            # The process died between the dead letter's record and the acknowledgement.
+            raise PermanentJobError(str(record[FAILED].get("error", "")))
+        asset = await self._begin(job, record.get(PROMISE))
+        return await self._processing.analysis.analyze(job, asset, record[PROMISE]["provider"]) if asset else None
 
     async def commit(self, job: Job, result: Result) -> None:
-        """Commit the new result under its run's fence, and send the event if it tells something new."""
+        """Commit the new result under its run's fence, and send an event if it differs from the old one."""
         if job.group != BACKGROUND:
             await self._processing.commit(job, result)
             return
-        kept = (await self._job_records.find(job.id)).get(ABOUT, {})
-        if kept.get("replace") is not True and _tells_less(result.analysis, result.asset):
-            await self._late_commits.run(self._leave(job, result))
+        promise = (await self._job_records.find(job.id)).get(PROMISE, {})
+        if promise.get("replace") is not True and _is_less_complete(result.analysis, result.asset):
+            await self._late_commits.run(self._drop(job, result))
             return
-        processed = await self._processing.keep_processed(result)
-        await self._late_commits.run(self._commit(job, result, processed, kept.get("replace") is True))
+        processed = await self._processing.analysis.store_processed(result)
+        await self._late_commits.run(self._commit(job, result, processed, promise.get("replace") is True))
 
     async def give_up(self, job: Job, message: str) -> None:
-        """Keep the dead letter; the asset stays as it is."""
+        """Record the dead letter; the asset stays as it is."""
         if job.group != BACKGROUND:
             await self._processing.give_up(job, message)
             return
-        kept = await self._job_records.find(job.id)
-        # Taking the fence ends a run that is lost and goes on.
-        if FAILED not in kept and await self._begin(job, kept.get(ABOUT)) is None:
+        record = await self._job_records.find(job.id)
+        # The new fence ends a lost run that may still be running.
+        if FAILED not in record and await self._begin(job, record.get(PROMISE)) is None:
             raise AlreadyOver
-        await self._job_records.put_failed(job, message, {ABOUT: kept[ABOUT]})
-        self._note("failed", job, error=message)
+        await self._job_records.put_failed(job, message, {PROMISE: record[PROMISE]})
+        self._count("failed", job, error=message)
         if await self._job_records.forget_if_deleted(job.id, str(job.data.get("assetId"))):
             raise AlreadyOver
 
     async def refund_attempt(self, job: Job) -> None:
-        """Do not count the job's last start against its asset; those of a reanalysis never are."""
+        """Do not count the job's last start against its asset; starts of a reanalysis are never counted."""
         if job.group != BACKGROUND:
             await self._processing.refund_attempt(job)
 
     async def _begin(self, job: Job, promise: Mapping[str, Any] | None) -> Asset | None:
-        """Take the fence; None when the reanalysis is over or nobody wants it any more."""
+        """Take the fence; None when the reanalysis is over or withdrawn."""
         if promise is None:
             log.info("reanalysis_not_wanted")
             return None
         asset = await self._store.begin(job.data["assetId"], job.data["userId"], promise["of"], is_reanalysis=True)
         if asset is None:
-            self._note("dropped", job)
+            self._count("dropped", job)
         elif to_timestamp(asset.finished_at) != promise["finishedAt"]:
             # The process died between commit and acknowledgement; the event may not have been sent.
-            await self._processing.tell(asset)
+            await self._processing.send_event(asset)
         else:
             return asset
         await self._job_records.forget(job.id)
         return None
 
-    async def _leave(self, job: Job, result: Result) -> None:
-        """Let the result stand that is there, and say in the asset's attempts and the counts that it was looked at."""
+    async def _drop(self, job: Job, result: Result) -> None:
+        """Drop the new result, and record the attempt."""
         asset = result.asset
         attempt = result.attempt.ended("completed", LESS)
         await until_stored(lambda: self._store.add_attempt(asset.id, asset.processing_job_id, asset.fence, attempt))
         self._orphaned_images.discard_later(names_of(*(result.previews or {}).values()))
-        self._note("kept", job)
+        self._count("kept", job)
         await self._job_records.forget(job.id)
 
     async def _commit(self, job: Job, result: Result, processed: ImageRef | None, replaces: bool) -> None:
         before = result.asset
-        # A provider that makes no images takes none away.
+        # A provider that makes no images does not remove the old one.
         image = processed if processed is not None or replaces else before.processed
         new = replace(before, ai_metadata=metadata_of(result.analysis), processed=image)
         new = replace(new, status=new.status_by_metadata())
-        is_changed = _told(new) != _told(before)
+        is_changed = _shown(new) != _shown(before)
         commit = self._write(job, result, new, is_changed)
-        after = await self._processing.with_images(result, processed, commit)
+        after = await self._orphaned_images.remove_unless(commit, processed, result.previews)
         if after is None:
             self._metrics.stale_results.inc()
-            self._note("dropped", job)
+            self._count("dropped", job)
         else:
             if is_changed:
-                await self._processing.tell(after)
-            self._note("changed" if is_changed else "unchanged", job)
+                await self._processing.send_event(after)
+            self._count("changed" if is_changed else "unchanged", job)
             if image is not before.processed:
                 self._orphaned_images.discard_later(names_of(before.processed))
             if before.status is AssetStatus.FAILED and after.status is not AssetStatus.FAILED:
@@ -252,9 +252,8 @@ class Reanalyzing:
         attempt, provenance = result.attempt.ended("completed"), result.attempt.provenance()
 
         async def write() -> Asset | None:
-            if ABOUT not in await self._job_records.find(job.id):
-                # Taken back.
-                return None
+            if PROMISE not in await self._job_records.find(job.id):
+                return None  # withdrawn
             now = utc_now()
             return await self._store.finish(
                 new.id,
@@ -273,25 +272,27 @@ class Reanalyzing:
         finished = await until_stored(write)
         return await until_stored(lambda: settle_status(self._store, finished)) if finished else None
 
-    def _note(self, outcome: str, job: Job, **fields: str) -> None:
+    def _count(self, outcome: str, job: Job, **fields: str) -> None:
         self._metrics.reanalyses.labels(outcome).inc()
         log.info("asset_reanalyzed", outcome=outcome, jobId=job.id, **fields)
 
 
 def _unique(asset: Asset) -> str:
-    """Return what the job's id ends with: the same until a run has begun, so that asking twice makes one job."""
+    """Return the end of the job's id: the same until a run has begun, so that two requests make one job."""
     return hashlib.sha256(f"{asset.id} {asset.processing_job_id} {asset.fence}".encode()).hexdigest()[:24]
 
 
-def _tells_less(new: Analysis, before: Asset) -> bool:
-    """Return whether less is known by the new result: brand and model count before the rest."""
-    metadata = (metadata_of(new), before.ai_metadata)
-    known = [[bool(each.brand), bool(each.model), bool(each.colorway)] for each in metadata]
-    is_known = [(sum(each[:2]), sum(each)) for each in known]
-    return is_known[0] < is_known[1]
+def _is_less_complete(new: Analysis, before: Asset) -> bool:
+    """Return whether the new result is less complete: brand and model count more than the colorway."""
+
+    def completeness(metadata: AiMetadata) -> tuple[int, int]:
+        known = [bool(metadata.brand), bool(metadata.model), bool(metadata.colorway)]
+        return sum(known[:2]), sum(known)
+
+    return completeness(metadata_of(new)) < completeness(before.ai_metadata)
 
 
-def _told(asset: Asset) -> tuple[Mapping[str, Any], str]:
-    """Return what the owner is told of the asset, but for when; an image is what its bytes are."""
+def _shown(asset: Asset) -> tuple[Mapping[str, Any], str]:
+    """Return the asset as its owner sees it, without the time; an image is compared by its bytes."""
     image = asset.processed
     return asset_processed(replace(asset, finished_at=None)), (image.sha256 or image.url) if image else ""

@@ -1,10 +1,10 @@
-"""Use case: what Redis has lost comes back.
+"""Use case: jobs that Redis has lost are restored.
 
-The asset store holds the truth and Redis is an index of the work to do. Whatever the store says there has to be in one
-queue, and Redis does not know, is put back, under the same job ids, so that doing it twice does no harm: jobs of
-unfinished assets in order of submission, dead letters, undelivered events, and that the queue is paused. A job that
-Redis knows but that is not where its state says is put back too. It runs when the process starts, when Redis comes back
-or turns out to have been wiped, and slowly all the time. One process at a time, by a lease in Redis.
+The asset store has the truth, and Redis is an index of the work to do. The reconciler restores what the store has and
+Redis does not: jobs of unfinished assets in order of submission, dead letters, undelivered events, and the pause of the
+queue. The job ids stay the same, so that restoring twice does no harm. A job that is in the wrong list of Redis is
+repaired too. A search runs when the process starts, when Redis comes back or was wiped, and regularly. A lock in Redis
+lets one process at a time do it.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ RECONCILE_SECONDS = 30.0
 # Assets younger than this are left alone by that search: their enqueue may be under way.
 RECONCILE_AGE_SECONDS = 60.0
 PAGE = 200
-# The slow search looks at so many pages a round and goes on from there in the next.
+# The regular search reads so many pages a round, and continues there in the next round.
 PAGES_PER_ROUND = 25
-# A process whose clock runs ahead makes assets of the future; an urgent search must not miss them.
+# A process whose clock is ahead makes assets of the future; an urgent search must not miss them.
 CLOCKS_APART = timedelta(days=1)
 LOOK_SECONDS = 5.0
-URGENT_TURN_SECONDS = 5.0
-AGAIN_SECONDS = 1.0
+URGENT_LOCK_SECONDS = 5.0
+RETRY_SECONDS = 1.0
 
 
 class Source(Protocol):
-    """A part of the asset store that says which jobs there have to be; job_records.py has them."""
+    """A part of the asset store that knows which jobs there have to be; job_records.py has them."""
 
     async def repair(self, before: datetime, after: Cursor | None, limit: int) -> tuple[int, Cursor | None]:
-        """Put back what is missing of one page; return how many, and where to go on, None at the end."""
+        """Restore the missing jobs of one page; return how many, and the cursor of the next page, None at the end."""
 
 
 class LockHeld(Exception):
-    """Another process is at an urgent search; ours has to come after it."""
+    """Another process does an urgent search; this process has to search after it."""
 
 
 class Reconciler:
-    """Searches and mends for one queue; `request` asks for a search at once."""
+    """Restores the jobs of one queue; `request` asks for a search at once."""
 
     def __init__(
         self,
@@ -71,12 +71,12 @@ class Reconciler:
         on_foreign: Callable[[str], None] = lambda reason: None,
         after: JobQueue | None = None,
     ) -> None:
-        """age_seconds: the slow search leaves younger things alone, their enqueue may be under way.
-
-        purge: removes from the store what is too old to be of use; called now and then. owns_redis: no other process
-        uses this Redis, so a queue of another store in it is one that is gone. on_foreign: called with the reason when
-        the queue belongs to another asset store. after: a queue that has to be ours first: of two stores that meet in
-        one Redis each would otherwise take one of two queues, and both would end.
+        """age_seconds: the regular search skips younger jobs, which may be being enqueued
+        purge: removes old records from the store; called after each regular search
+        owns_redis: Redis is embedded, so a queue of another store in it belongs to a store that is gone
+        on_foreign: called with the reason when the queue belongs to another asset store
+        after: a queue that this store has to own first: if two stores shared a Redis, each might own one of two queues,
+            and both services would end
         """
         self._store = store
         self._queue = queue
@@ -97,7 +97,7 @@ class Reconciler:
         self._cursors: dict[Source, Cursor | None] = dict.fromkeys(sources)
 
     def request(self) -> None:
-        """Search everything soon: a job may be missing."""
+        """Search everything soon: jobs may be missing."""
         self._requested.set()
 
     async def run(self) -> None:
@@ -115,9 +115,9 @@ class Reconciler:
             except ForeignQueue as error:
                 self._on_foreign(error.message)
             except (DependencyUnavailable, LockHeld):
-                # Whatever was away, something may have got lost meanwhile: also the answer that told of a wipe.
+                # Jobs may have got lost meanwhile, and the reply that reported a wipe may be lost too.
                 self._requested.set()
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             try:
                 async with asyncio.timeout(min(LOOK_SECONDS, self._every_seconds)):
@@ -126,10 +126,10 @@ class Reconciler:
                 pass
 
     async def look(self) -> bool:
-        """Make Redis say whose queue this is and whether it is paused; return True when it had lost that.
+        """Write the owner of the queue, and whether it is paused, to Redis; return True when Redis had lost that.
 
-        ForeignQueue when another asset store has the queue. Before the first call has returned nothing is claimed, so
-        no result of this process carries an instant of its machine's own clock.
+        ForeignQueue when another asset store owns the queue. No job is claimed before the first call has returned, so
+        that every result has an instant of the clock that this call has measured.
         """
         if not CLOCK.is_measured:
             await CLOCK.measure(self._queue.time)
@@ -152,8 +152,8 @@ class Reconciler:
         return owned.before in (Mode.UNOWNED, Mode.FOREIGN)
 
     async def _search(self, is_urgent: bool) -> None:
-        # The slow turn is kept until the next search is due: one search per period in the whole fleet.
-        name, seconds = ("urgent", URGENT_TURN_SECONDS) if is_urgent else ("slow", self._every_seconds)
+        # The lock of a regular search lasts until the next one is due: one search per period over all processes.
+        name, seconds = ("urgent", URGENT_LOCK_SECONDS) if is_urgent else ("slow", self._every_seconds)
         if not await self._queue.acquire_lock(name, self._id, seconds):
             if is_urgent:
                 raise LockHeld
@@ -165,39 +165,42 @@ class Reconciler:
             except DependencyUnavailable:
                 raise
             except Exception:
-                # The border of one source: what it cannot read must not keep back what the others know.
+                # The border of one source: its failure must not stop the other sources.
                 log.exception("source_failed", queue=self._queue.name, source=type(source).__name__)
         if not is_urgent:
             await self._purge()
 
-    async def _search_in(self, source: Source, is_urgent: bool, turn: str, seconds: float) -> None:
+    async def _search_in(self, source: Source, is_urgent: bool, lock: str, seconds: float) -> None:
         if is_urgent:
-            await self._look_through(source, utc_now() + CLOCKS_APART, None, turn, seconds)
+            await self._repair_pages(source, utc_now() + CLOCKS_APART, None, lock, seconds)
             return
-        place, before = self._cursors[source], utc_now() - self._age
-        self._cursors[source] = await self._look_through(source, before, place, turn, seconds, PAGES_PER_ROUND)
+        cursor, before = self._cursors[source], utc_now() - self._age
+        self._cursors[source] = await self._repair_pages(source, before, cursor, lock, seconds, PAGES_PER_ROUND)
 
-    async def _look_through(
+    async def _repair_pages(
         self,
         source: Source,
         before: datetime,
         after: Cursor | None,
-        turn: str,
+        lock: str,
         seconds: float,
         pages: int | None = None,
     ) -> Cursor | None:
-        """Mend so many pages (None: all) after that place; return where to go on, None at the end."""
-        found = 0
+        """Restore the jobs of the pages after a cursor; return the cursor of the next page, None at the end.
+
+        pages: how many pages, None: all
+        """
+        count = 0
         try:
             while pages is None or pages > 0:
                 restored, after = await source.repair(before, after, PAGE)
                 self._metrics.reconciled.inc(restored)
-                found += restored
+                count += restored
                 if after is None:
                     return None
                 pages = None if pages is None else pages - 1
-                await self._queue.acquire_lock(turn, self._id, seconds)
+                await self._queue.acquire_lock(lock, self._id, seconds)
             return after
         finally:
-            if found:
-                log.warning("jobs_reconciled", queue=self._queue.name, count=found)
+            if count:
+                log.warning("jobs_reconciled", queue=self._queue.name, count=count)

@@ -1,7 +1,7 @@
-"""Use case: a socket that may have missed events gets them from the asset store, before any later one.
+"""Use case: a socket that may have missed events gets them from the asset store, before any later event.
 
-The store has every result, so nothing needs to be kept for this: not through a wiped Redis, a deploy or a night
-offline. Runs on the event loop.
+The asset store has every result, so no event is stored for this: a replay works after a wiped Redis, a deploy or a
+night offline. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from pipeline.usecases.image_urls import ImageUrls
 log = structlog.get_logger(__name__)
 
 ROOM_PREFIX = "user:"
-# Missed events that are replayed to a connection: beyond that pages of the list of assets cost less.
+# Missed events that are replayed to a connection; for more than that, pages of the list of assets cost less.
 MAX_REPLAY_EVENTS = 500
-# After an outage thousands come back at once; the store is not asked for more than a few of them at a time.
+# After an outage thousands of clients reconnect at once; the store is read for a few of them at a time.
 PARALLEL_READS = 8
-AGAIN_SECONDS = 1.0
-# An event may leave after one that is later by its timestamp. Clocks differ by 5 s at most (clock.py), a commit or
-# another notifier may take as long each; and what a killed process owed comes when its job's lease, on top of this, has
-# run out.
-TOLD_LATE_SECONDS = 15.0
-# An instant of our own clocks is not so far ahead of any of them.
+RETRY_SECONDS = 1.0
+# An event may be sent after one with a later timestamp. Clocks differ by 5 s at most (clock.py), and a commit or
+# another notifier may take as long each. In addition, the event of a killed process is sent when its job's lease has
+# ended.
+LATE_EVENT_SECONDS = 15.0
+# The clocks of this service differ by less.
 MAX_AHEAD = timedelta(seconds=5)
 RESYNC = event_frame({"event": "resync"})
 
 
 class Replay:
-    """Reads what a user's sockets missed and, after the process has been cut off from others, gives it to them."""
+    """Reads the events that a user's sockets missed, and sends them when a gap of its room has ended."""
 
     def __init__(
         self,
@@ -55,7 +55,9 @@ class Replay:
         max_bytes: int,
         lease_seconds: float,
     ) -> None:
-        """max_events, max_bytes: what is replayed at most; beyond that clients read the list of their assets."""
+        """max_events, max_bytes: bounds of a replay; beyond them clients have to read the list of their assets
+        lease_seconds: of a job
+        """
         self._store = store
         self._rooms = rooms
         self._metrics = metrics
@@ -63,19 +65,20 @@ class Replay:
         self._max_events = max_events
         self._seldom = Seldom()
         self._max_bytes = max_bytes
-        self._overlap = timedelta(seconds=TOLD_LATE_SECONDS + lease_seconds)
+        self._overlap = timedelta(seconds=LATE_EVENT_SECONDS + lease_seconds)
         self._reading = asyncio.Semaphore(PARALLEL_READS)
+        # Connections that wait for their missed events, and since when they miss events.
         self._behind: dict[Connection, datetime] = {}
         self._requested = asyncio.Event()
 
     async def read(self, user_id: str, since: datetime) -> list[bytes]:
-        """Return frames with the user's events since then, oldest first, or one that says there are too many.
+        """Return frames with the user's events since then, oldest first, or a resync frame when there are too many.
 
         A few older ones may be among them. DependencyUnavailable when the store cannot be read.
         """
         ahead = since - utc_now()
         if ahead > MAX_AHEAD:
-            # Nothing is finished since then, and the client would take that for "nothing was missed".
+            # Without a resync, the client would believe that it missed nothing.
             seconds = round(ahead.total_seconds(), 1)
             self._seldom.write(log.warning, "since_in_future", user_id, userId=user_id, aheadSeconds=seconds)
             self._metrics.replays.labels("resync").inc()
@@ -86,7 +89,7 @@ class Replay:
             except DependencyUnavailable:
                 self._metrics.replays.labels("unavailable").inc()
                 raise
-            # An asset that was archived since has no event any more.
+            # An asset that was archived since has no event.
             finished = [asset for asset in assets or () if asset.is_finished]
             urls = await self._urls.of_images(asset.processed for asset in finished if asset.processed)
             frames = [
@@ -113,44 +116,44 @@ class Replay:
         return None
 
     def request(self, room: str, since: datetime) -> None:
-        """Let everyone in the room have its events since then, from before they joined excepted.
+        """Send the room's events since then to its connections, except events from before a connection joined.
 
-        Later events wait until they have: a client that had heard one would not ask for these any more.
+        Later events wait until then: a client that got a later event would not ask for the earlier ones any more.
         """
         for connection in self._rooms.members(room):
-            connection.hold()
+            connection.pause()
             earliest = min(since, self._behind.get(connection, since))
             self._behind[connection] = max(earliest, connection.joined_at)
         self._requested.set()
 
     async def run(self) -> None:
-        """Do what was requested, until cancelled."""
+        """Send the requested events, for ever."""
         while True:
             await self._requested.wait()
             self._requested.clear()
             await asyncio.gather(*(self._catch_up(*each) for each in list(self._behind.items())))
             if self._behind:
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 self._requested.set()
 
     async def _catch_up(self, connection: Connection, since: datetime) -> None:
-        """Give the connection its events. It stays behind while it is being let in or the store cannot be read."""
+        """Send the connection its events; tried again later while it is joining or the store cannot be read."""
         if connection.room is None:
             del self._behind[connection]
             return
         if not connection.is_started:
-            return  # it is still being let in, by what the store had a moment ago
+            return  # it is still joining, with events that were read a moment ago
         del self._behind[connection]
         try:
             frames = await self.read(connection.room.removeprefix(ROOM_PREFIX), since)
         except DependencyUnavailable as error:
             cause = cause_of(error)
             self._seldom.write(log.warning, "replay_postponed", cause, error=cause)
-            # Better out of order than not at all: events of this process need neither store nor Redis to arrive.
+            # Better out of order than not at all: events of this process need neither the store nor Redis.
             frames = []
             self._behind.setdefault(connection, since)
         except Exception:
-            # The border of one connection: it must not be held for ever, nor hold up the others.
+            # The border of one connection: it must not wait for ever, nor delay the other connections.
             log.exception("replay_failed")
             frames = [RESYNC]
         connection.start(frames)

@@ -1,4 +1,4 @@
-"""Use case: what a backup holds is checked, and put into a store and a storage that are empty."""
+"""Use case: a backup is checked, and restored into an empty store and storage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, cast
 
 from pipeline.assets.asset import Asset, ImageRef
 from pipeline.assets.asset_ids import ASSET_ID
-from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, Record, KeyRecord
+from pipeline.assets.store import IDENTITY, SCHEMA_KIND, AssetStore, KeyRecord, Record
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
 from pipeline.images import content_type_of
-from pipeline.usecases.backup_file import LAST, UNREADABLE, Member, BackupCounts, check_totals, members
+from pipeline.usecases.backup_file import LAST, UNREADABLE, BackupCounts, Member, check_totals, members
 from pipeline.usecases.image_move import KIND as MOVE
 from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.storage import StoredImages
@@ -27,7 +27,7 @@ from pipeline.usecases.storages_in_use import LEFT_KIND
 
 INSTANTS = ("createdAt", "updatedAt", "finishedAt")
 PUBLIC_ID = re.compile(r"[a-z0-9-]+(/[a-z0-9-]+)*")
-# What is true only of the store and the storages that were saved.
+# Kinds of records that are only true of the store and the storages that were backed up.
 NOT_RESTORED = {IN_USE, LEFT_KIND, MOVE, SCHEMA_KIND}
 
 
@@ -41,10 +41,10 @@ async def restore(
     on_asset: Callable[[], None] = lambda: None,
     outage_retry: OutageRetry | None = None,
 ) -> BackupCounts:
-    """Put everything into the store and the current storage, one image in memory at a time.
+    """Restore everything into the store and the current storage, one image in memory at a time.
 
-    resumes: goes on where an earlier one was interrupted; otherwise Conflict unless the store is empty. is_partial:
-    takes what is whole of a damaged file; otherwise ValidationError, and nothing is written.
+    resumes: continue an earlier restore that was interrupted; otherwise Conflict unless the store is empty
+    is_partial: restore the sound part of a damaged file; otherwise ValidationError, and nothing is written
     """
     if not resumes and await store.all_ids(limit=1):
         raise Conflict("The asset store holds assets already: restore into an empty one, or go on with --resume")
@@ -54,7 +54,7 @@ async def restore(
     await restoring.begin()
     try:
         for member in members(path):
-            await restoring.take(member, on_asset)
+            await restoring.restore(member, on_asset)
     except ValidationError as error:
         if not is_partial:
             raise
@@ -71,36 +71,36 @@ class _Restoring:
         self._storage = storage
         self._outage_retry = outage_retry
         self._resumes = resumes
-        # The images that came since the last document, by public_id; the storage of those that were not saved is "".
+        # The images since the last document, by public_id; those that were not saved have the storage "".
         self._images: dict[str, ImageRef] = {}
 
     async def begin(self) -> None:
-        """Note that the current storage holds images from now on."""
+        """Record that the current storage has images from now on."""
         await self._store.put_record(Record(IN_USE, self._storage.backends[0], utc_now(), {}))
 
-    async def take(self, member: Member, on_asset: Callable[[], None]) -> None:
-        """Restore one member; what is wrong with it is told in the counts."""
+    async def restore(self, member: Member, on_asset: Callable[[], None]) -> None:
+        """Restore one member; its problems are added to the counts."""
         kind, _, name = member.name.partition("/")
         try:
             if kind == "images":
-                await self._take_image(name, member)
+                await self._restore_image(name, member)
             elif kind == "assets":
-                await self._take_asset(name.removesuffix(".json"), member.json())
+                await self._restore_asset(name.removesuffix(".json"), member.json())
                 on_asset()
             elif kind == "kept":
-                await self._take_record(member.json())
+                await self._restore_record(member.json())
             elif kind == "keys":
-                await self._take_key(member.json())
+                await self._restore_key(member.json())
             elif member.name == LAST:
                 check_totals(member, self.counts)
         except UNREADABLE:
             self.counts.damage.append(f"{member.name} is damaged")
 
-    async def _take_image(self, public_id: str, member: Member) -> None:
+    async def _restore_image(self, public_id: str, member: Member) -> None:
         if not member.is_sound or not PUBLIC_ID.fullmatch(public_id):
             raise ValueError(public_id)
         image = ImageRef("", public_id, sha256=member.digest, bytes=len(member.content))
-        # What an earlier run restored may have changed since.
+        # Images of an earlier run may have changed since.
         if self._resumes and await self._store.existing_ids([public_id.partition("/")[0]]):
             self._images[public_id] = image
             return
@@ -116,7 +116,7 @@ class _Restoring:
             return
         self._images[public_id] = replace(image, backend=saved.backend, url=saved.url)
 
-    async def _take_asset(self, asset_id: str, fields: Mapping[str, Any]) -> None:
+    async def _restore_asset(self, asset_id: str, fields: Mapping[str, Any]) -> None:
         images, self._images = self._images, {}
         asset = _asset(fields["asset"])
         if asset.id != asset_id or not ASSET_ID.fullmatch(asset_id):
@@ -127,8 +127,8 @@ class _Restoring:
                 del images[public_id]
 
         def restored(image: ImageRef) -> ImageRef:
-            found = images.get(image.public_id)
-            return replace(image, backend=found.backend, url=found.url, sha256=found.sha256) if found else image
+            new = images.get(image.public_id)
+            return replace(image, backend=new.backend, url=new.url, sha256=new.sha256) if new else image
 
         asset = replace(
             asset,
@@ -140,20 +140,20 @@ class _Restoring:
         self.counts.assets += 1
         self.counts.images += len(images)
 
-    async def _take_record(self, fields: Mapping[str, Any]) -> None:
+    async def _restore_record(self, fields: Mapping[str, Any]) -> None:
         at = cast(datetime, _instant(fields["at"]))
         record = Record(fields["kind"], fields["id"], at, fields["data"], fields["userId"], fields["assetId"])
         self.counts.kept += 1
         if record.kind in NOT_RESTORED:
             return
-        # A store that is in use has its own id, and what an earlier run restored may have changed since.
+        # A store that is in use has its own id, and records of an earlier run may have changed since.
         if (self._resumes or record.kind == IDENTITY) and await self._store.find_record(
             record.kind, record.id
         ) is not None:
             return
         await self._outage_retry.run(partial(self._store.put_record, record))
 
-    async def _take_key(self, fields: Mapping[str, Any]) -> None:
+    async def _restore_key(self, fields: Mapping[str, Any]) -> None:
         record = KeyRecord(str(fields["assetId"]), str(fields["fingerprint"]))
         at = cast(datetime, _instant(fields["createdAt"]))
         await self._outage_retry.run(partial(self._store.claim_key, str(fields["key"]), record, at))
@@ -161,7 +161,7 @@ class _Restoring:
 
 
 def check_backup(path: Path, on_asset: Callable[[], None] = lambda: None) -> BackupCounts:
-    """Return what is in a backup, with all that is wrong with it. ValidationError: it is none, or not whole."""
+    """Return the totals of a backup, with its problems. ValidationError: it is no backup, or not complete."""
     counts = BackupCounts()
     hashes: dict[str, str] = {}
     for member in members(path):
@@ -172,12 +172,12 @@ def check_backup(path: Path, on_asset: Callable[[], None] = lambda: None) -> Bac
                 if not member.is_sound or not PUBLIC_ID.fullmatch(name):
                     raise ValueError(name)
             elif kind == "assets":
-                found, hashes = hashes, {}
+                present, hashes = hashes, {}
                 fields = member.json()
                 _asset(fields["asset"])
-                wrong = [each for each, digest in fields["images"].items() if found.get(each) != digest]
-                # One that was changed in the file is told of already.
-                counts.damage += [f"images/{each} is missing" for each in wrong if each not in found]
+                wrong = [each for each, digest in fields["images"].items() if present.get(each) != digest]
+                # An image that was changed in the file is counted as damaged already.
+                counts.damage += [f"images/{each} is missing" for each in wrong if each not in present]
                 counts.assets += 1
                 counts.images += len(fields["images"])
                 on_asset()

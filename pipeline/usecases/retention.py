@@ -1,14 +1,14 @@
 """Use case: stored images that no asset names are removed within a day.
 
 Such an image is left when a process dies between saving an image and naming it in the asset store, when a storage call
-ends after it was given up, when an image could not be removed with its asset, or when a newer result has replaced it.
-The sweeper looks through every storage in use, part by part, and asks the asset store for each image that is old
-enough. The asset store keeps the names of those that were ever in use, so that one that is no longer the current one is
-swept as well. One process at a time does it, by a lease in Redis. Runs on the event loop.
+ends after its timeout, when an image could not be removed with its asset, or when a newer result has replaced it. The
+sweeper lists every storage in use, part by part, and looks up each image that is old enough in the asset store. The
+asset store has the names of all storages that were ever in use, so that earlier ones are swept too. A lock in Redis
+lets one process at a time do it. Runs on the event loop.
 
-Two installations may keep their images in one bucket or account, and each would take the other's for its own leftovers.
-So each leaves a mark in the storage, an image `owner/<id of the asset store>`, and none sweeps where it finds the mark
-of another one.
+Two installations may store their images in one bucket or account, and each would remove the images of the other. So
+each writes a mark to the storage, an image `owner/<id of the asset store>`, and sweeps no storage that has another
+mark.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
 from pipeline.usecases.orphaned_images import find_unnamed
 from pipeline.usecases.storage import StoredImages
-from pipeline.usecases.storages_in_use import all_in_use, forget_storage, left_ever, left_lately
+from pipeline.usecases.storages_in_use import all_in_use, forget_storage, storages_left, storages_left_lately
 
 log = structlog.get_logger(__name__)
 
 # No upload and no job takes so long between saving an image and naming it: both end within minutes. A run that waits
 # for the asset store keeps its image however long that takes, because its asset names it.
 LEAST_AGE = timedelta(hours=6)
-# With LEAST_AGE, and a process that dies while it sweeps, an image goes within half a day.
+# With LEAST_AGE, and one process that dies while it sweeps, an image is removed within half a day.
 EVERY_SECONDS = 6 * 3600.0
-# When a process first looks whether a sweep is due, and how often after that. At random, so that not all do it at once.
+# When a process first checks whether a sweep is due, and how often after that. Random, so that processes differ.
 FIRST_SECONDS = (30.0, 90.0)
 LOOK_SECONDS = (200.0, 400.0)
-# A sweep is a guest: it takes few images at a time and rests in between.
+# A sweep has low priority: it reads few images at a time, with a pause in between.
 AT_ONCE = 100
 REST_SECONDS = 0.1
 # Longer than a part takes. If the process dies, another one sweeps after that.
-TURN_SECONDS = 300.0
-TURN = "sweep"
-# A storage that refuses so many in a row refuses them all.
+LOCK_SECONDS = 300.0
+LOCK = "sweep"
+# After so many failures in a row the storage counts as failed.
 FAILURES_AT_MOST = 5
 OWNERS = "owner/"
 # The smallest complete GIF, because some storages take nothing but images.
@@ -68,7 +68,7 @@ class Sweeper:
         *,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        """now: the time; only tests have another one."""
+        """now: the time; only tests pass another clock"""
         self._store = store
         self._storage = storage
         self._queue = queue
@@ -76,7 +76,7 @@ class Sweeper:
         self._now = now
 
     async def run(self) -> None:
-        """Sweep for ever, whenever the last sweep of any process is long enough ago."""
+        """Sweep whenever the last sweep of any process is long enough ago, for ever."""
         await asyncio.sleep(random.uniform(*FIRST_SECONDS))
         while True:
             try:
@@ -86,17 +86,17 @@ class Sweeper:
             await asyncio.sleep(random.uniform(*LOOK_SECONDS))
 
     async def sweep(self) -> None:
-        """Sweep all storages in use, if it is due and no other process does it.
+        """Sweep all storages in use, if a sweep is due and no other process does it.
 
         DependencyUnavailable when Redis, the asset store or a storage is away; the rest is then swept later.
         """
-        # Another name each time, so that our own last turn, too, keeps us from sweeping again too soon.
+        # A new owner each time, so that this process's own last lock prevents the next sweep from being too soon.
         owner = secrets.token_hex(8)
-        if not await self._queue.acquire_lock(TURN, owner, TURN_SECONDS):
+        if not await self._queue.acquire_lock(LOCK, owner, LOCK_SECONDS):
             return
         before = self._now() - LEAST_AGE
         failure: DependencyUnavailable | None = None
-        left, resting = await left_ever(self._store), await left_lately(self._store, self._now())
+        left, resting = await storages_left(self._store), await storages_left_lately(self._store, self._now())
         for backend in await all_in_use(self._store, self._storage):
             if backend in resting:
                 continue
@@ -110,15 +110,15 @@ class Sweeper:
                 if seen <= 1 and backend in left and backend != self._storage.backends[0]:
                     await self._forget(backend)
             except DependencyUnavailable as error:
-                # One that is away keeps no other one from being swept.
+                # A storage that is away does not stop the sweep of the others.
                 failure = error
                 log.warning("sweep_failed", backend=backend, cause=cause_of(error))
         if failure is not None:
             raise failure
-        await self._queue.acquire_lock(TURN, owner, EVERY_SECONDS)
+        await self._queue.acquire_lock(LOCK, owner, EVERY_SECONDS)
 
     async def _owns_all_since(self, backend: str, before: datetime) -> bool:
-        """Return whether the storage is this installation's alone, and has been marked so since then."""
+        """Return whether the storage has only this installation's mark, and has had it since before that instant."""
         installation = await self._store.identity()
         parts = self._storage.list_images(backend, OWNERS, AT_ONCE)
         marks = {image.public_id: image.stored_at async for images in parts for image in images}
@@ -130,21 +130,21 @@ class Sweeper:
             reason = "Other installations keep images in this storage"
             log.warning("sweep_refused", backend=backend, reason=reason, marks=others)
             return False
-        # One that has no mark of ours was never the current one while we swept: whose images these are nobody knows.
+        # Without an old mark of its own, this installation does not know whose images these are.
         return own in marks and marks[own] < before
 
     async def _forget(self, backend: str) -> None:
-        """Let go of a storage that images were moved away from: it holds nothing but our mark by now."""
+        """Forget a storage that images were moved away from: only the mark is left in it."""
         await self._storage.delete(ImageName(backend, f"{OWNERS}{await self._store.identity()}"))
         await forget_storage(self._store, backend)
         log.info("storage_forgotten", backend=backend)
 
     async def _sweep(self, backend: str, before: datetime, owner: str) -> int | None:
-        """Sweep one storage; return how much it held before, None when another process has the turn."""
+        """Sweep one storage; return how many images it had before, None when another process has the lock."""
         seen = removed = 0
         try:
             async for images in self._storage.list_images(backend, "", AT_ONCE):
-                if not await self._queue.acquire_lock(TURN, owner, TURN_SECONDS):
+                if not await self._queue.acquire_lock(LOCK, owner, LOCK_SECONDS):
                     return None
                 seen += len(images)
                 old = [ImageName(backend, image.public_id) for image in images if image.stored_at < before]
@@ -155,7 +155,7 @@ class Sweeper:
             log.info("images_swept", backend=backend, count=removed, seen=seen)
 
     async def _remove(self, names: Sequence[ImageName]) -> int:
-        """Remove the images and return how many; DependencyUnavailable when the storage refuses again and again."""
+        """Remove the images and return how many; DependencyUnavailable after several failures in a row."""
         removed = failures = 0
         for name in names:
             try:

@@ -1,4 +1,4 @@
-"""Use case: this process saves new images where the last move of images says. Runs on the event loop."""
+"""Use case: this process saves new images in the storage that the last move of images chose. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from pipeline.usecases.image_move import KIND, STORAGE
 log = structlog.get_logger(__name__)
 
 EVERY_SECONDS = 1.0
-# After a storage could not be used: to look costs a call to it.
+# The delay after a storage could not be used: each try costs a call to it.
 REFUSED_SECONDS = 10.0
 
 
 class Choosable(Protocol):
-    """What is needed of the storages; hooks/manager.py has it."""
+    """The image storages; hooks/manager.py has them."""
 
     async def choose_storage(self, name: str) -> None:
-        """Save new images there from now on; DependencyUnavailable when it cannot be had here."""
+        """Save new images in that storage from now on; DependencyUnavailable when this process cannot use it."""
 
 
 class StorageChoice:
-    """Follows the record that `pipeline move --storage` leaves in the asset store."""
+    """Follows the record that `pipeline move --storage` writes to the asset store."""
 
     def __init__(self, store: AssetStore, storages: Choosable, configured: str) -> None:
-        """configured: the storage that STORAGE_BACKEND names."""
+        """configured: the storage that STORAGE_BACKEND names"""
         self._store = store
         self._storages = storages
         self._configured = self._current = configured
         self._refused = ""
 
     async def run(self) -> None:
-        """Follow it for ever."""
+        """Follow the record, for ever."""
         while True:
             try:
                 await self.look()
@@ -46,11 +46,11 @@ class StorageChoice:
             await asyncio.sleep(REFUSED_SECONDS if self._refused else EVERY_SECONDS)
 
     async def look(self) -> None:
-        """Do as the record says now."""
-        found = await self._store.find_record(KIND, STORAGE)
-        # Who names a third storage in the settings since then means that one.
-        counts = found is not None and self._configured in found.data["insteadOf"]
-        wanted = str(found.data["to"]) if found is not None and counts else self._configured
+        """Choose the storage that the record names now."""
+        record = await self._store.find_record(KIND, STORAGE)
+        # Settings that have named a third storage since then count more than the record.
+        counts = record is not None and self._configured in record.data["insteadOf"]
+        wanted = str(record.data["to"]) if record is not None and counts else self._configured
         if wanted == self._current:
             self._refused = ""
             return

@@ -1,4 +1,4 @@
-"""Use case: which storages hold images of ours, noted in the asset store, so that none is forgotten after a restart.
+"""Use case: which storages have images, recorded in the asset store, so that none is forgotten after a restart.
 
 Runs on the event loop.
 """
@@ -20,14 +20,14 @@ from pipeline.texts import cause_of
 log = structlog.get_logger(__name__)
 
 KIND = "storage"
-# Of the storages that images have been moved away from; "seconds" in its data: how long the URLs of these may work.
+# The kind of records of storages that images have left; "seconds" in the data: how long URLs of these may work.
 LEFT_KIND = "storage that was left"
 AT_MOST = 100
-AGAIN_SECONDS = 10.0
+RETRY_SECONDS = 10.0
 
 
 class InUse(Protocol):
-    """What tells which storages are in use; hooks/manager.py has it."""
+    """Knows the storages in use; hooks/manager.py has it."""
 
     @property
     def backends(self) -> Sequence[str]:
@@ -35,14 +35,14 @@ class InUse(Protocol):
 
 
 class Openable(InUse, Protocol):
-    """What is needed of the storages; hooks/manager.py has it."""
+    """Opens storages; hooks/manager.py has it."""
 
     async def open_storages(self, names: Iterable[str]) -> None:
-        """Get these storages ready; those that cannot be had are told of elsewhere."""
+        """Open these storages; a storage that cannot be opened is logged elsewhere."""
 
 
 class StoragesInUse:
-    """The storages that hold images."""
+    """The storages that have images."""
 
     def __init__(self, store: AssetStore, storages: Openable) -> None:
         self._store = store
@@ -50,7 +50,7 @@ class StoragesInUse:
         self._noted: set[str] = set()
 
     async def run(self) -> None:
-        """Note the current storage, and get those of before ready; return when that is done."""
+        """Record the current storage, and open the earlier ones; return when that is done."""
         while True:
             try:
                 await self.note(self._storages.backends[:1])
@@ -58,42 +58,42 @@ class StoragesInUse:
                 return
             except DependencyUnavailable as error:
                 log.info("storages_unknown", cause=cause_of(error))
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def note(self, backends: Iterable[str]) -> None:
-        """Keep in mind that these hold images."""
+        """Record that these storages have images."""
         for name in {*backends} - self._noted - {""}:
             await self._store.put_record(Record(KIND, name, utc_now(), {}))
             self._noted.add(name)
 
 
 async def names_in_use(store: AssetStore) -> Sequence[str]:
-    """Return the names of all storages that hold images, or did."""
+    """Return the names of all storages that have, or had, images."""
     return [record.id for record in await store.records(KIND, limit=AT_MOST)]
 
 
 async def all_in_use(store: AssetStore, storage: InUse) -> Sequence[str]:
-    """Return the storages that are in use, and those that hold images or did; the current one first."""
+    """Return the storages in use, and those that have, or had, images; the current one first."""
     return list(dict.fromkeys((*storage.backends, *await names_in_use(store))))
 
 
-async def note_left(store: AssetStore, backend: str, url_seconds: int) -> None:
-    """Keep in mind that images were moved away from there until now, whose URLs work for so long."""
+async def record_storage_left(store: AssetStore, backend: str, url_seconds: int) -> None:
+    """Record that images were moved away from that storage until now, whose URLs work for so long."""
     await store.put_record(Record(LEFT_KIND, backend, utc_now(), {"seconds": url_seconds}))
 
 
-async def left_lately(store: AssetStore, now: datetime) -> Collection[str]:
-    """Return the storages whose images must stay though no asset names them: URLs of them may still work."""
+async def storages_left_lately(store: AssetStore, now: datetime) -> Collection[str]:
+    """Return the storages whose images must stay though no asset names them: their URLs may still work."""
     left = await store.records(LEFT_KIND, limit=AT_MOST)
     return {record.id for record in left if record.at + timedelta(seconds=record.data["seconds"]) > now}
 
 
-async def left_ever(store: AssetStore) -> Collection[str]:
-    """Return the storages that images were ever moved away from."""
+async def storages_left(store: AssetStore) -> Collection[str]:
+    """Return the storages that images have ever been moved away from."""
     return {record.id for record in await store.records(LEFT_KIND, limit=AT_MOST)}
 
 
 async def forget_storage(store: AssetStore, backend: str) -> None:
-    """Forget a storage that holds no image of ours any more, so that its settings may go."""
+    """Forget a storage that has no images any more, so that its settings can be removed."""
     await store.delete_records(KIND, backend)
     await store.delete_records(LEFT_KIND, backend)

@@ -1,6 +1,6 @@
-"""Use case: what one asset store holds is copied into another one, and compared. store_moving.py says when.
+"""Use case: the content of one asset store is copied into another, and compared. store_moving.py says when.
 
-Everything here may be done again, and may be interrupted. Runs on the event loop.
+Every step may be interrupted and repeated. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ EVER = datetime(9999, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Copied:
-    """What was copied. late: assets that a stopped process may have changed after the decision, each in one line."""
+    """How much was copied.
+
+    late: assets that a suspended process may have changed after the decision, one line each
+    """
 
     assets: int = 0
     records: int = 0
@@ -42,33 +45,33 @@ class StoreCopy:
         self.copied = Copied()
 
     async def check_target(self) -> None:
-        """Refuse a store that is the same, or holds what is somebody else's."""
+        """Refuse a target that is the same store, or that holds the assets of another service."""
         mark = Record(MOVE, PROBE, utc_now(), {"mark": secrets.token_hex(8)})
         await self._old.put_record(mark)
         seen = await self._new.find_record(MOVE, PROBE)
         await self._old.delete_records(MOVE, PROBE)
         if seen is not None and seen.data == mark.data:
             raise Conflict("The asset store is there already")
-        # It is made now if there is none: by it a process knows the new store.
+        # The identity is made now if there is none: by it a process recognizes the new store.
         own, identity = await self._old.identity(), await self._new.find_record(IDENTITY, IDENTITY)
         is_ours = identity is not None and identity.data["id"] == own
         if not is_ours and await self._new.all_ids(limit=1):
             raise Conflict("The other asset store holds assets that are not from here: name an empty one")
-        await self._check_left()
+        await self._check_earlier_move()
 
-    async def _check_left(self) -> None:
-        """Refuse a store from which a move has begun and not ended: what is here may be half a copy of it."""
-        left = Move.of(await self._new.find_record(MOVE, STORE))
-        if left is None or left.phase is Phase.MOVED:
+    async def _check_earlier_move(self) -> None:
+        """Refuse a target from which a move has begun and not ended: the old store may be an unfinished copy of it."""
+        earlier = Move.of(await self._new.find_record(MOVE, STORE))
+        if earlier is None or earlier.phase is Phase.MOVED:
             return
-        record = await self._new.find_key(left.decision)
+        record = await self._new.find_key(earlier.decision)
         if record is None or record.fingerprint != IS_MOVED:
             raise Conflict("A move away from the other asset store is not finished: finish or abandon that first")
-        # Its command died before it wrote that down; the decision itself goes when the keys there are removed.
-        await self._new.put_record(replace(left, phase=Phase.MOVED).record())
+        # Its command died before it wrote this phase; the decision is removed with the keys of the target.
+        await self._new.put_record(replace(earlier, phase=Phase.MOVED).record())
 
-    async def clear_unauthenticated(self) -> None:
-        """Remove from the new store what an earlier try, or the time before a move back, has left there."""
+    async def clear_target(self) -> None:
+        """Remove what an earlier try, or the time before a move back, has left in the new store."""
         await self._new.purge_keys(EVER)
         async for ids in id_pages(self._new.all_ids):
             await self._remove(set(ids) - set(await self._old.existing_ids(ids)))
@@ -78,7 +81,7 @@ class StoreCopy:
                     await self._new.delete_records(record.kind, record.id)
 
     async def copy_records(self) -> None:
-        """Copy what is kept beside the assets."""
+        """Copy the records: everything but assets and keys."""
         self.copied.records = 0
         async for page in record_pages(self._old.all_records):
             wanted = [record for record in page if is_copied(record)]
@@ -93,7 +96,7 @@ class StoreCopy:
             self.copied.keys += len(page)
 
     async def copy_page(self, after: str) -> Sequence[str]:
-        """Copy the assets of the page behind that id; return the ids of the page, none at the end."""
+        """Copy the page of assets after that id; return the ids of the page, none at the end."""
         ids = await self._old.all_ids(limit=PAGE, after=after)
         assets = await self._old.get_many(ids)
         await self.put(assets)
@@ -101,17 +104,17 @@ class StoreCopy:
         return ids
 
     async def complete(self) -> Sequence[str]:
-        """Copy what is missing: the other store may have lost what an earlier run has copied.
+        """Copy missing assets: the new store may have lost what an earlier run copied.
 
-        Return the ids of those documents that cannot be copied, because they cannot be read.
+        Return the ids of documents that cannot be copied because they cannot be read.
         """
         damaged: list[str] = []
         async for ids in id_pages(self._old.all_ids):
             missing = set(ids) - set(await self._new.existing_ids(ids))
-            found = await self._old.get_many(missing)
-            await self.put(found)
-            unreadable = missing - {asset.id for asset in found}
-            # Others have been deleted meanwhile, and that is noted.
+            assets = await self._old.get_many(missing)
+            await self.put(assets)
+            unreadable = missing - {asset.id for asset in assets}
+            # The other assets were deleted meanwhile, and their deletion is noted.
             damaged += sorted(await self._old.existing_ids(unreadable))
         return damaged
 
@@ -137,21 +140,21 @@ class StoreCopy:
                 await self._new.delete(asset_id, copy.user_id)
 
     async def copy_noted(self, notes: Sequence[Record]) -> None:
-        """Copy again what the notes name, as it is now; remove what is gone."""
+        """Copy the subjects of the notes again, as they are now; remove those that are deleted."""
         subjects = {tuple(subject) for note in notes for subject in note.data["subjects"]}
         asset_ids = [each[1] for each in subjects if each[0] == "asset"]
         for at in range(0, len(asset_ids), PAGE):
             some = asset_ids[at : at + PAGE]
-            found = await self._old.get_many(some)
-            await self.put(found)
-            await self._remove(set(some) - {asset.id for asset in found})
-        # First what removes keys: those that are claimed anew are copied after it.
+            assets = await self._old.get_many(some)
+            await self.put(assets)
+            await self._remove(set(some) - {asset.id for asset in assets})
+        # First the notes that remove keys: keys that were claimed after that are copied next.
         for kinds in (("keys",), ("key", "kept")):
-            some = [self._copy_thing(*subject) for subject in subjects if subject[0] in kinds]
-            for at in range(0, len(some), AT_ONCE):
-                await asyncio.gather(*some[at : at + AT_ONCE])
+            copies = [self._copy_subject(*subject) for subject in subjects if subject[0] in kinds]
+            for at in range(0, len(copies), AT_ONCE):
+                await asyncio.gather(*copies[at : at + AT_ONCE])
 
-    async def _copy_thing(self, kind: str, *name: str) -> None:
+    async def _copy_subject(self, kind: str, *name: str) -> None:
         if kind == "keys":
             await self._new.discard_keys(name[0])
         elif kind == "key":
@@ -168,5 +171,5 @@ class StoreCopy:
 
 
 def is_copied(record: Record) -> bool:
-    """Return whether it is copied: not what tells of the move, and what each database says of its own form."""
+    """Return whether the record is copied: not records of the move, nor of the schema of one database."""
     return record.kind != SCHEMA_KIND and not is_of_move(record)

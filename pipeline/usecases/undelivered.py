@@ -1,4 +1,4 @@
-"""Use case: events that are to be delivered once more: dead letters of the `notifications` queue, and any other.
+"""Use case: operators have events delivered again: dead letters of the `notifications` queue, and any other event.
 
 Runs on the event loop.
 """
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 
 class Undelivered:
-    """Removes events and lets them be delivered again."""
+    """Removes events and has them delivered again."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Undelivered:
         *,
         durable: Collection[str],
     ) -> None:
-        """durable: the names of the notifiers that are told by jobs."""
+        """durable: the names of the durable notifiers"""
         self._queue = queue
         self._job_records = job_records
         self._notifying = notifying
@@ -43,32 +43,32 @@ class Undelivered:
         self._durable = durable
 
     async def remove_failed(self, *job_ids: str) -> int:
-        """Forget dead letters; return how many of the ids were some."""
+        """Remove dead letters; return how many there were."""
         await self._job_records.forget(*job_ids)
         return await self._queue.remove_failed(*job_ids)
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
-        """Let a dead letter be delivered again from its first try on; NotFound when there is none."""
+        """Have a dead letter delivered again, with all its attempts; NotFound when there is none."""
         dead = await self._queue.failed_job(job_id)
         if dead is None:
             raise NotFound("There is no dead letter of that id")
         return await self._run_again(dead, request_id)
 
     async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
-        """Let up to RETRY_AT_MOST dead letters be delivered again, as DeadLetters.retry_all_failed does for assets."""
+        """Have up to RETRY_AT_MOST dead letters delivered again, as DeadLetters.retry_all_failed does for assets."""
         return await rerun_page(self._queue, partial(self._run_again, request_id=request_id), after)
 
     async def send_again(self, delivery_id: str, request_id: str) -> Receipt:
-        """Let an event be delivered once more, also one that was: to the same receiver, under the same id.
+        """Have an event delivered again, also a delivered one: by the same notifier, with the same id.
 
-        NotFound: nothing is known of it. Conflict: it is on its way, or nobody would deliver it.
+        NotFound: there is no such delivery. Conflict: it is under way, or its notifier is not in use.
         """
-        found = await self._deliveries.find(delivery_id)
-        if found is None:
+        delivery = await self._deliveries.find(delivery_id)
+        if delivery is None:
             raise NotFound("There is no delivery of that id")
-        payload, state = found
+        payload, state = delivery
         self._check_is_durable(payload["notifier"])
-        # The queue is asked as well: should the record be wrong, it could never be sent again otherwise.
+        # The queue is asked too: if the record is wrong, the event could never be sent again otherwise.
         is_on_its_way = state is DeliveryState.WAITING and await self._is_unfinished(delivery_id)
         if is_on_its_way or not await self._notifying.put(delivery_id, payload, request_id, revive=True):
             raise Conflict("It is on its way already")

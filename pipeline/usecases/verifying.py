@@ -1,6 +1,6 @@
-"""Use case: do images and assets match? Every image that an asset names is read, and its hash compared.
+"""Use case: images and assets are compared: every image that an asset names is read, and its hash is checked.
 
-Uploads, deletes and moves may be under way: what looks wrong is looked at again a little later before it is told.
+Uploads, deletes and moves may be under way: a flaw is checked again a little later before it is reported.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.images import ImageName
-from pipeline.usecases.every_image import damaged_document, every_asset
+from pipeline.usecases.asset_scan import damaged_document, every_asset
 from pipeline.usecases.orphaned_images import find_unnamed
 from pipeline.usecases.outage_retry import OutageRetry, Unreadable
 from pipeline.usecases.storage import StoredImages
-from pipeline.usecases.storages_in_use import all_in_use, left_lately
+from pipeline.usecases.storages_in_use import all_in_use, storages_left_lately
 
 PAGE = 100
-# A younger one may belong to an upload that is under way.
+# A younger image may belong to an upload that is under way.
 LEAST_AGE = timedelta(hours=1)
-# A delete removes the document and then its images, an erase the other way round: neither takes so long in between.
-AGAIN_SECONDS = 2.0
-# What a flaw is called that will go by itself: an image that was moved away, whose URLs still work.
+# A delete removes the document before its images, an erase after them: neither takes so long in between.
+RECHECK_SECONDS = 2.0
+# A flaw that will disappear: an image that was moved away, whose URLs still work.
 LEAVING = "leaving"
 
 
 class Flaw(NamedTuple):
-    """What is wrong with an image. what: missing | damaged | unreadable | unnamed | leaving.
+    """A flaw of an image, of a document or of a storage.
 
-    asset_id: "" of an image without asset. backend, public_id: "" when the document itself is damaged; only public_id
-    is "" when the storage cannot be listed.
+    what: missing | damaged | unreadable | unnamed | leaving
+    asset_id: "" for an image without an asset
+    backend: "" when the document itself is damaged
+    public_id: "" when the document is damaged, or the storage cannot list its images
     """
 
     what: str
@@ -56,7 +58,7 @@ class Flaw(NamedTuple):
 
 
 class Verification:
-    """Compares what the assets say with what the storages hold."""
+    """Compares the assets with the images in the storages."""
 
     def __init__(
         self,
@@ -64,18 +66,21 @@ class Verification:
         storage: StoredImages,
         outage_retry: OutageRetry | None = None,
         *,
-        again_seconds: float = AGAIN_SECONDS,
+        recheck_seconds: float = RECHECK_SECONDS,
     ) -> None:
-        """again_seconds: after which time what looks wrong is looked at again."""
+        """again_seconds: after which time a flaw is checked again"""
         self._store = store
         self._storage = storage
         self._outage_retry = outage_retry or OutageRetry()
-        self._again_seconds = again_seconds
-        # How many images the assets name, by their storage.
+        self._recheck_seconds = recheck_seconds
+        # How many images the assets name, by storage.
         self.images: Counter[str] = Counter()
 
     async def flaws(self, on_checked: Callable[[], None] = lambda: None) -> AsyncIterator[Flaw]:
-        """Yield every flaw. on_checked: called after each asset."""
+        """Yield every flaw.
+
+        on_checked: called after each asset
+        """
         damaged: list[str] = []
         suspects: list[str] = []
         async for asset in every_asset(self._store, self._outage_retry, damaged.append):
@@ -91,15 +96,15 @@ class Verification:
             yield flaw
         for asset_id in damaged:
             yield Flaw("damaged", asset_id, "", "")
-        leaving = await left_lately(self._store, utc_now())
+        leaving = await storages_left_lately(self._store, utc_now())
         for backend in await all_in_use(self._store, self._storage):
             async for flaw in self._strays(backend, LEAVING if backend in leaving else "unnamed"):
                 yield flaw
 
     async def _confirmed(self, asset_ids: Collection[str]) -> AsyncIterator[Flaw]:
-        """Yield the flaws of those assets that stand when they are looked at again."""
+        """Yield those flaws of the assets that are still there when they are checked again."""
         if asset_ids:
-            await asyncio.sleep(self._again_seconds)
+            await asyncio.sleep(self._recheck_seconds)
         for asset_id in asset_ids:
             asset = await self._outage_retry.run(partial(self._store.get, asset_id))
             for image in asset.images if asset else ():
@@ -110,7 +115,10 @@ class Verification:
                     yield Flaw(what, asset_id, *image.name)
 
     async def _strays(self, backend: str, what: str) -> AsyncIterator[Flaw]:
-        """Yield what the storage holds and no asset names. what: how to call it."""
+        """Yield images of the storage that no asset names.
+
+        what: the name of the flaw
+        """
         if not await self._storage.can_list(backend):
             return
         before = utc_now() - (timedelta() if what == LEAVING else LEAST_AGE)
@@ -129,9 +137,9 @@ class Verification:
             yield Flaw(what, "", *name)
 
     async def _still_there(self, names: Sequence[ImageName]) -> Sequence[ImageName]:
-        """Return those that a little later still no asset names, and that have not been removed meanwhile."""
+        """Return the images that still exist a little later, and that still no asset names."""
         if names:
-            await asyncio.sleep(self._again_seconds)
+            await asyncio.sleep(self._recheck_seconds)
         unnamed = await find_unnamed(self._store, names)
         return [name for name in unnamed if await self._flaw(ImageRef(*name)) != "missing"]
 

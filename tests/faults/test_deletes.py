@@ -26,7 +26,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.removing import Jobs, Removing
+from pipeline.usecases.removing import QueueParts, Removing
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
 from tests.factories import make_asset, make_image
@@ -86,15 +86,15 @@ class House:
 def house(
     io_loop: IOLoop, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[House]:
-    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01, 0.01))
-    monkeypatch.setattr("pipeline.usecases.removing.DELETE_AGAIN_SECONDS", 0.001)
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.removing.DELETE_RETRY_SECONDS", 0.001)
     store, storage = Store(tmp_path / "assets.sqlite"), MemoryStorage(can_list=request.param)
     orphaned_images, queue = OrphanedImages(store, storage), JobQueue(redis_url)
     pool = DaemonThreads(1, "tested")
     io_loop.run_sync(store.open)
     urls = ImageUrls(storage)
     submission = Submission(store, storage, queue, Metrics(), orphaned_images=orphaned_images, urls=urls, pool=pool)
-    jobs = Jobs(queue, JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60))
+    jobs = QueueParts(queue, JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60))
     yield House(store, storage, orphaned_images, submission, Removing(store, orphaned_images, jobs, jobs))
     io_loop.run_sync(queue.close)
     io_loop.run_sync(store.close)

@@ -222,7 +222,7 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, does_insert: bool
 ) -> None:
     """The client hears 503; an asset that stands keeps its image and is processed, else the image goes."""
-    monkeypatch.setattr("pipeline.usecases.submission.SETTLE_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.SETTLE_SECONDS", (0.01, 0.01))
     store, storage, queue = UnsureStore(tmp_path / "assets.sqlite"), MemoryStorage(), JobQueue(redis_url)
     store.does_insert = does_insert
     await store.open()
@@ -240,7 +240,7 @@ async def test_insert_of_unknown_outcome_is_settled_later(
     with pytest.raises(OutcomeUnknown):
         await submission.submit(Upload("user-1", "lego", io.BytesIO(b"abc"), image, "0" * 64, "r-1"))
     assert len(storage.images) == 1
-    await asyncio.gather(*submission.unsettled)
+    await asyncio.gather(*submission.unsettled.tasks)
     assert len(storage.images) == (1 if does_insert else 0)
     assert deferred.is_set() == does_insert
     await queue.close()

@@ -32,7 +32,7 @@ from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.tracing import OFF
 from pipeline.usecases.retention import LEAST_AGE, OWNERS, Sweeper
-from pipeline.usecases.storages_in_use import left_ever, names_in_use, note_left
+from pipeline.usecases.storages_in_use import storages_left, names_in_use, record_storage_left
 from pipeline.plugins.storage_local import LocalStorage
 from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
@@ -232,7 +232,7 @@ async def test_new_mark_must_grow_old_before_anything_goes(yard: Yard, media: Pa
 async def test_storage_that_images_were_moved_away_from_is_swept_when_their_urls_have_ended(yard: Yard) -> None:
     """Until then no asset names them, and pages that were loaded before still show them."""
     orphan = await yard.save(f"{make_asset().id}/original-1")
-    await note_left(yard.store, "memory", int(yard.later.total_seconds()) + 3600)
+    await record_storage_left(yard.store, "memory", int(yard.later.total_seconds()) + 3600)
     await yard.sweep()
     assert await yard.names() == {orphan}
     yard.later += timedelta(hours=2)
@@ -260,14 +260,14 @@ async def test_storage_that_was_left_and_is_empty_is_forgotten(yard: Yard) -> No
     yard.storage.put(mark, asset.original.public_id, at=LONG_AGO)
     for name in ("new", "memory"):
         await yard.store.put_record(Record("storage", name, utc_now(), {}))
-        await note_left(yard.store, name, 0)
+        await record_storage_left(yard.store, name, 0)
     await yard.sweep()
     assert set(await names_in_use(yard.store)) == {"new", "memory"} and mark in yard.storage.images
     await yard.store.delete(asset.id, asset.user_id)
     for _ in range(2):
         await yard.sweep()
     assert await names_in_use(yard.store) == ["new"] and asset.original.public_id not in yard.storage.images
-    assert await left_ever(yard.store) == {"new"}
+    assert await storages_left(yard.store) == {"new"}
 
 
 @pytest.mark.gen_test

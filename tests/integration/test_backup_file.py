@@ -62,7 +62,7 @@ async def saved(store: SqliteAssetStore, path: Path, count: int = 3) -> list[Ass
     for asset in assets:
         assert await store.create(asset)
     await store.put_record(Record("pause", "ai-processing", utc_now(), {}))
-    assert (await back_up(store, storage, path)).told == []
+    assert (await back_up(store, storage, path)).problems == []
     return assets
 
 
@@ -195,9 +195,9 @@ async def test_only_what_is_true_elsewhere_comes_back(
     old = MemoryStorage()
     old.images[asset.original.public_id] = b"photo 0" * 50
     tally = await back_up(store, old, file)
-    assert (tally.told, tally.keys) == ([], 1)
+    assert (tally.problems, tally.keys) == ([], 1)
     ours = await other.identity()
-    assert (await restore(other, storage, file)).told == []
+    assert (await restore(other, storage, file)).problems == []
     assert await other.find_key("key") == KeyRecord(asset.id, "print")
     assert [record.id for record in await other.records_of(asset.user_id, asset.id)] == ["job"]
     assert (await other.identity(), await names_in_use(other)) == (ours, ["memory"])
@@ -230,7 +230,7 @@ async def test_interrupted_restore_goes_on_and_leaves_what_is_there(
     with pytest.raises(Conflict):
         await restore(other, storage, file)
     tally = await restore(other, storage, file, resumes=True)
-    assert tally.told == [] and len(await other.all_ids(limit=9)) == 3
+    assert tally.problems == [] and len(await other.all_ids(limit=9)) == 3
     assert storage.images[first.original.public_id] == b"another one by now"
     assert storage.images[second.original.public_id] == b"photo 1" * 50
 
@@ -246,7 +246,7 @@ async def test_damaged_document_is_told_and_the_rest_is_saved(tmp_path: Path, st
         database.execute("UPDATE assets SET original = 'x' WHERE id = ?", [bad.id])
     tally = await back_up(store, storage, tmp_path / "file")
     assert tally.flaws == [f"The document of asset {bad.id} is damaged"] and tally.assets == 1
-    assert check_backup(tmp_path / "file").told == tally.flaws
+    assert check_backup(tmp_path / "file").problems == tally.flaws
 
 
 @pytest.mark.gen_test
@@ -254,7 +254,7 @@ async def test_images_that_change_while_they_are_saved_are_those_of_the_document
     tmp_path: Path, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of an asset whose image moves each time it is read, the file has the image or says that it has not."""
-    monkeypatch.setattr("pipeline.usecases.backup.AGAIN_SECONDS", 0)
+    monkeypatch.setattr("pipeline.usecases.backup.RETRY_SECONDS", 0)
     storage = MemoryStorage()
     asset = with_photo(storage)
     assert await store.create(asset)
@@ -279,7 +279,7 @@ async def test_asset_that_is_erased_while_it_is_saved_is_left_out(
     tmp_path: Path, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its images go first, its document a little later: that is no flaw."""
-    monkeypatch.setattr("pipeline.usecases.backup.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("pipeline.usecases.backup.RETRY_SECONDS", 0.05)
     asset = with_photo(MemoryStorage())
     assert await store.create(asset)
 
@@ -289,7 +289,7 @@ async def test_asset_that_is_erased_while_it_is_saved_is_left_out(
             raise FileNotFoundError(name.public_id)
 
     tally = await back_up(store, Erased(), tmp_path / "file")
-    assert (tally.told, tally.assets) == ([], 0)
+    assert (tally.problems, tally.assets) == ([], 0)
 
 
 @pytest.mark.gen_test
@@ -335,7 +335,7 @@ async def test_storage_that_comes_back_is_waited_for(tmp_path: Path, store: Sqli
 
     storage.read = read_later  # type: ignore[method-assign]
     tally = await back_up(store, storage, tmp_path / "file", outage_retry=OutageRetry(waits.append))
-    assert (tally.images, tally.told, len(waits)) == (1, [], 1)
+    assert (tally.images, tally.problems, len(waits)) == (1, [], 1)
 
 
 def test_two_at_once_do_not_write_one_file(tmp_path: Path) -> None:

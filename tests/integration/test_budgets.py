@@ -25,7 +25,7 @@ from pipeline.queue.attempt import RetryPolicy, decide_finish
 from pipeline.queue.job import Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases.ai_usage import AiUsage
-from pipeline.usecases.budgets import Apart, Budgets
+from pipeline.usecases.budgets import CommandSpending, Budgets
 from pipeline.usecases.permits import Permits
 from pipeline.usecases.result_cache import ResultCache
 from tests.factories import make_asset, make_image
@@ -93,7 +93,7 @@ async def test_budget_of_the_day_counts_all_processes_and_ends_at_midnight(till:
 async def test_what_a_command_spends_counts_to_the_day(till: Till) -> None:
     """At once for commands, and for the service when it has looked, once, whether or not Redis had lost the sums."""
     budgets = till.process(per_day=1.0)
-    apart = Apart(till.store, per_day=1.0, currency="USD", now=lambda: till.now)
+    apart = CommandSpending(till.store, per_day=1.0, currency="USD", now=lambda: till.now)
     await budgets.record("acme", "ann", Usage(cost=0.4))
     assert await apart.record("acme", Usage(cost=0.35)) and await apart.record("acme", Usage(cost=0, currency="EUR"))
     assert not await apart.record("acme", None) and not await apart.record("acme", Usage(cost=1, currency="EUR"))
@@ -112,7 +112,7 @@ async def test_what_a_command_spends_counts_to_the_day(till: Till) -> None:
     assert not await apart.is_reached()
 
 
-@pytest.mark.parametrize("away", ["sums", "kept"])
+@pytest.mark.parametrize("away", ["sums", "records"])
 @pytest.mark.gen_test
 async def test_nobody_spends_while_nobody_knows_what_was_spent(
     till: Till, monkeypatch: pytest.MonkeyPatch, away: str

@@ -35,7 +35,7 @@ def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
 async def deliver(store: SqliteAssetStore, asset_id: str) -> None:
     """Let there be the record of an event that was delivered."""
     payload = {"notifier": "webhook", "event": {"event": "asset_processed"}, "userId": "user-1", "assetId": asset_id}
-    await Deliveries(store).note(
+    await Deliveries(store).update(
         JOB_ID, payload, utc_now(), DeliveryState.DELIVERED, attempts=2, response="HTTP 204"
     )
 

@@ -21,6 +21,7 @@ from redis.exceptions import NoPermissionError
 
 import pipeline.link.channels
 import pipeline.rooms.fanout
+import pipeline.rooms.gaps
 import pipeline.rooms.lane
 import pipeline.rooms.publisher
 from pipeline.clock import utc_now
@@ -30,7 +31,7 @@ from pipeline.hooks.manager import build_plugins
 from pipeline.link.channels import Channels
 from pipeline.link.nodes import Nodes
 from pipeline.metrics import Metrics
-from pipeline.rooms.lane import Owed
+from pipeline.rooms.lane import PendingMessage
 from pipeline.rooms.publisher import Publisher
 from pipeline.settings import Settings
 from pipeline.testing import NotifierSuite
@@ -74,9 +75,9 @@ class Gaps:
         self.told.clear()
 
 
-def all_owed() -> list[Owed]:
+def all_owed() -> list[PendingMessage]:
     """Return the messages that something still refers to."""
-    return [each for each in gc.get_objects() if isinstance(each, Owed)]
+    return [each for each in gc.get_objects() if isinstance(each, PendingMessage)]
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
@@ -266,7 +267,7 @@ async def test_users_who_come_and_go_while_redis_hangs_leave_nothing_behind(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody waits for the word of Redis about a room nobody is in, and nothing is to be caught up with there."""
-    monkeypatch.setattr(pipeline.rooms.fanout, "SUBSCRIBE_SECONDS", 0.1)
+    monkeypatch.setattr(pipeline.rooms.gaps, "SUBSCRIBE_SECONDS", 0.1)
     hang(own_redis)
     try:
         async with Process(own_redis.url) as process:
@@ -279,7 +280,7 @@ async def test_users_who_come_and_go_while_redis_hangs_leave_nothing_behind(
             unhang(own_redis)
             await gaps.wait("last")
             # Nothing but memory shows it: a later socket of the same user would take the old waiter over.
-            assert process.fanout._waiters == {} and process.fanout._gaps == {}
+            assert process.fanout._gaps._waiters == {} and process.fanout._gaps._since == {}
     finally:
         unhang(own_redis)
 
@@ -711,7 +712,7 @@ async def test_too_many_owed_events_are_read_from_the_store(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, logs: list[dict[str, Any]]
 ) -> None:
     """They are counted and logged, nobody is left waiting for them, and every room is asked to catch up."""
-    monkeypatch.setattr(pipeline.rooms.publisher, "MAX_OWED", 10)
+    monkeypatch.setattr(pipeline.rooms.publisher, "MAX_PENDING", 10)
     monkeypatch.setattr(pipeline.rooms.fanout, "PUBLISH_SECONDS", 0.01)
     async with Process(own_redis.url) as one, Process(own_redis.url) as two:
         await one.fanout.check()
@@ -739,7 +740,7 @@ async def test_too_many_owed_events_are_read_from_the_store(
 @pytest.mark.gen_test(timeout=60)
 async def test_dropped_events_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are dropped while Redis is away, only those owed now are kept; all who wait are told of the end."""
-    monkeypatch.setattr(pipeline.rooms.publisher, "MAX_OWED", 10)
+    monkeypatch.setattr(pipeline.rooms.publisher, "MAX_PENDING", 10)
     before = set(map(id, all_owed()))
     publisher = Publisher(
         Channels(Nodes("redis://127.0.0.1:1"), "probe"),
@@ -750,10 +751,10 @@ async def test_dropped_events_take_no_memory(monkeypatch: pytest.MonkeyPatch) ->
         on_dropped=Mock(),
     )
     waiting = [publisher.publish(b"room", b"message") for _ in range(100)]
-    left = [owed for owed in all_owed() if id(owed) not in before]
-    assert len(left) == publisher.owed <= 10
-    for owed in left:
-        owed.settle()
+    left = [pending for pending in all_owed() if id(pending) not in before]
+    assert len(left) == publisher.pending <= 10
+    for pending in left:
+        pending.settle()
     await asyncio.wait(waiting)
 
 

@@ -157,7 +157,7 @@ def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [new_assets.take(make_job(asset, is_first=True)) for asset in assets] == [*assets[:2], None]
     for asset in assets[:2]:
         new_assets.add(asset)
-    now += new_assets_module.KEEP_SECONDS + 1
+    now += new_assets_module.FRESH_SECONDS + 1
     new_assets.add(assets[2])
     assert [new_assets.take(make_job(asset, is_first=True)) for asset in assets] == [None, *assets[1:]]
     assert len(new_assets._assets) == 0

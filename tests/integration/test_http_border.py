@@ -43,7 +43,7 @@ from pipeline.handlers.upload import UploadHandler
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.quota import Quota
+from pipeline.usecases.bounds import Quota
 from pipeline.usecases.submission import Receipt
 from pipeline.usecases.upload import Upload
 from tests.constants import BODY_SECONDS, BYTES_PER_SECOND

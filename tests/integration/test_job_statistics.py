@@ -204,7 +204,7 @@ async def test_audit_waits_for_a_store_that_is_away(
     door: Door, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
 ) -> None:
     """Entries wait up to a bound and are written in order; what is lost, also at the end, is in the log."""
-    monkeypatch.setattr(audit_module, "AGAIN_SECONDS", (0.001, 0.001))
+    monkeypatch.setattr(audit_module, "RETRY_SECONDS", (0.001, 0.001))
     audit = Audit(cast(AssetStore, door))
     running = asyncio.create_task(audit.run())
     door.away = 3

@@ -167,13 +167,13 @@ async def test_source_that_cannot_be_read_keeps_no_other_back(store: SqliteAsset
     """Its fault is logged with a trace, and the search goes on with the next source."""
 
     class Unreadable:
-        async def mend(self, *_: Any) -> Any:
+        async def repair(self, *_: Any) -> Any:
             raise KeyError("publicId")
 
     searched = asyncio.Event()
 
     class Readable:
-        async def mend(self, *_: Any) -> tuple[int, None]:
+        async def repair(self, *_: Any) -> tuple[int, None]:
             searched.set()
             return 0, None
 

@@ -27,10 +27,11 @@ from pipeline.assets.store import IDENTITY, AssetStore, Record, KeyRecord
 from pipeline.assets.store_move import MOVE, NOTE, PROCESS, STORE, Move, Phase
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, Conflict, DependencyUnavailable, OutcomeUnknown, ValidationError
-from pipeline.usecases import store_moving
+from pipeline.usecases import moving_processes, store_moving
 from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.store_copying import Copied, StoreCopy
-from pipeline.usecases.store_moving import StoreMove, abandon
+from pipeline.usecases.moving_processes import abandon
+from pipeline.usecases.store_moving import StoreMove
 from tests.factories import make_asset
 from tests.integration.test_asset_store import FOUND, NOON, damage
 from tests.integration.test_moving import Uploads, command, read
@@ -46,6 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(movable, "IDLE_SECONDS", 0.05)
     monkeypatch.setattr(movable, "MOVING_SECONDS", 0.02)
     monkeypatch.setattr(store_moving, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(moving_processes, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(store_moving, "REST_SECONDS", 0.05)
 
 
@@ -622,7 +624,7 @@ async def test_write_that_outlived_a_move_is_not_called_done(
     if since == "during the move":
         await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody").record())
         await away.look()
-    monkeypatch.setattr(store_moving, "DEAD_SECONDS", 0.3)
+    monkeypatch.setattr(moving_processes, "DEAD_SECONDS", 0.3)
     writing = asyncio.create_task(away.as_asset_store().create(make_asset()))
     await slow.has_begun.wait()
     await scene.move()

@@ -31,7 +31,7 @@ from pipeline.usecases.backup import back_up
 from pipeline.usecases.image_move import choose_storage, move_images, probe
 from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.restoring import check_backup, restore
-from pipeline.usecases.storages_in_use import LEFT_KIND, left_lately
+from pipeline.usecases.storages_in_use import LEFT_KIND, storages_left_lately
 from pipeline.usecases.verifying import Verification
 from tests.factories import make_asset, make_image
 from tests.memory_storage import MemoryStorage
@@ -334,7 +334,7 @@ async def test_move_that_was_interrupted_goes_on(store: SqliteAssetStore) -> Non
         current = await store.get(asset.id)
         assert current is not None and current.original.backend == "new"
         assert await storage.read(current.image_names[0]) == await storage.read(asset.image_names[0])
-    assert [flaw.what async for flaw in Verification(store, storage, again_seconds=0).flaws()] == ["damaged"]
+    assert [flaw.what async for flaw in Verification(store, storage, recheck_seconds=0).flaws()] == ["damaged"]
 
 
 @pytest.mark.gen_test
@@ -456,7 +456,7 @@ async def test_damaged_document_and_refused_image_are_told_and_stop_nothing(
             "The image storage refused this image",
         ]
     )
-    flaws = [flaw.text async for flaw in Verification(store, storage, again_seconds=0).flaws()]
+    flaws = [flaw.text async for flaw in Verification(store, storage, recheck_seconds=0).flaws()]
     assert flaws == [f"The document of asset {bad.id} is damaged"]
 
 
@@ -482,10 +482,10 @@ async def test_moved_image_stays_as_long_as_its_urls_work(store: SqliteAssetStor
     await move_images(store, storage, outage_retry=AT_ONCE, url_seconds=2 * 86_400)
     assert list(storage.inner["memory"].images) == [asset.original.public_id]
     now = utc_now()
-    assert await left_lately(store, now + timedelta(days=1.9)) == {"memory"}
-    assert await left_lately(store, now + timedelta(days=2.1)) == set()
+    assert await storages_left_lately(store, now + timedelta(days=1.9)) == {"memory"}
+    assert await storages_left_lately(store, now + timedelta(days=2.1)) == set()
     storage.backends = ("memory",)
-    found = [flaw.what async for flaw in Verification(store, storage, again_seconds=0).flaws()]
+    found = [flaw.what async for flaw in Verification(store, storage, recheck_seconds=0).flaws()]
     assert found == ["leaving"]
 
 
@@ -509,4 +509,4 @@ async def test_verify_says_nothing_of_what_is_under_way(store: SqliteAssetStore)
 
     storage.read = read_and_go_on  # type: ignore[method-assign]
     storage.backends = ("memory",)
-    assert [flaw async for flaw in Verification(store, storage, again_seconds=0.1).flaws()] == []
+    assert [flaw async for flaw in Verification(store, storage, recheck_seconds=0.1).flaws()] == []

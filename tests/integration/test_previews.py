@@ -299,7 +299,7 @@ async def test_run_that_was_ended_leaves_no_previews_behind(store: SqliteAssetSt
         (PermanentJobError("no picture"), "seconds"),
         (OSError("a plugin's mistake"), "seconds"),
         (None, "seconds"),
-        (None, "patience_seconds"),
+        (None, "wait_seconds"),
     ],
     ids=["failed", "mistaken", "too long", "late"],
 )
@@ -309,7 +309,7 @@ async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, resu
     asset, job = await submit(store)
     plugins.images[asset.original.public_id] = make_image()
     processing = make_processing(store, plugins, metrics, maker=Maker(result))
-    processing._previews = Previews(plugins, Maker(result), metrics, **{limit: 0.05})
+    processing.analysis._previews = Previews(plugins, Maker(result), metrics, **{limit: 0.05})
     await run(processing, job)
     current = await store.get(asset.id)
     assert current is not None and (current.status, current.previews) == (AssetStatus.ACTIVE, {})
@@ -319,9 +319,9 @@ async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, resu
 
 @pytest.mark.gen_test
 async def test_previews_that_are_late_let_the_next_results_wait_less() -> None:
-    """Each late one halves the patience; one that is ready gives all of it back."""
+    """Each late one halves the waiting time; one that is ready restores it."""
     maker, asset = Maker(None), make_asset()
-    previews = Previews(MemoryStorage(), maker, Metrics(), patience_seconds=0.04)
+    previews = Previews(MemoryStorage(), maker, Metrics(), wait_seconds=0.04)
 
     async def read() -> bytes:
         return b"photo"
@@ -329,13 +329,13 @@ async def test_previews_that_are_late_let_the_next_results_wait_less() -> None:
     for left in (0.02, 0.01):
         previews.begin(asset, read)
         assert await previews.take(asset) is None
-        assert previews._left_seconds == left
+        assert previews._current_wait_seconds == left
     maker.result = MADE
     previews.begin(asset, read)
     while not previews._making[asset.id].done():
         await asyncio.sleep(0)
     assert await previews.take(asset) is not None
-    assert previews._left_seconds == 0.04
+    assert previews._current_wait_seconds == 0.04
 
 
 @pytest.mark.gen_test
@@ -385,7 +385,7 @@ async def test_reply_that_is_no_preview_is_a_failure_of_ours(reply: Any, monkeyp
 async def test_child_that_dies_costs_only_previews(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the next photo has some."""
     sandbox, storage, asset = Sandbox(), MemoryStorage(), make_asset()
-    previews = Previews(storage, sandbox, Metrics(), patience_seconds=30)
+    previews = Previews(storage, sandbox, Metrics(), wait_seconds=30)
 
     async def read() -> bytes:
         return WEBP

@@ -21,12 +21,12 @@ from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.queue import JobQueue
-from pipeline.usecases.attempts import Attempt
+from pipeline.usecases.analysis import Attempt, PhotoAnalysis, Result
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.previews import PreviewMaker, Previews
-from pipeline.usecases.processing import Processing, Result
+from pipeline.usecases.processing import Processing
 from pipeline.queue.job import Job
 from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
@@ -106,14 +106,14 @@ def make_processing(
     """Return the use case; without a maker it makes no previews."""
     metrics = metrics or Metrics()
     kept = JobRecords(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
+    urls, previews = ImageUrls(plugins), Previews(plugins, maker, metrics)
     return Processing(
-        *(store, plugins, plugins, kept, metrics),
+        store,
+        PhotoAnalysis(store, plugins, urls=urls, previews=previews, cleaning=Cleaning()),
+        *(plugins, kept, metrics),
         orphaned_images=orphaned_images or OrphanedImages(store, plugins),
-        urls=ImageUrls(plugins),
-        previews=Previews(plugins, maker, metrics),
-        cleaning=Cleaning(),
+        urls=urls,
         new_assets=new_assets or NewAssets(),
-        provider_timeout_seconds=90,
     )
 
 
@@ -334,7 +334,7 @@ async def test_image_of_a_run_that_was_not_committed_goes(
     end: str,
 ) -> None:
     """The store refuses the result for good, the lease is lost in the middle, or the asset is deleted meanwhile."""
-    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
 
@@ -369,7 +369,7 @@ async def test_image_of_a_result_that_stands_after_all_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run is cancelled while its result is being committed: the store has the result, which names the image."""
-    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
     finish = store.finish
@@ -508,7 +508,7 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through a worker: one attempt, a small text for the owner, no image left; the next job is done."""
-    monkeypatch.setattr("pipeline.usecases.orphaned_images.AGAIN_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(
         Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(PNG, "image/png")
     )

@@ -67,12 +67,12 @@ async def test_socket_that_begins_to_ask_while_another_ones_photos_are_read_is_t
 
     async def read(user_id: str, **wanted: Any) -> Any:
         if user_id == "early":
-            telling.rooms.on_asked("user:late")
+            telling.rooms.on_progress_wanted("user:late")
         return await page(user_id, **wanted)
 
     monkeypatch.setattr(store, "page", read)
     async with running(telling, monkeypatch):
-        telling.rooms.on_asked("user:early")
+        telling.rooms.on_progress_wanted("user:early")
         assert await asyncio.wait_for(telling.told.get(), 5) == ("user:late", "asset_queued")
 
 
@@ -87,14 +87,14 @@ async def test_start_that_is_told_after_a_snapshot_is_not_taken_back_by_it(
 
     async def read(user_id: str, **wanted: Any) -> Any:
         (job,) = await claim()
-        telling.frames.tell(job, {"event": "asset_started", "attempt": 1, "provider": "acme"}, False)
+        telling.frames.send(job, {"event": "asset_started", "attempt": 1, "provider": "acme"}, False)
         await telling.progress.snapshot(["ai-processing:other"])
         is_read.set()
         return await page(user_id, **wanted)
 
     monkeypatch.setattr(store, "page", read)
     async with running(telling, monkeypatch):
-        telling.rooms.on_asked("user:user-1")
+        telling.rooms.on_progress_wanted("user:user-1")
         assert await asyncio.wait_for(telling.told.get(), 5) == ("user:user-1", "asset_started")
         await asyncio.wait_for(is_read.wait(), 5)
         with pytest.raises(TimeoutError):

@@ -25,6 +25,7 @@ from pipeline.queue.job_handler import AlreadyOver
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.usecases import orphaned_images as orphaned_images_module
+from pipeline.usecases.analysis import PhotoAnalysis
 from pipeline.usecases.cleaning import Cleaning
 from pipeline.usecases.corrections import Corrections
 from pipeline.usecases.new_assets import NewAssets
@@ -55,12 +56,13 @@ class House:
         self.claim, self.metrics = Claimer(queue), Metrics()
         self.job_records = JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60)
         self.orphaned_images = OrphanedImages(store, self.plugins)
+        urls, previews = ImageUrls(self.plugins), Previews(self.plugins, None, self.metrics)
         self.processing = Processing(
-            *(store, self.plugins, self.plugins, self.job_records, self.metrics),
+            store,
+            PhotoAnalysis(store, self.plugins, urls=urls, previews=previews, cleaning=Cleaning()),
+            *(self.plugins, self.job_records, self.metrics),
             orphaned_images=self.orphaned_images,
-            urls=ImageUrls(self.plugins),
-            previews=Previews(self.plugins, None, self.metrics),
-            cleaning=Cleaning(),
+            urls=urls,
             new_assets=NewAssets(),
         )
         self.handler = Reanalyzing(
@@ -97,7 +99,7 @@ class House:
 
     async def ask(self, asset: Asset, provider: str = "", *, replaces: bool = False) -> Job:
         """Ask for a reanalysis and claim its job."""
-        assert await self.reanalysis.ask(asset, provider, "r-2", replaces=replaces)
+        assert await self.reanalysis.request(asset, provider, "r-2", replaces=replaces)
         (job,) = await self.claim()
         return job
 
@@ -107,7 +109,7 @@ class House:
 
 @pytest.fixture
 def house(bench: Bench, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch) -> House:
-    monkeypatch.setattr(orphaned_images_module, "AGAIN_SECONDS", (0,))
+    monkeypatch.setattr(orphaned_images_module, "RETRY_SECONDS", (0,))
     return House(store, bench.queue)
 
 
@@ -125,7 +127,7 @@ async def test_new_result_takes_the_place_of_the_old_one(house: House) -> None:
 
     house.plugins.before_answer = look
     job = await house.ask(before, "acme")
-    assert not await house.reanalysis.ask(before, "acme", "r-3")
+    assert not await house.reanalysis.request(before, "acme", "r-3")
     await house.process(job, replace(OTHER, processed_image=ProcessedImage(make_image("WEBP"), "image/webp")))
     assert house.plugins.only == "acme"
     shown = [each.to_json({}) | {"updatedAt": None} for each in (before, *seen)]
@@ -274,7 +276,7 @@ async def test_what_happens_meanwhile_wins(house: House, meanwhile: str) -> None
         elif meanwhile == "delete":
             await house.store.delete(before.id, before.user_id)
         elif meanwhile == "take back":
-            assert await house.reanalysis.take_back(before)
+            assert await house.reanalysis.withdraw(before)
         else:
             assert await house.store.begin(before.id, before.user_id, before.processing_job_id, is_reanalysis=True)
 
@@ -285,7 +287,7 @@ async def test_what_happens_meanwhile_wins(house: House, meanwhile: str) -> None
     assert current is None or current.ai_metadata.brand != {"value": "Adidas", "confidence": 0.9}
     await asyncio.gather(*house.orphaned_images.tasks)
     assert house.plugins.images == {}
-    assert not await house.reanalysis.take_back(before)
+    assert not await house.reanalysis.withdraw(before)
 
 
 @pytest.mark.gen_test
@@ -293,7 +295,7 @@ async def test_wiped_redis_gets_each_once(house: House, redis: Redis) -> None:
     """Those that wait and the one that runs come back under their ids; the run that was lost commits nothing twice."""
     assets = [await house.finished() for _ in range(4)]
     for asset in assets:
-        assert await house.reanalysis.ask(asset, "", "r-2")
+        assert await house.reanalysis.request(asset, "", "r-2")
     (running,) = await house.claim()
     for key in redis.scan_iter("pipeline:{ai-processing}:*"):
         redis.delete(key)
@@ -314,12 +316,12 @@ async def test_only_what_can_be_analyzed_again_is(house: House) -> None:
     """Not one that is under way, cancelled, or without its original; a provider must be one of those in use."""
     asset = make_asset()
     assert await house.store.create(asset)
-    assert not await house.reanalysis.ask(asset, "", "r")
+    assert not await house.reanalysis.request(asset, "", "r")
     cancelled = await house.store.cancel(asset.id, asset.processing_job_id, finished_at=utc_now())
-    assert cancelled is not None and not await house.reanalysis.ask(cancelled, "", "r")
+    assert cancelled is not None and not await house.reanalysis.request(cancelled, "", "r")
     gone = await house.finished()
     gone = await house.store.drop_original(gone.id, gone.processing_job_id) or gone
-    assert not await house.reanalysis.ask(gone, "", "r")
+    assert not await house.reanalysis.request(gone, "", "r")
     with pytest.raises(ValidationError):
         house.reanalysis.check("nobody")
     house.reanalysis.check("acme")

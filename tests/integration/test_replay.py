@@ -19,7 +19,7 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.client.cursor import OVERLAP_SECONDS
-from pipeline.usecases.replay import TOLD_LATE_SECONDS
+from pipeline.usecases.replay import LATE_EVENT_SECONDS
 from pipeline.settings import Settings
 from tests.factories import SECRET, make_asset, make_token
 from tests.redis_server import RedisServer
@@ -367,7 +367,7 @@ async def test_gap_is_replayed_from_where_it_begins_or_the_socket_joined(redis_u
 
 def test_overlap_of_clients_is_that_of_the_service() -> None:
     """The contract's word for clients that read the list themselves, and ours that do, hold for the default lease."""
-    overlap = Settings(jwt_secret=SECRET).lease_seconds + TOLD_LATE_SECONDS
+    overlap = Settings(jwt_secret=SECRET).lease_seconds + LATE_EVENT_SECONDS
     assert overlap == OVERLAP_SECONDS == 30
     assert "less 30 s" in ROOMS["components"]["messages"]["resync"]["summary"]
     assert "const OVERLAP_MS = 30_000;" in (ROOT / "clients" / "js" / "cursor.js").read_text()

@@ -96,7 +96,7 @@ async def test_upgrade_is_one_process_at_a_time(
     """A second one leaves it to the first."""
     await make_old(store, 1)
     queue = make_queue()
-    assert await queue.acquire_lock(upgrade.TURN, "another process", 60)
+    assert await queue.acquire_lock(upgrade.LOCK, "another process", 60)
     assert not await make_upgrade(store, queue).upgrade()
     assert await backends(store) == [None]
     await queue.close()

@@ -9,7 +9,7 @@ import pytest
 from pipeline.errors import DependencyUnavailable
 from pipeline.usecases import bounds
 from pipeline.usecases.bounds import Bound
-from pipeline.usecases.quota import in_words
+from pipeline.usecases.bounds import in_words
 from tests.clock import Clock
 
 
@@ -72,7 +72,7 @@ async def test_number_far_from_its_bound_is_read_seldom(clock: Clock) -> None:
     assert await bound.reached("anna") is None and counted.reads == 2
     far = Bound(10**9, 1000, counted.read)
     await far.reached("anna")
-    clock.now += bounds.LONGEST_KEPT_SECONDS + 0.1
+    clock.now += bounds.LONGEST_CACHED_SECONDS + 0.1
     await far.reached("anna")
     assert counted.reads == 4
 

@@ -104,19 +104,19 @@ async def test_processes_share_what_they_let_through(setting: Setting) -> None:
     """A user who goes to another process finds there what is left; over a minute the limit holds for both together."""
     one, other = setting.process(), setting.process()
     assert let_through(one, 100) == 100
-    await one.tell()
+    await one.synchronize()
     assert let_through(other, 1) == 1
-    await other.tell()
+    await other.synchronize()
     assert let_through(other, 100) == 19
-    await other.tell()
+    await other.synchronize()
     assert let_through(one, 100) == 20  # it has not asked since
-    await one.tell()
+    await one.synchronize()
     passed = 0
     for _ in range(600):
         setting.clock.now += 0.1
         passed += let_through(one, 2) + let_through(other, 2)
-        await one.tell()
-        await other.tell()
+        await one.synchronize()
+        await other.synchronize()
     # A minute empties sixty, less the twenty that were too many.
     assert 38 <= passed <= 43
 
@@ -128,11 +128,11 @@ async def test_redis_away_leaves_each_process_its_own_count(setting: Setting) ->
     setting.shared.is_away = True
     for _ in range(30):
         assert let_through(limits, 60) == 60
-        await limits.tell()
+        await limits.synchronize()
         setting.clock.now += 60
     setting.shared.is_away = False
     assert let_through(limits, 300) == 120
-    await limits.tell()
+    await limits.synchronize()
     setting.clock.now += 60
     assert let_through(limits, 300) == 60
 
@@ -142,10 +142,10 @@ async def test_emptied_redis_gives_no_second_burst(setting: Setting) -> None:
     """After a FLUSHALL a process still knows what it has let through."""
     limits = setting.process()
     assert let_through(limits, 119) == 119
-    await limits.tell()
+    await limits.synchronize()
     setting.shared.empty_at.clear()
     assert let_through(limits, 300) == 1
-    await limits.tell()
+    await limits.synchronize()
     assert let_through(limits, 300) == 0
 
 
@@ -155,11 +155,11 @@ async def test_many_users_cost_few_calls_and_are_forgotten(setting: Setting) -> 
     limits = setting.process()
     for number in range(10_000):
         limits.upload(f"user-{number}")
-    await limits.tell()
+    await limits.synchronize()
     assert setting.shared.calls == 10_000 / limits_module.BUCKETS_AT_ONCE
     setting.clock.now += limits_module.SWEEP_SECONDS
     limits.upload("anna")
-    await limits.tell()
+    await limits.synchronize()
     assert len(limits._known) == 1
 
 
@@ -183,7 +183,7 @@ def test_flood_is_logged_once_a_minute(setting: Setting) -> None:
         ("uploads", "anna", None),
         ("uploads", "anna", 179),
     ]
-    limits.refused(Limit.BACKLOG, "ben")
+    limits.count_refusal(Limit.BACKLOG, "ben")
     assert len(limits._known) == 1
 
 
@@ -209,5 +209,5 @@ async def test_no_buckets_count_alone(setting: Setting) -> None:
     """Without Redis a process knows its own count."""
     limits = Limits({Limit.UPLOADS: 60}, NoBuckets(), setting.metrics, setting.clock)
     let_through(limits, 300)
-    await limits.tell()
+    await limits.synchronize()
     assert let_through(limits, 300) == 0

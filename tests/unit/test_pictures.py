@@ -22,7 +22,7 @@ from pipeline.hooks.storage_calls import Storing
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.tracing import OFF
-from pipeline.usecases.picture_check import PictureCheck
+from pipeline.usecases.cleaning import PictureCheck
 from tests.factories import make_image
 from tests.fake_plugins import make_analysis
 

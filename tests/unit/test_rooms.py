@@ -219,12 +219,12 @@ async def test_progress_reaches_those_who_ask_and_nobody_else() -> None:
     """Of a room with two sockets one asks, another room's asks too; who leaves or has ended gets no more."""
     rooms, _ = make_rooms()
     asked: list[str] = []
-    rooms.on_asked = asked.append
-    rooms.on_unasked = lambda room: asked.append(f"not {room}")
+    rooms.on_progress_wanted = asked.append
+    rooms.on_progress_unwanted = lambda room: asked.append(f"not {room}")
     one, silent, other = await joined(rooms), await joined(rooms), await joined(rooms, "user:2")
-    rooms.ask(one.connection)
-    rooms.ask(one.connection)
-    rooms.ask(other.connection)
+    rooms.want_progress(one.connection)
+    rooms.want_progress(one.connection)
+    rooms.want_progress(other.connection)
     rooms.offer("user:1", b"progress")
     assert (one.written, silent.written, other.written) == ([b"progress"], [], [])
     rooms.end(one.connection, 1012)
@@ -238,13 +238,13 @@ async def test_progress_pushes_no_event_out_of_an_outbox() -> None:
     """To a client that does not read only few progress frames wait; one that is being let in gets none."""
     rooms, _ = make_rooms(max_frames=100, max_bytes=100_000)
     wire = await joined(rooms)
-    rooms.ask(wire.connection)
+    rooms.want_progress(wire.connection)
     for _ in range(1000):
         rooms.offer("user:1", b"progress")
     for _ in range(100 - PROGRESS_AT_MOST):
         rooms.deliver("user:1", b"event")
     assert wire.codes == []
-    wire.connection.hold()
+    wire.connection.pause()
     rooms.offer("user:1", b"late progress")
     wire.connection.start()
     while not wire.writes[-1].done():
