@@ -283,7 +283,7 @@ async def test_event_reaches_a_socket_on_another_process(tmp_path: Path, ai_serv
         ({"PORT": "many"}, "PORT"),
         ({"HOST": "0.0.0.0", "JWT_SECRET": ""}, "JWT_SECRET"),
         ({"JWT_SECRET": "short"}, "32 bytes"),
-        ({"PROVIDER_TIMEOUT_SECONDS": "200", "CATEGORIES": "?"}, "; CATEGORIES"),
+        ({"PROVIDER_TIMEOUT_SECONDS": "200", "CATEGORIES": "?"}, "; PROVIDER_TIMEOUT_SECONDS must"),
         ({"AI_PROVIDER": "nobody"}, "there are: anthropic, gemini, http, local, openai"),
         ({"PUBLIC_URL": "http://example.com"}, "PUBLIC_URL"),
     ],
