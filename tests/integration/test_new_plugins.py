@@ -71,13 +71,13 @@ def test_new_plugins_are_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Acme", "use 2 to 40 of a-z"),
+        ("Acme", "use 2 to 40 characters of a-z"),
         ("1st", "a letter first"),
         ("acme--one", "in a row"),
         ("acme-", "none at the end"),
-        ("class", "Python has that word"),
+        ("class", "it is a keyword or a module of Python"),
         ("webhook", "a built-in plugin has it"),
-        ("../acme", "use 2 to 40 of a-z"),
+        ("../acme", "use 2 to 40 characters of a-z"),
     ],
 )
 def test_bad_names_are_refused_in_words(
@@ -95,6 +95,6 @@ def test_folder_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     Path("pipeline-acme").mkdir()
     done = CliRunner().invoke(main, ["plugins", "new", "acme", "--kind", "filter"])
-    assert done.exit_code == 2 and "is there already" in done.stderr and os.listdir("pipeline-acme") == []
+    assert done.exit_code == 2 and "exists already" in done.stderr and os.listdir("pipeline-acme") == []
     done = CliRunner().invoke(main, ["plugins", "new", "acme", "--kind", "filter", "--into", "other/acme"])
     assert done.exit_code == 0 and Path("other/acme/.github/workflows/test.yml").exists(), done.output
