@@ -44,7 +44,7 @@ class JobsClient(Client):
     async def preview_jobs(
         self, action: str, where: Mapping[str, str], *, is_all: bool = False, provider: str | None = None
     ) -> dict[str, Any]:
-        """Return {"count", "isExact", "sample", "until"}: the number of jobs that the action would change, and some jobs.
+        """Return {"count", "isExact", "sample", "until"}: how many jobs the action would change, and some.
 
         action: retry, cancel, postpone, resume, delete, reanalyze or keep (which cancels reanalyze).
         is_all: allows an empty filter.
