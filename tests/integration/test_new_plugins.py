@@ -45,7 +45,7 @@ def test_new_plugin_passes_its_tests_and_verify(tmp_path: Path, kind: str) -> No
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "found" not in verified.stdout and " passed" in verified.stdout
     has_url = kind in ("provider", "notifier")
-    assert ("note: not set: PLUGIN_ACME_1_URL; what needs it was not asked\n" in verified.stdout) == has_url
+    assert ("note: not set: PLUGIN_ACME_1_URL; services that need these settings were not called\n" in verified.stdout) == has_url
 
 
 def test_new_plugins_are_typed(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_new_plugins_are_typed(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("Acme", "use 2 to 40 characters of a-z"),
-        ("1st", "a letter first"),
+        ("1st", "beginning with a letter"),
         ("acme--one", "in a row"),
         ("acme-", "none at the end"),
         ("class", "it is a keyword or a module of Python"),
