@@ -7,6 +7,8 @@
  * Events: `photo-accepted` with {assetId, name, category}, `photo-finished` with the service's asset_processed,
  * `photo-unauthorized` when the service refuses the token.
  *
+ * Long because the element has its public properties and the parts that it connects in one class.
+ *
  * @typedef {import("./photos/photos.js").Photo} Photo
  */
 

@@ -32,7 +32,10 @@ REMEMBERED_EVENTS = 5000
 
 
 class Feed:
-    """Yields each event of the token's user once. cursor: up to which events have been yielded."""
+    """Yields each event of the token's user once. cursor: up to which events have been yielded.
+
+    Many methods because each is one step in the life of a connection, and all share its state.
+    """
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 /**
  * A dialog for an action on many items, in chunks: first the count and a sample, then the progress, which can be stopped,
  * then the result. After a network failure it continues: to repeat a chunk does no harm.
+ * Long because the three steps share one dialog and its state.
  *
  * @typedef {{count: number, isExact: boolean, sample: any[]}} Preview sample: texts or elements
  * @typedef {{done: number, skipped: number, refused: {jobId: string, message: string}[], nextCursor: string | null}} Chunk

@@ -1,4 +1,7 @@
-/** One job: photo, result, steps, deliveries, and the ids to search logs for. */
+/**
+ * One job: photo, result, steps, deliveries, and the ids to search logs for.
+ * Long because each section of the view is a function of its own here.
+ */
 
 import { fill, h } from "../dom.js";
 import { copyable } from "../parts/copy.js";
