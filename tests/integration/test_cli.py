@@ -167,7 +167,7 @@ def test_watch_goes_on_over_a_restart(environment: dict[str, str]) -> None:
     assert watching.returncode == 1
     listening, lost, back, lost_again, error = told.splitlines()
     assert listening == "Listening in user:demo" and back == "Connected again"
-    assert lost.endswith("trying again") and lost_again == "The service goes away; trying again"
+    assert lost.endswith("trying again") and lost_again == "The service shuts down; trying again"
     assert error == "Error: The service closed the connection: Invalid token (4403)"
 
 
