@@ -1,7 +1,8 @@
 /**
- * What a close code of the service asks of a client; contracts/close-codes.json has the same, with meanings.
- * final: come back only when something was changed. token: come back at once with a fresh token, once.
- * reconnect: come back with a growing wait.
+ * The client's reaction to each close code of the service; contracts/close-codes.json has the meanings.
+ * final: do not reconnect until something has been changed.
+ * token: reconnect once, at once, with a fresh token.
+ * reconnect: reconnect with a growing retry delay.
  *
  * @type {Record<number, "final" | "token" | "reconnect">}
  */
@@ -26,6 +27,6 @@ export const TOO_MANY = 4429;
 
 /** @param {number} code @returns {"final" | "token" | "reconnect"} */
 export function roleOf(code) {
-  // A code of a later version: 44xx means "not unchanged".
+  // A code of a later version: 44xx means that something must be changed first.
   return CLOSE_CODES[code] ?? (code >= 4400 && code < 4500 ? "final" : "reconnect");
 }

@@ -1,16 +1,16 @@
 /**
- * One attempt to hear of events, and the connection it becomes.
+ * One attempt to receive events, and the connection that it becomes.
  *
  * @typedef {import("./transports.js").Loss} Loss
  *
- * @typedef {object} Owner whom it tells
+ * @typedef {object} Owner receives what happens
  * @property {(connection: Connection, frame: {room: string, serverTime: string}) => void} entered
  * @property {(connection: Connection, frame: any) => void} frame
  * @property {(connection: Connection, timestamp: string) => void} reached
  * @property {(connection: Connection, loss: Loss) => void} lost
  * @property {(connection: Connection, error: unknown) => void} failed before anything was sent
- * @property {(connection: Connection) => void} silent nothing came for long; that may be as it should be
- * @property {(error: unknown) => void} troubled no fresh token; it goes on
+ * @property {(connection: Connection) => void} silent nothing has come for long, which may be normal
+ * @property {(error: unknown) => void} troubled there is no fresh token; the connection stays
  * @property {(signal: AbortSignal, wait?: number) => Promise<number>} catchUp
  *
  * @typedef {object} Parts
@@ -33,7 +33,7 @@ const MAX_TIMER_MS = 2 ** 31 - 1; // setTimeout fires at once for more
 export class Connection {
   isEntered = false;
   token = "";
-  /** @type {string | undefined} from when on the service was asked for events */ since;
+  /** @type {string | undefined} the service was asked for events since then */ since;
   #parts;
   #owner;
   #isClosed = false;
@@ -41,7 +41,7 @@ export class Connection {
   /** @type {import("./transports.js").Transport | undefined} */ #transport;
   /** @type {ReturnType<typeof setTimeout> | undefined} to be connected, then of silence */ #watch;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #renewal;
-  /** @type {number | undefined} */ #goodbyeMs;
+  /** @type {number | undefined} the retry delay that the service announced */ #retryInMs;
   /** @type {string | undefined} */ #refusal;
 
   /** @param {import("./ladder.js").TransportName} name @param {Parts} parts @param {Owner} owner */
@@ -63,7 +63,7 @@ export class Connection {
     }
   }
 
-  /** Nothing is told after this. */
+  /** The owner is not called after this. */
   close() {
     this.#isClosed = true;
     clearTimeout(this.#watch);
@@ -71,7 +71,7 @@ export class Connection {
     this.#transport?.close();
   }
 
-  /** It looks open and is not. */
+  /** End a connection that only looks open. */
   isMute() {
     this.#lose({ code: BROKEN, isMute: true });
   }
@@ -79,15 +79,15 @@ export class Connection {
   #begin() {
     const { url, send, list, cursor, events, WebSocket: Socket = globalThis.WebSocket } = this.#parts;
     this.since = cursor.since;
-    const given = { url, token: this.token, since: this.since, events };
+    const request = { url, token: this.token, since: this.since, events };
     const line = {
       frame: (/** @type {any} */ frame) => this.#take(frame),
       sign: () => this.#sign(),
       reached: (/** @type {string} */ timestamp) => this.isEntered && this.#owner.reached(this, timestamp),
       lost: (/** @type {Loss} */ loss) => this.#lose(loss),
     };
-    if (this.name === "socket") return openSocket({ ...given, Socket }, line);
-    if (this.name === "sse") return openStream({ ...given, send }, line);
+    if (this.name === "socket") return openSocket({ ...request, Socket }, line);
+    if (this.name === "sse") return openStream({ ...request, send }, line);
     return openPoll({ token: this.token, list, catchUp: this.#owner.catchUp }, line);
   }
 
@@ -97,7 +97,7 @@ export class Connection {
     this.#silenceMs = this.#parts.times.silenceMs;
     this.#sign();
     if (frame?.event === "connected") this.#enter(frame);
-    else if (frame?.event === "goodbye") this.#goodbyeMs = frame.retryInMs;
+    else if (frame?.event === "goodbye") this.#retryInMs = frame.retryInMs;
     else if (frame?.event === "error") this.#refusal = frame.message;
     else if (frame?.event === "close") this.#lose({ code: frame.code });
     else if (frame) this.#owner.frame(this, frame);
@@ -128,8 +128,8 @@ export class Connection {
   #lose(loss) {
     if (this.#isClosed) return;
     this.close();
-    const told = { retryInMs: this.#goodbyeMs ?? loss.retryInMs, message: this.#refusal ?? loss.message };
-    this.#owner.lost(this, { ...loss, ...told });
+    const reason = { retryInMs: this.#retryInMs ?? loss.retryInMs, message: this.#refusal ?? loss.message };
+    this.#owner.lost(this, { ...loss, ...reason });
   }
 
   // a fresh token goes out before the old one expires

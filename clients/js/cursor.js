@@ -1,11 +1,11 @@
 /**
- * How far the events are handed on, and which of the last ones were: one cursor for all transports.
+ * The cursor: up to which time events have been delivered, and which were the last ones. Shared by all transports.
  *
  * @typedef {import("./pipeline-client.js").AssetProcessed} AssetProcessed
  */
 
-const OVERLAP_MS = 30_000; // an event may be told so much later than one with a later timestamp
-const AHEAD_MS = 5_000; // more than this after the server's time is no instant of the service's clocks
+const OVERLAP_MS = 30_000; // an event may arrive this long after one with a later timestamp
+const AHEAD_MS = 5_000; // the clocks of the service's processes differ by less
 const LONGEST_JOB_MS = 24 * 3_600_000; // an asset ends within JOB_MAX_AGE_SECONDS
 const REMEMBERED = 5_000; // events, to drop repeats
 
@@ -19,34 +19,34 @@ export class Cursor {
     this.#since = since;
   }
 
-  /** All events up to this time have been handed on. */
+  /** All events up to this time have been delivered. */
   get since() {
     return this.#since;
   }
 
-  /** Whether it is no instant of the service: from a clock that was wrong. */
+  /** Whether the cursor is later than the service's time, because a clock was wrong. */
   get isAhead() {
     return Date.parse(this.#since ?? "") > this.#nowMs() + AHEAD_MS;
   }
 
-  /** Measure the server's clock; a client without a cursor begins here. @param {string} serverTime */
+  /** Store the service's time; a client without a cursor begins there. @param {string} serverTime */
   begin(serverTime) {
     this.#measured = { serverMs: Date.parse(serverTime), atMs: performance.now() };
     this.#since ??= serverTime;
   }
 
-  /** A client that has no cursor yet has not missed anything before this. @param {string} date as HTTP has it */
+  /** A client without a cursor begins at this time: it has missed nothing before. @param {string} date of HTTP */
   beginAt(date) {
     if (!Number.isNaN(Date.parse(date))) this.#since ??= new Date(date).toISOString();
   }
 
-  /** From when on the list is read to miss nothing. */
+  /** The list must be read since then to miss nothing. */
   get readFrom() {
     const fromMs = this.isAhead ? this.#nowMs() - LONGEST_JOB_MS : Date.parse(this.#since ?? "") - OVERLAP_MS;
     return new Date(fromMs).toISOString();
   }
 
-  /** Never backward, and never past the server's own time. @param {string | undefined} timestamp */
+  /** Advance; never back, and never past the service's own time. @param {string | undefined} timestamp */
   reach(timestamp) {
     if (timestamp === undefined) return;
     const isPast = Date.parse(timestamp) > this.#nowMs() + AHEAD_MS;
@@ -54,12 +54,12 @@ export class Cursor {
     if (this.#since === undefined || Date.parse(reached) > Date.parse(this.#since)) this.#since = reached;
   }
 
-  /** All that a cursor from a wrong clock had missed is read: begin at the server's time. */
+  /** Begin at the service's time, after everything that a wrong cursor had missed was read. */
   restart() {
     this.#since = new Date(this.#nowMs()).toISOString();
   }
 
-  /** Whether the event is none of the last ones; it is from now on. @param {AssetProcessed} event */
+  /** Whether the event is new; remembers it. @param {AssetProcessed} event */
   isNew({ assetId, timestamp }) {
     const key = `${assetId} ${timestamp}`;
     if (this.#seen.has(key)) return false;
@@ -69,7 +69,7 @@ export class Cursor {
     return true;
   }
 
-  /** How long ago that was by the server's clock. @param {string} timestamp */
+  /** How long ago that was, by the service's clock. @param {string} timestamp */
   ageMs(timestamp) {
     return this.#nowMs() - Date.parse(timestamp);
   }

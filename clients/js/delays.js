@@ -1,13 +1,19 @@
-/** Waits. */
+/** Retry delays and sleeps. */
 
 const BACKOFF_MS = { first: 500, longest: 30_000 };
 
-/** Anything up to the limit, so that clients cut off together do not come back together. @param {number} failures */
+/**
+ * A random delay up to the limit, so that clients that lost their connections together do not all return at once.
+ * @param {number} failures
+ */
 export function backoffMs(failures) {
   return Math.random() * Math.min(BACKOFF_MS.longest, BACKOFF_MS.first * 2 ** failures);
 }
 
-/** Return when it has ended, at once when the signal is aborted. @param {Promise<unknown>} work @param {AbortSignal} [signal] */
+/**
+ * Resolve when the work has ended; reject at once when the signal is aborted.
+ * @param {Promise<unknown>} work @param {AbortSignal} [signal]
+ */
 export function ended(work, signal) {
   return new Promise((resolve, reject) => {
     const stop = () => reject(signal?.reason);

@@ -1,9 +1,9 @@
 /**
- * Requests to the service: repeated while that can help, with a token that lives long enough.
+ * Requests to the service: with retries where they can help, and with a token that is valid long enough.
  *
  * @typedef {{method: string, headers: Record<string, string>, body?: Blob | string, keepalive?: boolean, signal: AbortSignal}} Sending
  * @typedef {(url: string, sending: Sending) => Promise<Response>} Send
- * @typedef {{send?: Send, tries?: number, onDate?: (date: string) => void}} Options onDate: with that of a good reply
+ * @typedef {{send?: Send, tries?: number, onDate?: (date: string) => void}} Options onDate: gets the Date of a good reply
  * @typedef {(sentBytes: number, totalBytes: number) => void} OnProgress
  */
 
@@ -11,11 +11,11 @@ import { backoffMs, ended, sleep } from "./delays.js";
 
 const TRIES = 5;
 const LONGEST_RETRY_AFTER_MS = 60_000;
-const LONGEST_TOO_MANY_MS = 300_000; // over several processes a limit may say two minutes, see pipeline/usecases/limits.py
-const TIMEOUT_MS = { GET: 30_000, PATCH: 30_000, DELETE: 30_000, POST: 300_000 }; // 300 s: as long as the server lets an upload take
+const LONGEST_TOO_MANY_MS = 300_000; // with several processes a limit may name two minutes, see pipeline/usecases/limits.py
+const TIMEOUT_MS = { GET: 30_000, PATCH: 30_000, DELETE: 30_000, POST: 300_000 }; // 300 s: the service's limit for an upload
 const CHUNK_BYTES = 64 * 1024;
 
-/** What the service refused, in the words of its envelope, or what kept us from reaching it. */
+/** The service's error, or the reason why the service could not be reached. */
 export class PipelineError extends Error {
   /**
    * @param {string} message for people
@@ -38,7 +38,7 @@ export class Http {
   #url;
   #send;
   #tokens;
-  /** @type {Promise<unknown>} */ #line = Promise.resolve();
+  /** @type {Promise<unknown>} the last of the requests that wait */ #queue = Promise.resolve();
 
   /** @param {string} url @param {Send} send @param {import("./tokens.js").Tokens} tokens */
   constructor(url, send, tokens) {
@@ -58,26 +58,26 @@ export class Http {
     } catch (error) {
       if (!isTooMany(error) || (options.tries ?? TRIES) === 1) throw error;
       const freeAt = performance.now() + error.retryAfterMs;
-      return this.#inLine(() => this.#wait(method, path, options, freeAt), options.signal);
+      return this.#inOrder(() => this.#wait(method, path, options, freeAt), options.signal);
     }
   }
 
   /**
-   * What was too many goes on one after the other: together it would only be refused again.
+   * Requests over the limit are repeated one after the other: all at once they would be refused again.
    * @template T @param {() => Promise<T>} act @param {AbortSignal} [signal] @returns {Promise<T>}
    */
-  #inLine(act, signal) {
-    const before = this.#line;
-    const turn = ended(before, signal).then(act);
-    // One that is aborted while it waits does not let the next one go before those in front.
-    this.#line = Promise.allSettled([before, turn]).then(() => undefined);
-    return turn;
+  #inOrder(act, signal) {
+    const before = this.#queue;
+    const result = ended(before, signal).then(act);
+    // Also after an abort the next request waits for those before.
+    this.#queue = Promise.allSettled([before, result]).then(() => undefined);
+    return result;
   }
 
   /**
-   * Until there is room, however often the service has to say that there is none.
+   * Repeat the request until the limit allows it.
    * @param {"GET" | "POST" | "PATCH" | "DELETE"} method @param {string} path @param {Partial<Sending> & Options} options
-   * @param {number} freeAt when there is room, by performance.now(): it may have stood in line for so long already
+   * @param {number} freeAt when the limit allows it, by performance.now(); that may be over when its turn comes
    */
   async #wait(method, path, options, freeAt) {
     for (;;) {
@@ -97,7 +97,7 @@ export class Http {
   async #persist(method, path, options) {
     const { headers, body, keepalive, signal, send = this.#send, tries = TRIES, onDate } = options;
     let isTokenRetried = !this.#tokens.canRenew;
-    for (let failures = 0; ; ) {
+    for (let failures = 0; ;) {
       try {
         signal?.throwIfAborted();
         const token = await this.#tokens.livingFor(30_000); // time to get there
@@ -117,15 +117,16 @@ export class Http {
         signal?.throwIfAborted();
         const error = cause instanceof PipelineError ? cause : noAnswer(cause);
         if (isTooMany(error)) throw error;
-        // A token that is not valid yet is told with Retry-After.
+        // A 401 with Retry-After means that the token is not valid yet.
         const isTooEarly = error.status === 401 && error.retryAfterMs !== undefined;
         if (error.status === 401 && !isTooEarly && !isTokenRetried) {
           isTokenRetried = true;
           this.#tokens.newest = undefined;
           continue;
         }
-        // A 500 may be this photo's doing; to ask for a list again does no harm.
-        const isPassing = error.status === 500 ? ["GET", "DELETE"].includes(method) : [0, 429, 502, 503, 504].includes(error.status);
+        // This photo may be the cause of a 500; to repeat a read or a deletion does no harm.
+        const isPassing =
+          error.status === 500 ? ["GET", "DELETE"].includes(method) : [0, 429, 502, 503, 504].includes(error.status);
         const waitMs = error.retryAfterMs ?? backoffMs(failures);
         const isTooLong = waitMs > LONGEST_RETRY_AFTER_MS && tries < Infinity;
         if (!(isPassing || isTooEarly) || isTooLong || ++failures >= tries) throw error;
@@ -147,7 +148,7 @@ export class Http {
 }
 
 /**
- * The user has asked for as much as one user may, and is told when there is room.
+ * The user has reached a limit, and the service names a retry delay.
  * @param {any} error @returns {error is PipelineError & {retryAfterMs: number}}
  */
 function isTooMany(error) {
@@ -171,7 +172,7 @@ function noAnswer(cause) {
   return new PipelineError("The service cannot be reached", "NETWORK_ERROR", 0, { cause });
 }
 
-/** Not FormData: a Blob knows its size and streams, whatever sends it. @param {Blob} file @param {string} category */
+/** A Blob and no FormData: it knows its size, and fetch and XMLHttpRequest can stream it. @param {Blob} file @param {string} category */
 export function multipart(file, category) {
   const boundary = randomHex();
   const fields =
@@ -196,7 +197,7 @@ function countedStream(body, onProgress) {
 }
 
 /**
- * A browser's fetch does not tell how far the body is.
+ * fetch in browsers reports no progress of the body.
  * @param {string} url @param {Sending} sending @param {OnProgress} onProgress @returns {Promise<Response>}
  */
 function sendByXhr(url, { method, headers, body, signal }, onProgress) {
@@ -207,8 +208,8 @@ function sendByXhr(url, { method, headers, body, signal }, onProgress) {
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = ({ loaded, total }) => onProgress(loaded, total);
     request.onload = () => {
-      const told = ["Retry-After", "Date"].map((name) => [name, request.getResponseHeader(name) ?? ""]);
-      const headers = Object.fromEntries(told);
+      const pairs = ["Retry-After", "Date"].map((name) => [name, request.getResponseHeader(name) ?? ""]);
+      const headers = Object.fromEntries(pairs);
       resolve(new Response(request.responseText || null, { status: request.status, headers }));
     };
     request.onerror = request.onabort = () => reject(new TypeError("Network error"));
@@ -217,7 +218,7 @@ function sendByXhr(url, { method, headers, body, signal }, onProgress) {
   });
 }
 
-/** Not crypto.randomUUID: browsers have that on https only. */
+/** Not crypto.randomUUID, which browsers have on https only. */
 export function randomHex() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,5 +1,5 @@
 /**
- * Hands each event on once, live ones and those that are read from the list after an outage; moves the cursor.
+ * Delivers each event once: live ones, and those that are read from the list after an outage. Advances the cursor.
  *
  * @typedef {import("./pipeline-client.js").AssetProcessed} AssetProcessed
  * @typedef {{signal: AbortSignal, tries: number}} Options of a request
@@ -8,13 +8,13 @@
 
 import { later } from "./cursor.js";
 
-const LATE_MS = 10_000; // an event that has not come by then over a connection that has told nothing else
+const LATE_MS = 10_000; // a live event comes faster, even on a connection without other events
 
 export class Inbox {
   #cursor;
   #list;
   #handOn;
-  // Of the connection of now:
+  // State of the present connection:
   #alive = new AbortController();
   #resyncs = 0; // asked for and not yet complete
   /** @type {string | undefined} the newest live timestamp while a resync is read */ #ahead;
@@ -26,7 +26,7 @@ export class Inbox {
     this.#handOn = handOn;
   }
 
-  /** The connection is gone: what it had asked for is not read to the end. */
+  /** The connection has ended: stop its reads of the list. */
   forget() {
     this.#alive.abort();
     this.#alive = new AbortController();
@@ -34,23 +34,23 @@ export class Inbox {
     this.#resyncs = 0;
   }
 
-  /** Take a live event. @param {AssetProcessed} event */
+  /** Deliver a live event. @param {AssetProcessed} event */
   take(event) {
     this.reached(event.timestamp);
     if (this.#cursor.isNew(event)) this.#handOn(event);
   }
 
-  /** The service has sent all events up to then, but those that a resync is still to read. @param {string} timestamp */
+  /** The service has sent all events up to then, except those that a resync still reads. @param {string} timestamp */
   reached(timestamp) {
     if (this.#resyncs) this.#ahead = later(this.#ahead, timestamp);
     else this.#cursor.reach(timestamp);
   }
 
-  /** Read what was missed, oldest first; a resync asked for meanwhile begins when this one has ended. */
+  /** Read missed events, oldest first. A second resync begins when this one has ended. */
   async resync() {
     if (++this.#resyncs > 1) return;
     const { signal } = this.#alive;
-    for (let begun = 0; begun < this.#resyncs; ) {
+    for (let begun = 0; begun < this.#resyncs;) {
       begun = this.#resyncs;
       await this.read({ signal, tries: Infinity });
       if (signal.aborted) return;
@@ -60,7 +60,7 @@ export class Inbox {
     this.#ahead = undefined;
   }
 
-  /** Whether the list has an event that should have come long ago over a connection that was silent. */
+  /** Whether the list has an event that should have come before over the silent connection. */
   async hasMissed() {
     if (this.#resyncs) return false;
     const { signal } = this.#alive;
@@ -69,9 +69,9 @@ export class Inbox {
   }
 
   /**
-   * Hand on all that the list has since a while before the cursor. found: how many were new; late: how many of those
-   * should have come long ago.
-   * @param {Options} options @param {number} [wait] seconds that the service may wait for the first
+   * Deliver all events of the list since shortly before the cursor.
+   * found: how many were new; late: how many of those should have come before.
+   * @param {Options} options @param {number} [wait] seconds that the service may wait for the first event
    */
   async read(options, wait) {
     const { isAhead, readFrom: finishedSince } = this.#cursor;
@@ -82,7 +82,7 @@ export class Inbox {
       const page = await this.#list({ finishedSince, limit: 100, cursor, wait: cursor ? null : wait }, options);
       readAt ??= page.serverTime;
       for (const asset of page.items) {
-        // One that has got a new job since it was listed has no event yet.
+        // An asset with a new job has no event yet.
         if (!["active", "partial", "failed"].includes(asset.status)) continue;
         if (options.signal.aborted) return counts; // a listener has closed the client
         const event = toEvent(asset);
@@ -100,7 +100,7 @@ export class Inbox {
   }
 }
 
-/** As pipeline/assets/events.py does it. @param {Record<string, any>} asset a finished one @returns {AssetProcessed} */
+/** Build the event as pipeline/assets/events.py does. @param {Record<string, any>} asset a finished one @returns {AssetProcessed} */
 function toEvent({ id, status, aiMetadata: { brand, model, colorway, error }, images, finishedAt }) {
   const missing = { value: "", confidence: 0 };
   /** @type {any} */

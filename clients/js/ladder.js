@@ -1,13 +1,13 @@
 /**
- * Which transport is used: the best that works. A rung that cannot be opened twice in a row, or is open and mute, is
- * left for the one below; the one above is tried again later, beside the one in use.
+ * The choice of the transport: the best that works. A transport that cannot be opened twice in a row, or is open and
+ * mute, is replaced by the one below; the one above is tried again later, while the lower one is in use.
  *
  * @typedef {"socket" | "sse" | "poll"} TransportName
  *
  * @typedef {object} Times in milliseconds
  * @property {number} connectMs an attempt may take
  * @property {number} silenceMs without a byte from the service, which pings every 25 s
- * @property {number} longestSilenceMs between looks at the list, where pings cannot be seen
+ * @property {number} longestSilenceMs between reads of the list, where pings are invisible
  * @property {number} climbMs until the transport above is tried again
  * @property {number} longestClimbMs what that grows to
  */
@@ -36,7 +36,7 @@ export class Ladder {
   /** @type {number | undefined} when the rung above is tried; undefined until that is planned */ #climbAt;
   #enteredAt = 0;
 
-  /** @param {Times} times @param {() => Promise<"here" | "gone" | "foreign">} probe does plain HTTP work */
+  /** @param {Times} times @param {() => Promise<"here" | "gone" | "foreign">} probe whether plain HTTP works */
   constructor(times, probe) {
     this.#times = times;
     this.#probe = probe;
@@ -67,33 +67,34 @@ export class Ladder {
   }
 
   /**
-   * The rung did not carry. Whether plain requests do is asked at once: later it may be another network.
+   * The transport failed. Plain requests are tried at once: later the device may be in another network.
    * @param {boolean} isMute
    */
   missed(isMute) {
     if (++this.#misses >= MISSES || isMute) this.#settled = this.#settle();
   }
 
-  /** What was found about the service when the last rung did not carry; undefined when there was no need to look. */
+  /** The result of the probe after the last transport failed; undefined when there was no probe. */
   async settled() {
-    const found = await this.#settled;
+    const reachability = await this.#settled;
     this.#settled = undefined;
-    return found;
+    return reachability;
   }
 
   async #settle() {
     const rung = this.#rung;
-    const found = await this.#probe();
-    if (found !== "here" || rung !== this.#rung || !this.#misses) return found; // it began anew meanwhile
+    const reachability = await this.#probe();
+    // Otherwise the service is away, or the ladder was restarted in between.
+    if (reachability !== "here" || rung !== this.#rung || !this.#misses) return reachability;
     this.#misses = 0;
-    // Each of them failed: they are tried in turn.
+    // After the last one the first is tried again.
     this.#rung = (this.#rung + 1) % RUNGS.length;
     this.#climbAt = undefined;
     if (performance.now() - this.#enteredAt > this.#times.longestClimbMs) this.#climbMs = this.#times.climbMs;
-    return found;
+    return reachability;
   }
 
-  /** How long to wait with the next try of the rung above; a reconnection meanwhile does not put it off. */
+  /** How long until the transport above is tried; a reconnection in between does not delay it. */
   nextClimbMs() {
     if (this.#climbAt === undefined) {
       this.#climbAt = performance.now() + this.#climbMs;
@@ -102,14 +103,14 @@ export class Ladder {
     return Math.max(0, this.#climbAt - performance.now());
   }
 
-  /** The rung above is tried now. */
+  /** The transport above is tried now. */
   tried() {
     this.#climbAt = undefined;
   }
 }
 
 /**
- * Whether plain requests get through. foreign: they do, but the service does not let this page read the answer.
+ * Whether plain requests reach the service. foreign: they do, but the service does not let this page read the answer.
  * @param {string} url @param {(url: string, options: any) => Promise<Response>} send
  * @returns {Promise<"here" | "gone" | "foreign">}
  */
@@ -124,7 +125,7 @@ export async function probe(url, send) {
   }
   const origin = globalThis.location?.origin;
   if (origin === undefined || origin === new URL(url).origin) return "here";
-  // Any answer will do, also that a token is missing.
+  // Any answer suffices, also that a token is missing.
   return send(`${url}/api/assets?limit=1`, options()).then(
     () => "here",
     () => "foreign",

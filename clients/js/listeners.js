@@ -1,9 +1,9 @@
-/** The app's functions: they are called so that none of their failures breaks anything here. */
+/** Calls the functions of the app, so that their errors cannot break the client. */
 
 export class Listeners {
   /** @type {Map<string, Set<(detail: any) => unknown>>} */ #all = new Map();
 
-  /** Return what ends it. @param {string} name @param {(detail: any) => unknown} listener */
+  /** Return a function that removes the listener. @param {string} name @param {(detail: any) => unknown} listener */
   add(name, listener) {
     const listeners = this.#all.get(name) ?? new Set();
     this.#all.set(name, listeners.add(listener));

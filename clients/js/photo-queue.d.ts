@@ -1,4 +1,4 @@
-/** What photo-queue.js has, and <photo-queue> for the DOM and for JSX; a test compares the two. */
+/** The types of photo-queue.js, and of <photo-queue> in the DOM and in JSX; a test compares them with the code. */
 
 import type { AssetProcessed, Token } from "./pipeline-client.js";
 
@@ -19,7 +19,7 @@ export class PhotoQueue extends HTMLElement {
   /** Of the service; by default the page's own origin. */
   get url(): string;
   set url(url: string);
-  /** The one to begin with. */
+  /** The category at the start. */
   get category(): string;
   set category(category: string);
   get token(): Token;
@@ -28,7 +28,7 @@ export class PhotoQueue extends HTMLElement {
   get unsent(): number;
   /** Send these. */
   add(files: Iterable<File>): Promise<void>;
-  /** End all work for this user and forget what was not sent. */
+  /** Stop all uploads of this user and discard unsent photos. */
   clear(): Promise<void>;
   connectedCallback(): void;
   disconnectedCallback(): void;

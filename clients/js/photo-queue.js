@@ -1,11 +1,13 @@
 /**
- * The component <photo-queue>: a person drops, chooses, pastes or takes photos and sees what becomes of each, through
- * dead spots, reloads and crashes. For browsers of 2024 or newer; needs nothing but the files beside it.
+ * The component <photo-queue>: a person drops, chooses, pastes or takes photos and follows each to its result, also
+ * through network failures, reloads and crashes. For browsers of 2024 or newer; needs only the files beside it.
  *
- * Attributes: `url` of the service (by default the page's own), `category` to begin with.
+ * Attributes: `url` of the service (by default the page's own), `category` at the start.
  * Properties: `url`, `category`, `token` (a string, or a function that returns a fresh one and may be async).
  * Events: `photo-accepted` with {assetId, name, category}, `photo-finished` with the service's asset_processed,
- * `photo-unauthorized` when the service does not take the token (any more).
+ * `photo-unauthorized` when the service refuses the token.
+ *
+ * Long because the element has its public properties and the parts that it connects in one class.
  *
  * @typedef {import("./photos/photos.js").Photo} Photo
  */
@@ -27,7 +29,7 @@ import { Work } from "./photos/work.js";
 
 const REMEMBERED = "photo-queue.";
 const TIME_PASSES_MS = 15_000;
-// How long after a new token function was given it is asked whose it is.
+// How long after a new token function was set its user is read.
 const CHECK_MS = 1000;
 
 export class PhotoQueue extends HTMLElement {
@@ -35,20 +37,20 @@ export class PhotoQueue extends HTMLElement {
 
   #token = /** @type {any} */ ("");
   /** @type {Work | null} */ #work = null;
-  /** @type {AbortController | null} of what runs now */ #running = null;
+  /** @type {AbortController | null} ends the present work */ #running = null;
   #owner = "";
   #isPlanned = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #checking;
-  /** The token of now, if it is still the user's whose photos are shown. @type {() => Promise<any>} */ #ofUser =
+  /** Returns the token, as long as it belongs to the user whose photos are shown. @type {() => Promise<any>} */ #ofUser =
     async () => "";
-  /** The token that the service does not take. @type {unknown} */ #refused = "";
+  /** The token that the service has refused. @type {unknown} */ #refused = "";
   /** @type {unknown} */ #newest = "";
   #isLeaving = false;
-  /** The service has never answered here. */ #isUnanswered = false;
+  /** The service has not answered since the page was opened. */ #isUnanswered = false;
   #isChanging = false;
   /** @type {AbortController | null} */ #sleeping = null;
-  /** Where the focus goes on when it has deleted a photo. @type {Photo | null} */ #afterDeleted = null;
-  /** @type {File[]} those that came before the service had answered */ #early = [];
+  /** Gets the focus after a photo was deleted. @type {Photo | null} */ #afterDeleted = null;
+  /** @type {File[]} files that were added before the service had answered */ #early = [];
 
   #messages = new Messages(() => this.#list.focus(this.#afterDeleted));
   #details = new Details();
@@ -121,7 +123,7 @@ export class PhotoQueue extends HTMLElement {
       this.#plan();
       return;
     }
-    // Frameworks make a new function each time they draw the page: no reason to begin anew, unless it is another user's.
+    // Frameworks create a new function with each rendering: restart only if it returns the token of another user.
     this.#checking ??= setTimeout(() => {
       this.#checking = undefined;
       this.#ofUser().then(
@@ -149,11 +151,11 @@ export class PhotoQueue extends HTMLElement {
     const added = all.length - refused.length;
     if (added) this.#messages.say(`${counted(added, "photo")} added.`);
     if (refused.length) this.#messages.show(refusal(refused), { kind: "bad", ms: 12_000 });
-    // They are on top.
+    // The new photos are on top.
     if (added && this.getBoundingClientRect().top < 0) this.scrollIntoView({ block: "start" });
   }
 
-  /** End all work for this user and forget what was not sent. */
+  /** Stop all uploads of this user and discard unsent photos. */
   async clear() {
     const work = this.#work;
     this.#deletions.now();
@@ -171,7 +173,7 @@ export class PhotoQueue extends HTMLElement {
       /** @type {any} */ (this)[name] = value;
     }
     this.#plan();
-    // A page that sleeps holds nothing that another tab waits for; when it wakes, all is read anew.
+    // A frozen page gives up the locks that other tabs wait for; when it continues, it reads everything again.
     this.#sleeping = new AbortController();
     const { signal } = this.#sleeping;
     addEventListener("pagehide", () => this.#end(), { signal });
@@ -192,7 +194,7 @@ export class PhotoQueue extends HTMLElement {
     else this.#plan();
   }
 
-  /** Begin anew with what is given now, once all of it has been given. */
+  /** Restart with the present properties, once all are set. */
   #plan() {
     if (this.#isPlanned) return;
     this.#isPlanned = true;
@@ -239,7 +241,7 @@ export class PhotoQueue extends HTMLElement {
     this.#changed();
   }
 
-  /** Whose token it is; asked for until there is one. @param {AbortSignal} signal @returns {Promise<unknown>} */
+  /** Return the user of the token; retry until there is a token. @param {AbortSignal} signal @returns {Promise<unknown>} */
   async #user(signal) {
     for (let failures = 0; ; failures++) {
       try {
@@ -252,7 +254,7 @@ export class PhotoQueue extends HTMLElement {
   }
 
   /**
-   * The token of now, as long as it is this user's: photos of one must not go out in the name of another.
+   * Return the token, as long as it belongs to this user: photos must not be sent in the name of another user.
    * @param {unknown} sub
    */
   async #tokenOf(sub) {
@@ -262,7 +264,7 @@ export class PhotoQueue extends HTMLElement {
     throw new Error("somebody else has signed in");
   }
 
-  /** What the service is; asked for until it answers. @param {AbortSignal} signal */
+  /** Read the facts about the service; retry until it answers. @param {AbortSignal} signal */
   async #about(signal) {
     for (let failures = 0; ; failures++) {
       try {
@@ -299,7 +301,7 @@ export class PhotoQueue extends HTMLElement {
         else this.#messages.say(`${nameOf(photo)} is ready.`, "photos are ready");
       },
       unauthorized: () => {
-        // The connection tells it, and each request.
+        // The connection reports it, and so does each request.
         if (this.#refused) return;
         this.#refused = this.#newest || this.#token;
         if (this.#fire("photo-unauthorized", {}))
@@ -383,7 +385,7 @@ export class PhotoQueue extends HTMLElement {
     try {
       localStorage.setItem(`${REMEMBERED}${name} ${this.#owner}`, value);
     } catch {
-      // It begins with the first category, then.
+      // Then the first category is chosen.
     }
   }
 }

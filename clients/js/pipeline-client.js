@@ -1,24 +1,24 @@
 /**
- * A client of the AI queue pipeline: uploads photos and hears of every result, whatever the network does meanwhile.
- * Events come over a WebSocket, or where one cannot pass over server-sent events, or over long polling. For browsers
- * and Node 22 or newer. Needs nothing but the files beside it. The protocol is in contracts/rooms.asyncapi.json and
- * contracts/analyze-queue.openapi.json.
+ * A client of the AI queue pipeline: uploads photos and receives every result, also after network failures. Events come
+ * over a WebSocket; where a network blocks it, over server-sent events, or over long polling. For browsers and Node 22
+ * or newer. Needs only the files beside it. The protocol is in contracts/rooms.asyncapi.json and
+ * contracts/analyze-queue.openapi.json; the types for TypeScript are in pipeline-client.d.ts.
  *
- * What there is for TypeScript is in pipeline-client.d.ts.
+ * Long because the public class has all methods of an application, and the state of its one connection.
  *
  * @typedef {import("./types.js").AssetProcessed} AssetProcessed
  * @typedef {import("./types.js").Receipt} Receipt
  * @typedef {import("./types.js").Asset} Asset
  *
- * @typedef {object} Own what `on` listens to beside the frames of the service
+ * @typedef {object} Own the client's own events, beside the frames of the service
  * @property {{room: string, serverTime: string}} connected
  * @property {{code: number, willReconnect: boolean, retryInMs: number | null}} disconnected code 1006: the connection
- *   broke or never came about; willReconnect: false after close(), and when the server refused for good
- * @property {{transport: TransportName}} transport how events come from now on
+ *   broke or was never made; willReconnect: false after close(), and when the service refused for good
+ * @property {{transport: TransportName}} transport the transport of events from now on
  * @property {Error} error the client gave up, or a function of the app failed
  *
- * @typedef {import("./types.js").Frames & Own} Events with `progress: true` also the steps before the end, with
- *   `operators: true` also how the whole service is
+ * @typedef {import("./types.js").Frames & Own} Events with `progress: true` also the steps before the result, with
+ *   `operators: true` also the state of the service
  *
  * @typedef {import("./ladder.js").TransportName} TransportName
  * @typedef {import("./connection.js").Connection} AnyConnection
@@ -58,9 +58,9 @@ export class PipelineClient {
   /** @type {TransportName | null} */ #transport = null;
   #failures = 0; // attempts in a row
   #isTokenRetried = false;
-  #isOriginTold = false;
+  #isOriginReported = false;
 
-  // Of one attempt and the connection it becomes; #end() lets go of it all:
+  // State of one attempt and its connection; #end() clears it:
   #alive = new AbortController();
   /** @type {AnyConnection | null} */ #current = null;
   /** @type {AnyConnection | null} of the transport above, beside the one in use */ #trial = null;
@@ -72,10 +72,10 @@ export class PipelineClient {
    * @param {string} options.url of the service, e.g. "https://photos.example.com"
    * @param {string | (() => string | Promise<string>)} options.token a function is asked for each connection and when
    *   the token is about to expire, and returns a fresh one; with a string all ends when it expires
-   * @param {string} [options.since] hear also of what finished after this: `client.since` of an earlier life
-   * @param {boolean} [options.progress] hear also of the steps before the end; they are never repeated
-   * @param {boolean} [options.operators] hear also how the whole service is: for the token of an operator, and not over
-   *   long polling
+   * @param {string} [options.since] receive also events after this: `client.since` of an earlier client
+   * @param {boolean} [options.progress] receive also the steps before the result; missed ones are not repeated
+   * @param {boolean} [options.operators] receive also the state of the service: needs an operator's token; not over long
+   *   polling
    * @param {Partial<import("./ladder.js").Times>} [options.times] when a transport counts as broken
    * @param {new (url: string, protocols: string[]) => WebSocket} [options.WebSocket]
    * @param {typeof globalThis.fetch} [options.fetch]
@@ -104,12 +104,12 @@ export class PipelineClient {
     };
   }
 
-  /** All events up to this time have been handed on; keep it to go on from here in another life of the app. */
+  /** All events up to this time have been delivered; a later client can continue from it. */
   get since() {
     return this.#cursor.since;
   }
 
-  /** How events come, or came last: "socket", "sse" or "poll"; null before the first connection. */
+  /** The present or last transport: "socket", "sse" or "poll"; null before the first connection. */
   get transport() {
     return this.#transport;
   }
@@ -132,17 +132,17 @@ export class PipelineClient {
     if (this.#room) return this.#room;
     /** @type {Promise<string>} */
     const room = new Promise((resolve, reject) => (this.#waiting = { resolve, reject }));
-    room.catch(() => {}); // nobody has to await it: `error` tells as well
+    room.catch(() => {}); // the app need not await it: `error` reports the same
     this.#room = room;
     globalThis.addEventListener?.("online", this.#networkIsBack);
     globalThis.document?.addEventListener("visibilitychange", this.#pageIsSeen);
     this.#ladder.restart();
-    this.#isOriginTold = false;
+    this.#isOriginReported = false;
     this.#open();
     return room;
   }
 
-  /** End the connection and all that would bring it back. */
+  /** Close the connection and stop reconnecting. */
   close() {
     if (this.#room) this.#stop(1000, new PipelineError("The client was closed", "CLOSED", 0));
   }
@@ -152,9 +152,9 @@ export class PipelineClient {
   async #open() {
     this.#end();
     const { signal } = this.#alive;
-    const found = await this.#ladder.settled();
+    const reachability = await this.#ladder.settled();
     if (signal.aborted) return;
-    if (found === "foreign") this.#tellOrigin();
+    if (reachability === "foreign") this.#reportOrigin();
     if (signal.aborted) return;
     this.#current = this.#connection(this.#ladder.name);
     this.#current.open();
@@ -168,7 +168,7 @@ export class PipelineClient {
       reached: (connection, timestamp) => connection === this.#current && this.#inbox.reached(timestamp),
       lost: (connection, loss) => (connection === this.#trial ? this.#planClimb() : this.#lose(connection, loss)),
       failed: (connection, error) => (connection === this.#trial ? this.#planClimb() : this.#fail(error)),
-      silent: () => this.#lookBehind(),
+      silent: () => this.#checkForMissed(),
       troubled: (error) => this.#listeners.emit("error", error),
       catchUp: (signal, wait) => this.#inbox.read({ signal, tries: 1 }, wait).then(({ found }) => found),
     });
@@ -180,11 +180,11 @@ export class PipelineClient {
     if (isClimb) this.#switchTo(connection);
     this.#ladder.entered(connection.name);
     this.#failures = 0;
-    // An upload may have been answered since the service was asked.
+    // An upload may have set the cursor after this connection was opened without one.
     const isBehind = connection.since === undefined && this.#cursor.since !== undefined;
     this.#cursor.begin(serverTime);
     this.#tokens.measure(serverTime);
-    // The server bears for seconds with a token that has expired, then closes with 4419: that one was not accepted.
+    // The service accepts an expired token for some seconds, then closes with 4419: such a token does not count as good.
     if (this.#tokens.lifeMs(connection.token) > 0) this.#isTokenRetried = false;
     this.#planClimb();
     this.#waiting?.resolve(room);
@@ -212,15 +212,15 @@ export class PipelineClient {
     }
   }
 
-  /** The connection is gone, or did not come about. @param {AnyConnection} connection @param {Loss} loss */
+  /** The connection has ended, or was not made. @param {AnyConnection} connection @param {Loss} loss */
   #lose(connection, { code, isMute = false, retryInMs, message }) {
     const role = roleOf(code);
     if (role === "token" && this.#tokens.canRenew && !this.#isTokenRetried) {
       this.#isTokenRetried = true;
       this.#reconnect(code, 0);
     } else if (role !== "reconnect") {
-      const words = message ?? `The server refused (${code})`;
-      this.#giveUp(code, new PipelineError(words, role === "token" ? "UNAUTHORIZED" : "REFUSED", code));
+      const text = message ?? `The service refused (${code})`;
+      this.#giveUp(code, new PipelineError(text, role === "token" ? "UNAUTHORIZED" : "REFUSED", code));
     } else {
       if (isMute || (code === BROKEN && !connection.isEntered)) this.#ladder.missed(isMute);
       const leastMs = code === TOO_MANY ? TOO_MANY_MS * (0.5 + Math.random() / 2) : 0;
@@ -230,7 +230,7 @@ export class PipelineClient {
 
   /** @param {unknown} error before anything was sent */
   #fail(error) {
-    // A token may be had later; an address no WebSocket can be made for stays one.
+    // A token may be available later. An address that WebSocket refuses stays wrong.
     if (!(error instanceof PipelineError)) return this.#giveUp(BROKEN, error);
     this.#reconnect(BROKEN, backoffMs(this.#failures++));
     this.#listeners.emit("error", error);
@@ -249,7 +249,7 @@ export class PipelineClient {
     this.#listeners.emit("error", error);
   }
 
-  /** @param {number} code @param {unknown} error for who still waits for the first connection */
+  /** @param {number} code @param {unknown} error rejects a promise of connect() that is still open */
   #stop(code, error) {
     this.#end();
     globalThis.removeEventListener?.("online", this.#networkIsBack);
@@ -271,20 +271,20 @@ export class PipelineClient {
     this.#current = this.#trial = null;
   }
 
-  #tellOrigin() {
-    if (this.#isOriginTold) return;
-    this.#isOriginTold = true;
+  #reportOrigin() {
+    if (this.#isOriginReported) return;
+    this.#isOriginReported = true;
     const message = `The service answers, but not to pages of ${location.origin}: its ALLOWED_ORIGINS has to name it`;
     this.#listeners.emit("error", new PipelineError(message, "ORIGIN_NOT_ALLOWED", 0));
   }
 
-  // A connection from before the outage may look open for minutes, and a page has no ping to try it.
+  // A connection from before the outage may look open for minutes, and a page cannot send a ping.
   #networkIsBack = () => {
     this.#ladder.restart();
     this.#reconnect(BROKEN, 0);
   };
 
-  // Browsers slow down the timers of pages nobody sees.
+  // Browsers slow down the timers of hidden pages.
   #pageIsSeen = () => {
     if (document.visibilityState === "visible" && !this.#current) this.#open();
   };
@@ -309,7 +309,7 @@ export class PipelineClient {
     });
   }
 
-  /** What the old one had not handed on comes again, from the cursor on. @param {AnyConnection} connection */
+  /** Events that the old connection had not delivered come again, since the cursor. @param {AnyConnection} connection */
   #switchTo(connection) {
     this.#inbox.forget();
     this.#current?.close();
@@ -317,8 +317,8 @@ export class PipelineClient {
     this.#trial = null;
   }
 
-  /** Nothing came for long over a connection whose pings nobody sees: has anything been missed? */
-  async #lookBehind() {
+  /** After a long silence on a connection with invisible pings: read the list, and leave the connection if it missed any. */
+  async #checkForMissed() {
     const connection = this.#current;
     try {
       if (await this.#inbox.hasMissed()) connection?.isMute();
@@ -331,14 +331,14 @@ export class PipelineClient {
   // over HTTP
 
   /**
-   * Upload a photo. After network errors, 429, 502, 503 and 504 it is sent again with the same Idempotency-Key, so it
-   * is accepted once. While the service says that the user sends too many, and when to come again, it waits in line,
-   * for as long as that takes. PipelineError when the service refuses it or stays out of reach.
+   * Upload a photo. After network errors, 429, 502, 503 and 504 it is sent again with the same Idempotency-Key, so that
+   * it is accepted once. After a limit of the user (429 with Retry-After) it waits, one upload after the other, without
+   * an end. PipelineError when the service refuses it or cannot be reached.
    * @param {Blob} file
    * @param {object} options
-   * @param {string} options.category one of those the service takes (its setting CATEGORIES)
-   * @param {string} [options.idempotencyKey] one of your own makes a repeat in another life of the app safe too
-   * @param {import("./http.js").OnProgress} [options.onProgress] of the whole body; starts anew when it is sent again
+   * @param {string} options.category one of the service's setting CATEGORIES
+   * @param {string} [options.idempotencyKey] your own key also makes a repeat after a restart of the app safe
+   * @param {import("./http.js").OnProgress} [options.onProgress] of the whole body; begins at 0 when it is sent again
    * @param {AbortSignal} [options.signal]
    * @param {number} [options.tries] how often it is sent at most, 429 with Retry-After apart; 5 by default, and 1 never waits
    * @returns {Promise<Receipt>}
@@ -347,7 +347,7 @@ export class PipelineClient {
     const headers = { "Idempotency-Key": idempotencyKey };
     const body = multipart(file, category);
     const send = onProgress && this.#http.sendWithProgress((...step) => this.#listeners.call(onProgress, step));
-    // Its event may come before the first connection does.
+    // Its event may be sent before the first connection.
     const onDate = (/** @type {string} */ date) => this.#cursor.beginAt(date);
     return this.#http.request("POST", "/api/assets/analyze-queue", { headers, body, signal, send, tries, onDate });
   }
@@ -358,18 +358,20 @@ export class PipelineClient {
   }
 
   /**
-   * Say what is in the photo, like { brand: "Adidas", model: null }: a text counts for good, null gives the field back
-   * to the AI.
+   * Correct fields, like { brand: "Adidas", model: null }: a text stays for good, null returns the field to the AI.
    * @param {string} id
-   * @param {{ brand?: string | null, model?: string | null, colorway?: string | null }} said
+   * @param {{ brand?: string | null, model?: string | null, colorway?: string | null }} values
    * @returns {Promise<Asset>}
    */
-  correct(id, said) {
+  correct(id, values) {
     const headers = { "Content-Type": "application/json" };
-    return this.#http.request("PATCH", `/api/assets/${encodeURIComponent(id)}`, { headers, body: JSON.stringify(said) });
+    return this.#http.request("PATCH", `/api/assets/${encodeURIComponent(id)}`, {
+      headers,
+      body: JSON.stringify(values),
+    });
   }
 
-  /** End the work on an asset; 409 when it has ended. @param {string} id @returns {Promise<Asset>} */
+  /** Cancel the job of an asset; 409 when it has ended. @param {string} id @returns {Promise<Asset>} */
   cancel(id) {
     return this.#http.request("POST", `/api/assets/${encodeURIComponent(id)}/cancel`);
   }
@@ -380,8 +382,8 @@ export class PipelineClient {
   }
 
   /**
-   * Delete an asset with its images; one that is gone already is fine.
-   * @param {string} id @param {{keepalive?: boolean}} [options] keepalive: also when the page is being left
+   * Delete an asset with its images; no error when it does not exist.
+   * @param {string} id @param {{keepalive?: boolean}} [options] keepalive: also while the page is being closed
    * @returns {Promise<void>}
    */
   async remove(id, { keepalive } = {}) {

@@ -1,10 +1,10 @@
-/** The token of the app: a string, or a function that gives a fresh one. */
+/** The token of the app: a string, or a function that returns a fresh one. */
 
 import { PipelineError } from "./http.js";
 
 export class Tokens {
   #given;
-  #clockAheadMs = 0; // the server's clock; ours may be wrong by hours
+  #clockAheadMs = 0; // the service's clock minus ours, which may be wrong by hours
   /** @type {string | undefined} the newest */ newest;
 
   /** @param {string | (() => string | Promise<string>)} given */
@@ -12,7 +12,7 @@ export class Tokens {
     this.#given = given;
   }
 
-  /** Whether there may be another one. */
+  /** Whether there can be another one. */
   get canRenew() {
     return typeof this.#given === "function";
   }
@@ -29,7 +29,7 @@ export class Tokens {
     }
   }
 
-  /** The newest if it lives so long, or else a fresh one. @param {number} ms */
+  /** The newest token if it is valid for so long, otherwise a fresh one. @param {number} ms */
   async livingFor(ms) {
     return this.newest !== undefined && this.lifeMs(this.newest) > ms ? this.newest : this.fresh();
   }
@@ -46,7 +46,7 @@ export class Tokens {
   }
 }
 
-/** {} where the token does not tell. @param {string} token @returns {Record<string, unknown>} */
+/** {} when the token cannot be read. @param {string} token @returns {Record<string, unknown>} */
 export function claimsOf(token) {
   try {
     const bytes = atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"));

@@ -1,23 +1,23 @@
 /**
- * The three ways events come: a WebSocket, server-sent events, long polling. Each is opened by a function that tells
- * its line what comes and how it ended, and returns how to close it.
+ * The three transports of events: a WebSocket, server-sent events, long polling. A function opens each: it calls its
+ * line with what comes and with the end, and returns how to close it.
  *
  * @typedef {object} Loss why it ended
  * @property {number} code the close code; 1006 when none came
- * @property {number} [retryInMs] when the service says so
+ * @property {number} [retryInMs] the retry delay that the service names
  * @property {string} [message] of the service, for people
  * @property {boolean} [isMute] nothing came for too long
  *
  * @typedef {object} Line
  * @property {(frame: any) => void} frame
- * @property {() => void} sign something came, if only a ping
- * @property {(timestamp: string) => void} reached all events up to then have come
+ * @property {() => void} sign some bytes came
+ * @property {(timestamp: string) => void} reached all events up to this time have come
  * @property {(loss: Loss) => void} lost
  *
  * @typedef {object} Transport
- * @property {() => void} close nothing is told after this
+ * @property {() => void} close the line is not called after this
  * @property {(frame: object) => void} [send]
- * @property {boolean} [isBlind] pings of the service cannot be seen
+ * @property {boolean} [isBlind] pings of the service are invisible
  */
 
 import { BROKEN } from "./close-codes.js";
@@ -28,7 +28,7 @@ import { claimsOf } from "./tokens.js";
 const MAX_MESSAGE_CHARACTERS = 1024 * 1024;
 const WAIT_SECONDS = 25;
 const SHORT_MS = 1_000;
-/** @type {Record<number, number>} what a close code says on a WebSocket */
+/** @type {Record<number, number>} HTTP status -> the close code with this meaning on a WebSocket */
 const HTTP_CODES = { 400: 4400, 401: 4403, 429: 4429, 503: 1013 };
 
 /**
@@ -38,7 +38,7 @@ const HTTP_CODES = { 400: 4400, 401: 4403, 429: 4429, 503: 1013 };
 export function openSocket({ url, token, since, events, Socket }, line) {
   if (!Socket) throw new TypeError("WebSocket is missing: use Node 22 or newer, or pass the option WebSocket");
   const socket = new Socket(`${url.replace(/^http/, "ws")}/ws`, ["pipeline.v1"]);
-  // Not in the handshake: its headers end up in the logs of proxies.
+  // Not in the handshake: proxies log its headers.
   socket.onopen = () => socket.send(JSON.stringify({ auth: { token }, since, events }));
   socket.onmessage = (/** @type {{data: unknown}} */ { data }) => line.frame(parse(data));
   socket.onclose = (/** @type {{code: number}} */ { code }) => line.lost({ code });
@@ -48,7 +48,7 @@ export function openSocket({ url, token, since, events, Socket }, line) {
     isBlind: true,
     send: (frame) => socket.send(JSON.stringify(frame)),
     close() {
-      // On a dead line it may take minutes to close; nothing it says counts any more.
+      // A dead connection may take minutes to close; its events do not count any more.
       socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
     },
@@ -56,7 +56,7 @@ export function openSocket({ url, token, since, events, Socket }, line) {
 }
 
 /**
- * Not EventSource: it cannot send a header, and the token does not belong into an address.
+ * Not EventSource, which cannot send a header: the token must not be in the URL.
  * @param {{url: string, token: string, since?: string, events?: string[], send: import("./http.js").Send}} given
  * @param {Line} line @returns {Transport}
  */
@@ -74,7 +74,7 @@ export function openStream({ url, token, since, events, send }, line) {
     }
     const decoder = new TextDecoder();
     const take = eventReader(line);
-    for (const reader = response.body.getReader(); ; ) {
+    for (const reader = response.body.getReader(); ;) {
       const { done, value } = await reader.read();
       if (done || signal.aborted) return;
       line.sign();
@@ -84,7 +84,7 @@ export function openStream({ url, token, since, events, send }, line) {
 }
 
 /**
- * Return what takes the text of an event stream in any pieces. Fields in other lines than ours are left alone.
+ * Return a function that reads the text of an event stream, in any pieces. Unknown fields are ignored.
  * @param {Line} line
  */
 function eventReader(line) {
@@ -111,24 +111,24 @@ function eventReader(line) {
 }
 
 /**
- * The list is asked to answer when something has finished since a while before the cursor: an event may be told after
- * one that is later by its timestamp.
+ * The list answers when something has finished since shortly before the cursor: an event may arrive after one with a
+ * later timestamp.
  * @param {object} given
  * @param {string} given.token
  * @param {import("./inbox.js").List} given.list
- * @param {(signal: AbortSignal, wait?: number) => Promise<number>} given.catchUp reads what was missed, within so many
- *   seconds; how many events were new
+ * @param {(signal: AbortSignal, wait?: number) => Promise<number>} given.catchUp reads missed events, within so many
+ *   seconds; returns the number of new ones
  * @param {Line} line @returns {Transport}
  */
 export function openPoll({ token, list, catchUp }, line) {
   return runUntilClosed(line, async (signal) => {
     const { serverTime } = await list({ limit: 1 }, { signal, tries: 1 });
-    if (!serverTime) throw new TypeError("The list does not tell the service's time");
+    if (!serverTime) throw new TypeError("The list does not have the service's time");
     line.frame({ event: "connected", room: `user:${claimsOf(token).sub}`, serverTime });
     for (;;) {
       const asked = performance.now();
       const found = await catchUp(signal, WAIT_SECONDS);
-      // What was finished a moment ago, a service that is going down: an answer that comes at once and tells nothing new.
+      // An answer may come at once without news: from a service that shuts down, or about an event that has come before.
       const isQuick = performance.now() - asked < SHORT_MS;
       if (isQuick && !found) await sleep(SHORT_MS * (1 + 2 * Math.random()), signal);
     }
@@ -148,14 +148,14 @@ function runUntilClosed(line, run) {
 
 /** @param {unknown} error @returns {Loss} */
 function lossOf(error) {
-  // Without our envelope it is the answer of a proxy.
+  // An answer without our envelope comes from a proxy.
   if (!(error instanceof PipelineError) || error.code === "HTTP_ERROR") return { code: BROKEN };
   const { message, status, retryAfterMs: retryInMs } = error;
   if (status === 401 && retryInMs !== undefined) return { code: 1013, retryInMs, message }; // not valid yet
   return { code: HTTP_CODES[status] ?? BROKEN, retryInMs, message };
 }
 
-/** @param {unknown} data @returns {any} undefined for what is none of ours */
+/** @param {unknown} data @returns {any} undefined for anything but JSON */
 function parse(data) {
   try {
     return JSON.parse(String(data));

@@ -1,1 +1,1 @@
-"""The commands beside `serve`, in groups: operating, authoring, checking. cli.py puts them together."""
+"""The commands beside `serve`. cli.py says which module has which command."""

@@ -1,4 +1,4 @@
-"""The commands `assets`, with a user's token or an admin's, and `users`, with an admin's. They ask the service."""
+"""The commands `assets` (with the token of a user or an admin) and `users` (with an admin's). They call the service."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.commands.operating import each, run, second_of, with_token
 from pipeline.commands.service_target import with_url
 from pipeline.commands.output import note, say, say_json, say_table
 
-AGAIN_SECONDS = 1.0
-# Without anything more that is gone.
+ERASE_POLL_SECONDS = 1.0
+# `users erase` gives up when nothing more was removed for this long.
 PATIENCE_SECONDS = 180.0
 USER_COLUMNS = ("assets", "bytes", "oldest", "newest", "waitingJobs", "deadLetters", "undelivered", "socketsHere")
 
@@ -28,10 +28,10 @@ def assets() -> None:
 
 
 @assets.command("ls")
-@click.option("--user", help="Whose; default: those of the token's user.")
-@click.option("--status", type=click.Choice([status.value for status in AssetStatus]), help="Only those.")
-@click.option("--category", help="Only those.")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
+@click.option("--user", help="The assets of this user; default: of the token's user.")
+@click.option("--status", type=click.Choice([status.value for status in AssetStatus]), help="Only this status.")
+@click.option("--category", help="Only this category.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most this many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each.")
 @with_url
 @with_token
@@ -55,7 +55,7 @@ def list_assets(
                 say_json(asset)
                 continue
             created_at = second_of(asset["createdAt"])
-            rows.append((asset["id"], asset["status"], asset["category"], created_at, _found(asset)))
+            rows.append((asset["id"], asset["status"], asset["category"], created_at, _result(asset)))
         if as_json:
             return
         names = ("asset", "status", "category", "created at", "found")
@@ -98,7 +98,7 @@ def retry_asset(asset_id: str, url: str | None, token: str | None) -> None:
 @with_url
 @with_token
 def remove_assets(asset_ids: Sequence[str], yes: bool, url: str | None, token: str | None) -> None:
-    """Remove assets with all that is kept of them; exit code 1 when one is not there."""
+    """Delete assets with their images and records; exit code 1 when one does not exist."""
     if not yes:
         click.confirm(f"Remove {len(asset_ids)} asset(s) for good?", abort=True)
 
@@ -133,7 +133,7 @@ def show_user(sub: str, as_json: bool, url: str | None, token: str | None) -> No
                 value = f"{value} of {user['maxBytes']}"
             say(f"{name}: {'unknown' if value is None else value}")
         if user["erase"]:
-            say(f"erase: {_gone(user['erase'])}")
+            say(f"erase: {_deleted(user['erase'])}")
         if not user["isComplete"]:
             note("There are more assets than were counted")
 
@@ -146,29 +146,30 @@ def show_user(sub: str, as_json: bool, url: str | None, token: str | None) -> No
 @with_url
 @with_token
 def erase_user(sub: str, yes: bool, url: str | None, token: str | None) -> None:
-    """Remove all that there is of a user, and wait for its end. Interrupted, the service goes on by itself.
+    """Delete everything of a user, and wait until it is done. After Ctrl-C the service continues.
 
-    Exit codes: 0 all is gone; 1 the service refuses; 3 nothing more went within three minutes, as while a storage is
-    away: the service goes on by itself, and `users show SUB` says how far it is; 130 Ctrl-C.
+    Exit codes: 0 everything is deleted; 1 the service refused; 3 nothing more was deleted within three minutes, for
+    example because a storage is down: the service continues, and `users show SUB` shows how far it is; 130 Ctrl-C.
     """
     if not yes:
-        click.confirm(f"Erase all that there is of {sub!r}?", abort=True)
+        click.confirm(f"Erase everything of {sub!r}?", abort=True)
 
     async def work(client: Operator) -> None:
-        gone, moved_at = "", time.monotonic()
+        deleted, changed_at = "", time.monotonic()
         while (erase := await client.erase_user(sub))["state"] != "done":
-            if (now := _gone(erase)) != gone:
-                gone, moved_at = now, time.monotonic()
-                note(f"So far {gone}")
-            elif time.monotonic() - moved_at > PATIENCE_SECONDS:
-                raise Unfinished(f"So far {gone}. The service goes on by itself; see: users show {sub}")
-            await asyncio.sleep(AGAIN_SECONDS)
-        say(f"Erased: {_gone(erase)}")
+            if (now := _deleted(erase)) != deleted:
+                deleted, changed_at = now, time.monotonic()
+                note(f"So far {deleted}")
+            elif time.monotonic() - changed_at > PATIENCE_SECONDS:
+                raise Unfinished(f"So far {deleted}. The service continues; see: users show {sub}")
+            await asyncio.sleep(ERASE_POLL_SECONDS)
+        say(f"Erased: {_deleted(erase)}")
 
     run(work, url, token)
 
 
-def _found(asset: dict[str, Any]) -> str:
+def _result(asset: dict[str, Any]) -> str:
+    """Return brand and model, or the error."""
     meta = asset["aiMetadata"]
     values = [meta[name]["value"] for name in ("brand", "model") if meta[name]]
     return " ".join(values) or meta["error"] or ""
@@ -179,6 +180,6 @@ def _counts(statuses: dict[str, int]) -> str:
     return f"{statuses['total']} ({', '.join(parts)})" if parts else "0"
 
 
-def _gone(erase: dict[str, Any]) -> str:
-    gone = f"{erase['assets']} assets, {erase['images']} images, {erase['jobs']} jobs without an asset"
-    return f"{gone}; it waits: {erase['reason']}" if erase["reason"] else gone
+def _deleted(erase: dict[str, Any]) -> str:
+    deleted = f"{erase['assets']} assets, {erase['images']} images, {erase['jobs']} jobs without an asset"
+    return f"{deleted}; it waits: {erase['reason']}" if erase["reason"] else deleted

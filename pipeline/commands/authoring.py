@@ -1,5 +1,5 @@
-"""The plugin authors' commands: `plugins` lists what there is, verifies one, prints the reference. Nothing here talks
-to a running service.
+"""The command `plugins`, for plugin authors: lists plugins, makes a new one, verifies one, prints the reference. It
+needs no running service.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pipeline.hooks.catalogue import Catalogue
 
 
 @click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON line each, with methods, limits and all that is wrong.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line for each plugin, with methods, limits and faults.")
 @click.pass_context
 def plugins(ctx: click.Context, as_json: bool) -> None:
-    """Print every plugin: its name, kind, package, version, state and what is wrong with it; or do what a command says.
+    """List all plugins: name, kind, package, version, state and faults.
 
-    Makes those that are selected or do not come with the service, as the settings say, and starts none.
+    Creates the selected plugins and those that do not come with the service, and starts none.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -41,5 +41,5 @@ plugins.add_command(verify)
 
 @plugins.command()
 def reference() -> None:
-    """Print what docs/plugins.md has of hooks, Protocols and settings, as Markdown."""
+    """Print the reference of hooks, Protocols and settings in docs/plugins.md, as Markdown."""
     print("\n".join(reference_lines()))

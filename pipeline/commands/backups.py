@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.commands.moving import Bar, open_backends, run, tell, with_json
+from pipeline.commands.moving import Bar, open_backends, report, run, with_json
 from pipeline.settings import Settings
 from pipeline.usecases import backup as backups
 from pipeline.usecases import restoring
@@ -20,11 +20,11 @@ from pipeline.usecases.verifying import LEAVING, Verification
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @with_json
 def backup(file: Path, as_json: bool) -> None:
-    """Write all assets, their images and what the store keeps beside them (dead letters, pauses) to FILE.
+    """Write all assets, their images and the other records of the store (dead letters, pauses) to FILE.
 
-    The service may run meanwhile. FILE is readable for its owner only. What is away is waited for, two minutes at a
-    time and fifteen in all. Exit code 1: some images or documents could not be had; they are listed, and everything
-    else is in FILE. 130: Ctrl-C, and FILE is as it was before.
+    The service may run at the same time. Only the owner of FILE can read it. The command waits for a dependency that is
+    down, two minutes at a time and fifteen in total. Exit code 1: some images or documents could not be read; they are
+    listed, and everything else is in FILE. 130: Ctrl-C, and FILE is unchanged.
     """
 
     async def work(settings: Settings, bar: Bar) -> BackupCounts:
@@ -32,20 +32,20 @@ def backup(file: Path, as_json: bool) -> None:
             return await backups.back_up(store, storages, file, bar, outage_retry=OutageRetry(bar.wait))
 
     counts = run(work, "Saving", hint="Nothing was written to FILE: run the same command again.")
-    tell(counts.shown(), counts.problems, as_json)
+    report(counts.shown(), counts.problems, as_json)
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--resume", is_flag=True, help="Go on after an interruption: the store holds assets already.")
-@click.option("--partial", is_flag=True, help="Of a damaged FILE, restore what is whole.")
+@click.option("--resume", is_flag=True, help="Continue after an interruption: the store has assets already.")
+@click.option("--partial", is_flag=True, help="Restore the undamaged parts of a damaged FILE.")
 @with_json
 def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
-    """Put a backup into the asset store and the storage that the settings name, which must be empty.
+    """Write a backup into the asset store and the storage that the settings name. Both must be empty.
 
-    FILE is checked first; of a damaged one nothing is restored without --partial. Photos that were being processed are
-    processed once the service runs. Exit code 1: something is damaged, or could not be had when FILE was written; it is
-    listed, and everything else is restored. 130: Ctrl-C; go on with --resume.
+    FILE is checked first; a damaged one is restored only with --partial. Photos without a result are processed when the
+    service runs. Exit code 1: something is damaged, or could not be read when FILE was written; it is listed, and
+    everything else is restored. 130: Ctrl-C; continue with --resume.
     """
 
     async def work(settings: Settings, bar: Bar) -> BackupCounts:
@@ -55,18 +55,18 @@ def restore(file: Path, resume: bool, partial: bool, as_json: bool) -> None:
                 store, storages, file, resumes=resume, is_partial=partial, on_asset=bar, outage_retry=outage_retry
             )
 
-    counts = run(work, "Restoring", hint="Run it again with --resume to go on.")
-    tell(counts.shown(), counts.problems, as_json)
+    counts = run(work, "Restoring", hint="Run it again with --resume to continue.")
+    report(counts.shown(), counts.problems, as_json)
 
 
 @click.command()
 @click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @with_json
 def verify(file: Path | None, as_json: bool) -> None:
-    """Read every image and compare it with what its asset says; or check a backup FILE.
+    """Read every image and compare it with its asset; or check a backup FILE.
 
-    Exit code 1: an image is missing, damaged or unreadable, no asset names it, or a document is damaged. Images that
-    have been moved away from a storage stay there as long as their URLs work, and are only counted. 130: Ctrl-C.
+    Exit code 1: an image is missing, damaged or unreadable, an image belongs to no asset, or a document is damaged.
+    Images that were moved to another storage stay as long as their old URLs work; they are only counted. 130: Ctrl-C.
     """
 
     async def work_file(settings: Settings, bar: Bar) -> BackupCounts:
@@ -91,7 +91,7 @@ def verify(file: Path | None, as_json: bool) -> None:
         return numbers, flaws
 
     if file is None:
-        tell(*run(work, "Checking"), as_json)
+        report(*run(work, "Checking"), as_json)
     else:
         counts = run(work_file, "Checking")
-        tell(counts.shown(), counts.problems, as_json)
+        report(counts.shown(), counts.problems, as_json)

@@ -1,8 +1,9 @@
-"""The command `check`: tries what the settings name, before a deploy, and says what is wrong and how to mend it.
+"""The command `check`: before a deploy, tries everything that the settings name, and says what is wrong and how to
+repair it.
 
-Works on the same stores and services that `serve` will use, through the same code: it opens the asset store (which
-makes or updates tables and indexes), and writes, reads and removes a probe of its own. It starts no Redis and no jobs.
-What is tried: checks/. Runs on an event loop of its own.
+It uses the same stores and services as `serve`, through the same code: it opens the asset store (which creates or
+updates tables and indexes), and writes, reads and deletes a test document. It starts no Redis and no jobs. The checks
+are in checks/. Runs on an event loop of its own.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ COLORS = {Mark.OK: GOOD, Mark.WARNING: WARNING, Mark.FAILED: BAD}
 @click.option("--analyze", is_flag=True, help="Also let each AI provider analyze a demo picture; may cost money.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line for each finding.")
 def check(analyze: bool, as_json: bool) -> None:
-    """Try everything the settings name, and print a line for each finding: what is wrong, and what to set.
+    """Try everything that the settings name. Print a line for each finding: what is wrong, and what to set.
 
-    Exit codes: 0 nothing fails, though there may be warnings; 1 something fails; 2 the settings are wrong, and nothing
-    was tried.
+    Exit codes: 0 nothing failed, there may be warnings; 1 something failed; 2 the settings are wrong, and nothing was
+    tried.
     """
     settings = settings_module.load()
-    # Nothing else could be tried without it.
+    # Every other check needs it.
     data_dir.try_data_dir(settings.data_dir)
     logs.configure(settings.log_format, "ERROR")
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LoopThreads())
-    has_failed = loop.run_until_complete(_run(settings, analyze, _tell_json if as_json else _tell))
+    has_failed = loop.run_until_complete(_run(settings, analyze, _print_json if as_json else _print))
     sys.stdout.flush()
     if asyncio.all_tasks(loop):
-        os._exit(int(has_failed))  # a plugin that ignores cancellation would keep us for ever
+        os._exit(int(has_failed))  # a plugin that ignores cancellation would keep the command from ending
     loop.close()
     sys.exit(int(has_failed))
 
 
-async def _run(settings: Settings, analyze: bool, tell: Callable[[Finding], None]) -> bool:
-    """Make every check in order, whatever becomes of those before it; return whether any has failed."""
+async def _run(settings: Settings, analyze: bool, report: Callable[[Finding], None]) -> bool:
+    """Run all checks in order, also after one has failed; return whether any has failed."""
     has_failed = False
     masker = Masker(settings)
     checks = Checks(settings, masker)
@@ -63,19 +64,19 @@ async def _run(settings: Settings, analyze: bool, tell: Callable[[Finding], None
             async with asyncio.timeout(each.seconds):
                 async for finding in each.run():
                     has_failed = has_failed or finding.mark is Mark.FAILED
-                    tell(masker.masked(finding))
-        # At this border anything may come: drivers and plugins raise what they like.
+                    report(masker.masked(finding))
+        # A border: drivers and plugins may raise anything.
         except (Exception, SystemExit) as error:
             has_failed = True
             is_late = isinstance(error, TimeoutError) and not isinstance(error.__cause__, OSError)
             detail = f"no answer within {each.seconds:g} s" if is_late else reason(error)
-            tell(masker.masked(Finding(Mark.FAILED, each.what, detail, each.remedy)))
+            report(masker.masked(Finding(Mark.FAILED, each.what, detail, each.remedy)))
     await checks.close()
     return has_failed
 
 
 class Checks:
-    """All there is to try for these settings."""
+    """All checks for these settings."""
 
     def __init__(self, settings: Settings, masker: Masker) -> None:
         metrics = Metrics()
@@ -85,14 +86,14 @@ class Checks:
         self._plugins = PluginChecks(settings, metrics, masker)
 
     def all(self, analyze: bool) -> list[Check]:
-        """Return the checks in the order they are to be made."""
+        """Return the checks in the order in which they run."""
         settings = self._settings
         store_setting = "MONGODB_URI" if settings.mongodb_uri.get_secret_value() else "DATA_DIR"
         checks = [
             Check("settings", self._machine.variables, "see docs/settings.md"),
             Check("data folder", self._machine.data_folder, "make room there or set DATA_DIR"),
             Check("address", self._machine.address, "set HOST and PORT"),
-            Check("open files", self._machine.files, "see ulimit -n"),
+            Check("open files", self._machine.open_files, "see ulimit -n"),
             Check("tokens", self._machine.tokens, "set JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL"),
             *self._redis_checks(),
             Check("asset store", partial(check_store, settings), f"see {store_setting}"),
@@ -114,19 +115,19 @@ class Checks:
             return [Check("redis", self._redis.embedded, "install redis-server or set REDIS_URL")]
         remedy = "start NTP, for example chrony, on both machines"
         return [
-            Check("redis", self._redis.given, "see REDIS_URL"),
+            Check("redis", self._redis.external, "see REDIS_URL"),
             Check("clock", self._redis.clock, remedy),
             Check("queue", self._redis.owner, "set QUEUE_PREFIX"),
         ]
 
     async def close(self) -> None:
-        """Close what several checks share."""
+        """Close the plugins that several checks share."""
         await self._plugins.close()
 
 
-def _tell(finding: Finding) -> None:
+def _print(finding: Finding) -> None:
     say(finding.line, COLORS[finding.mark], label=f"{finding.mark:8} ")
 
 
-def _tell_json(finding: Finding) -> None:
+def _print_json(finding: Finding) -> None:
     say_json(finding.as_json())

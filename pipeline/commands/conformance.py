@@ -1,6 +1,6 @@
-"""The suites of pipeline.testing as `run.py plugins verify` runs them. pytest collects this file; suite_child.py, which
-starts it, defines the fixtures `configured`: the plugin as it is set up, a new one for each test; and
-`configured_settings`: those of the service.
+"""The suites of pipeline.testing as `run.py plugins verify` runs them. pytest collects this file. suite_run.py starts
+pytest and defines two fixtures: `configured`, a new instance of the configured plugin for each test, and
+`configured_settings`, the settings of the service.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ POLL_SECONDS = 0.02
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves files and says nothing of it."""
+    """Serves files without log lines, which would stand between those of pytest."""
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing goes between pytest's own lines."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def photo_url() -> Iterator[str]:
-    """The address of a real photo, for providers that fetch it: on this machine, as with the storage `local`."""
+    """The URL of a photo on this machine, as with the storage `local`, for providers that fetch it."""
     photo, _ = pictures()[0]
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(photo.parent))) as server:
-        # `shutdown` waits for as long as a look takes.
+        # `shutdown` waits for the end of one poll.
         Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/{photo.name}"
         server.shutdown()
 
 
 class AsConfigured:
-    """A plugin gets the service's settings, DATA_DIR and all: it may keep there what takes long to fetch."""
+    """The plugin gets the service's own settings, DATA_DIR included: its downloaded models may be there."""
 
-    # What one changes for all belongs to the operator.
+    # The suite must not change what the service's admin routes change.
     asks_admin_routes = False
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""The commands `demo`, which starts a service, shows it at work and leaves it running, and `link`."""
+"""The commands `demo` (starts a service, uploads three photos, leaves the service running) and `link`."""
 
 from __future__ import annotations
 
@@ -28,34 +28,33 @@ from pipeline.start import program
 START_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 LOG_NAME = "service.log"
-WHAT_LOCAL_SEES = (
-    "The AI was the offline one: it reads the lettering on a product and sees its colours. A photo without lettering "
-    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL names an AI that knows them by sight."
+LIMITS_OF_LOCAL = (
+    "The demo used the offline AI: it reads the lettering on a product and sees its colours. A photo without lettering "
+    "is `partial`: brand and model stay unknown. AI_PROVIDER or AI_SERVICE_URL name an AI that knows them by sight."
 )
-# How a line begins that says why a command has ended.
+# The beginning of the line with which a command says why it ended.
 ERROR = "Error: "
 
 
 @click.command()
-@click.option("--exit", "exit_", is_flag=True, help="Stop the service: the one a demo left running, else this demo's.")
+@click.option("--exit", "exit_", is_flag=True, help="Stop the running service, or else this demo's at its end.")
 def demo(exit_: bool) -> None:
-    """Start the service with everything embedded, submit three photos, print each event; the service stays.
+    """Start the service with everything embedded, submit three photos, and print each event. The service stays.
 
-    Exit codes: 0 all went well; 1 a photo failed; 2 the service cannot start; 3 a photo was not finished in time; 130
-    Ctrl-C.
+    Exit codes: 0 success; 1 a photo failed; 2 the service cannot start; 3 a photo was not finished in time; 130 Ctrl-C.
     """
     settings = service_target.load()
-    found = service_target.find_service(settings)
-    if found and exit_:
-        _stop(found)
+    running = service_target.find_service(settings)
+    if running and exit_:
+        _stop(running)
         say("The service has stopped.")
         return
-    service = found or _start_service(settings)
+    service = running or _start_service(settings)
     token = make_token(settings, service_target.DEMO_USER, None, service_target.TOKEN_SECONDS)
     try:
         code = submit_for_demo(service.address, token, demo_pictures.shown(settings.categories))
         if settings.all_providers == ("local",):
-            say(WHAT_LOCAL_SEES)
+            say(LIMITS_OF_LOCAL)
     finally:
         if exit_:
             _stop(service)
@@ -70,7 +69,7 @@ def _print_how_to_use(settings: Settings, service: Service, token: str) -> None:
         print_links(settings, service.address)
     else:
         admin = f"{this_command()} token --sub me --role admin"
-        say(f"To sign in, paste the token below on / (for /console: what {admin} prints)")
+        say(f"To sign in on /, paste the token below; on /console, paste the token that `{admin}` prints")
     say("For curl and programs:")
     say(f"export PIPELINE_URL={service.address}")
     say(f"export PIPELINE_TOKEN={token}")
@@ -78,7 +77,7 @@ def _print_how_to_use(settings: Settings, service: Service, token: str) -> None:
 
 
 def print_links(settings: Settings, address: str) -> None:
-    """Print links to the two pages, which sign in."""
+    """Print links to the two pages that sign the reader in."""
     say(f"Open these within ten minutes (new ones: {this_command()} link)")
     say(service_target.page_link(settings, address), label="  photos: ")
     say(service_target.console_link(settings, address), label=" console: ")
@@ -88,7 +87,7 @@ def print_links(settings: Settings, address: str) -> None:
 @click.option("--console", is_flag=True, help="Only the link to the console.")
 @click.option("--photos", is_flag=True, help="Only the link to the page for photos.")
 def link(console: bool, photos: bool) -> None:
-    """Print links to the two pages of the service that runs here; each signs in whoever opens it within ten minutes."""
+    """Print links to the two pages of the service that runs here. Each link signs in for ten minutes."""
     settings = service_target.load()
     if not settings.gives_links:
         raise ConfigurationError(
@@ -132,13 +131,13 @@ def _until_it_answers(settings: Settings, process: subprocess.Popen[bytes], log_
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         has_ended = process.poll() is not None
-        # Asked after that: another demo may have been quicker, and ours has ended because of it.
+        # Looked for after poll(): our process may have ended because another demo started a service first.
         if (service := service_target.find_service(settings)) is not None:
             return service
         if has_ended:
-            said = log_path.read_bytes()[log_start:].decode(errors="replace").splitlines()
-            errors = [line for line in said if line.startswith(ERROR)]
-            reason = (errors or said or ["it printed nothing"])[-1].removeprefix(ERROR)
+            lines = log_path.read_bytes()[log_start:].decode(errors="replace").splitlines()
+            errors = [line for line in lines if line.startswith(ERROR)]
+            reason = (errors or lines or ["it printed nothing"])[-1].removeprefix(ERROR)
             raise ConfigurationError(f"The service did not start: {reason}")
         time.sleep(LOOK_SECONDS)
     raise ConfigurationError(f"The service did not answer within {START_SECONDS:g} s; see {log_path}")
@@ -151,7 +150,7 @@ def _stop(service: Service) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with suppress(ChildProcessError):
-            os.waitpid(service.pid, os.WNOHANG)  # when it is a child of this very command
+            os.waitpid(service.pid, os.WNOHANG)  # when this command started it
         try:
             os.kill(service.pid, 0)
         except ProcessLookupError:

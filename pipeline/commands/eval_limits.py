@@ -1,8 +1,8 @@
-"""What keeps `eval` within the day's budget and within the rates of providers, which the service may ask meanwhile.
+"""The limits of `eval`: the day's budget and the rates of the providers, which the service may use at the same time.
 
-What was spent is read from the asset store, and what `eval` spends is left there: a process of the service adds it to
-its sums within half a minute. Turns are those of all processes where REDIS_URL is set; the embedded Redis is nobody's
-but the service's, so that without REDIS_URL the command keeps to the rate by itself.
+`eval` reads the day's costs from the asset store and writes its own costs there; a process of the service adds them to
+its sums within half a minute. With REDIS_URL a call is reserved among all processes. Without it the command keeps to
+the rate alone, because only the service reaches the embedded Redis.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
 from pipeline.usecases.budgets import CommandSpending
 
-# So long a turn may be ahead; for one that is further off it is asked again.
+# A call is reserved at most this long ahead; otherwise it is tried once more later.
 WAIT_SECONDS = 5.0
 BUDGET_REACHED = "the day's AI budget is reached (AI_BUDGET_PER_DAY)"
-UNKNOWN_PRICE = "AI_BUDGET_PER_DAY is set, and what its calls cost is not known in AI_BUDGET_CURRENCY"
+UNKNOWN_PRICE = "AI_BUDGET_PER_DAY is set, and the cost of its calls is not known in AI_BUDGET_CURRENCY"
 
 
 class EvalLimits:
     """The limits of one run of the command."""
 
     def __init__(self, spending: CommandSpending | None, queue: JobQueue | None) -> None:
-        """spending: None without a budget. queue: who gives turns, None without REDIS_URL."""
+        """
+        spending: None without a budget.
+        queue: reserves calls; None without REDIS_URL.
+        """
         self._spending = spending
         self._queue = queue
         self._next_at: dict[str, float] = {}
         self._lease = f"eval:{secrets.token_hex(8)}"
 
-    async def wait_for_turn(self, provider: str, pace: Pace | None) -> None:
-        """Return when the provider may be called, whatever settings it is asked with."""
+    async def wait_for_call(self, provider: str, pace: Pace | None) -> None:
+        """Return when the provider may be called. All settings of one provider share its rate."""
         if pace is None or not pace.interval_seconds:
             return
         try:
@@ -49,17 +52,17 @@ class EvalLimits:
                 if is_given:
                     return
         except DependencyUnavailable:
-            self._queue = None  # while Redis is away the service asks nobody
+            self._queue = None  # while Redis is down the service calls no provider
         begins_at = max(self._next_at.get(provider, 0.0), monotonic())
         self._next_at[provider] = begins_at + pace.apart_seconds
         await asyncio.sleep(max(begins_at - monotonic(), 0.0))
 
     async def refusal(self, *, is_free: bool) -> str:
-        """Return why nobody may be asked who costs money, "" when somebody may."""
+        """Return why the provider may not be called, "" when it may. is_free: its calls cost nothing."""
         return BUDGET_REACHED if self._spending and not is_free and await self._spending.is_reached() else ""
 
     async def record(self, provider: str, usage: Usage | None, *, is_free: bool) -> str:
-        """Count what a call has cost; return why the provider is not to be asked again, "" when it may be."""
+        """Record the cost of a call; return why the provider may not be called again, "" when it may."""
         if self._spending is None or is_free:
             return ""
         return "" if await self._spending.record(provider, usage) else UNKNOWN_PRICE
@@ -67,7 +70,10 @@ class EvalLimits:
 
 @asynccontextmanager
 async def limits(settings: Settings, paces: Mapping[str, Pace]) -> AsyncIterator[EvalLimits]:
-    """Open what the limits need: the asset store for a budget, Redis for turns. paces: of the providers to be asked."""
+    """Open the asset store for a budget, and Redis for the rates.
+
+    paces: provider -> its rate.
+    """
     url = settings.redis_url.get_secret_value()
     queue = JobQueue(url, name=QUEUE_NAME, prefix=settings.queue_prefix, paces=paces) if url and paces else None
     store = build_store(settings).as_asset_store() if settings.ai_budget_per_day else None

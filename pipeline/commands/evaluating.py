@@ -1,7 +1,7 @@
-"""The command `eval`: asks several AI providers, or one with several prompts, about photos of which people have said
-what they show, and tells which one is right more often, for how much money and time. It asks the providers itself, from
-the same settings as the service, which need not run: no asset and no job knows of it. What it spends counts to the
-budget of the day, and it keeps to it and to the rates of the providers (eval_limits.py).
+"""The command `eval`: compares AI providers, or prompts of one provider, on photos whose contents people have given. It
+prints how often each is right, its cost and its time. It calls the providers itself, with the settings of the service,
+which need not run, and creates no assets and no jobs. It respects the budget of the day and the rates of the providers
+(eval_limits.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from pipeline.metrics import Metrics
 from pipeline.settings import Settings, plugin_variable
 from pipeline.texts import cause_of
 
-# As the queue does it: three attempts. One that asks for a longer wait than this is asked again all the same.
+# Three attempts, as in the queue. A provider that asks for a longer wait than this is called after this time.
 ATTEMPTS, BACKOFF_SECONDS, WAIT_AT_MOST_SECONDS = 3, 2.0, 60.0
 PROMPT, PROMPT_FIELD = "prompt", "prompt_path"
 
@@ -55,36 +55,36 @@ PROMPT, PROMPT_FIELD = "prompt", "prompt_path"
     "names",
     multiple=True,
     metavar="NAME[:SETTING=VALUE,...]",
-    help="Whom to ask, perhaps with other settings of its own, as openai:prompt=FILE or openai:model=gpt-5.4; "
-    "may be given several times. Default: the providers in force.",
+    help="A provider, with changed settings of its own if wanted: openai:prompt=FILE or openai:model=gpt-5.4. "
+    "May be given several times. Default: the providers that the settings name.",
 )
 @click.option(
     "--folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Photos with a labels.csv (file,category,brand,model,colorway) instead of corrected assets.",
 )
-@click.option("--category", help="Only photos of that one.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="At most so many photos.")
+@click.option("--category", help="Only photos of this category.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="At most this many photos.")
 @click.option("--yes", is_flag=True, help="Do not ask before money is spent.")
 @with_json
 def evaluate(
     names: Sequence[str], folder: Path | None, category: str | None, limit: int, yes: bool, as_json: bool
 ) -> None:
-    """Compare AI providers, or prompts, over photos that people have corrected.
+    """Compare AI providers, or prompts, on photos that people have corrected.
 
-    Right, wrong or unsure (no answer), of what people said: capitals, accents and punctuation do not matter. Every
-    photo is sent to every provider, which may cost money. It counts to AI_BUDGET_PER_DAY, and ends the comparison when
+    Each value is right, wrong or unsure (no answer). Capitals, accents and punctuation do not matter. Every photo is
+    sent to every provider, which may cost money. The cost counts towards AI_BUDGET_PER_DAY; the comparison ends when
     that is reached.
     """
     settings = service_target.load()
-    # What goes wrong is told at the end.
+    # Errors are printed at the end.
     logs.configure(settings.log_format, "CRITICAL")
     scores: list[Score] = []
     work = _evaluate(settings, names or settings.all_providers, folder, category, limit, yes, scores)
-    is_whole = False
+    is_complete = False
     try:
         asyncio.run(work)
-        is_whole = True
+        is_complete = True
     except KeyboardInterrupt:
         note("Interrupted; so far:")
     except ConfigurationError:
@@ -93,7 +93,7 @@ def evaluate(
         cause = f": {cause_of(error)}" if error.__cause__ is not None else ""
         raise ClientError(f"{error.message}{cause}") from error
     _print(scores, as_json)
-    if not is_whole or not any(score.answers for score in scores):
+    if not is_complete or not any(score.answers for score in scores):
         raise SystemExit(1)
 
 
@@ -108,34 +108,34 @@ async def _evaluate(
 ) -> None:
     """Fill in the scores, one for each name."""
     async with AsyncExitStack() as opened:
-        # Their faults before anything else is opened.
-        asked = [await opened.enter_async_context(Asked(name, settings)) for name in names]
-        paces = {each.name: each.pace for each in asked if each.pace is not None}
+        # First, so that faults of the providers are reported before anything else is opened.
+        candidates = [await opened.enter_async_context(Candidate(name, settings)) for name in names]
+        paces = {each.name: each.pace for each in candidates if each.pace is not None}
         limited = await opened.enter_async_context(limits(settings, paces))
         if folder is not None:
             cases = labelled(folder, settings.categories, category, limit)
         else:
-            found = await opened.enter_async_context(open_backends(settings))
+            backends = await opened.enter_async_context(open_backends(settings))
             with stderr.status("Looking for photos that were corrected"):
-                cases = await corrected(found, category, limit)
+                cases = await corrected(backends, category, limit)
         if not cases:
             where = "labels.csv names no such photo" if folder else "no asset was corrected"
             raise ClientError(f"There is nothing to compare with: {where}")
-        for each in asked:
+        for each in candidates:
             each.check(cases)
         if not is_sure:
-            told = ", ".join(f"{each.score.label}: {sum(map(each.takes, cases))} photos" for each in asked)
-            click.confirm(f"Asks {shown(told)}. That may cost money. Go on?", abort=True, err=True)
-        scores += [each.score for each in asked]
+            counts = ", ".join(f"{each.score.label}: {sum(map(each.takes, cases))} photos" for each in candidates)
+            click.confirm(f"Asks {shown(counts)}. That may cost money. Go on?", abort=True, err=True)
+        scores += [each.score for each in candidates]
         columns = (SpinnerColumn(), TextColumn("Asking"), MofNCompleteColumn(), TextColumn("photos"))
         with bar(*columns, TimeElapsedColumn()) as progress:
             for case in progress.track(cases):
-                await _compare(case, asked, limited)
+                await _compare(case, candidates, limited)
 
 
-async def _compare(case: Case, asked: Sequence[Asked], limited: EvalLimits) -> None:
-    """Ask all about one photo, at once."""
-    taking = [each for each in asked if each.takes(case)]
+async def _compare(case: Case, candidates: Sequence[Candidate], limited: EvalLimits) -> None:
+    """Let all candidates analyze one photo at the same time."""
+    taking = [each for each in candidates if each.takes(case)]
     try:
         content = await case.read()
     except (OSError, PipelineError) as error:
@@ -145,8 +145,8 @@ async def _compare(case: Case, asked: Sequence[Asked], limited: EvalLimits) -> N
     await asyncio.gather(*(each.ask(case, content, limited) for each in taking))
 
 
-class Asked:
-    """A provider with the settings that it is to be asked with, while it is compared."""
+class Candidate:
+    """One provider with its changed settings, and its score."""
 
     def __init__(self, label: str, settings: Settings) -> None:
         """label: NAME[:SETTING=VALUE,...]."""
@@ -158,7 +158,7 @@ class Asked:
         self._contexts = ContextFactory(self._settings, self._metrics, lambda name: MemoryValues())
         self._provider: BoundPlugin
 
-    async def __aenter__(self) -> Asked:
+    async def __aenter__(self) -> Candidate:
         self._provider = self._catalogue.build(PROVIDER, self.name, self._metrics, self._contexts)
         try:
             await self._provider.start()
@@ -166,7 +166,7 @@ class Asked:
             await self.__aexit__()
             what = "is not ready" if isinstance(error, NotReady) else "cannot start"
             raise ConfigurationError(f"{self.score.label} {what}: {cause_of(error)}") from error
-        # A wrong key is told at once, and not after so many waits.
+        # A wrong key is reported at once, not after all attempts.
         if reason := await self._provider.health():
             await self.__aexit__()
             raise ConfigurationError(f"{self.score.label} cannot be asked: {reason}")
@@ -178,11 +178,11 @@ class Asked:
         await self._catalogue.sandbox.close()
 
     def takes(self, case: Case) -> bool:
-        """Return whether it is asked about photos of that category."""
+        """Return whether the provider accepts photos of that category."""
         return self._provider.limits.takes(case.category)
 
     def check(self, cases: Sequence[Case]) -> None:
-        """ConfigurationError when it cannot be asked about these photos."""
+        """ConfigurationError when the provider cannot analyze these photos."""
         if not any(map(self.takes, cases)):
             raise ConfigurationError(f"{self.score.label} takes photos of none of these categories")
         if not getattr(self._provider.plugin, "needs_image", False) and not all(case.url for case in cases):
@@ -190,21 +190,21 @@ class Asked:
 
     @property
     def pace(self) -> Pace | None:
-        """How often it may be asked."""
+        """The provider's rate."""
         return self._provider.limits.pace
 
     @property
     def is_free(self) -> bool:
-        """True when it says that it costs nothing."""
+        """True when the provider declares a cost of 0."""
         return getattr(self._provider.plugin, "cost", None) == 0
 
     async def ask(self, case: Case, content: bytes, limited: EvalLimits) -> None:
-        """Ask it about one photo and count what comes of it."""
+        """Let the provider analyze one photo, and count the result."""
         for attempt in range(1, ATTEMPTS + 1):
             self.score.stopped = self.score.stopped or await limited.refusal(is_free=self.is_free)
             if self.score.stopped:
                 return
-            await limited.wait_for_turn(self.name, self.pace)
+            await limited.wait_for_call(self.name, self.pace)
             started_at = monotonic()
             try:
                 self.score.calls += 1
@@ -214,8 +214,8 @@ class Asked:
                 if error.usage is not None:
                     usage = cast(Usage, error.usage) if usage_fault(error.usage) is None else None
                     self.score.stopped = await limited.record(self.name, usage, is_free=self.is_free)
-                tells_all = raised is error and raised.__cause__ is None
-                reason = error.message if tells_all else f"{error.message}: {cause_of(raised)}"
+                has_cause = raised is not error or raised.__cause__ is not None
+                reason = f"{error.message}: {cause_of(raised)}" if has_cause else error.message
                 if isinstance(error, PermanentJobError) or attempt == ATTEMPTS:
                     self.score.fail(reason)
                     if not error.spends_attempt:
@@ -255,7 +255,7 @@ class Asked:
 
 
 def _changes(name: str, text: str, settings: Settings) -> dict[str, str]:
-    """Return the variables in SETTING=VALUE,...; ConfigurationError when the provider has no such setting."""
+    """Return variable -> value of SETTING=VALUE,...; ConfigurationError when the provider has no such setting."""
     own = Catalogue(settings).own_settings().get(name)
     known = [*own.model_fields] if own is not None else []
     changes = {}
@@ -265,8 +265,8 @@ def _changes(name: str, text: str, settings: Settings) -> dict[str, str]:
         if field == PROMPT and PROMPT not in known:
             field = PROMPT_FIELD
         if not is_given or not value or field not in known:
-            there = f"there are: {', '.join(known) or 'none'}{nearest(field, known)}"
-            raise ConfigurationError(f"--provider {name}: {change!r} is no SETTING=VALUE of its own; {there}")
+            choice = f"there are: {', '.join(known) or 'none'}{nearest(field, known)}"
+            raise ConfigurationError(f"--provider {name}: {change!r} is no SETTING=VALUE of its own; {choice}")
         changes[plugin_variable(name, field)] = value
     return changes
 
@@ -282,7 +282,7 @@ def _print(scores: Sequence[Score], as_json: bool) -> None:
             if counts:
                 fields.append((score.label, name, *(counts[outcome] for outcome in (RIGHT, WRONG, UNSURE))))
         tokens = ", ".join("?" if each is None else str(each) for each in map(score.tokens, ("input", "output")))
-        seconds = f"{taken['mean']:.2f}" if (taken := score.to_seconds()) else ""
+        seconds = f"{times['mean']:.2f}" if (times := score.to_seconds()) else ""
         totals.append((score.label, len(score.answers), score.failed, seconds, _cost(score), tokens))
     say_table(("provider", "field", RIGHT, WRONG, UNSURE), fields)
     say_table(("provider", "answered", "failed", "seconds", "cost", "tokens in, out"), totals)

@@ -1,4 +1,4 @@
-"""What the exit codes of the commands mean."""
+"""The exit codes of the commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """2 is also what click gives for an option that does not exist."""
+    """The exit codes. click itself uses 2 for an unknown option."""
 
     WELL = 0
     FAILED = 1
@@ -16,11 +16,11 @@ class ExitCode(IntEnum):
 
 
 class Unfinished(Exception):
-    """Nothing has failed, but what was waited for has not come in time. The text says so, and how to go on."""
+    """Nothing has failed, but the command's wait has timed out. The text says so, and how to continue."""
 
 
 EPILOG = (
-    "Exit codes of all commands: 0 it went well; 1 it failed, or a part of it; 2 wrong use or configuration; "
-    "3 nothing failed, but not all was finished in time; 130 interrupted by Ctrl-C. Results go to standard output, "
-    "everything else to standard error."
+    "Exit codes of all commands: 0 success; 1 all or a part failed; 2 wrong use or configuration; 3 nothing failed, "
+    "but something was not finished in time; 130 interrupted by Ctrl-C. Results go to standard output, everything else "
+    "to standard error."
 )

@@ -1,7 +1,7 @@
-"""`health`: the question that a container's or a supervisor's check asks the service of this machine.
+"""The command `health`, for the health checks of containers and supervisors: asks the service of this machine.
 
-Imports nothing heavy, because it is started every half a minute. Exit codes are 0 and 1 only, also for wrong settings:
-container engines keep 2 for themselves.
+Imports nothing heavy, because it is started every half a minute. Its exit codes are 0 and 1 only, also for wrong
+settings, because container engines reserve 2.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from pipeline.services import services
 from pipeline.settings import Settings
 from pipeline.texts import cause_of, clean
 
-# Of a reply that names every dependency with its fault.
 MAX_REPLY_BYTES = 64 * 1024
 
 
 @click.command()
-@click.option("--ready", is_flag=True, help="Ask /readyz, which tries store, queue and storage, instead of /livez.")
+@click.option("--ready", is_flag=True, help="Ask /readyz, which probes store, queue and storage, instead of /livez.")
 @click.option(
     "--timeout",
     "timeout_seconds",
@@ -36,7 +35,7 @@ MAX_REPLY_BYTES = 64 * 1024
     help="Seconds to wait for the answer.",
 )
 def health(ready: bool, timeout_seconds: float) -> None:
-    """Ask the service at HOST and PORT of this machine whether it is well; exit code 0 or 1."""
+    """Ask the service at HOST and PORT of this machine whether it is alive; exit code 0 or 1."""
     try:
         host, port = _address(settings_module.load())
         fault = _ask(host, port, "/readyz" if ready else "/livez", timeout_seconds)
@@ -49,7 +48,7 @@ def health(ready: bool, timeout_seconds: float) -> None:
 
 
 def _address(settings: Settings) -> tuple[str, int]:
-    """Return where the service of this machine is reached, which listens on HOST and PORT."""
+    """Return host and port at which the service on HOST and PORT is reached from this machine."""
     if not settings.port:
         return _written_address(settings.data_dir)
     try:
@@ -62,7 +61,7 @@ def _address(settings: Settings) -> tuple[str, int]:
 
 
 def _written_address(data_dir: Path) -> tuple[str, int]:
-    """Return where the service listens that took any free port (PORT=0), as it has written down."""
+    """Return host and port of the service with PORT=0, read from the file that it wrote into DATA_DIR."""
     for service in services(data_dir):
         parts = urlsplit(service.address)
         if service.is_here and parts.hostname and parts.port:
@@ -71,7 +70,7 @@ def _written_address(data_dir: Path) -> tuple[str, int]:
 
 
 def _ask(host: str, port: int, path: str, timeout_seconds: float) -> str:
-    """Return what is wrong, "" when nothing is. Proxies of the environment are not used."""
+    """Return the fault, "" when there is none. Proxies of the environment are not used."""
     connection = HTTPConnection(host, port, timeout=timeout_seconds)
     try:
         connection.request("GET", path)
@@ -83,11 +82,11 @@ def _ask(host: str, port: int, path: str, timeout_seconds: float) -> str:
         return f"No answer from {host} port {port}: {cause_of(error)}"
     finally:
         connection.close()
-    return _told(body) or f"{path} answered with {reply.status}"
+    return _reason(body) or f"{path} answered with {reply.status}"
 
 
-def _told(body: bytes) -> str:
-    """Return the reason that the service gives in its reply, "" where there is none."""
+def _reason(body: bytes) -> str:
+    """Return the reason in a reply of the service, "" where there is none."""
     try:
         error = json.loads(body)["error"]
         details = "; ".join(f"{each['field']}: {each['message']}" for each in error.get("details") or ())

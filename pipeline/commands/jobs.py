@@ -1,6 +1,4 @@
-"""The commands `jobs` (find jobs by a filter, look at one, run many again or cancel them) and `reanalyze`. They ask the
-service.
-"""
+"""The commands `jobs` (list by a filter, show one, retry or cancel many) and `reanalyze`. They call the service."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from pipeline.usecases.bulk import REFUSED_AT_MOST
 
 WHERE = "--where"
 FILTERS = ("state", "user", "category", "provider", "failure", "q", "from", "to")
-# A filter's value with blanks in it stands in quotes.
+# A value with blanks stands in quotes.
 PART = re.compile(r"""(\w+)=("[^"]*"|'[^']*'|\S*)\s*""")
 COLUMNS = ("job", "created at", "state", "attempt", "user", "category", "what")
 
@@ -26,37 +24,37 @@ COLUMNS = ("job", "created at", "state", "attempt", "user", "category", "what")
 def read_where(text: str) -> dict[str, str]:
     """Return the filter of a text like `state=failed q="timed out"`; BadParameter when it is none."""
     where: dict[str, str] = {}
-    text, place = text.strip(), 0
-    while place < len(text):
-        found = PART.match(text, place)
-        if found is None or found[1] not in FILTERS:
+    text, position = text.strip(), 0
+    while position < len(text):
+        part = PART.match(text, position)
+        if part is None or part[1] not in FILTERS:
             raise click.BadParameter(f"must be parts like state=failed, with {', '.join(FILTERS)}", param_hint=WHERE)
-        name, value = found[1], found[2].strip("\"'") if found[2][:1] in "\"'" else found[2]
-        # Such a part would let in more jobs than was meant: the variable of a script may be empty.
+        name, value = part[1], part[2].strip("\"'") if part[2][:1] in "\"'" else part[2]
+        # An empty part, perhaps from an empty variable of a script, would match more jobs than intended.
         if not value.strip():
             raise click.BadParameter(f"{name} is empty", param_hint=WHERE)
         if name in where:
             raise click.BadParameter(f"{name} stands there twice", param_hint=WHERE)
         where[name] = value
-        place = found.end()
+        position = part.end()
     return where
 
 
 with_where = click.option(
     WHERE,
     default="",
-    help=f'Which, like "state=failed q=\'timed out\'"; all parts must hold. Parts: {", ".join(FILTERS)} (instants).',
+    help=f'A filter like "state=failed q=\'timed out\'"; all parts must match. Parts: {", ".join(FILTERS)} (instants).',
 )
 
 
 def with_change(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of all that changes many jobs: dry_run, yes, as_json, url and token."""
+    """Add the options of commands that change many jobs: dry_run, yes, as_json, url and token."""
     for option in (
         with_token,
         with_url,
         click.option("--json", "as_json", is_flag=True, help="As JSON: first the dry run, then a line for each chunk."),
         click.option("--yes", is_flag=True, help="Do not ask before."),
-        click.option("--dry-run", is_flag=True, help="Only show how many it would be."),
+        click.option("--dry-run", is_flag=True, help="Only show how many jobs it would change."),
     ):
         command = option(command)
     return command
@@ -64,13 +62,13 @@ def with_change(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def jobs() -> None:
-    """List jobs by any filter, show one, run many again, cancel many."""
+    """List jobs by any filter, show one, retry many, cancel many."""
 
 
 @jobs.command("ls")
 @with_where
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
-@click.option("--count", "is_count", is_flag=True, help="Only how many there are.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most this many.")
+@click.option("--count", "is_count", is_flag=True, help="Only their number.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each.")
 @with_url
 @with_token
@@ -86,12 +84,12 @@ def list_jobs(where: str, limit: int, is_count: bool, as_json: bool, url: str | 
             else:
                 say(_count(counted))
             return
-        found = client.jobs(wanted, limit)
+        listed = client.jobs(wanted, limit)
         if as_json:
-            async for job in found:
+            async for job in listed:
                 say_json(job)
             return
-        if say_table(COLUMNS, [_row(job) async for job in found], "There are no such jobs.") == limit:
+        if say_table(COLUMNS, [_row(job) async for job in listed], "There are no such jobs.") == limit:
             note("There may be more; --limit shows more")
 
     run(work, url, token)
@@ -102,7 +100,7 @@ def list_jobs(where: str, limit: int, is_count: bool, as_json: bool, url: str | 
 @with_url
 @with_token
 def show_job(job_id: str, url: str | None, token: str | None) -> None:
-    """Print all that is known of one job as JSON."""
+    """Print one job with all its details as JSON."""
 
     async def work(client: Operator) -> None:
         say_json(await client.job(job_id), indent=2)
@@ -111,7 +109,7 @@ def show_job(job_id: str, url: str | None, token: str | None) -> None:
 
 
 def changes(name: str, description: str) -> click.Command:
-    """Return the command that does one thing with named jobs, or with all that a filter finds."""
+    """Return the command that does one action with named jobs, or with all jobs that a filter finds."""
 
     @click.argument("job_ids", nargs=-1)
     @with_where
@@ -191,7 +189,7 @@ def _show_preview(preview: dict[str, Any], action: str, *, as_json: bool) -> Non
 
 
 async def _show_changes(chunks: AsyncIterator[dict[str, Any]], *, as_json: bool) -> None:
-    """Print what becomes of the jobs, chunk by chunk; ClientError when some were refused."""
+    """Print the results chunk by chunk; ClientError when some jobs were refused."""
     done = skipped = refused = 0
     is_cut = False
     async for chunk in chunks:
@@ -200,8 +198,8 @@ async def _show_changes(chunks: AsyncIterator[dict[str, Any]], *, as_json: bool)
         if as_json:
             say_json(chunk)
             continue
-        for each_ in chunk["refused"]:
-            complain(each_["message"], each_["jobId"])
+        for refusal in chunk["refused"]:
+            complain(refusal["message"], refusal["jobId"])
         note(f"{done} so far")
     if not as_json:
         say(f"{done} done, {skipped} had moved on")
@@ -220,17 +218,17 @@ def _count(counted: Mapping[str, Any]) -> str:
     return f"{counted['count']:,} {jobs_}" if counted["isExact"] else f"at least {counted['count']:,} {jobs_}"
 
 
-jobs.add_command(changes("retry", "Run failed or partial jobs again: those named, or all that match --where."))
-jobs.add_command(changes("cancel", "End jobs that have not ended: those named, or all that match --where."))
+jobs.add_command(changes("retry", "Run failed or partial jobs again: the named ones, or all that match --where."))
+jobs.add_command(changes("cancel", "Cancel unfinished jobs: the named ones, or all that match --where."))
 
 
 @click.command()
 @with_where
 @click.option("--all", "is_all", is_flag=True, help="All finished assets, instead of --where.")
-@click.option("--provider", help="The AI provider to ask, one of those in use; default: those of each category.")
-@click.option("--replace", "replaces", is_flag=True, help="A new result counts also when it tells less than the old.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many, the newest.")
-@click.option("--stop", is_flag=True, help="Take it back for those that have yet to be analyzed again.")
+@click.option("--provider", help="The AI provider to use, one of the configured ones; default: those of each category.")
+@click.option("--replace", "replaces", is_flag=True, help="Store the new result even if it has fewer values.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many, the newest.")
+@click.option("--stop", is_flag=True, help="Cancel it for assets that still wait for it.")
 @with_change
 def reanalyze(
     where: str,
@@ -245,14 +243,14 @@ def reanalyze(
     url: str | None,
     token: str | None,
 ) -> None:
-    """Analyze finished assets again, when no upload waits. Each keeps its result until there is one that tells as much.
+    """Analyze finished assets again, while no upload waits. An asset keeps its result until a new one is as complete.
 
-    It does not wait for their results; those that wait: jobs ls --where state=background. Exit codes: 0 well; 1 some
-    were refused; 2 wrong use; 130 Ctrl-C: what was done stays, and the same command goes on with the rest.
+    The command does not wait for the results; `jobs ls --where state=background` lists the jobs that wait. Exit codes:
+    0 success; 1 some were refused; 2 wrong use; 130 Ctrl-C: run the same command again to continue with the rest.
     """
     wanted = read_where(where)
     if bool(wanted) == is_all:
-        raise click.UsageError("Say which by --where, or --all")
+        raise click.UsageError("Use either --where or --all")
     if stop and (provider or replaces):
         raise click.UsageError("--provider and --replace are not for --stop")
     options: dict[str, Any] = {"is_dry": dry_run, "is_sure": yes, "as_json": as_json, "is_all": is_all}

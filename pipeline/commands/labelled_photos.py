@@ -1,4 +1,4 @@
-"""Where `eval` gets photos of which is known what they show: assets that people corrected, or a folder with a list."""
+"""Photos with known contents for `eval`: assets that people have corrected, or a folder with a list."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ MAX_PHOTO_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One photo and what it shows.
+    """One photo and its known contents.
 
-    name: of the asset or file. truth: field -> what people say it is; fields of which nothing is known are not in it.
-    url: where the photo can be fetched, "" when nowhere. read: returns its bytes; OSError when they cannot be had.
+    name: of the asset or file.
+    truth: field -> the value that people have given; unknown fields are missing.
+    url: where the photo can be fetched, "" when nowhere.
+    read: returns its bytes; raises OSError when they cannot be read.
     """
 
     name: str
@@ -39,23 +41,27 @@ class Case:
     read: Callable[[], Awaitable[bytes]]
 
 
-async def corrected(open_backends: Backends, category: str | None, limit: int) -> list[Case]:
-    """Return the newest assets with corrections, and with an original that is still kept, at most so many.
+async def corrected(backends: Backends, category: str | None, limit: int) -> list[Case]:
+    """Return the newest assets that have corrections and still have their original.
 
-    What a person said is the truth, be it other than what the AI had said or the same.
+    category: only of this one; None: of all.
+    limit: at most so many.
     """
     cases: list[Case] = []
-    async for asset in _assets(open_backends, category):
+    async for asset in _assets(backends, category):
         if asset.corrections and asset.original.name is not None:
-            cases.append(await _case(asset, open_backends))
+            cases.append(await _case(asset, backends))
             if len(cases) == limit:
                 break
     return cases
 
 
 def labelled(folder: Path, categories: Collection[str], category: str | None, limit: int) -> list[Case]:
-    """Return the photos that the folder's labels.csv names, at most so many; ConfigurationError says what is wrong in
-    which line. categories: those that photos may be of.
+    """Return the photos that the folder's labels.csv names; ConfigurationError names a wrong line and its fault.
+
+    categories: the allowed ones.
+    category: only photos of this one; None: of all.
+    limit: at most so many.
     """
     path = folder / LABELS
     try:
@@ -87,22 +93,22 @@ def _labels(folder: Path, path: Path, rows: Any, categories: Collection[str]) ->
             yield Case(texts["file"], category, content_type, truth, "", partial(asyncio.to_thread, _read, photo))
 
 
-async def _assets(open_backends: Backends, category: str | None) -> AsyncIterator[Asset]:
+async def _assets(backends: Backends, category: str | None) -> AsyncIterator[Asset]:
     after = None
     while True:
-        page = await open_backends.store.jobs(JobFilter(category=category), limit=PAGE, after=after)
+        page = await backends.store.jobs(JobFilter(category=category), limit=PAGE, after=after)
         for asset in page.assets:
             yield asset
         if (after := page.next_after) is None:
             return
 
 
-async def _case(asset: Asset, open_backends: Backends) -> Case:
+async def _case(asset: Asset, backends: Backends) -> Case:
     name = asset.original.name
     assert name is not None
-    url = (await open_backends.storages.urls([name], URL_SECONDS)).get(name) or asset.original.url
+    url = (await backends.storages.urls([name], URL_SECONDS)).get(name) or asset.original.url
     truth = {field: str(each["value"]) for field, each in asset.corrections.items()}
-    read = partial(open_backends.storages.read, name)
+    read = partial(backends.storages.read, name)
     return Case(asset.id, asset.category, asset.original.content_type, truth, url, read)
 
 

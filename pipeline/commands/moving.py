@@ -1,5 +1,5 @@
-"""The command `move`, and what it shares with those of backups.py: they open the asset store and the storages
-themselves, from the same settings as the service, which may run meanwhile.
+"""The command `move`, and the code that it shares with backups.py. These commands open the asset store and the storages
+themselves, with the settings of the service, which may run at the same time.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from pipeline.usecases.plugin_values import PluginValues
 from pipeline.usecases.storages_in_use import names_in_use
 
 T = TypeVar("T")
-# Every process has looked where new images go by then.
-CHOSEN_SECONDS = 2 * 1.0
+# After this time every process has read where new images are saved; each reads it once a second.
+CHOSEN_SECONDS = 2.0
 EMBEDDED = "sqlite"
-# Beside the bar.
+# Characters beside the progress bar.
 CAUSE_AT_MOST = 60
-GO_ON = "Run the same command again to go on; move --abandon gives up what is not decided yet."
+GO_ON = "Run the same command again to continue; move --abandon gives up a move that is not decided yet."
 
 
 class Backends(NamedTuple):
-    """Where documents and images are."""
+    """The open asset store and storages."""
 
     store: AssetStore
     storages: Storages
@@ -55,7 +55,7 @@ class Backends(NamedTuple):
 
 @asynccontextmanager
 async def open_backends(settings: Settings, storage_name: str = "") -> AsyncIterator[Backends]:
-    """Open the store, and the storages, the current one by that name."""
+    """Open the store and the storages. storage_name: of the current one; "": as the settings say."""
     check_user(settings)
     catalogue, metrics = Catalogue(settings), Metrics()
     store = build_store(settings).as_asset_store()
@@ -77,7 +77,9 @@ async def open_backends(settings: Settings, storage_name: str = "") -> AsyncIter
 
 
 def check_user(settings: Settings) -> None:
-    """ConfigurationError when the embedded asset store is another user's: files made beside it would shut that out."""
+    """ConfigurationError when the embedded asset store belongs to another user, whom our new files beside it would lock
+    out.
+    """
     file = settings.data_dir / "assets.sqlite"
     with suppress(OSError):
         if not settings.mongodb_uri.get_secret_value() and (owner := file.stat().st_uid) != os.geteuid():
@@ -85,38 +87,38 @@ def check_user(settings: Settings) -> None:
 
 
 class Bar:
-    """The bar that shows how far a command is; to call it is to count an asset."""
+    """The progress bar of a command. Each call counts one asset."""
 
     def __init__(self, progress: Progress, what: str) -> None:
         self._progress = progress
         self._what = what
         self._task = progress.add_task(what, total=None)
-        self._told = ""
+        self._noted_cause = ""
 
     def __call__(self) -> None:
-        self._told = ""
+        self._noted_cause = ""
         self._progress.update(self._task, advance=1, description=self._what)
 
     def rename(self, what: str) -> None:
-        """Say what it does now."""
+        """Show another text: what the command does now."""
         self._what = what
         self._progress.update(self._task, description=what)
 
     def wait(self, cause: str) -> None:
-        """Say that something is away, for as long as no asset is counted."""
+        """Show why the command waits, until the next asset is counted."""
         self._progress.update(self._task, description=f"{self._what} (waiting: {shortened(cause, CAUSE_AT_MOST)})")
-        if self._progress.disable and cause != self._told:
-            self._told = cause
+        if self._progress.disable and cause != self._noted_cause:
+            self._noted_cause = cause
             note(f"Waiting: {cause}")
 
 
 def run(work: Callable[[Settings, Bar], Awaitable[T]], what: str, hint: str = "") -> T:
-    """Return what the work returns, with a bar that counts assets; its errors end the command, and so does Ctrl-C.
+    """Run the work with a bar that counts assets, and return its result. Its errors and Ctrl-C end the command.
 
-    hint: how to go on after that, or when something was away.
+    hint: how to continue after Ctrl-C, or after a dependency was down.
     """
     settings = service_target.load()
-    # As Ctrl-C: what was begun is put in order.
+    # SIGTERM ends the command like Ctrl-C, which cleans up.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     logs.configure(settings.log_format, "WARNING")
     doing = TextColumn("{task.description}", markup=False)
@@ -141,14 +143,14 @@ async def _awaited(work: Awaitable[T]) -> T:
     return await work
 
 
-def tell(tally: dict[str, Any], flaws: list[str], as_json: bool) -> None:
-    """Print what there was; exit code 1 when something is wrong."""
+def report(counts: dict[str, Any], flaws: list[str], as_json: bool) -> None:
+    """Print the counts and the flaws; exit code 1 when there are flaws."""
     if as_json:
-        say_json(tally | {"flaws": flaws})
+        say_json(counts | {"flaws": flaws})
     else:
         for flaw in flaws:
             say(flaw, BAD)
-        say(", ".join(f"{number} {name}" for name, number in tally.items()))
+        say(", ".join(f"{number} {name}" for name, number in counts.items()))
     if flaws:
         raise SystemExit(ExitCode.FAILED)
 
@@ -157,24 +159,25 @@ with_json = click.option("--json", "as_json", is_flag=True, help="One line of JS
 
 
 @click.command()
-@click.option("--storage", "name", help="Where all images go: a storage that the settings set up.")
-@click.option("--store", "address", help="Where all assets go: mongodb://..., sqlite (embedded), or - to read it.")
+@click.option("--storage", "name", help="The target of all images: a storage that the settings configure.")
+@click.option("--store", "address", help="The target of all assets: mongodb://..., sqlite (embedded), or - to read it.")
 @click.option("--abandon", is_flag=True, help="Give up a move to another store that was interrupted.")
 @with_json
 def move(name: str | None, address: str | None, abandon: bool, as_json: bool) -> None:
     """Move all images to another storage, or all assets to another store, while the service runs.
 
-    --storage: new images go there from now on, whatever STORAGE_BACKEND says until it is changed. Exit code 1: some
-    images are missing or damaged; they are listed and stay where they are.
+    --storage: new images are saved there from now on, until STORAGE_BACKEND is changed. Exit code 1: some images are
+    missing or damaged; they are listed and not moved.
 
-    --store: every process uses the other store as soon as it has everything; set MONGODB_URI, or unset it, before the
-    next start. All processes must be of this version. The old store stays as it was.
+    --store: every process uses the new store as soon as it is complete. Set or unset MONGODB_URI before the next start.
+    All processes must have this version. The old store is not changed.
 
-    Run again after an interruption, each goes on. What is away is waited for, two minutes at a time and fifteen in
-    all. Exit codes: 0 well; 1 failed, or something is left; 2 wrong use or configuration; 130 Ctrl-C.
+    After an interruption run the same command again to continue. It waits for a dependency that is down, two minutes at
+    a time and fifteen in total. Exit codes: 0 success; 1 failed, or something was not moved; 2 wrong use or
+    configuration; 130 Ctrl-C.
     """
     if (name is not None) + (address is not None) + abandon != 1:
-        raise click.UsageError("Say either --storage NAME, --store ADDRESS or --abandon.")
+        raise click.UsageError("Use either --storage NAME, --store ADDRESS or --abandon.")
     if name is not None:
         _move_images(name, as_json)
     elif address is not None:
@@ -186,15 +189,15 @@ def move(name: str | None, address: str | None, abandon: bool, as_json: bool) ->
 def _move_images(name: str, as_json: bool) -> None:
     async def work(settings: Settings, bar: Bar) -> image_move.Moved:
         async with open_backends(settings, name) as (store, storages):
-            # Before any process saves an upload there.
+            # Before the first upload is saved there.
             await image_move.probe(storages)
             await image_move.choose_storage(store, name, instead_of=settings.storage_name)
             await asyncio.sleep(CHOSEN_SECONDS)
             outage_retry, seconds = OutageRetry(bar.wait), settings.media_url_seconds
             return await image_move.move_images(store, storages, bar, outage_retry=outage_retry, url_seconds=seconds)
 
-    moved = run(work, "Moving", hint="Run the same command again to go on.")
-    tell({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
+    moved = run(work, "Moving", hint="Run the same command again to continue.")
+    report({"assets": moved.assets, "images": moved.images}, moved.left, as_json)
 
 
 def _move_assets(address: str, as_json: bool) -> None:
@@ -214,12 +217,12 @@ def _move_assets(address: str, as_json: bool) -> None:
 
     copied = run(work, "Moving", hint=GO_ON)
     if copied is None:
-        note("The asset store is there already.")
+        note("The assets are in that store already.")
         return
     if not as_json:
         change = "Unset MONGODB_URI" if address == EMBEDDED else "Set MONGODB_URI to the new address"
-        say(f"{change} before the next start. The old store still holds everything as it was: remove it.")
-    tell({"assets": copied.assets, "kept": copied.records, "keys": copied.keys}, copied.late, as_json)
+        say(f"{change} before the next start. The old store still has all data: delete it.")
+    report({"assets": copied.assets, "kept": copied.records, "keys": copied.keys}, copied.late, as_json)
 
 
 def _abandon() -> None:
@@ -235,7 +238,7 @@ def _abandon() -> None:
 
 
 async def _current_uri(settings: Settings) -> str:
-    """Return the address of the store that holds the truth."""
+    """Return the address of the store in use, which may differ from the settings after a move."""
     check_user(settings)
     store = build_store(settings)
     try:
@@ -246,7 +249,7 @@ async def _current_uri(settings: Settings) -> str:
 
 
 def _address(given: str, settings: Settings) -> str:
-    if given == "-":  # on the command line every user of the machine would see a password
+    if given == "-":  # every user of the machine can read a command line, and a password in it
         given = sys.stdin.readline().strip()
     if given == EMBEDDED:
         return embedded_store(settings)

@@ -1,5 +1,5 @@
-"""The operators' commands: `failed` for dead letters, `queue` to pause and resume, `audit` for who has changed what.
-They talk to a running service.
+"""The operators' commands: `failed` (dead letters), `queue` (pause, resume, status) and `audit` (operators' changes).
+They call a running service.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.commands.output import complain, note, say, say_json, say_table
 TOKEN_SECONDS = 3600
 Work = Callable[[Operator], Awaitable[Any]]
 
-# PIPELINE_TOKEN is not read: it is a user's.
+# PIPELINE_TOKEN is not read: it is the token of a user.
 with_token = click.option("--token", envvar="PIPELINE_ADMIN_TOKEN", help="Token of an admin; default: one made here.")
 with_queue = click.option(
     "--queue",
@@ -26,18 +26,18 @@ with_queue = click.option(
     default="ai-processing",
     show_default=True,
     type=click.Choice(["ai-processing", "notifications"]),
-    help="notifications: events that webhook and apprise have yet to deliver.",
+    help="notifications: events that webhook and apprise have not delivered yet.",
 )
 
 
 @click.group()
 def failed() -> None:
-    """List dead letters (jobs that failed for good), run them again, remove them."""
+    """List dead letters (jobs that failed for good), retry them, delete them."""
 
 
 @failed.command("ls")
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
-@click.option("--all", "all_", is_flag=True, help="All there are.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most this many.")
+@click.option("--all", "all_", is_flag=True, help="All of them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each.")
 @with_queue
 @with_url
@@ -65,12 +65,12 @@ def list_failed(limit: int, all_: bool, as_json: bool, queue_name: str, url: str
 
 @failed.command("retry")
 @click.argument("job_ids", nargs=-1)
-@click.option("--all", "all_", is_flag=True, help="All there are, except those whose asset did not stay failed.")
+@click.option("--all", "all_", is_flag=True, help="All, except those whose asset is no longer failed.")
 @with_queue
 @with_url
 @with_token
 def retry_failed(job_ids: Sequence[str], all_: bool, queue_name: str, url: str | None, token: str | None) -> None:
-    """Run dead letters again; exit code 1 when one named cannot."""
+    """Run dead letters again; exit code 1 when a named one cannot be retried."""
     _check_choice(job_ids, all_)
 
     async def retry(client: Operator, job_id: str) -> str:
@@ -85,7 +85,7 @@ def retry_failed(job_ids: Sequence[str], all_: bool, queue_name: str, url: str |
 
 @failed.command("rm")
 @click.argument("job_ids", nargs=-1)
-@click.option("--all", "all_", is_flag=True, help="All there are.")
+@click.option("--all", "all_", is_flag=True, help="All of them.")
 @click.option("--yes", is_flag=True, help="Do not ask before removing all.")
 @with_queue
 @with_url
@@ -93,7 +93,7 @@ def retry_failed(job_ids: Sequence[str], all_: bool, queue_name: str, url: str |
 def remove_failed(
     job_ids: Sequence[str], all_: bool, yes: bool, queue_name: str, url: str | None, token: str | None
 ) -> None:
-    """Remove dead letters; exit code 1 when one named is not there. Their assets stay."""
+    """Delete dead letters; exit code 1 when a named one does not exist. Their assets stay."""
     _check_choice(job_ids, all_)
     if all_ and not yes:
         click.confirm("Remove all dead letters?", abort=True)
@@ -118,7 +118,7 @@ def queue() -> None:
 @with_url
 @with_token
 def pause(queue_name: str, url: str | None, token: str | None) -> None:
-    """Start no more jobs; running ones finish, uploads are still accepted."""
+    """Start no more jobs. Running jobs finish; uploads are still accepted."""
     run(lambda client: client.pause(queue=queue_name), url, token)
     say("The queue is paused.")
 
@@ -153,18 +153,18 @@ def users(as_json: bool, url: str | None, token: str | None) -> None:
     """Print the ten users with the most unfinished jobs."""
 
     async def work(client: Operator) -> None:
-        found = await client.busiest_users()
+        busiest = await client.busiest_users()
         if as_json:
-            say_json(found)
+            say_json(busiest)
             return
-        rows = [(each["userId"], each["waiting"], each["active"], f"{each['share']:.0%}") for each in found["items"]]
+        rows = [(user["userId"], user["waiting"], user["active"], f"{user['share']:.0%}") for user in busiest["items"]]
         say_table(("user", "waiting", "active", "share"), rows, "There are no unfinished jobs.")
 
     run(work, url, token)
 
 
 @click.command()
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most so many.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1), help="At most this many.")
 @click.option("--who", help="Only what this operator did.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each.")
 @with_url
@@ -192,12 +192,12 @@ def _check_choice(job_ids: Sequence[str], all_: bool) -> None:
 
 
 def second_of(timestamp: str) -> str:
-    """Return an instant of a reply as people read it, to the second."""
+    """Return the timestamp of a reply as text for people, to the second."""
     return f"{timestamp[:19].replace('T', ' ')}Z"
 
 
 def run(work: Work, url: str | None, token: str | None) -> None:
-    """Do it with a client of the service; without a token with one of an admin, made here."""
+    """Do the work with a client of the service. token: None for a new one of an admin."""
 
     async def work_on() -> None:
         async with Operator(*target(url, token, OPERATOR, role=ADMIN_ROLE, expires_in=TOKEN_SECONDS)) as client:
@@ -207,7 +207,7 @@ def run(work: Work, url: str | None, token: str | None) -> None:
 
 
 async def each(client: Operator, job_ids: Sequence[str], work: Callable[[Operator, str], Awaitable[str]]) -> None:
-    """Do it to each job and print what became of it; ClientError at the end when any was refused."""
+    """Do the work for each job and print its result; ClientError at the end when any was refused."""
     refused = 0
     for job_id in job_ids:
         try:

@@ -1,7 +1,7 @@
-"""What the commands print: plain text, one line for each thing, however wide the terminal is.
+"""The output of commands: plain text, one line for each item, whatever the width of the terminal.
 
-Texts come from users, plugins, providers and file names. Every function here cleans what it prints, so no command has
-to think of it: nothing steers the terminal, breaks a line or is taken for markup. Colours are on a terminal only.
+Texts come from users, plugins, providers and file names. Every function here cleans what it prints, so that no text
+controls the terminal, breaks a line or is read as markup. Colours are used on a terminal only.
 """
 
 from __future__ import annotations
@@ -19,52 +19,52 @@ from rich.text import Text
 from pipeline.texts import clean
 
 stdout, stderr = (Console(stderr=is_stderr, emoji=False, markup=False, highlight=False) for is_stderr in (False, True))
-# Of a table: a longer cell moves what follows it on its line, and a very long one is cut.
+# Characters of a cell in a table: up to the first it is padded, beyond the second it is cut.
 PAD_AT_MOST, CELL_AT_MOST = 44, 400
-# Of a cell, so that each line has as many words as there are columns, or more.
+# Stands in empty cells, so that scripts find at least one word for each column.
 EMPTY = "-"
-# Beside a bar there is little room.
+# Characters of a file name beside a progress bar.
 NAME_AT_MOST = 30
 _bars: list[Progress] = []
 BOLD, GOOD, WARNING, BAD = "bold", "green", "yellow", "red"
 
 
 def use_any_encoding() -> None:
-    """Let no text end a command: what the terminal's encoding lacks is printed as \\x escapes."""
+    """Print characters that the terminal's encoding lacks as \\x escapes, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
 
 
 def shown(text: object) -> str:
-    """Return the text as it can be printed, in one line."""
+    """Return the text cleaned for printing, in one line."""
     return clean(str(text))
 
 
 def shortened(text: object, length: int) -> str:
-    """Return the text as it can be printed, cut to so many characters."""
-    whole = shown(text)
-    return whole if len(whole) <= length else whole[: length - 1] + "…"
+    """Return the text cleaned for printing, cut to so many characters."""
+    line = shown(text)
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def say(text: object, color: str = "", label: str = "") -> None:
-    """Print a result: one line on standard output. label: comes first, and alone has the colour, when there is one."""
+    """Print a result: one line on standard output. label: stands first; if given, only the label has the colour."""
     _print_result(text, color, label)
 
 
 def note(text: object, color: str = "", label: str = "") -> None:
-    """Print what is no result: one line on standard error. label: as above."""
+    """Print a message that is no result: one line on standard error. label: as in `say`."""
     _print(stderr, text, color, label)
 
 
 def complain(text: object, about: str = "Error") -> None:
-    """Print what went wrong: one line on standard error. about: what it went wrong with."""
+    """Print an error: one line on standard error. about: its subject."""
     note(text, BAD, f"{about}: ")
 
 
 def say_json(data: Any, indent: int | None = None) -> None:
     """Print JSON data on standard output at once: one line, or indented for people."""
-    # As it is for programs, which unescape it. For people it is cleaned, and so are the letters it does not escape.
+    # For programs all but ASCII is escaped. For people it is not, so it is cleaned.
     if indent is None:
         text = json.dumps(data).replace("\x7f", "\\u007f")
     else:
@@ -73,7 +73,7 @@ def say_json(data: Any, indent: int | None = None) -> None:
 
 
 def say_table(names: Sequence[str], rows: Iterable[Sequence[object]], nothing: str = "") -> int:
-    """Print a line for each row, in columns, and return how many. nothing: what to say when there is no row."""
+    """Print the rows in columns and return their number. nothing: the line that is printed without rows."""
     lines = [[shortened("" if cell is None else cell, CELL_AT_MOST) or EMPTY for cell in row] for row in rows]
     if not lines and nothing:
         say(nothing)
@@ -89,7 +89,7 @@ def say_table(names: Sequence[str], rows: Iterable[Sequence[object]], nothing: s
 
 
 def bar(*columns: ProgressColumn) -> Progress:
-    """Return a bar on standard error, which shows on a terminal only."""
+    """Return a progress bar on standard error. It shows on a terminal only."""
     progress = Progress(
         *columns, console=stderr, disable=not is_terminal(sys.stderr), transient=True, redirect_stdout=False
     )
@@ -98,7 +98,7 @@ def bar(*columns: ProgressColumn) -> Progress:
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Return whether a person reads the stream, whatever FORCE_COLOR says."""
+    """Return whether the stream is a terminal; FORCE_COLOR does not matter."""
     return hasattr(stream, "isatty") and stream.isatty()
 
 
@@ -112,7 +112,7 @@ def cleaned(data: Any) -> Any:
 
 
 def _print_result(text: object, color: str, label: str) -> None:
-    # A terminal with a bar on it: only the bar's console knows how to print above the bar.
+    # On a terminal with a bar only the bar's console can print above the bar.
     has_bar = is_terminal(sys.stdout) and any(each.live.is_started for each in _bars)
     _print(stderr if has_bar else stdout, text, color, label)
 

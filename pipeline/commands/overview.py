@@ -1,4 +1,4 @@
-"""The commands `queue top` and `processes`: what the console shows of the service as a whole, in a terminal."""
+"""The commands `queue top` and `processes`: the console's overview of the service, in a terminal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EVERY_SECONDS = 2.0
 STATES = ("waiting", "delayed", "active", "completed", "failed")
 MEGABYTE = 1_000_000
 COLUMNS = ("id", "host", "pid", "role", "state", "slots", "sockets", "memory", "runs")
-# The address and the token that `processes` was given itself, before the name of what it is to do.
+# Address and token that were given to `processes` itself, before the name of its subcommand.
 Target = tuple[str | None, str | None]
 
 
 @queue.command()
-@click.option("--once", is_flag=True, help="Show it once.")
+@click.option("--once", is_flag=True, help="Show it only once.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line each time.")
 @click.option(
     "--every", "seconds", default=EVERY_SECONDS, show_default=True, type=Number(min=0.2, max=86_400), help="Seconds."
@@ -33,7 +33,7 @@ Target = tuple[str | None, str | None]
 @with_url
 @with_token
 def top(once: bool, as_json: bool, seconds: float, url: str | None, token: str | None) -> None:
-    """Show the queues, the processes and what is wrong, again and again. A reader's token will do."""
+    """Show the queues, the processes and all faults, and refresh them. The token of a reader suffices."""
 
     async def work(client: Operator) -> None:
         if once or as_json or not is_terminal(sys.stdout):
@@ -42,15 +42,15 @@ def top(once: bool, as_json: bool, seconds: float, url: str | None, token: str |
         with Live(console=stdout, auto_refresh=False, screen=True) as live:
 
             def show(overview: Mapping[str, Any]) -> None:
-                told = [Text(shown(text), color, no_wrap=True) for text, color in lines(overview)]
-                live.update(Text("\n").join(told), refresh=True)
+                texts = [Text(shown(text), color, no_wrap=True) for text, color in lines(overview)]
+                live.update(Text("\n").join(texts), refresh=True)
 
             await _follow(client, seconds, show, once=False)
 
     try:
         run(work, url, token)
     except KeyboardInterrupt:
-        pass  # the usual way to end it
+        pass  # Ctrl-C is the usual end
 
 
 @click.group(invoke_without_command=True)
@@ -59,18 +59,18 @@ def top(once: bool, as_json: bool, seconds: float, url: str | None, token: str |
 @with_token
 @click.pass_context
 def processes(ctx: click.Context, as_json: bool, url: str | None, token: str | None) -> None:
-    """List the processes of the service and what they run, or let one of them claim no more jobs."""
+    """List the processes of the service and their jobs, or drain a process."""
     if ctx.invoked_subcommand is not None:
         ctx.obj = (url, token)
         return
 
     async def work(client: Operator) -> None:
-        found = await client.processes()
+        listed = await client.processes()
         if as_json:
-            for process in found:
+            for process in listed:
                 say_json(process)
         else:
-            say_table(COLUMNS, map(_row, found), "No process has said that it is there.")
+            say_table(COLUMNS, map(_row, listed), "No process has reported.")
 
     run(work, url, token)
 
@@ -81,7 +81,7 @@ def processes(ctx: click.Context, as_json: bool, url: str | None, token: str | N
 @with_token
 @click.pass_obj
 def drain(given: Target, process_ids: Sequence[str], url: str | None, token: str | None) -> None:
-    """Let these processes claim no more jobs; those that run finish. It ends with `resume` or a restart."""
+    """Let these processes claim no more jobs; running jobs finish. `resume` or a restart ends the drain."""
     run(lambda client: each(client, process_ids, _drain), url or given[0], token or given[1])
 
 
@@ -106,7 +106,7 @@ async def _resume(client: Operator, process_id: str) -> str:
 
 
 async def _follow(client: Operator, seconds: float, show: Callable[[Mapping[str, Any]], None], *, once: bool) -> None:
-    """Show the overview again and again, also after a time in which the service could not be reached."""
+    """Show the overview repeatedly, and continue after an outage of the service."""
     while True:
         try:
             show(await client.overview())
@@ -145,12 +145,12 @@ def _queue_lines(shown_queue: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     counts = "  ".join(f"{state} {shown_queue[state]:,}" for state in STATES)
     yield f"{name}  {counts}  a minute {shown_queue['endedInLastMinute']:,}", BOLD
     if (oldest := shown_queue["oldestReadySeconds"]) is not None:
-        yield f"  the oldest that could start has waited {oldest:,.0f} s", ""
+        yield f"  the oldest job that could start has waited {oldest:,.0f} s", ""
     if shown_queue["paused"]:
-        yield "  paused: nothing is started", WARNING
+        yield "  paused: no job starts", WARNING
     for hold in shown_queue["holds"]:
-        again = f"is not asked, next try in {hold['nextTryInSeconds']:.0f} s:"
-        yield f"  {hold['provider']} {again} {hold['cause'] or hold['reason']}", WARNING
+        next_try = f"is not asked, next try in {hold['nextTryInSeconds']:.0f} s:"
+        yield f"  {hold['provider']} {next_try} {hold['cause'] or hold['reason']}", WARNING
 
 
 def _troubles(overview: Mapping[str, Any]) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Whether photos that are waited for get on. Pure.
+"""Whether waiting photos make progress. Pure.
 
-A sign of progress is one that cannot repeat itself for ever: while a provider is away its jobs are started and given
-back again and again, with the same attempt.
+Only a step that cannot repeat for ever is progress. While a provider is down, its jobs start and are postponed again
+and again with the same attempt: that is none.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NOT_IN_LINE = float("inf")
+NOT_QUEUED = float("inf")
 
 
 class Marks:
-    """How far each photo has come."""
+    """The furthest step of each photo."""
 
     def __init__(self) -> None:
         self._positions: dict[str, float] = {}
@@ -21,10 +21,13 @@ class Marks:
         self._shares: dict[str, tuple[int, float]] = {}
 
     def has_moved(self, asset_id: str, now: Mapping[str, Any]) -> bool:
-        """Return whether the photo is further than ever before, by a progress frame or by the asset's `progress`."""
+        """Return whether the photo is further than ever before.
+
+        now: a progress frame, or the asset's `progress`.
+        """
         has_moved = False
         position, attempt, share = now.get("position"), now.get("attempt"), now.get("share")
-        if position is not None and position < self._positions.get(asset_id, NOT_IN_LINE):
+        if position is not None and position < self._positions.get(asset_id, NOT_QUEUED):
             self._positions[asset_id] = position
             has_moved = True
         if attempt is not None and attempt > self._attempts.get(asset_id, 0):

@@ -1,5 +1,5 @@
-"""What a plugin author looks up, as Markdown, out of the code itself: hooks, Protocols, data, who uses which hook, and
-the settings of built-in plugins. docs/plugins.md holds it between two marks, and a test holds it to that.
+"""The reference for plugin authors as Markdown, generated from the code: hooks, Protocols, data classes, users of each
+hook, and settings of built-in plugins. docs/plugins.md has it between two marks; a test compares the two.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.hooks.kinds import BUILT_IN_MODULES
 from pipeline.hooks.load_checks import hookspecs
 from pipeline.settings import PluginSettings, Settings
 
-# Those that a plugin raises.
+# The errors that plugins raise.
 ERRORS: tuple[type[Exception], ...] = (
     errors.RetryableJobError,
     errors.PermanentJobError,
@@ -32,7 +32,7 @@ ERRORS: tuple[type[Exception], ...] = (
 
 
 def reference_lines() -> list[str]:
-    """Return the reference."""
+    """Return the lines of the reference."""
     parts = (_hook_lines, _protocol_lines, _data_lines, _used_lines, _error_lines, _user_lines, _setting_lines)
     return [line for part in parts for line in part()]
 
@@ -43,8 +43,8 @@ def hook_users() -> dict[str, list[str]]:
     registry.add_hookspecs(specs)
     for module in BUILT_IN_MODULES:
         registry.register(importlib.import_module(module), name=module)
-    found = {name: getattr(registry.hook, name).get_hookimpls() for name in hookspecs()}
-    return {name: sorted(each.plugin_name for each in implementations) for name, implementations in found.items()}
+    users = {name: getattr(registry.hook, name).get_hookimpls() for name in hookspecs()}
+    return {name: sorted(each.plugin_name for each in implementations) for name, implementations in users.items()}
 
 
 def _hook_lines() -> Iterator[str]:
@@ -99,7 +99,7 @@ def _setting_lines() -> Iterator[str]:
 
 
 def _documented(level: str, title: str, what: object) -> Iterator[str]:
-    # Markdown takes <NAME> for HTML.
+    # Markdown reads <NAME> as HTML.
     yield from ("", f"{level} `{title}`", "", *(inspect.getdoc(what) or "").replace("<", r"\<").splitlines())
 
 
@@ -113,9 +113,9 @@ def _error_lines() -> Iterator[str]:
 
 
 def _signature(function: Callable[..., Any], written: str = "") -> str:
-    """Return how a function is written. written: what stands before its name, if its types do not tell."""
+    """Return the signature of a function. written: the keyword before its name, "" to take it from the types."""
     returns = str(inspect.signature(function).return_annotation)
-    # "X | Awaitable[X]": the author chooses.
+    # "X | Awaitable[X]": the author may write either def or async def.
     plain, either, _ = returns.partition(" | Awaitable[")
     if not either and returns.startswith("Awaitable["):
         plain, either = returns.removeprefix("Awaitable[").removesuffix("]"), "awaited"

@@ -1,4 +1,4 @@
-"""How well a provider did in `eval`: each field of each answer is right, wrong or unsure. Pure."""
+"""The score of a provider in `eval`: each field of each answer is right, wrong or unsure. Pure."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ RIGHT, WRONG, UNSURE = "right", "wrong", "unsure"
 
 @dataclass(slots=True)
 class Score:
-    """What came of asking one provider. label: as it was named on the command line.
+    """The results of one provider.
 
-    calls: how often it was asked, repetitions included. failed: photos without an answer. stopped: why it was not asked
-    about the rest, "" when it was.
+    label: its name on the command line.
+    calls: number of calls, retries included.
+    failed: photos without an answer.
+    stopped: why the remaining photos were not sent to it, "" when all were.
     """
 
     label: str
@@ -34,17 +36,21 @@ class Score:
     answers: list[Analysis] = field(default_factory=list)
 
     def add(self, name: str, category: str, truth: Mapping[str, str], analysis: Analysis, seconds: float) -> None:
-        """Count an answer. name, category, truth: of the photo."""
+        """Count an answer.
+
+        name, category, truth: of the photo.
+        seconds: that the answer took.
+        """
         self.answers.append(analysis)
         self.seconds.append(seconds)
         for each, wanted in truth.items():
             attribute = getattr(analysis, each)
-            said = attribute.value if attribute is not None else ""
-            outcome = UNSURE if not said else RIGHT if is_same(said, wanted) else WRONG
+            answer = attribute.value if attribute is not None else ""
+            outcome = UNSURE if not answer else RIGHT if is_same(answer, wanted) else WRONG
             self.fields[each][outcome] += 1
             if outcome == WRONG:
-                found = {"photo": name, "category": category, "field": each, "wanted": wanted, "said": said}
-                self.mistakes.append(found | {"confidence": attribute.confidence})
+                mistake = {"photo": name, "category": category, "field": each, "wanted": wanted, "said": answer}
+                self.mistakes.append(mistake | {"confidence": attribute.confidence})
 
     def fail(self, reason: str) -> None:
         """Count a photo without an answer."""
@@ -53,7 +59,7 @@ class Score:
 
     @property
     def costs(self) -> Mapping[str, float] | None:
-        """What the answers cost, by currency; None when that is not known of some of them."""
+        """The cost of all answers by currency; None when the cost of any is unknown."""
         costs: Counter[str] = Counter()
         for analysis in self.answers:
             if analysis.usage is None or analysis.usage.cost is None:
@@ -62,19 +68,19 @@ class Score:
         return dict(costs)
 
     def to_seconds(self) -> dict[str, float] | None:
-        """Return how long an answer took; None without any."""
+        """Return mean and median seconds of an answer; None without answers."""
         if not self.seconds:
             return None
         return {"mean": round(fmean(self.seconds), 3), "median": round(median(self.seconds), 3)}
 
     def tokens(self, direction: str) -> int | None:
-        """Return how many input or output tokens the answers took; None when that is not known of some of them."""
-        told = [getattr(analysis.usage, f"{direction}_tokens", None) for analysis in self.answers]
-        counts = [count for count in told if count is not None]
-        return sum(counts) if counts and len(counts) == len(told) else None
+        """Return the number of tokens of all answers; None when that of any is unknown. direction: input or output."""
+        reported = [getattr(analysis.usage, f"{direction}_tokens", None) for analysis in self.answers]
+        counts = [count for count in reported if count is not None]
+        return sum(counts) if counts and len(counts) == len(reported) else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return all that is known."""
+        """Return the whole score."""
         last = self.answers[-1] if self.answers else None
         costs = self.costs
         return {
@@ -97,12 +103,12 @@ class Score:
         }
 
 
-def is_same(said: str, wanted: str) -> bool:
-    """Return whether two values name the same: capitals, accents, blanks and punctuation do not matter."""
-    return _letters(said) == _letters(wanted)
+def is_same(answer: str, wanted: str) -> bool:
+    """Return whether two values name the same thing; capitals, accents, blanks and punctuation do not matter."""
+    return _letters(answer) == _letters(wanted)
 
 
 def _letters(text: str) -> str:
     folded = unicodedata.normalize("NFKD", text.casefold())
-    # Of what has neither letters nor digits every sign counts.
+    # A text without letters and digits is compared as it is.
     return "".join(each for each in folded if each.isalnum()) or folded.strip()

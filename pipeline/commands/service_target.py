@@ -1,4 +1,4 @@
-"""How the commands reach the service: the settings in force, the process that runs on them, an address and a token."""
+"""How commands reach the service: the settings in force, the running process, its address, and a token."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ from pipeline.settings import Role, Settings
 from pipeline.start import program
 
 TOKEN_SECONDS = 30 * 86_400
-# Ten years: what is longer is a slip.
+# Ten years: a longer time is a typing error.
 MOST_HOURS = 87_600
-# Time to click on it; the page makes a longer session of it.
+# Time to open the link; the page then gets a longer token.
 LINK_SECONDS = 600
 DEMO_USER, OPERATOR = "demo", "operator"
 ANSWER_SECONDS = 5.0
-with_url = click.option("--url", envvar="PIPELINE_URL", help="Address of the service; default: the one running here.")
+with_url = click.option(
+    "--url", envvar="PIPELINE_URL", help="Address of the service; default: the one on this machine."
+)
 with_user_token = click.option(
     "--token", envvar="PIPELINE_TOKEN", help="Token of the user; default: one for the demo user."
 )
-# Whatever proxies the environment names: this is about processes of this machine.
+# Without the proxies of the environment: only processes of this machine are called.
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Number(click.FloatRange):
-    """A number within a range; nan, which every comparison lets pass, is none."""
+    """A number within a range. nan is refused: click's comparisons would accept it."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -48,7 +50,7 @@ class Number(click.FloatRange):
 
 
 def load() -> Settings:
-    """Return the settings with a way to check tokens: without any, the secret generated into DATA_DIR."""
+    """Return the settings. Where they name no key for tokens, they get the secret generated into DATA_DIR."""
     settings = settings_module.load()
     if settings.jwt_secret.get_secret_value() or settings.jwt_public_key or settings.jwt_jwks_url:
         return settings
@@ -56,28 +58,28 @@ def load() -> Settings:
 
 
 def find_service(settings: Settings) -> Service | None:
-    """Return a process of the service that runs on this DATA_DIR and answers, one that takes uploads if there is."""
-    found = sorted(services(settings.data_dir), key=lambda service: service.role == Role.WORKER)
-    return next((service for service in found if _answers(service)), None)
+    """Return a process that runs on this DATA_DIR and answers, None without one; first those that accept uploads."""
+    listed = sorted(services(settings.data_dir), key=lambda service: service.role == Role.WORKER)
+    return next((service for service in listed if _answers(service)), None)
 
 
 def _answers(service: Service) -> bool:
     try:
         with _DIRECTLY.open(f"{service.address}/livez", timeout=ANSWER_SECONDS):
             return True
-    except (OSError, ValueError):  # no answer, or none of HTTP
+    except (OSError, ValueError):  # no answer, or not an HTTP one
         return False
 
 
 def this_command() -> str:
-    """Return what to type to run this program again."""
+    """Return the command line that runs this program."""
     words = program()
     is_command = len(words) == 1 and not words[0].endswith(".py")
     return Path(words[0]).name if is_command else " ".join((os.path.relpath(sys.executable), *words))
 
 
 def address_fault(settings: Settings) -> str | None:
-    """Return why nobody can listen on HOST and PORT now, None when it is free."""
+    """Return why HOST and PORT cannot be listened on, None when they are free."""
     with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if settings.reuse_port:
@@ -94,9 +96,11 @@ def address_fault(settings: Settings) -> str | None:
 def target(
     url: str | None, token: str | None, sub: str, *, role: str | None = None, expires_in: float = TOKEN_SECONDS
 ) -> tuple[str, str]:
-    """Return the address and the token as given, else those of the service here and of that user.
+    """Return address and token of the service.
 
-    expires_in: seconds that a token made here is good for.
+    url: None for the service on this machine.
+    token: None for a new one of this user and role.
+    expires_in: seconds that a new token is valid.
     """
     settings = load()
     if url is not None and (fault := web_fault(url)):
@@ -108,10 +112,10 @@ def target(
 
 
 def page_link(settings: Settings, address: str) -> str:
-    """Return the address of the page for photos with a token for the demo user, good for LINK_SECONDS."""
+    """Return a link to the page for photos with a token of the demo user, valid for LINK_SECONDS."""
     return f"{address}/#token={make_token(settings, DEMO_USER, None, LINK_SECONDS, is_of_page=True)}"
 
 
 def console_link(settings: Settings, address: str) -> str:
-    """Return the address of the console with a token for an admin, good for LINK_SECONDS."""
+    """Return a link to the console with a token of an admin, valid for LINK_SECONDS."""
     return f"{address}/console#token={make_token(settings, OPERATOR, ADMIN_ROLE, LINK_SECONDS, is_of_page=True)}"

@@ -17,9 +17,9 @@ from pipeline.texts import mask_address
 @click.command()
 @click.option("--format", "format_", type=click.Choice(["table", "env", "markdown"]), default="table")
 def settings(format_: str) -> None:
-    """Print every setting, those of plugins too: its name, the value in force or the default, and why.
+    """Print every setting, those of plugins included: name, value in force, default and reason.
 
-    The other formats know only the plugins that come with the service.
+    The other formats have only the plugins that come with the service, and only defaults.
     """
     if format_ == "table":
         in_force = settings_module.load()

@@ -1,4 +1,4 @@
-"""What `submit` prints of each photo: for people on a terminal, ids for a pipe, JSON lines for programs."""
+"""The lines that `submit` prints for each photo: words on a terminal, ids into a pipe, JSON for programs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ FIELDS = ("brand", "model", "colorway")
 
 
 class Lines(Protocol):
-    """Where what happens to photos is printed."""
+    """Prints the state of each photo."""
 
     def accepted(self, path: Path, reply: dict[str, Any]) -> None:
-        """Print that the service has taken a photo. reply: to its upload."""
+        """Print that the service has accepted a photo. reply: to its upload."""
 
     def refused(self, path: Path, why: str) -> None:
-        """Print that it has not."""
+        """Print that the service has refused a photo."""
 
     def finished(self, path: Path, event: dict[str, Any], seconds: float) -> None:
-        """Print a photo's result. event: asset_processed, or asset_deleted. seconds: since the command began."""
+        """Print a photo's result.
+
+        event: asset_processed or asset_deleted.
+        seconds: since the command began.
+        """
 
     def unfinished(self, path: Path, asset_id: str) -> None:
-        """Print that a photo is waited for no longer."""
+        """Print that the command no longer waits for a photo."""
 
 
 class PeopleLines:
@@ -41,20 +45,20 @@ class PeopleLines:
 
     def finished(self, path: Path, event: dict[str, Any], seconds: float) -> None:
         status = _status(event)
-        found = f": {text}" if (text := _found(event)) else ""
-        say(f"{path.name} is {status} after {seconds:.1f} s{found}", BAD if status in ("failed", "deleted") else BOLD)
+        result = f": {text}" if (text := _result(event)) else ""
+        say(f"{path.name} is {status} after {seconds:.1f} s{result}", BAD if status in ("failed", "deleted") else BOLD)
         if self._with_events:
             say_json(event)
 
     def unfinished(self, path: Path, asset_id: str) -> None:
-        """Nothing: how to go on is told at the end."""
+        """Print nothing: the command says at its end how to continue."""
 
 
 class IdLines:
     """One line for each photo that was accepted, its id first; the rest goes to standard error."""
 
     def __init__(self, *, watches: bool) -> None:
-        """watches: the line comes when the photo is finished: ID STATUS FILE."""
+        """watches: the line is ID STATUS FILE and comes when the photo is finished."""
         self._watches = watches
 
     def accepted(self, path: Path, reply: dict[str, Any]) -> None:
@@ -76,7 +80,7 @@ class IdLines:
 
 
 class JsonLines:
-    """A JSON object on one line for each thing that happens: accepted, refused, the event itself, unfinished."""
+    """One JSON object on a line for each step: accepted, refused, the event itself, unfinished."""
 
     def accepted(self, path: Path, reply: dict[str, Any]) -> None:
         ids = {"assetId": reply["assetId"], "jobId": reply["jobId"]}
@@ -93,7 +97,7 @@ class JsonLines:
 
 
 def lines_for(*, as_json: bool, watches: bool) -> Lines:
-    """Return where to print: JSON if asked for, words on a terminal, ids into anything else."""
+    """Return the printer: JSON if asked for, words on a terminal, ids otherwise."""
     if as_json:
         return JsonLines()
     return PeopleLines() if is_terminal(sys.stdout) else IdLines(watches=watches)
@@ -103,7 +107,8 @@ def _status(event: dict[str, Any]) -> str:
     return str(event.get("status", "deleted"))
 
 
-def _found(event: dict[str, Any]) -> str:
-    found = event.get("aiMetadata") or {}
-    values = [value for name in FIELDS if (value := (found.get(name) or {}).get("value"))]
+def _result(event: dict[str, Any]) -> str:
+    """Return the found values, or the error."""
+    metadata = event.get("aiMetadata") or {}
+    values = [value for name in FIELDS if (value := (metadata.get(name) or {}).get("value"))]
     return ", ".join(values) or event.get("error") or ""

@@ -1,4 +1,4 @@
-"""The command `submit`, and the upload of `demo`: photos go up, their results are waited for."""
+"""The command `submit`, and the upload of `demo`: uploads photos and waits for their results."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from pipeline.commands.output import NAME_AT_MOST, bar, complain, note, shortene
 from pipeline.commands.submit_lines import Lines, PeopleLines, lines_for
 from pipeline.errors import ConfigurationError
 
-# Without any sign of progress: longer than a job may take (JOB_TIMEOUT_SECONDS is 120), as its start is one.
+# Longest time without progress: longer than a job may take (JOB_TIMEOUT_SECONDS is 120), since its start is progress.
 PATIENCE_SECONDS = 180.0
-# After which it is told what photos may be waiting for.
+# After this time the command names the plugins that hold photos up.
 HELD_SECONDS = 10.0
-# Of the photos that are still waited for, so many are asked about before it gives up.
-ASKED_AT_MOST = 50
-# Frames that say that a photo gets on, if it is further than before. Not asset_held.
-MOVES = ("asset_queued", "asset_started", "asset_retrying", "asset_progress")
+# Before the command gives up, it reads at most so many of the waiting assets.
+READ_AT_MOST = 50
+# Frames that may show progress. asset_held shows none.
+STEPS = ("asset_queued", "asset_started", "asset_retrying", "asset_progress")
 
 
 def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Return what the shell offers: the categories of the settings in force here."""
+    """Return the shell's completions: the categories of the local settings."""
     try:
         return [name for name in settings_module.load().categories if name.startswith(incomplete)]
     except ConfigurationError:
@@ -47,7 +47,7 @@ def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     "--category",
     required=True,
     shell_complete=_categories,
-    help="What to file them under; the service says which categories it takes.",
+    help="The category of the photos; the service knows the allowed ones.",
 )
 @click.option("--watch", is_flag=True, help="Wait for the results and print them.")
 @click.option(
@@ -56,9 +56,9 @@ def _categories(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     default=PATIENCE_SECONDS,
     show_default=True,
     type=service_target.Number(min=1, max=86_400),
-    help="With --watch: give up after so many seconds without any sign of progress.",
+    help="With --watch: give up after this many seconds without any sign of progress.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON line for each thing that happens.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line for each step.")
 @with_url
 @with_user_token
 def submit(
@@ -70,16 +70,15 @@ def submit(
     url: str | None,
     token: str | None,
 ) -> None:
-    """Upload photos; with --watch wait for their results, however long it takes while they get on.
+    """Upload photos; with --watch wait for their results, as long as they make progress.
 
-    Into a pipe or a file it prints one line for each photo that was accepted: its id, and with --watch also its status
-    and its file (ID STATUS FILE).
+    Into a pipe or a file it prints one line for each accepted photo: its id, with --watch ID STATUS FILE.
 
-    Exit codes: 0 all were accepted, and with --watch finished; 1 one was refused or failed; 2 wrong use or
-    configuration; 3 none failed, but some were not finished in time; 130 Ctrl-C. The service goes on with those that
-    are not finished.
+    Exit codes: 0 all were accepted, with --watch also finished; 1 one was refused or failed; 2 wrong use or
+    configuration; 3 none failed, but some were not finished in time; 130 Ctrl-C. The service continues with unfinished
+    photos.
     """
-    # A service elsewhere may have other categories; it says so itself.
+    # A service elsewhere may have other categories, and checks them itself.
     if url is None and category not in (known := settings_module.load().categories):
         raise click.BadParameter(f"{category!r}: must be one of: {', '.join(known)}", param_hint="--category")
     submission = Submission(
@@ -89,16 +88,19 @@ def submit(
 
 
 class Submission:
-    """Photos on their way, and what became of them."""
+    """The upload of some photos, and the wait for their results."""
 
     def __init__(self, photos: Sequence[tuple[Path, str]], lines: Lines, patience_seconds: float) -> None:
-        """photos: file and category of each. lines: where it is told."""
+        """
+        photos: file and category of each.
+        lines: prints the results.
+        """
         self._photos = photos
         self._lines = lines
         self._patience_seconds = patience_seconds
-        # Asset id -> file, of those that are not finished.
+        # Asset id -> file, of unfinished photos.
         self._waiting: dict[str, Path] = {}
-        # What came before the reply to its upload.
+        # Events that came before the reply to their upload.
         self._early: dict[str, dict[str, Any]] = {}
         self._marks = Marks()
         self._has_failed = False
@@ -108,7 +110,7 @@ class Submission:
         self._started_at = time.monotonic()
 
     def run(self, url: str, token: str, *, watch: bool) -> ExitCode:
-        """Upload all and, if asked, wait for what becomes of them; return the exit code."""
+        """Upload all photos and, if `watch`, wait for their results; return the exit code."""
         try:
             asyncio.run(self._run(url, token, watch=watch))
         except KeyboardInterrupt:
@@ -132,28 +134,28 @@ class Submission:
                 return
             await client.listen()
             self._since = client.since
-            # From the start: what is not taken from a connection for long makes the service hang up.
-            async with _beside(self._take_events(client), self._tell_what_is_held(client)) as tasks:
+            # Before the upload: the service closes a connection whose events are not read for long.
+            async with _beside(self._read_events(client), self._note_held_plugins(client)) as tasks:
                 await self._upload(client)
                 self._is_sent = True
                 await self._wait(client, tasks)
 
-    # going up
+    # the upload
 
     async def _upload(self, client: Operator) -> None:
         name = TextColumn("{task.description}", markup=False)
         with bar(name, BarColumn(), DownloadColumn(), TransferSpeedColumn()) as sending:
             sent = sending.add_task("", total=sum(_size(path) for path, _ in self._photos))
             for number, (path, category) in enumerate(self._photos):
-                place = f"{number + 1}/{len(self._photos)}"
-                sending.update(sent, description=f"{place} {shortened(path.name, NAME_AT_MOST)}")
+                count = f"{number + 1}/{len(self._photos)}"
+                sending.update(sent, description=f"{count} {shortened(path.name, NAME_AT_MOST)}")
                 try:
-                    reply = await client.upload(path, category, on_progress=lambda count: sending.advance(sent, count))
+                    reply = await client.upload(path, category, on_progress=lambda size: sending.advance(sent, size))
                 except ClientError as error:
                     self._has_failed = True
                     self._lines.refused(path, str(error))
                     if isinstance(error, Unavailable):
-                        # It was tried again for a while; so it would be for each of the others.
+                        # The client has retried this one for a while; the next ones would fail in the same way.
                         self._skip([path for path, _ in self._photos[number + 1 :]])
                         return
                 else:
@@ -171,14 +173,14 @@ class Submission:
         if (event := self._early.pop(asset_id, None)) is not None:
             self._finish(asset_id, event)
 
-    # coming back
+    # the results
 
-    async def _take_events(self, client: Operator) -> None:
+    async def _read_events(self, client: Operator) -> None:
         async for event in client.events():
             asset_id = event.get("assetId", "")
             if event["event"] in ("asset_processed", "asset_deleted"):
                 self._finish(asset_id, event)
-            elif event["event"] in MOVES and self._is_ours(asset_id) and self._marks.has_moved(asset_id, event):
+            elif event["event"] in STEPS and self._is_ours(asset_id) and self._marks.has_moved(asset_id, event):
                 self._moved.set()
 
     def _is_ours(self, asset_id: str) -> bool:
@@ -195,11 +197,11 @@ class Submission:
         self._moved.set()
 
     async def _wait(self, client: Operator, tasks: Sequence[asyncio.Task[None]]) -> None:
-        """Return when no photo is waited for; Unfinished when nothing moves any more."""
+        """Return when all photos are finished; Unfinished when none makes progress any more."""
         while self._waiting:
             self._moved.clear()
             moving = asyncio.create_task(self._moved.wait())
-            # An event task that ends has been refused.
+            # The task of the events ends only when the service refuses it.
             await asyncio.wait({moving, tasks[0]}, timeout=self._patience_seconds, return_when=asyncio.FIRST_COMPLETED)
             moving.cancel()
             if tasks[0].done():
@@ -208,9 +210,9 @@ class Submission:
                 raise Unfinished(f"No sign of progress within {self._patience_seconds:g} s")
 
     async def _look(self, client: Operator) -> bool:
-        """Ask about photos, as an event may have been lost and a poll brings no progress; return whether any moved."""
+        """Read the waiting assets, because long polling brings no progress; return whether any made progress."""
         has_moved = False
-        for asset_id in list(self._waiting)[:ASKED_AT_MOST]:
+        for asset_id in list(self._waiting)[:READ_AT_MOST]:
             with suppress(ClientError):
                 asset = await client.asset(asset_id)
                 if (event := event_of(asset)) is not None:
@@ -219,8 +221,8 @@ class Submission:
                 has_moved = self._marks.has_moved(asset_id, asset["progress"] or {}) or has_moved
         return has_moved
 
-    async def _tell_what_is_held(self, client: Operator) -> None:
-        """Tell once, while events are waited for, which plugins are not called and why."""
+    async def _note_held_plugins(self, client: Operator) -> None:
+        """Print once, during the wait, which plugins are not called and why."""
         while True:
             await asyncio.sleep(HELD_SECONDS)
             with suppress(ClientError):
@@ -229,7 +231,7 @@ class Submission:
                     return
 
     def _give_up(self, why: str) -> None:
-        """Tell which photos are not finished and how to go on."""
+        """Print the unfinished photos and how to continue."""
         for asset_id, path in self._waiting.items():
             self._lines.unfinished(path, asset_id)
         if not self._waiting:
@@ -238,14 +240,14 @@ class Submission:
         command = service_target.this_command()
         since = f" --since {self._since}" if self._since else ""
         count = f"{len(self._waiting)} of {len(self._photos)} photos are not finished"
-        complain(f"{why}; {count}, and the service goes on with them", "Stopped")
+        complain(f"{why}; {count}, and the service continues with them", "Stopped")
         note(f"To see their results: {command} watch{since}")
         note(f"Their ids: {' '.join(self._waiting)}")
 
 
 @asynccontextmanager
 async def _beside(*works: Any) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
-    """Run these until the end of the block."""
+    """Run these coroutines as tasks until the end of the block."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         yield tasks
@@ -258,10 +260,10 @@ async def _beside(*works: Any) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # the upload says so
+    except OSError:  # the upload reports it
         return 0
 
 
 def submit_for_demo(url: str, token: str, photos: Sequence[tuple[Path, str]]) -> ExitCode:
-    """Upload the demo's photos and print each event as it comes, for people."""
+    """Upload the demo's photos, and print each event for people."""
     return Submission(photos, PeopleLines(with_events=True), PATIENCE_SECONDS).run(url, token, watch=True)

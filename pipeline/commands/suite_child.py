@@ -1,9 +1,9 @@
 """The child process of `plugins verify`: runs the suite on one plugin and reports each step as a line of JSON.
 
-A process of its own, because a plugin may hang, crash or end it; verifying.py, which starts it, then says so.
-Messages: {"fault": why there is nothing to verify} | {"about": what it is} | {"begins": title} |
-{"finding": line, "test": title} | {"ends": title} | {"left_out": title, "why"} | {"calls": {method: how often}} |
-{"note": what else to know} | {"done": true}.
+It is a process of its own, because a plugin may hang, crash or end it. verifying.py starts it and reports such an end.
+Messages: {"fault": why nothing can be verified} | {"about": what the suite does} | {"begins": title of a test} |
+{"finding": line, "test": title} | {"ends": title} | {"left_out": title, "why"} | {"calls": {method: number}} |
+{"note": text} | {"done": true}.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.hooks.kinds import FILTERS, HOOK, KINDS, NOTIFIER, OBSERVERS, PROV
 from pipeline.hooks.load_checks import nearest
 from pipeline.settings import Settings, plugin_variable
 
-Tell = Callable[[dict[str, Any]], None]
+Send = Callable[[dict[str, Any]], None]
 SUITES = {PROVIDER: "TestProvider", STORAGE: "TestStorage", NOTIFIER: "TestNotifier"}
 WARNINGS = {
     PROVIDER: "analyzes photos, one of each category and at most some dozen more",
@@ -33,22 +33,22 @@ WARNINGS = {
 
 
 def main() -> None:
-    """Verify what the arguments say: name, kind or "", seconds."""
+    """Verify the plugin of the arguments: name, kind or "", seconds."""
     name, kind_name, seconds = sys.argv[1:]
     reports = os.fdopen(os.dup(1), "w", buffering=1)
-    # Whatever the plugin prints past pytest must not get between the lines.
+    # Output of the plugin that pytest does not catch must not mix with the messages.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     run(name, kind_name or None, float(seconds), lambda message: print(json.dumps(message), file=reports, flush=True))
     reports.flush()
     os._exit(0)  # threads that hang must not keep the process
 
 
-def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
+def run(name: str, kind_name: str | None, seconds: float, send: Send) -> None:
     """Verify the plugin within about so many seconds."""
     try:
         import pytest  # noqa: F401
     except ImportError:
-        tell({"fault": "The suites run on pytest, which is missing: pip install pytest"})
+        send({"fault": "The suites run on pytest, which is missing: pip install pytest"})
         return
     from pipeline.commands.suite_run import SuiteRun
     from pipeline.testing.surroundings import Shared
@@ -59,23 +59,23 @@ def run(name: str, kind_name: str | None, seconds: float, tell: Tell) -> None:
         catalogue = Catalogue(settings)
         catalogue.check_names()
         kind = _choose(catalogue, name, kind_name)
-        # Before pytest starts: settings that are wrong are one line and not a test that failed.
+        # Before pytest starts, so that wrong settings give one line and no failed test.
         made = catalogue.make(kind, name) if kind else catalogue.hook_plugin(name)
     except ConfigurationError as error:
-        tell({"fault": error.message})
+        send({"fault": error.message})
         return
-    tell({"about": f"The suite {WARNINGS[kind]}: {kind.name if kind else HOOK} {name}"})
+    send({"about": f"The suite {WARNINGS[kind]}: {kind.name if kind else HOOK} {name}"})
     for change in Shared.now().changes(before):
-        tell({"finding": f"when it is loaded, {change}", "test": "load"})
-    gc.freeze()  # what is there by now need not be looked through for what the plugin leaves
-    SuiteRun(name, kind, catalogue, settings, seconds, tell).run(_suites(kind, made))
+        send({"finding": f"when it is loaded, {change}", "test": "load"})
+    gc.freeze()  # the search for objects that the plugin leaves need not look at these
+    SuiteRun(name, kind, catalogue, settings, seconds, send).run(_suites(kind, made))
     if note := not_set_up(name, catalogue, settings):
-        tell({"note": note})
-    tell({"done": True})
+        send({"note": note})
+    send({"done": True})
 
 
 def not_set_up(name: str, catalogue: Catalogue, settings: Settings) -> str:
-    """Return in words that the plugin may have asked nobody, because none of its settings says whom; "" otherwise."""
+    """Return a note when none of the plugin's settings is set, so that it may have called no service; "" otherwise."""
     own = catalogue.own_settings().get(name)
     if own is None or any(settings.is_given(name, field) for field in own.model_fields):
         return ""
@@ -84,16 +84,16 @@ def not_set_up(name: str, catalogue: Catalogue, settings: Settings) -> str:
     except ConfigurationError:
         return ""
     empty = [plugin_variable(name, field) for field in own.model_fields if getattr(in_force, field) == ""]
-    return f"not set: {', '.join(empty)}; what needs it was not asked" if empty else ""
+    return f"not set: {', '.join(empty)}; services that need these settings were not called" if empty else ""
 
 
 def as_served(settings: Settings) -> Settings:
-    """Return the settings as a server has them, which always knows under which URL others reach it."""
+    """Return the settings as `serve` completes them: with the URL under which others reach the service."""
     return settings.model_copy(update={"public_url": settings.served_at})
 
 
 def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind | None:
-    """Return the one kind that is meant, None for observers and filters; ConfigurationError says what there is."""
+    """Return the kind of the plugin, None for observers and filters; ConfigurationError names the possible ones."""
     kinds = [kind for kind in catalogue.kinds_of(name) if kind_name in (None, kind.name)]
     if len(kinds) == 1:
         return kinds[0]
@@ -102,7 +102,7 @@ def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind | No
     infos = catalogue.infos()
     wanted = {kind_name} if kind_name else {*(kind.name for kind in KINDS), HOOK}
     for info in infos:
-        # "" is the kind of a package that could not be loaded at all.
+        # "" is the kind of a package that could not be loaded.
         if info.name == name and info.kind in wanted | {""}:
             if info.kind == HOOK and info.state == "selected":
                 return None
@@ -117,12 +117,11 @@ def _choose(catalogue: Catalogue, name: str, kind_name: str | None) -> Kind | No
 def _suites(kind: Kind | None, plugin: object) -> list[str]:
     if kind is not None:
         return [SUITES[kind]]
-    has = [
+    return [
         suite
         for suite, hooks in (("TestFilter", FILTERS), ("TestObserver", OBSERVERS))
         if any(callable(getattr(plugin, hook, None)) for hook in hooks)
     ]
-    return has
 
 
 if __name__ == "__main__":

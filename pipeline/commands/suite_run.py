@@ -1,4 +1,4 @@
-"""Runs the suites of one plugin under pytest and reports each step; suite_child.py makes sure of pytest first."""
+"""Runs the suites of one plugin under pytest and reports each step. suite_child.py checks first that pytest exists."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ IN_FORCE = {
     NOTIFIER: "notifier_timeout_seconds",
     None: "hook_timeout_seconds",
 }
-# Of one call; a plugin that needs longer holds one of few job slots.
+# Of one call; a slower plugin would occupy one of few job slots.
 CALL_SECONDS_AT_MOST = 20.0
-# For those who are told to ask again later.
+# How long calls are retried after an error that asks for a retry.
 PATIENCE_SECONDS = 10.0
 
 
 class SuiteRun:
-    """A pytest plugin: what conformance.py lacks."""
+    """The pytest plugin that gives conformance.py its fixtures and reports the results."""
 
     def __init__(
         self,
@@ -38,30 +38,34 @@ class SuiteRun:
         catalogue: Catalogue,
         settings: Settings,
         seconds: float,
-        tell: Callable[[dict[str, Any]], None],
+        send: Callable[[dict[str, Any]], None],
     ) -> None:
-        """kind: None for observers and filters. seconds: for all of it. tell: takes the messages of suite_child.py."""
+        """
+        kind: None for observers and filters.
+        seconds: for the whole run.
+        send: sends the messages that suite_child.py describes.
+        """
         self._name = name
         self._catalogue = catalogue
         self._kind = kind
         self._settings = settings
         self._call_seconds = min(CALL_SECONDS_AT_MOST, seconds / 3)
         self._ends_at = monotonic() + seconds
-        self._tell = tell
-        self._kept: dict[type, dict[str, Any]] = {}
+        self._send = send
+        self._values: dict[type, dict[str, Any]] = {}
 
     def run(self, suites: Sequence[str]) -> None:
         """Run these classes of conformance.py."""
-        # Neither the author's configuration nor what else is installed has a say.
+        # The author's pytest configuration and other installed pytest plugins must not change the run.
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         folder = Path(__file__).parent
         options = ["-q", "--tb=no", "--no-header", "-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
-        # Else each folder above is looked through.
+        # Otherwise pytest searches every folder above for a conftest.py.
         options += ["-p", "no:faulthandler", "--confcutdir", str(folder)]
         file = folder / "conformance.py"
         pytest.main([*options, *(f"{file}::{suite}" for suite in suites)], plugins=[self])
-        calls = {name: times for kept in self._kept.values() for name, times in kept.get("calls", {}).items()}
-        self._tell({"calls": calls})
+        calls = {name: times for values in self._values.values() for name, times in values.get("calls", {}).items()}
+        self._send({"calls": calls})
 
     @pytest.fixture
     def configured_settings(self) -> Settings:
@@ -83,27 +87,27 @@ class SuiteRun:
         suite.of_routes = "HOOK_TIMEOUT_SECONDS", self._settings.hook_timeout_seconds
         suite.patience_seconds = PATIENCE_SECONDS
         suite.plugin_name = self._name
-        self._kept[type(suite)] = suite.kept_of_class
+        self._values[type(suite)] = suite.kept_of_class
         suite.ends_at = self._ends_at - self._call_seconds - 3
 
     def pytest_collection_finish(self) -> None:
-        gc.freeze()  # nor what pytest itself has made by now
+        gc.freeze()  # the search for objects that the plugin leaves need not look at pytest's own
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._tell({"begins": _title(nodeid)})
+        self._send({"begins": _title(nodeid)})
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self._tell({"ends": _title(nodeid)})
+        self._send({"ends": _title(nodeid)})
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
         report = yield
         error = call.excinfo.value if call.excinfo else None
         if report.skipped:
-            self._tell({"left_out": _title(item.nodeid), "why": str(error)})
+            self._send({"left_out": _title(item.nodeid), "why": str(error)})
         elif report.failed and error is not None:
             for line in _lines(error):
-                self._tell({"finding": line, "test": _title(item.nodeid)})
+                self._send({"finding": line, "test": _title(item.nodeid)})
         return report
 
 

@@ -1,6 +1,6 @@
-"""`plugins verify`: runs a conformance suite on a plugin as it is configured, in a child process that can be ended.
+"""The command `plugins verify`: runs a conformance suite on a configured plugin, in a child process that can be killed.
 
-However bad the plugin is, the command ends in time and says something every few seconds.
+Whatever the plugin does, the command ends in time and prints something every few seconds.
 """
 
 from __future__ import annotations
@@ -26,19 +26,24 @@ from pipeline.commands.output import note, say, say_json
 from pipeline.errors import ConfigurationError
 from pipeline.hooks.kinds import HOOK, KINDS
 
-# As nobody waits without a word.
+# The longest time without a printed line.
 SILENT_SECONDS = 5.0
-# How long after its time the child may take to end by itself.
+# How long the child may take to end by itself after its last message.
 GRACE_SECONDS = 3.0
 STDERR_BYTES = 2000
-# Whoever pays for calls wants to know of these.
+# Calls that may cost money.
 COUNTED = ("analyze", "notify", "notify_many")
 OPTIONAL = re.compile(r" has no (.+), which (?:is|are) optional$")
 
 
 @dataclass
 class Verdict:
-    """What has come out so far. findings: (line, test), each line once. at: what is under way."""
+    """The results so far.
+
+    findings: line -> test in which it appeared first.
+    left_out: test -> reason.
+    at: the running test.
+    """
 
     name: str
     about: str = ""
@@ -53,8 +58,8 @@ class Verdict:
     is_done: bool = False
     _failing: bool = False
 
-    def take(self, message: dict[str, Any]) -> None:
-        """Note a message of the child; see suite_child.py."""
+    def add(self, message: dict[str, Any]) -> None:
+        """Add a message of the child; suite_child.py describes them."""
         self.about = message.get("about", self.about)
         self.fault = message.get("fault", self.fault)
         self.calls = message.get("calls", self.calls)
@@ -73,18 +78,18 @@ class Verdict:
             self.failed += self._failing
 
     def ended(self, how: str) -> None:
-        """Note that the child ended before it was done."""
+        """Add a finding when the child ended before it was done. how: the way in which it ended."""
         if not self.is_done:
             self.failed += 1
             self.findings.setdefault(how, self.at)
 
     @property
     def exit_code(self) -> int:
-        """0: it passes. 1: it fails. 2: there is nothing to verify."""
+        """0: the plugin passes. 1: it fails. 2: nothing could be verified."""
         return 2 if self.fault else 1 if self.findings else 0
 
     def as_json(self, seconds: float) -> dict[str, Any]:
-        """Return it for programs."""
+        """Return the results as JSON data."""
         return {
             "name": self.name,
             "passed": self.passed,
@@ -104,22 +109,18 @@ class Verdict:
     "--kind",
     "kind_name",
     type=click.Choice([*(kind.name for kind in KINDS), HOOK]),
-    help="Which, if there are two. hook: observers and filters.",
+    help="Needed if two plugins have this name. hook: observers and filters.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option("--timeout", "seconds", type=Number(5, 3600), default=55, help="Longest it may take [s]: 55.")
+@click.option("--timeout", "seconds", type=Number(5, 3600), default=55, help="Longest duration in seconds: 55.")
 def verify(name: str, kind_name: str | None, as_json: bool, seconds: float) -> None:
-    """Run the conformance suite on a plugin as it is configured, for real; exit code 1 when it fails."""
+    """Run the conformance suite on a configured plugin, with real calls; exit code 1 when it fails."""
     began = monotonic()
     verdict = Verdict(name)
-
-    def take(message: dict[str, Any]) -> None:
-        verdict.take(message)
-        if "fault" not in message:
-            _tell(message)
-
     for message in _messages(_command(name, kind_name, seconds), seconds, verdict):
-        take(message)
+        verdict.add(message)
+        if "fault" not in message:
+            _print_progress(message)
     if verdict.fault:
         raise ConfigurationError(verdict.fault)
     if as_json:
@@ -134,7 +135,7 @@ def _command(name: str, kind_name: str | None, seconds: float) -> list[str]:
 
 
 def _messages(command: list[str], seconds: float, verdict: Verdict) -> Iterator[dict[str, Any]]:
-    """Start the child and yield its messages; end it when its time is over."""
+    """Start the child and yield its messages; kill it when its time is over."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
     with (
         tempfile.TemporaryFile() as errors,
@@ -154,12 +155,12 @@ def _messages(command: list[str], seconds: float, verdict: Verdict) -> Iterator[
                 child.wait(GRACE_SECONDS if not verdict.is_done else 0.1)
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # whatever it has started, too
+                os.killpg(child.pid, signal.SIGKILL)  # also the processes that it has started
         verdict.ended(_how_it_ended(child.wait(), seconds, verdict.at, _last_line(errors)))
 
 
 def read_messages(pipe: IO[bytes], ends_at: float) -> Iterator[dict[str, Any]]:
-    """Yield messages until the pipe ends or the time is over, and {"waits": seconds} when none comes for a while."""
+    """Yield messages until the pipe ends or the time is over; {"waits": seconds} when none has come for a while."""
     began, rest = monotonic(), b""
     with selectors.DefaultSelector() as selector:
         selector.register(pipe, selectors.EVENT_READ)
@@ -177,11 +178,12 @@ def read_messages(pipe: IO[bytes], ends_at: float) -> Iterator[dict[str, Any]]:
                     return
 
 
-def _how_it_ended(code: int, seconds: float, at: str, said: str) -> str:
+def _how_it_ended(code: int, seconds: float, at: str, last_line: str) -> str:
     if code == -signal.SIGKILL:
         return f"it does not come back within {seconds:g} s ({at}): set a timeout for whatever it waits for"
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"it ends the process ({how}, {at}): raise an error instead{f'; it said: {said}' if said else ''}"
+    printed = f"; it said: {last_line}" if last_line else ""
+    return f"it ends the process ({how}, {at}): raise an error instead{printed}"
 
 
 def _last_line(file: IO[bytes]) -> str:
@@ -191,8 +193,8 @@ def _last_line(file: IO[bytes]) -> str:
     return lines[-1] if lines else ""
 
 
-def _tell(message: dict[str, Any]) -> None:
-    """Print how far it is."""
+def _print_progress(message: dict[str, Any]) -> None:
+    """Print a line for a test that begins, or for a wait."""
     if "about" in message:
         note(message["about"])
     elif "begins" in message:
@@ -215,8 +217,8 @@ def _print(verdict: Verdict, seconds: float) -> None:
 
 
 def left_out(tests: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each reason; what a plugin need not have is one. tests: with why each was left out."""
-    optional = {found[1] for why in tests.values() if (found := OPTIONAL.search(why))}
+    """Yield a line for each reason, and one for all missing optional methods. tests: test -> why it was left out."""
+    optional = {match[1] for why in tests.values() if (match := OPTIONAL.search(why))}
     if optional:
         yield f"{', '.join(sorted(optional))} (optional, and it has none)"
     for why in dict.fromkeys(each for each in tests.values() if not OPTIONAL.search(each)):

@@ -1,4 +1,4 @@
-"""The command `watch`: a user's events as they come."""
+"""The command `watch`: prints the events of a user."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pipeline.commands.output import note, say_json
 
 
 @click.command()
-@click.option("--since", help="First the events since then, a `timestamp` of an event.")
+@click.option("--since", help="Print first all events since this `timestamp` of an event.")
 @with_url
 @with_user_token
 def watch(since: str | None, url: str | None, token: str | None) -> None:
-    """Print the user's events, one JSON line each, until Ctrl-C; goes on after a restart of the service.
+    """Print the user's events, one JSON line each, until Ctrl-C. It reconnects after a restart of the service.
 
-    Ctrl-C is no error: exit code 0. 1: the service refuses, or cannot be reached at the start.
+    Exit codes: 0 Ctrl-C, the usual end; 1 the service refuses, or cannot be reached at the start.
     """
     target = service_target.target(url, token, service_target.DEMO_USER)
-    usual = "socket"
+    current = "socket"
     client: Client | None = None
 
-    def tell_transport(transport: str) -> None:
-        nonlocal usual
-        if transport != usual:
-            usual = transport
+    def note_transport(transport: str) -> None:
+        nonlocal current
+        if transport != current:
+            current = transport
             note(f"Events come by {transport} now")
 
     async def run() -> None:
         nonlocal client
-        client = Client(*target, since=_instant(since), on_notice=note, on_transport=tell_transport)
+        client = Client(*target, since=_instant(since), on_notice=note, on_transport=note_transport)
         async with client:
             note(f"Listening in {await client.listen()}")
             async for event in client.events():
@@ -43,7 +43,7 @@ def watch(since: str | None, url: str | None, token: str | None) -> None:
         asyncio.run(run())
     except KeyboardInterrupt:
         if client is not None and client.since:
-            note(f"To go on from here: {service_target.this_command()} watch --since {client.since}")
+            note(f"To continue from here: {service_target.this_command()} watch --since {client.since}")
 
 
 def _instant(text: str | None) -> str | None:

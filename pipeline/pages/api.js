@@ -1,6 +1,6 @@
 /**
- * Requests of the console: the token of the session goes along, and what went wrong comes as a PipelineError in words for
- * people. A token that is not taken any more ends the session.
+ * Requests of the console: each carries the token of the session, and every failure is a PipelineError with a text for
+ * people. A refused token ends the session.
  *
  * @typedef {Record<string, string | number | boolean | null | undefined>} Query
  * @typedef {{query?: Query | URLSearchParams, signal?: AbortSignal}} Options
@@ -78,14 +78,14 @@ export class Api {
   }
 }
 
-/** Whether a request was ended by us, as when the view it was for is gone. @param {any} error */
+/** Whether we aborted a request, for example because its view was closed. @param {any} error */
 export function isAbort(error) {
   return error?.name === "AbortError";
 }
 
-/** What a person reads of an error. @param {any} error @returns {string} */
+/** The text of an error for people. @param {any} error @returns {string} */
 export function wordsOf(error) {
-  // With details it is not the role: the service does not know the origin of this page.
+  // A 403 with details is not about the role: this page's origin is not allowed.
   if (error?.status === 403 && !error.details?.length) return "Your role may look, but not do this.";
   if (error?.status === 404 && error.code !== "NOT_FOUND") return "This service does not have that yet.";
   const wrong = error?.details?.map((/** @type {any} */ { field, message }) => `${field}: ${message}`).join("; ");

@@ -1,4 +1,4 @@
-/** The page /console: operators see what the service does, and act on it. */
+/** The page /console, for operators. */
 
 import { Api } from "./api.js";
 import { readEnvelope } from "./client/http.js";
@@ -42,7 +42,7 @@ const header = /** @type {HTMLElement} */ (document.getElementById("header"));
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 let about = /** @type {any} */ (null);
 let problem = "";
-/** Who the page is built for: a fresh token of the same person changes nothing. */
+/** The user of the page: a fresh token of the same user changes nothing. */
 let shownFor = "";
 let close = () => {};
 
@@ -59,7 +59,7 @@ function show() {
   close = isOperator ? open() : askToSignIn();
 }
 
-/** @returns {() => void} takes it all away */
+/** @returns {() => void} removes the page */
 function open() {
   problem = "";
   document.body.classList.add("has-shell");
@@ -110,7 +110,7 @@ async function begin() {
     return fill(main, errorState({ status: 0, message: "The service cannot be reached." }, begin));
   }
   session.addEventListener("change", show);
-  // A link that is pasted into the address of the open page loads no page.
+  // A link that is pasted into the address bar of the open page does not load it again.
   addEventListener("hashchange", enter);
   await enter();
 }

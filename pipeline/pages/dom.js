@@ -1,3 +1,3 @@
-/** Elements without HTML: the same as of the component <photo-queue>. */
+/** Builds elements without HTML: the functions of the component <photo-queue>. */
 
 export { fill, h, icon } from "./client/photos/elements.js";

@@ -1,4 +1,4 @@
-/** The page /: whoever has signed in drops photos and sees what becomes of each. */
+/** The page /: a signed-in user uploads photos and follows them. */
 
 import "./client/photo-queue.js";
 import { backoffMs, sleep } from "./client/delays.js";
@@ -26,7 +26,7 @@ async function show() {
   queue = null;
   turns += 1;
   if (current) return showQueue();
-  // At once, also where the service cannot be asked how to sign in: nobody's photos stay on the screen.
+  // At once, also while the service is down: the photos of the former user must leave the screen.
   fill(person);
   fill(main);
   await showSignIn(turns);
@@ -107,6 +107,6 @@ async function enter() {
 
 session.addEventListener("ended", () => (problem = ENDED));
 session.addEventListener("change", show);
-// A link that is pasted into the address of the open page loads no page.
+// A link that is pasted into the address bar of the open page does not load it again.
 addEventListener("hashchange", enter);
 await enter();

@@ -1,9 +1,9 @@
 /**
- * What the service does right now: the room `operators` over our socket. While no socket can be had, GET
- * /api/queue/overview is asked every few seconds. Nothing is sent or asked while nobody looks at the tab.
+ * The present state of the service: from the room `operators` over a socket, or, without a socket, from GET
+ * /api/queue/overview every few seconds. While the tab is hidden there are no requests.
  *
- * Fires `overview` with each new one (it is in `overview`), and `state` when one of these begins:
- * "connecting", "live" (over the socket), "polling", "away" (the service does not answer), "hidden" (nobody looks).
+ * Fires `overview` for each new one (in the property `overview`), and `state` when the state changes to
+ * "connecting", "live" (over the socket), "polling", "away" (the service does not answer) or "hidden" (the tab is).
  */
 
 import { backoffMs } from "./client/delays.js";
@@ -13,13 +13,13 @@ import { wordsOf } from "./api.js";
 import { setServerTime } from "./parts/time.js";
 
 const POLL_MS = 5_000;
-const SILENCE_MS = 15_000; // the service tells at least every 10 s
+const SILENCE_MS = 15_000; // the service sends one at least every 10 s
 const TOO_MANY_MS = 60_000;
-const MAX_FAILURES = 6; // more make no longer wait
+const MAX_FAILURES = 6; // more failures do not make the delay longer
 
 export class Live extends EventTarget {
-  /** @type {any} the last one that came */ overview = null;
-  /** @type {string} what kept us from getting one, in words */ problem = "";
+  /** @type {any} the last one */ overview = null;
+  /** @type {string} why there is none, as text */ problem = "";
   /** @type {"connecting" | "live" | "polling" | "away" | "hidden"} */ state = "connecting";
   #api;
   #session;
@@ -27,7 +27,7 @@ export class Live extends EventTarget {
   #failures = 0;
   #isRefused = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #reconnection;
-  /** @type {ReturnType<typeof setTimeout> | undefined} the next question, or the end of a silence */ #poll;
+  /** @type {ReturnType<typeof setTimeout> | undefined} the next request, or the limit of silence */ #poll;
   #alive = new AbortController();
 
   /** @param {import("./api.js").Api} api @param {import("./session.js").SessionKeeper} session */
@@ -51,7 +51,7 @@ export class Live extends EventTarget {
     this.#end();
   }
 
-  /** Ask now, as after something was changed. */
+  /** Read it now, for example after a change. */
   refresh() {
     if (this.state !== "hidden") this.#ask();
   }
@@ -70,7 +70,7 @@ export class Live extends EventTarget {
     this.#ask();
   };
 
-  // A socket on a dead line looks open for long.
+  // A socket on a dead connection looks open for a long time.
   #cutOff = () => {
     if (this.state === "hidden") return;
     this.#end();
@@ -111,7 +111,7 @@ export class Live extends EventTarget {
   #lose(code) {
     this.#socket = null;
     this.#isRefused = roleOf(code) === "final";
-    // Another tab of this person has taken its place: two of them must not drive each other out for ever.
+    // Another tab of this user has taken this connection: the two must not replace each other for ever.
     const leastMs = code === TOO_MANY ? TOO_MANY_MS : 500;
     const waitMs = leastMs + backoffMs(Math.min(++this.#failures, MAX_FAILURES));
     if (!this.#isRefused) this.#reconnection = setTimeout(() => this.#connect(), waitMs);
@@ -123,7 +123,7 @@ export class Live extends EventTarget {
     const { signal } = this.#alive;
     try {
       const overview = await this.#api.get("/api/queue/overview", { signal });
-      // A socket that is open tells the next one by itself.
+      // An open socket delivers the next one without a request.
       if (!signal.aborted) this.#show(overview, this.state === "live" && this.#socket ? "live" : "polling");
     } catch (error) {
       if (signal.aborted) return;
@@ -137,7 +137,7 @@ export class Live extends EventTarget {
   #plan(ms) {
     clearTimeout(this.#poll);
     this.#poll = setTimeout(() => {
-      // A socket that says nothing for so long is none any more.
+      // A socket that is silent for so long is dead.
       if (this.state === "live") {
         this.#become("polling");
         this.#connect();

@@ -1,14 +1,14 @@
 /**
- * Which view the address asks for, and going from one to another. Links to /console... anywhere on the page are followed
- * without loading a page. A view is a function of its context that returns what is shown:
+ * Shows the view of the present address. Links to /console... on the page change the view without loading the page. A
+ * view is a function of its context:
  *
- * @typedef {object} Context what a view gets
+ * @typedef {object} Context the argument of a view
  * @property {Record<string, string>} params parts of the path, like the id of a job
  * @property {URLSearchParams} query of the address: filters, cursor
  * @property {import("./api.js").Api} api
  * @property {import("./live.js").Live} live
  * @property {import("./session.js").SessionKeeper} session
- * @property {boolean} mayChange false for the role operator-read: leave the buttons out that change something
+ * @property {boolean} mayChange false for the role operator-read: leave out buttons that change something
  * @property {any} about of GET /api/about
  * @property {(address: string, options?: {replace?: boolean}) => void} navigate
  * @property {(changes: Record<string, string | number | null>, options?: {replace?: boolean, state?: object}) => void} setQuery
@@ -18,8 +18,8 @@
  * @typedef {object} View
  * @property {HTMLElement} element
  * @property {string} title
- * @property {(query: URLSearchParams) => void} [update] only the query has changed; without it the view is made anew
- * @property {Promise<unknown>} [ready] when there is enough to scroll to where the person was before
+ * @property {(query: URLSearchParams) => void} [update] called when only the query has changed; without it the view is built again
+ * @property {Promise<unknown>} [ready] resolves when the view is high enough to restore the scroll position
  * @property {() => void} [dispose]
  *
  * @typedef {{path: string, view: (context: Context) => View}} Route path: like "/console/jobs/:id"
@@ -37,9 +37,9 @@ export class Router {
   #href = "";
 
   /**
-   * @param {Route[]} routes the last one is for addresses that fit none
+   * @param {Route[]} routes the last one is for all other addresses
    * @param {HTMLElement} outlet
-   * @param {object} context what every view gets
+   * @param {object} context passed to every view
    * @param {(path: string, title: string) => void} onShow
    */
   constructor(routes, outlet, context, onShow) {
@@ -90,7 +90,7 @@ export class Router {
   };
 
   #back = () => {
-    // The fragment of the skip link is no other view.
+    // The fragment of the skip link changes no view.
     if (location.href.split("#")[0] === this.#href) return;
     const isSameView = location.pathname === this.#path;
     if (isSameView) this.#update();
@@ -134,7 +134,7 @@ export class Router {
     return { view: this.#routes[this.#routes.length - 1].view, params: {} };
   }
 
-  /** Where the person was before, as soon as there is enough to see. */
+  /** Restore the scroll position as soon as the view is high enough. */
   async #scroll() {
     const shown = this.#shown;
     const { scroll = 0 } = history.state ?? {};
@@ -179,7 +179,7 @@ function setTitle(title) {
   document.title = `${title} · Console`;
 }
 
-/** A question of the view before. */
+/** Close a dialog of the former view. */
 function closeDialog() {
   /** @type {HTMLDialogElement | null} */ (document.querySelector("dialog[open]"))?.close();
 }

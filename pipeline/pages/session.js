@@ -1,6 +1,6 @@
 /**
- * Who is using the page: takes the token of a link, of a login or a pasted one, keeps it for all tabs, prolongs it where
- * the service allows that, and tells when it has ended.
+ * The signed-in user: accepts the token of a link or a login, or a pasted one, stores it for all tabs, renews it where
+ * the service permits it, and reports its end.
  *
  * @typedef {{token: string, userId: string, role: string | null, expiresAt: string}} Session
  */
@@ -15,27 +15,27 @@ const TRIES = 5;
 
 export class SessionKeeper extends EventTarget {
   #key;
-  /** Whether the browser keeps it, for other tabs too. */ #isKept = false;
+  /** Whether the browser has stored it, also for other tabs. */ #isKept = false;
   /** @type {Session | null} */ current = null;
 
   /**
-   * Fires `change` when somebody has signed in or out, in this tab or another, and before that `ended` when the service
-   * does not take the token any more.
+   * Fires `change` when a user has signed in or out, in this tab or another; before that `ended` when the service has
+   * refused the token.
    * @param {string} name of the page
    */
   constructor(name) {
     super();
     this.#key = `pipeline.${name}.session`;
     addEventListener("storage", ({ key }) => key === this.#key && this.#take(this.#stored()));
-    // A page that was left is told nothing meanwhile.
+    // A page in the back-forward cache has missed changes.
     addEventListener("pageshow", ({ persisted }) => persisted && this.#look());
     setInterval(() => this.#prolong(), LOOK_EVERY_MS);
   }
 
-  /** Begin with the token in the address, if there is one that the service takes, or else with the session of before. */
+  /** Start with the token in the address, if the service accepts it, otherwise with the stored session. */
   async begin() {
     const given = new URLSearchParams(location.hash.slice(1)).get("token");
-    // Out of the address at once: it must not stay in the history, a bookmark or a screenshot.
+    // Removed from the address at once: it must not stay in the history, a bookmark or a screenshot.
     if (given) history.replaceState(null, "", location.pathname + location.search);
     try {
       if (given) return await this.#signInByLink(given);
@@ -54,17 +54,17 @@ export class SessionKeeper extends EventTarget {
         return await this.signIn(token);
       } catch (/** @type {any} */ error) {
         if (error.status === 401) throw new PipelineError("This link is no longer good.", error.code, 401);
-        // It is out of the address already: it must not be lost to a dead spot.
+        // It was removed from the address already, so a network failure must not lose it.
         if (![0, 503].includes(error.status) || ++failures >= TRIES) throw error;
         await sleep(backoffMs(failures));
       }
     }
   }
 
-  /** @param {string} token @returns {Promise<Session>} PipelineError when the service does not take it */
+  /** @param {string} token @returns {Promise<Session>} PipelineError when the service refuses it */
   async signIn(token) {
     const session = await ask("GET", token.trim());
-    // A link is good for minutes; the session that is made of it lasts.
+    // A link is valid for minutes; the session that is made from it is valid longer.
     const lasting = claimsOf(token).page ? await ask("POST", token.trim()) : session;
     this.#keep(lasting);
     return lasting;
@@ -74,12 +74,12 @@ export class SessionKeeper extends EventTarget {
     try {
       localStorage.removeItem(this.#key);
     } catch {
-      // It was never kept.
+      // It was never stored.
     }
     this.#take(null);
   }
 
-  /** For PipelineClient: the token of now. */
+  /** The present token, for PipelineClient. */
   token = () => {
     if (!this.current) throw new Error("Nobody is signed in");
     return this.current.token;
@@ -92,7 +92,7 @@ export class SessionKeeper extends EventTarget {
     const isOfPage = Boolean(claimsOf(current.token).page);
     if (leftMs > (isOfPage ? PROLONG_BEFORE_MS : 0)) return;
     try {
-      // The clock here may be wrong by hours: whether the session has ended is for the service to say.
+      // The local clock may be wrong by hours: only the service decides whether the session has ended.
       const next = await ask(isOfPage ? "POST" : "GET", current.token);
       if (isOfPage && this.current === current) this.#keep(next);
     } catch (/** @type {any} */ error) {
@@ -108,7 +108,7 @@ export class SessionKeeper extends EventTarget {
       localStorage.setItem(this.#key, JSON.stringify(session));
       this.#isKept = true;
     } catch {
-      // A browser that keeps nothing: it holds for this page.
+      // The browser stores nothing: the session is valid for this page only.
     }
     this.#take(session);
   }
@@ -124,7 +124,7 @@ export class SessionKeeper extends EventTarget {
     }
   }
 
-  /** Take what is kept. A browser that keeps nothing has forgotten who is signed in here. */
+  /** Read the stored session. Where the browser stores nothing, the user stays as it is. */
   #look() {
     const stored = this.#stored();
     if (this.#isKept || !this.current) this.#take(stored);

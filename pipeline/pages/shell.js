@@ -1,4 +1,4 @@
-/** The frame around the views of the console: navigation, how fresh the numbers are, who has signed in. */
+/** The frame around the views of the console: navigation, age of the numbers, signed-in user. */
 
 import { fill, h } from "./dom.js";
 import { showKeys } from "./parts/keyboard.js";
@@ -98,7 +98,7 @@ export class Shell {
     fill(this.#header);
   }
 
-  /** Another view is shown. @param {string} path */
+  /** Mark the present view. @param {string} path */
   moved(path) {
     const place = [...this.#links.keys()]
       .filter((each) => path.replace(/\/$/, "") === each || (each !== "/console" && path.startsWith(`${each}/`)))
@@ -136,7 +136,7 @@ export class Shell {
 
   #count = () => {
     const { queues = [], plugins } = this.#live.overview;
-    const [jobs, deliveries] = queues; // the photos come first
+    const [jobs, deliveries] = queues; // the queue of photos is the first
     const open = (/** @type {any} */ queue) =>
       queue && !queue.error ? queue.waiting + queue.delayed + queue.active : 0;
     this.#badge("/console/jobs", open(jobs));

@@ -1,11 +1,11 @@
-/** What is shown to somebody who has not signed in: a way to the login, or where to find a link, and a field for a token. */
+/** The page before sign-in: a link to the login, or how to get a link, and a field for a token. */
 
 import { h } from "./dom.js";
 
 /**
  * @param {{kind: "link" | "login" | "token", loginUrl: string | null}} signIn of GET /api/about
  * @param {import("./session.js").SessionKeeper} session
- * @param {{forOperators?: boolean, problem?: string}} [options] problem: why the last try failed
+ * @param {{forOperators?: boolean, problem?: string}} [options] problem: why the last attempt failed
  * @returns {HTMLElement}
  */
 export function signInCard(signIn, session, { forOperators = false, problem = "" } = {}) {

@@ -24,7 +24,7 @@ def findings(url: str) -> list[Finding]:
     """Return what is found that is not well; ConfigurationError when the server cannot be used."""
 
     async def collect() -> list[Finding]:
-        return [each async for each in RedisChecks(Settings(redis_url=url), Metrics()).given()]
+        return [each async for each in RedisChecks(Settings(redis_url=url), Metrics()).external()]
 
     return [each for each in asyncio.run(collect()) if each.mark is not Mark.OK]
 
@@ -50,7 +50,7 @@ def test_check_names_the_rights_that_a_redis_user_lacks() -> None:
         assert "~pipeline:*" in findings(url)[0].detail
         acl("ACL", "SETUSER", "one", "~pipeline:*", "-info")
         (found,) = findings(url)
-        assert found.mark is Mark.WARNING and "may not ask INFO" in found.detail
+        assert found.mark is Mark.WARNING and "has no right to INFO" in found.detail
         assert server.client().keys() == []
 
 
@@ -93,7 +93,7 @@ def test_check_compares_the_limit_of_open_files(
     monkeypatch.setattr(resource, "getrlimit", lambda what: (64, limit))
 
     async def collect() -> list[Finding]:
-        return [each async for each in MachineChecks(Settings(max_sockets=1000)).files()]
+        return [each async for each in MachineChecks(Settings(max_sockets=1000)).open_files()]
 
     (found,) = asyncio.run(collect())
     assert found.mark is mark and words in found.detail

@@ -53,7 +53,7 @@ def test_demo_shows_three_results_and_stops_on_request(run: Run, environment: di
     links = re.findall(rf"^ *(photos|console): {address}/(console)?#token=\S+$", demo.stdout, re.MULTILINE)
     assert [name for name, _ in links] == ["photos", "console"]
     public = run("demo", PUBLIC_URL="https://photos.example.com").stdout
-    assert "#token" not in public and "To sign in, paste the token below" in public
+    assert "#token" not in public and "paste the token below" in public
     refused = run("link", PUBLIC_URL="https://photos.example.com")
     assert refused.returncode == 2 and "run.py token --sub me" in refused.stderr
     picture = str(pictures()[0][0])
@@ -167,7 +167,7 @@ def test_watch_goes_on_over_a_restart(environment: dict[str, str]) -> None:
     assert watching.returncode == 1
     listening, lost, back, lost_again, error = told.splitlines()
     assert listening == "Listening in user:demo" and back == "Connected again"
-    assert lost.endswith("trying again") and lost_again == "The service goes away; trying again"
+    assert lost.endswith("trying again") and lost_again == "The service shuts down; trying again"
     assert error == "Error: The service closed the connection: Invalid token (4403)"
 
 

@@ -645,7 +645,7 @@ async def test_ids_and_tokens_name_nothing_else() -> None:
             await ask("../users/ada")
             assert far_end.asked[-1].raw_path.count("/") == 3 + (ask == operator.retry_failed) * 2, number
             for none in ("", ".", ".."):
-                with pytest.raises(ClientError, match="is no id"):
+                with pytest.raises(ClientError, match="is not an id"):
                     await ask(none)
             assert len(far_end.asked) == number
     async with FarEnd(hello_and_stay) as far_end, Operator(far_end.url, "a\r\ntoken") as operator:
@@ -1051,7 +1051,7 @@ async def test_waits_that_were_too_many_do_not_come_back_together(
     drawn: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond Retry-After they spread over a longer time after each refusal, at most half a minute."""
-    monkeypatch.setattr(pipeline.client.client, "ASK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(pipeline.client.client, "WAIT_RETRY_SECONDS", 0)
     async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
         far_end.replies += [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(6)]
         far_end.replies += [web.json_response({"success": True, "data": make_asset_json(1)})]

@@ -230,4 +230,4 @@ async def test_watch_tells_how_events_come(tmp_path: Path, ai_service: AiService
             assert json.loads(await watching.stdout.readline())["assetId"] == ids[0]
             watching.send_signal(signal.SIGINT)
             _, rest = await watching.communicate()
-            assert watching.returncode == 0 and rest.startswith(b"To go on from here: ") and rest.count(b"\n") == 1
+            assert watching.returncode == 0 and rest.startswith(b"To continue from here: ") and rest.count(b"\n") == 1

@@ -79,7 +79,7 @@ async def test_programs_wait_and_lose_nothing(service: Service, files: list[Path
     notices, told, sent = await asyncio.gather(
         send_at_once(service, files), submit(service, files), send_from_node(service, files)
     )
-    assert notices == ["Too many uploads in a short time: waiting, the rest follows as there is room"]
+    assert notices == ["Too many uploads in a short time: waiting until the limit allows the next upload"]
     assert notices[0] in told and sent == COUNT
     assert [await asyncio.to_thread(kept, service, sub) for sub in ("python", "command", "node")] == [COUNT] * 3
     limited = {line["userId"] for line in service.find("rate_limited", limit="uploads")}

@@ -690,8 +690,8 @@ def test_command_says_what_it_needs(tmp_path: Path) -> None:
     """Without a target, with two, or with an address of another kind it says so."""
     service = Service(tmp_path)
     for arguments, text in (
-        ([], "Say either"),
-        (["--storage", "local", "--abandon"], "Say either"),
+        ([], "Use either"),
+        (["--storage", "local", "--abandon"], "Use either"),
         (["--store", "postgres://x"], "mongodb://"),
     ):
         told = command(service, "move", *arguments)

@@ -45,7 +45,8 @@ def test_new_plugin_passes_its_tests_and_verify(tmp_path: Path, kind: str) -> No
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "found" not in verified.stdout and " passed" in verified.stdout
     has_url = kind in ("provider", "notifier")
-    assert ("note: not set: PLUGIN_ACME_1_URL; what needs it was not asked\n" in verified.stdout) == has_url
+    note = "note: not set: PLUGIN_ACME_1_URL; services that need these settings were not called\n"
+    assert (note in verified.stdout) == has_url
 
 
 def test_new_plugins_are_typed(tmp_path: Path) -> None:
@@ -71,13 +72,13 @@ def test_new_plugins_are_typed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("Acme", "use 2 to 40 of a-z"),
-        ("1st", "a letter first"),
+        ("Acme", "use 2 to 40 characters of a-z"),
+        ("1st", "beginning with a letter"),
         ("acme--one", "in a row"),
         ("acme-", "none at the end"),
-        ("class", "Python has that word"),
+        ("class", "it is a keyword or a module of Python"),
         ("webhook", "a built-in plugin has it"),
-        ("../acme", "use 2 to 40 of a-z"),
+        ("../acme", "use 2 to 40 characters of a-z"),
     ],
 )
 def test_bad_names_are_refused_in_words(
@@ -95,6 +96,6 @@ def test_folder_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     Path("pipeline-acme").mkdir()
     done = CliRunner().invoke(main, ["plugins", "new", "acme", "--kind", "filter"])
-    assert done.exit_code == 2 and "is there already" in done.stderr and os.listdir("pipeline-acme") == []
+    assert done.exit_code == 2 and "exists already" in done.stderr and os.listdir("pipeline-acme") == []
     done = CliRunner().invoke(main, ["plugins", "new", "acme", "--kind", "filter", "--into", "other/acme"])
     assert done.exit_code == 0 and Path("other/acme/.github/workflows/test.yml").exists(), done.output

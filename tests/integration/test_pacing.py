@@ -179,13 +179,13 @@ async def test_eval_takes_its_turns_among_those_of_the_service(queue: JobQueue, 
     """Where REDIS_URL is set; else, or while Redis is away, it keeps to the rate by itself."""
     pace = PACES["slow"]
     async with limits(Settings(redis_url=SecretStr(redis_url)), PACES) as limited:
-        await limited.wait_for_turn("slow", pace)
+        await limited.wait_for_call("slow", pace)
         given, seconds = await queue.reserve_call("slow", "job", 5)
         assert given and 1.5 < seconds <= 2.08
     async with limits(Settings(), {"quick": Pace(0.05)}) as limited:
         started_at = time.monotonic()
         for _ in range(3):
-            await limited.wait_for_turn("quick", Pace(0.05))
+            await limited.wait_for_call("quick", Pace(0.05))
         assert time.monotonic() - started_at >= 0.1
 
 

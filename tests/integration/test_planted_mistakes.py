@@ -44,7 +44,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     for name, (*messages, end) in json.loads(done.stdout).items():
         verdict = verdicts[name] = Verdict(name)
         for message in messages:
-            verdict.take(message)
+            verdict.add(message)
         code = -signal.SIGKILL if end["exit"] == -signal.SIGKILL else end["exit"]
         verdict.ended(_how_it_ended(code, SECONDS, verdict.at, ""))
     return verdicts

@@ -1,4 +1,4 @@
-/** A small form in place: a person says what is in the photo. */
+/** A small form in the row: a person corrects the values of a photo. */
 
 import { h } from "./elements.js";
 import { FIELDS, titled } from "./words.js";
@@ -61,7 +61,7 @@ export class CorrectionForm {
     this.#fields[first].select();
   }
 
-  /** @returns {Record<string, string | null>} what was changed */
+  /** @returns {Record<string, string | null>} the changed values */
   #said() {
     const now = FIELDS.map((field) => /** @type {const} */ ([field, this.#fields[field].value.trim()]));
     return Object.fromEntries(

@@ -1,4 +1,4 @@
-/** Photos are hidden at once and deleted a little later, so that a slip can be undone. */
+/** Photos are hidden at once and deleted a little later, so that a person can undo it. */
 
 import { counted } from "./words.js";
 
@@ -31,7 +31,7 @@ export class Deletions {
     this.#timer = setTimeout(() => this.now(), UNDO_MS);
   }
 
-  /** The page is being left, or the time is up. */
+  /** The page is closed, or the time for undo is over. */
   now() {
     clearTimeout(this.#timer);
     const photos = [...this.#pending];

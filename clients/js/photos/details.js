@@ -1,4 +1,4 @@
-/** One photo in a dialog: large, with all that is known of it and each attempt. */
+/** One photo in a dialog: large, with all details and each attempt. */
 
 import { fill, h, icon } from "./elements.js";
 import { confidenceWords, FIELDS, megabytes, nameOf, stateOf, titled } from "./words.js";
@@ -31,7 +31,7 @@ export class Details {
     this.element.showModal();
   }
 
-  /** Show what has become of it meanwhile. */
+  /** Show the present state of the photo. */
   update() {
     if (this.#photo?.isHidden) this.element.close();
     else if (this.#photo) this.#show();
@@ -53,7 +53,7 @@ export class Details {
     );
   }
 
-  /** The one of before where it is the same, so that nothing flickers. @param {import("./photos.js").Photo} photo */
+  /** Reuse the element if the picture is the same, so that it does not flicker. @param {import("./photos.js").Photo} photo */
   #picture(photo) {
     const { previews, original } = photo.asset?.images ?? {};
     const frame = h("div", { class: "large" });
@@ -100,7 +100,7 @@ function values(asset) {
   );
 }
 
-/** What can be read on the product. @param {any} asset */
+/** The lettering on the product. @param {any} asset */
 function text(asset) {
   const lines = asset?.aiMetadata?.extra?.text;
   const read = (Array.isArray(lines) ? lines : [lines])

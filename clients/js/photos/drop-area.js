@@ -1,4 +1,4 @@
-/** Where photos come in: dropped, chosen, pasted or taken, each with the category that is chosen here. */
+/** The area for new photos: dropped, chosen, pasted or taken, with the chosen category. */
 
 import { fill, h, icon } from "./elements.js";
 import { megabytes, titled } from "./words.js";
@@ -39,7 +39,7 @@ export class DropArea {
     });
     function taken(/** @type {any} */ { target }) {
       add(target.files);
-      target.value = ""; // the same file again is a change, too
+      target.value = ""; // so that the same file again fires an event
     }
     this.element = h(
       "section",
@@ -85,7 +85,7 @@ export class DropArea {
     this.choose(category);
   }
 
-  /** @param {string} category one that the service takes, or else the first */
+  /** @param {string} category an allowed one; otherwise the first is chosen */
   choose(category) {
     const isTaken = this.#categories.includes(category);
     this.category = isTaken || !this.#categories.length ? category : this.#categories[0];
@@ -131,7 +131,7 @@ export class DropArea {
   }
 
   /**
-   * Take what is dropped on the element, and mark it as long as something is held over it.
+   * Accept files that are dropped on the element, and mark it while files are dragged over it.
    * @param {EventTarget} target @param {AbortSignal} signal
    */
   listen(target, signal) {
@@ -152,7 +152,7 @@ export class DropArea {
       "paste",
       (event) => {
         const files = event.clipboardData?.files ?? [];
-        // Not what an editor of the page takes, nor what another <photo-queue> of it has taken.
+        // Not files that an editor of the page or another <photo-queue> accepts.
         const isOfPage = event.defaultPrevented || /** @type {any} */ (event.composedPath()[0])?.isContentEditable;
         if (isOfPage || !files.length) return;
         event.preventDefault();
@@ -165,7 +165,7 @@ export class DropArea {
 
 /** The files, also those in folders. @param {DataTransfer} transfer @returns {Promise<File[]>} */
 export async function dropped({ items, files }) {
-  // Asked for at once: after the event there is nothing any more.
+  // Read at once: the items are empty after the event.
   const entries = [...items].map((item) => item.webkitGetAsEntry?.());
   const plain = [...files];
   if (!entries.some((entry) => entry?.isDirectory)) return plain;
@@ -185,7 +185,7 @@ async function filesOf(entry) {
   }
 }
 
-/** What the AI can and cannot see. @param {{name: string, sees: string | null}[]} providers */
+/** A text about what the AI can and cannot see. @param {{name: string, sees: string | null}[]} providers */
 function seen(providers) {
   const told = providers.filter(({ sees }) => sees);
   if (!told.length)

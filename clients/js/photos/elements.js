@@ -1,4 +1,4 @@
-/** Elements without HTML: what users and plugins have written is text and stays text. */
+/** Builds elements without HTML, so that texts of users and plugins stay texts. */
 
 /**
  * Make an element.
@@ -20,7 +20,7 @@ export function h(name, props, ...children) {
   return element;
 }
 
-/** Show these children and no others. @param {Element} element @param {...any} children */
+/** Replace all children. @param {Element} element @param {...any} children */
 export function fill(element, ...children) {
   element.replaceChildren(
     ...children
@@ -30,7 +30,7 @@ export function fill(element, ...children) {
   );
 }
 
-/** The drawings of Feather's kind: one path each, in a square of 24. */
+/** Icons in the style of Feather: one path each, in a square of 24. */
 const PATHS = {
   camera:
     "M4 8h3l2-3h6l2 3h3a1 1 0 0 1 1 1v9a1 1 0 0 1-1 1H4a1 1 0 0 1-1-1V9a1 1 0 0 1 1-1zM12 17a4 4 0 1 0 0-8 4 4 0 0 0 0 8z",
@@ -43,7 +43,7 @@ const PATHS = {
   upload: "M12 16V4M7 9l5-5 5 5M4 16v3a1 1 0 0 0 1 1h14a1 1 0 0 0 1-1v-3",
 };
 
-/** A drawing that says nothing to a screen reader. @param {keyof typeof PATHS} name @returns {SVGElement} */
+/** An icon that screen readers skip. @param {keyof typeof PATHS} name @returns {SVGElement} */
 export function icon(name) {
   const space = "http://www.w3.org/2000/svg";
   const [drawing, path] = ["svg", "path"].map((each) => document.createElementNS(space, each));
@@ -73,7 +73,7 @@ function set(element, key, value) {
   else element.setAttribute(key, value === true ? "" : safe(key, value));
 }
 
-/** A link or a picture never runs code. @param {string} key @param {unknown} value */
+/** Refuse URLs that run code. @param {string} key @param {unknown} value */
 function safe(key, value) {
   const text = String(value);
   if (key !== "href" && key !== "src") return text;

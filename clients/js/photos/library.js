@@ -1,13 +1,13 @@
 /**
- * Keeps the photos here as they are at the service: the first ones at once, more as one scrolls, each step as it is
- * told, and after an outage whatever was missed.
+ * Keeps the photos on the page equal to those of the service: reads the first page at once and more while a person
+ * scrolls, applies each frame, and reads missed changes after an outage.
  */
 
 const PAGE = 50;
 const LARGEST_PAGE = 100;
 const CATCH_UP_PAGES = 3;
 const SOON_MS = 300;
-const FEW = 4; // so many are asked for one by one
+const FEW = 4; // up to so many are read one by one
 const SENT_MS = 2000;
 const AGAIN_MS = 3000;
 const FRAMES = ["processed", "queued", "started", "retrying", "held", "progress", "corrected", "deleted"];
@@ -19,7 +19,7 @@ export class Library {
   /** @type {string | null} */ #cursor = null;
   #isLoading = false;
   /** @type {Promise<unknown> | null} */ #first = null;
-  /** @type {Set<string>} ids of assets to ask for */ #wanted = new Set();
+  /** @type {Set<string>} ids of assets to read */ #wanted = new Set();
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #isClosed = false;
   #isProblemTold = false;
@@ -42,13 +42,13 @@ export class Library {
     clearTimeout(this.#timer);
   }
 
-  /** The newest photos; again and again until they are here. */
+  /** Read the newest photos; retry until it succeeds. */
   start() {
     this.#first ??= this.#page(null).then(
       () => (this.isLoaded = true),
       (error) => {
         this.#first = null;
-        // Once: it is tried again, and the line above the list says that the service is not heard.
+        // Reported once: it is tried again, and the line above the list shows that the connection is lost.
         if (!this.#isProblemTold) this.#told.problem(error);
         this.#isProblemTold = true;
         if (error.status !== 401) setTimeout(() => this.#isClosed || this.start(), AGAIN_MS);
@@ -57,7 +57,7 @@ export class Library {
     return this.#first;
   }
 
-  /** The page after those that are here. */
+  /** Read the next page. */
   async more() {
     if (!this.isLoaded || !this.#cursor || this.#isLoading) return;
     this.#isLoading = true;
@@ -72,9 +72,9 @@ export class Library {
     }
   }
 
-  /** Connected (again): steps before that were not told. */
+  /** After each connection: earlier frames may be missing. */
   async catchUp() {
-    // What was asked for before may have been read before; what ended in between was told to nobody here.
+    // Assets may have changed between an earlier read and this connection: read them again.
     await this.start();
     if (!this.isLoaded || this.#isClosed) return;
     try {
@@ -86,7 +86,7 @@ export class Library {
     this.#told.changed();
   }
 
-  /** Ask for these soon. @param {...string} ids */
+  /** Read these assets soon. @param {...string} ids */
   want(...ids) {
     if (this.#isClosed) return;
     for (const id of ids) this.#wanted.add(id);
@@ -103,7 +103,7 @@ export class Library {
     this.#told.changed();
   }
 
-  /** Read from the top down to what is here. Whether that was reached. */
+  /** Read from the top until a known photo. Returns whether one was reached. */
   async #readNew() {
     let cursor = null;
     for (let page = 0; page < CATCH_UP_PAGES; page++) {
@@ -118,7 +118,7 @@ export class Library {
     return true;
   }
 
-  /** Those that should be on the page and are not. @param {any[]} items @param {string | null} nextCursor */
+  /** Photos that should be in this part of the list and are not. @param {any[]} items @param {string | null} nextCursor */
   #forgetDeleted(items, nextCursor) {
     const listed = new Set(items.map(({ id }) => id));
     const oldest = nextCursor ? items.at(-1).createdAt : "";
@@ -134,7 +134,7 @@ export class Library {
     const came = this.#photos.frame(frame);
     const photo = this.#photos.find(frame.assetId);
     if (came) this.want(frame.assetId);
-    // It may be one that is being sent: that is known in a moment.
+    // It may be a photo that is being sent: its receipt will say so.
     else if (!photo && frame.event !== "asset_deleted")
       setTimeout(() => this.#photos.find(frame.assetId) ?? this.want(frame.assetId), SENT_MS);
     if (came === "finished" && photo) this.#told.finished(photo, frame);
@@ -156,7 +156,7 @@ export class Library {
         ids.delete(id);
       }
     } catch {
-      // Asked again with what comes next, or after the outage.
+      // Read again with the next ones, or after the outage.
       for (const id of ids) this.#wanted.add(id);
     }
     this.#timer = undefined;
@@ -175,7 +175,7 @@ export class Library {
     }
   }
 
-  /** @param {any[]} assets newest first; an old one whose page is not here yet comes with its page */
+  /** @param {any[]} assets newest first; an old one comes later, with its page */
   #put(assets) {
     if (this.#isClosed) return;
     const oldest = this.#cursor ? this.#photos.oldest : "";

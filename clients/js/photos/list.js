@@ -1,6 +1,6 @@
 /**
- * The list on screen, of any length: in blocks of some rows, and only blocks near the screen have their rows. The
- * height of the others is what it was.
+ * The list on screen, of any length. Rows are grouped in blocks; only blocks near the screen have rows. Other blocks
+ * keep their last height.
  *
  * @typedef {import("./photos.js").Photo} Photo
  * @typedef {{element: HTMLElement, update(): void, isInUse(): boolean, focus(): void}} Row
@@ -25,9 +25,9 @@ export class PhotoList {
   #near;
   #nearEnd;
   #isNumbering = false;
-  /** Whether the service has more than is here. */ hasMore = false;
+  /** Whether the service has more photos. */ hasMore = false;
 
-  /** @param {(photo: Photo) => Row} makeRow @param {() => void} onNearEnd more rows are wanted */
+  /** @param {(photo: Photo) => Row} makeRow @param {() => void} onNearEnd is called when more rows are needed */
   constructor(makeRow, onNearEnd) {
     this.#makeRow = makeRow;
     this.element.append(this.#end);
@@ -42,7 +42,7 @@ export class PhotoList {
     return this.#blockOf.size;
   }
 
-  /** Is the end still near? Then more is asked for. */
+  /** Ask for more rows if the end is still near. */
   lookAgain() {
     this.#nearEnd.unobserve(this.#end);
     this.#nearEnd.observe(this.#end);
@@ -77,7 +77,7 @@ export class PhotoList {
     this.#blockOf.get(photo)?.rows?.get(photo)?.update();
   }
 
-  /** Show all anew, as the time has passed. */
+  /** Update all rows, because times have changed. */
   updateAll() {
     for (const { rows } of this.#blocks) rows?.forEach((row) => row.update());
   }
@@ -102,7 +102,7 @@ export class PhotoList {
     block.element.remove();
   }
 
-  /** The photo below, or else above. @param {Photo} photo @returns {Photo | null} */
+  /** The photo below, otherwise the one above. @param {Photo} photo @returns {Photo | null} */
   nextTo(photo) {
     const all = this.#blocks.flatMap(({ photos }) => photos);
     const at = all.indexOf(photo);
@@ -110,7 +110,7 @@ export class PhotoList {
     return all.slice(at + 1).find(isShown) ?? all.slice(0, Math.max(0, at)).findLast(isShown) ?? null;
   }
 
-  /** Put the focus on that photo; on the list where it is gone or far away. @param {Photo | null} photo */
+  /** Focus that photo, or the list if the photo is gone or far away. @param {Photo | null} photo */
   focus(photo) {
     const row = photo && this.#blockOf.get(photo)?.rows?.get(photo);
     if (row && !photo.isHidden) row.focus();
@@ -138,7 +138,7 @@ export class PhotoList {
     (this.#blocks[at]?.element ?? this.#end).before(block.element);
     this.#blocks.splice(at, 0, block);
     this.#blockOfElement.set(block.element, block);
-    // Rows that are on screen at once are there at once: nothing jumps when the observer has looked.
+    // Rows on screen are built at once, so that nothing jumps when the observer fires.
     if (at < SEEN_BLOCKS) block.rows = new Map();
     this.#near.observe(block.element);
     return block;
@@ -182,7 +182,7 @@ export class PhotoList {
     block.element.style.height = block.rows ? "" : `${Math.round(px)}px`;
   }
 
-  /** A screen reader says which of how many. */
+  /** Set the position and the number of rows for screen readers. */
   #number() {
     if (this.#isNumbering) return;
     this.#isNumbering = true;

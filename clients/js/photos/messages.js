@@ -1,5 +1,5 @@
 /**
- * Short messages at the foot of the screen, with a way back; and what a screen reader hears of what has ended.
+ * Short messages at the foot of the screen, with undo; and announcements of results for screen readers.
  *
  * @typedef {{close: () => void, stay: (ms: number) => Message}} Message
  */
@@ -19,24 +19,24 @@ export class Messages {
   #toasts = h("div", { class: "toasts" }, this.#offline);
   element = h("div", {}, this.#toasts, this.#voice);
   #home;
-  /** @type {Map<string, Message>} by what they say */ #shown = new Map();
-  /** @type {[string, string][]} */ #unheard = [];
+  /** @type {Map<string, Message>} by text */ #shown = new Map();
+  /** @type {[string, string][]} */ #unannounced = [];
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 
-  /** @param {() => void} home puts the focus where it goes on, when its message goes */
+  /** @param {() => void} home moves the focus on when a message with the focus closes */
   constructor(home) {
     this.#home = home;
   }
 
   /**
-   * A screen reader says it; of many of one kind it says only how many.
-   * @param {string} text @param {string} [many] what several of them are called: "photos are ready"
+   * Announce a text to screen readers; of many announcements of one kind only the number.
+   * @param {string} text @param {string} [many] the plural form: "photos are ready"
    */
   say(text, many = "") {
-    this.#unheard.push([text, many]);
+    this.#unannounced.push([text, many]);
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
-      const kinds = Map.groupBy(this.#unheard.splice(0), ([text, many]) => many || text);
+      const kinds = Map.groupBy(this.#unannounced.splice(0), ([text, many]) => many || text);
       this.#voice.textContent = [...kinds.values()]
         .map((of) => (of.length > 1 && of[0][1] ? `${of.length} ${of[0][1]}.` : of[0][0]))
         .join(" ");
@@ -56,7 +56,7 @@ export class Messages {
    * @returns {Message}
    */
   show(text, { kind = "", undo, isFocused = false, ms = SHOWN_MS } = {}) {
-    // What is shown already is neither said nor shown once more: it stays longer.
+    // A message that is shown already only stays longer.
     const shown = undo ? undefined : this.#shown.get(text);
     if (shown) return shown.stay(ms);
     const words = h("span", {}, text);

@@ -1,24 +1,24 @@
 /**
- * The photos that the service has not accepted yet, with their bytes: they outlive a reload, a crash, a dead battery.
- * In IndexedDB, or in memory where the browser gives none; each user has their own.
+ * The photos that the service has not accepted yet, with their bytes. They survive a reload, a crash, a dead battery: in
+ * IndexedDB, or in memory where the browser has none. Each user has an outbox of their own.
  *
  * @typedef {object} Unsent
- * @property {string} key of the upload: the Idempotency-Key, so that a photo is accepted once however often it is sent
+ * @property {string} key of the upload: the Idempotency-Key, so that a photo is accepted only once
  * @property {string} owner
- * @property {string} tab that sends it; another one does when that has gone
+ * @property {string} tab that sends it; after its end another tab does
  * @property {string} name of the file
  * @property {string} category
  * @property {number} addedAt @property {number} order among those of the same moment
  * @property {Blob} blob
- * @property {string} [note] what was done to it: made smaller
- * @property {string} [refused] why it is not sent again by itself
+ * @property {string} [note] how it was changed: made smaller
+ * @property {string} [refused] why it is not retried automatically
  */
 
 const DATABASE = "photo-queue";
 const STORE = "unsent";
-// Some browsers never answer; photos are sent all the same, and not kept.
+// Some browsers never answer: photos are sent then without being stored.
 const OPEN_MS = 3000;
-/** What is not kept yet, or cannot be, of all users: as long as the page lives, also while it sleeps. @type {Map<string, Unsent>} */
+/** Photos of all users that are not stored, or cannot be. They last as long as the page, also while it is frozen. @type {Map<string, Unsent>} */
 const inMemory = new Map();
 
 export class Outbox {
@@ -29,17 +29,17 @@ export class Outbox {
   /** @param {string} owner */
   constructor(owner) {
     this.owner = owner;
-    // A page that the browser keeps for "back" must not keep the database from others.
+    // A page in the back-forward cache must not block the database for other pages.
     globalThis.addEventListener?.("pagehide", () => this.close());
   }
 
-  /** Let go of the database; it is opened anew when something is asked of it. */
+  /** Close the database; the next access opens it again. */
   close() {
     this.#opened?.then((database) => database?.close());
     this.#opened = undefined;
   }
 
-  /** The first to be sent first. @returns {Promise<Unsent[]>} */
+  /** All photos in the order of sending. @returns {Promise<Unsent[]>} */
   async all() {
     const kept = await this.#ask("readonly", (store) => store.index("owner").getAll(this.owner));
     const here = [...inMemory.values()].filter(({ owner }) => owner === this.owner);
@@ -47,7 +47,7 @@ export class Outbox {
     return [...all.values()].sort((a, b) => a.addedAt - b.addedAt || a.order - b.order);
   }
 
-  /** Undefined once it has been sent or removed; an Error when the browser does not say. @param {string} key @returns {Promise<Unsent | undefined>} */
+  /** Read a photo: undefined once it was sent or removed; throws when the browser does not answer. @param {string} key @returns {Promise<Unsent | undefined>} */
   async get(key) {
     if (inMemory.has(key)) return inMemory.get(key);
     const kept = await this.#ask("readonly", (store) => store.get(key));
@@ -55,22 +55,22 @@ export class Outbox {
     return kept.result;
   }
 
-  /** They are here from now on, though none of them is kept yet. @param {Unsent[]} all */
+  /** Add photos in memory; `keep` stores them. @param {Unsent[]} all */
   hold(all) {
     for (const unsent of all) inMemory.set(unsent.key, unsent);
   }
 
-  /** Whether it would go with the page. @param {string} key */
+  /** Whether the photo would be lost with the page. @param {string} key */
   isHeld(key) {
     return inMemory.has(key);
   }
 
-  /** Whether any would, or what was changed last. */
+  /** Whether any photo, or the last change, would be lost. */
   get holdsAny() {
     return this.#changing > 0 || [...inMemory.values()].some(({ owner }) => owner === this.owner);
   }
 
-  /** Whether it outlives this page. @param {Unsent} unsent @returns {Promise<boolean>} */
+  /** Store a photo. Returns whether it survives this page. @param {Unsent} unsent @returns {Promise<boolean>} */
   async put(unsent) {
     const isKept = (await this.#ask("readwrite", (store) => store.put(unsent))) !== undefined;
     if (isKept) inMemory.delete(unsent.key);
@@ -83,7 +83,7 @@ export class Outbox {
     await this.take(key);
   }
 
-  /** Delete it and return what it was; undefined when it is not there. @param {string} key @returns {Promise<Unsent | undefined>} */
+  /** Delete a photo and return it; undefined when it does not exist. @param {string} key @returns {Promise<Unsent | undefined>} */
   async take(key) {
     const here = inMemory.get(key);
     inMemory.delete(key);
@@ -95,13 +95,13 @@ export class Outbox {
     return here ?? kept?.result;
   }
 
-  /** Forget all photos of this user. */
+  /** Delete all photos of this user. */
   async clear() {
     for (const { key } of await this.all()) await this.delete(key);
   }
 
   /**
-   * Resolves once the change is on disk; with undefined when the browser keeps nothing, or has no room.
+   * Resolves once the change is on disk; with undefined when the browser stores nothing, or has no space.
    * @param {IDBTransactionMode} mode @param {(store: IDBObjectStore) => IDBRequest} ask
    * @param {number} [tries] @returns {Promise<{result: any} | undefined>}
    */
@@ -121,7 +121,7 @@ export class Outbox {
       return { result: request.result };
     } catch (/** @type {any} */ error) {
       if (error?.name === "QuotaExceededError" || tries < 2) return undefined;
-      // Closed or lost by the browser, as happens to a page that slept: opened anew.
+      // The browser has closed the database, as it does for frozen pages: open it again.
       this.close();
       return this.#ask(mode, ask, tries - 1);
     } finally {
@@ -130,7 +130,7 @@ export class Outbox {
   }
 }
 
-/** Null when there is none, or the browser does not say within seconds. @returns {Promise<IDBDatabase | null>} */
+/** Open the database: null when there is none, or the browser does not answer within seconds. @returns {Promise<IDBDatabase | null>} */
 function open() {
   return new Promise((resolve) => {
     const timer = setTimeout(() => resolve(null), OPEN_MS);

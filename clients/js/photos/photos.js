@@ -1,17 +1,17 @@
 /**
- * All photos of the user as far as they are known here, the newest first: those not sent yet and those of the service.
- * One photo stays one, from the file that was chosen to the result.
+ * All photos of the user that this page knows, newest first: unsent ones and those of the service. One photo is one
+ * object from the chosen file to the result.
  *
  * @typedef {object} Photo
- * @property {string} id of its row, for its life here
- * @property {string} name of the file; "" where only the service knows it
+ * @property {string} id of its row, on this page only
+ * @property {string} name of the file; "" for photos that were read from the service
  * @property {Blob | null} file while this tab has it
- * @property {Promise<string> | null} picture of the file, once it has been asked for
+ * @property {Promise<string> | null} picture small picture of the file, once it was needed
  * @property {(import("./sender.js").Step & {key: string, category: string, isOffline?: boolean}) | null} unsent
  * @property {Record<string, any> | null} asset
- * @property {Record<string, any> | null} live how the work on it goes: asset.progress, kept up to date by the frames
- * @property {string} note what was done to it
- * @property {boolean} isHidden it is being deleted, and may come back
+ * @property {Record<string, any> | null} live asset.progress, updated by the frames
+ * @property {string} note how it was changed
+ * @property {boolean} isHidden it is being deleted; undo shows it again
  *
  * @typedef {object} Shown
  * @property {(photos: Photo[]) => void} prepend
@@ -20,7 +20,7 @@
  * @property {(photo: Photo) => void} remove
  */
 
-/** What a frame says, as asset.progress has it. @type {Record<string, (frame: any) => Record<string, any>>} */
+/** Converts a frame to the form of asset.progress. @type {Record<string, (frame: any) => Record<string, any>>} */
 const STEPS = {
   asset_queued: ({ position, etaSeconds }) => ({ state: "queued", position, etaSeconds }),
   asset_started: ({ attempt, provider }) => ({ state: "running", attempt, provider }),
@@ -35,7 +35,7 @@ export class Photos {
   #isOffline = false;
   /** @type {Map<string, Photo>} not sent yet, by key */ #unsent = new Map();
   /** @type {Map<string, Photo>} by asset */ #assets = new Map();
-  /** @type {any[]} frames of photos that may be one of those being sent */ #early = [];
+  /** @type {any[]} frames of photos that may be among those being sent */ #early = [];
 
   /** @param {Shown} list */
   constructor(list) {
@@ -60,7 +60,7 @@ export class Photos {
     return [...this.#assets].filter(([, { asset }]) => UNFINISHED.includes(asset?.status)).map(([id]) => id);
   }
 
-  /** When the oldest one here was made. */
+  /** Creation time of the oldest photo here. */
   get oldest() {
     return this.#assets.size
       ? [...this.#assets.values()].reduce(
@@ -109,8 +109,8 @@ export class Photos {
   }
 
   /**
-   * The service has it now. Returns the frames that came before that was known: of it, and, once nothing is being sent
-   * any more, of assets that are none of those sent here.
+   * The service has accepted the photo. Returns earlier frames of it and, when no upload is left, earlier frames of
+   * assets that were not sent from here.
    * @param {string} key @param {string} assetId @param {string} [note] @returns {any[]}
    */
   accepted(key, assetId, note = "") {
@@ -149,7 +149,7 @@ export class Photos {
     return [...this.#unsent.values()].some(({ unsent }) => unsent?.step === "sending");
   }
 
-  /** It was sent or removed elsewhere. @param {string} key */
+  /** Another tab has sent or removed it. @param {string} key */
   forget(key) {
     const photo = this.#unsent.get(key);
     if (!photo) return;
@@ -158,19 +158,19 @@ export class Photos {
     this.#list.remove(photo);
   }
 
-  /** None of them is sent any more. */
+  /** Remove all unsent photos. */
   forgetUnsent() {
     for (const key of [...this.#unsent.keys()]) this.forget(key);
   }
 
-  /** The AI looks at it again. @param {Photo} photo */
+  /** The photo is analyzed again. @param {Photo} photo */
   restart(photo) {
     photo.asset = { ...photo.asset, status: "processing", finishedAt: null };
     photo.live = { state: "queued" };
     this.#list.update(photo);
   }
 
-  /** What the service has: known ones are brought up to date. @param {any[]} assets newest first @param {"prepend" | "append"} where the others go */
+  /** Add assets of the service; update known ones. @param {any[]} assets newest first @param {"prepend" | "append"} where new ones are added */
   addAssets(assets, where) {
     const added = [];
     for (const asset of assets) {
@@ -186,7 +186,7 @@ export class Photos {
   update(asset) {
     const photo = this.#assets.get(asset.id);
     if (!photo) return;
-    // An answer that was on its way while the event came.
+    // An answer that is older than the event.
     const isOld =
       !UNFINISHED.includes(photo.asset?.status) &&
       UNFINISHED.includes(asset.status) &&
@@ -197,7 +197,7 @@ export class Photos {
     this.#list.update(photo);
   }
 
-  /** The asset is gone. @param {string} assetId */
+  /** The asset was deleted. @param {string} assetId */
   deleted(assetId) {
     const photo = this.#assets.get(assetId);
     if (!photo) return;
@@ -213,8 +213,8 @@ export class Photos {
   }
 
   /**
-   * Take a frame of the service. Returns what it ended: "finished", "corrected"; "unknown" for a photo that is not
-   * here and none of those being sent.
+   * Apply a frame of the service. Returns "finished" or "corrected" if it was that, "unknown" for a photo that is not
+   * here and not being sent.
    * @param {any} frame
    */
   frame(frame) {

@@ -1,10 +1,10 @@
-/** What is in a file: whether it is a photo, a small picture of it, and the same photo smaller. */
+/** Reads a file: whether it is a photo, a small picture of it, and the same photo made smaller. */
 
 const LONG_SIDE = 4096;
 const HUGE_PIXELS = 64_000_000;
 const SMALL_SIDE = 320;
 const QUALITIES = [0.9, 0.8, 0.65, 0.5];
-/** @type {[string, RegExp][]} what files begin with, byte by byte */
+/** @type {[string, RegExp][]} the first bytes of files */
 const KINDS = [
   ["JPEG", /^\xff\xd8\xff/],
   ["PNG", /^\x89PNG\r\n\x1a\n/],
@@ -14,7 +14,7 @@ const KINDS = [
   ["HEIC", /^[^]{4}ftyp(?:hei[cxmsf]|hev[cxm]|mif1|msf1)/],
 ];
 
-/** As the service decides: by its bytes, not by its name. @param {Blob} file @returns {Promise<string | null>} */
+/** The type by the bytes, not by the name, as the service does. @param {Blob} file @returns {Promise<string | null>} */
 export async function kindOf(file) {
   const bytes = new Uint8Array(await file.slice(0, 40).arrayBuffer());
   const beginning = String.fromCharCode(...bytes);
@@ -22,8 +22,8 @@ export async function kindOf(file) {
 }
 
 /**
- * The same photo, small enough to be sent; itself where it is that already.
- * @param {Blob} file @param {number} maxBytes @returns {Promise<Blob>} an Error when this browser cannot do it
+ * The photo, made small enough to be sent if necessary.
+ * @param {Blob} file @param {number} maxBytes @returns {Promise<Blob>} throws when this browser cannot do it
  */
 export async function small(file, maxBytes) {
   const isHuge = await pixelsOf(file).then((pixels) => pixels > HUGE_PIXELS);
@@ -35,7 +35,7 @@ export async function small(file, maxBytes) {
   throw new Error("It stays too large");
 }
 
-/** Where a small picture of it is to be had; "" when this browser cannot show it. One at a time: a photo fills 50 MB once it is unpacked. @param {Blob} file */
+/** URL of a small picture; "" when this browser cannot show it. One at a time: a decoded photo takes 50 MB. @param {Blob} file */
 export function pictureOf(file) {
   const made = queue.then(() => drawn(file, SMALL_SIDE, 0.8)).then(URL.createObjectURL, () => "");
   queue = made;
@@ -54,7 +54,7 @@ async function drawn(file, side, quality) {
     );
     const context = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d"));
     context.imageSmoothingQuality = "high";
-    // What is transparent is white, not black.
+    // Transparent parts become white, not black.
     context.fillStyle = "white";
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.drawImage(whole, 0, 0, canvas.width, canvas.height);
@@ -64,7 +64,7 @@ async function drawn(file, side, quality) {
   }
 }
 
-/** Read from its header: nothing is unpacked. 0 where this browser does not know the kind. @param {Blob} file @returns {Promise<number>} */
+/** Number of pixels, read from the header without decoding; 0 where this browser does not know the type. @param {Blob} file @returns {Promise<number>} */
 function pixelsOf(file) {
   const address = URL.createObjectURL(file);
   return new Promise((resolve) => {

@@ -1,15 +1,15 @@
 /**
- * One photo of the list: its picture, what is happening to it in words, what the AI saw, and what can be done.
+ * One photo of the list: picture, state in words, values from the AI, and buttons.
  *
  * @typedef {import("./photos.js").Photo} Photo
  *
- * @typedef {object} Acts what the row's buttons do
+ * @typedef {object} Acts the actions of the row's buttons
  * @property {(photo: Photo) => void} open
  * @property {(photo: Photo, said: Record<string, string | null>) => Promise<unknown>} correct
  * @property {(photo: Photo, button: HTMLButtonElement) => void} again
  * @property {(photo: Photo, button: HTMLButtonElement) => void} cancel
  * @property {(photo: Photo, isByKeyboard: boolean) => void} remove
- * @property {(photo: Photo) => Promise<string>} freshPicture another address, when the one of before shows nothing
+ * @property {(photo: Photo) => Promise<string>} freshPicture another URL, when the last one does not load
  */
 
 import { fill, h, icon } from "./elements.js";
@@ -60,7 +60,7 @@ export class Row {
     this.update();
   }
 
-  /** Whether it must stay: a person is writing in it, or has the focus there. */
+  /** Whether the row must stay, because a person writes in it or has the focus in it. */
   isInUse() {
     return this.#form !== null || this.element.matches(":focus-within");
   }
@@ -136,7 +136,7 @@ export class Row {
         ),
       ),
     );
-    // Where the button has gone, the focus stays in the row, on what changes nothing.
+    // When the focused button is gone, the focus moves to a harmless element of the row.
     if (focused) (this.#buttons.querySelector(`[data-act="${CSS.escape(focused)}"]`) ?? this.#open).focus();
   }
 
@@ -200,7 +200,7 @@ export class Row {
 
   /** @param {string} address */
   #show(address) {
-    // An address that carries a signature changes with every answer: the picture is the same.
+    // A signed URL changes with every answer, although the picture is the same.
     const same = (/** @type {string} */ text) => text.split("?")[0];
     if (same(address) === same(this.#source)) return;
     this.#source = address;
@@ -210,7 +210,7 @@ export class Row {
   #isTriedAgain = false;
   async #pictureFailed() {
     this.#pictureIsThere(false);
-    // Only an address that carries a signature ends with time.
+    // Only a signed URL expires.
     if (this.#isTriedAgain || !this.#photo.asset || !this.#source.includes("?")) return;
     this.#isTriedAgain = true;
     const address = await this.#acts.freshPicture(this.#photo).catch(() => "");

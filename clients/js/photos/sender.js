@@ -1,19 +1,19 @@
 /**
- * Sends photos, three at a time, again and again until the service has accepted or refused them.
+ * Sends photos, three at a time, with retries until the service has accepted or refused them.
  *
  * @typedef {import("./outbox.js").Unsent} Unsent
  *
- * @typedef {object} Step what is known of a photo that is not accepted yet
+ * @typedef {object} Step the state of a photo that is not accepted yet
  * @property {"waiting" | "preparing" | "sending" | "again" | "refused"} step
  * @property {number} [share] of its bytes that are sent
- * @property {string} [reason] why it is sent again, or not
+ * @property {string} [reason] why it is retried, or was refused
  * @property {number} [nextAt]
- * @property {boolean} [isLimit] it is sent again because the user may send no faster
+ * @property {boolean} [isLimit] it is retried because of a limit of the user
  *
  * @typedef {object} Told
  * @property {(key: string, step: Step) => void} step
  * @property {(unsent: Unsent, receipt: import("../pipeline-client.js").Receipt) => void} accepted
- * @property {(key: string) => void} gone another tab has sent or removed it
+ * @property {(key: string) => void} another tab has sent or removed it
  * @property {() => void} unauthorized
  */
 
@@ -22,11 +22,11 @@ import { small } from "./picture.js";
 
 const AT_ONCE = 3;
 const AGAIN_MS = { first: 1000, longest: 30_000 };
-const STALLED_MS = 30_000; // without a byte going out
-const ANSWER_MS = 120_000; // once all bytes are out
-const LOOK_MS = 5000; // whether another tab has sent it
+const STALLED_MS = 30_000; // without a sent byte
+const ANSWER_MS = 120_000; // after all bytes were sent
+const LOOK_MS = 5000; // between checks whether another tab has sent it
 const TOLD_MS = 200;
-const CAREFUL_MS = 60_000; // photos go one at a time for so long after one was too many
+const CAREFUL_MS = 60_000; // after a limit, photos are sent one at a time for this long
 
 export class Sender {
   #parts;
@@ -49,13 +49,13 @@ export class Sender {
 
   /** @param {Unsent} unsent */
   add(unsent) {
-    // One that was dropped a moment ago goes out once more as soon as that has ended.
+    // A photo whose upload is just being stopped is sent again after that.
     if (this.#waiting.has(unsent.key) || this.#sending.get(unsent.key)?.signal.aborted === false) return;
     this.#waiting.set(unsent.key, unsent);
     this.#go();
   }
 
-  /** Do not send it (any more). @param {string} key */
+  /** Stop sending it. @param {string} key */
   drop(key) {
     this.#waiting.delete(key);
     this.#sending.get(key)?.abort();
@@ -63,7 +63,7 @@ export class Sender {
     this.#timers.delete(key);
   }
 
-  /** The network is back: nothing waits for its next try. */
+  /** The network is back: retry everything at once. */
   wake() {
     this.#failuresInARow = 0;
     for (const [key, timer] of this.#timers) {
@@ -81,7 +81,7 @@ export class Sender {
   }
 
   #go() {
-    // While all fails, or the user may send no faster, one photo at a time finds out whether that is over.
+    // While all uploads fail, or after a limit, only one photo at a time is tried.
     const isCareful = this.#failuresInARow >= AT_ONCE || Date.now() < this.#carefulUntil;
     const atOnce = isCareful ? 1 : AT_ONCE;
     for (const unsent of this.#waiting.values()) {
@@ -101,7 +101,7 @@ export class Sender {
     this.#sending.set(key, stopping);
     try {
       const isHere = await tabs.alone(key, async () => {
-        // What cannot be read is not gone. To send it twice does no harm: the key is the same.
+        // A failed read does not mean that it is gone. To send it twice does no harm: the key is the same.
         const kept = await outbox.get(key).catch(() => unsent);
         if (stopping.signal.aborted) return;
         if (!kept) return this.#told.gone(key);
@@ -110,7 +110,7 @@ export class Sender {
         this.#failuresInARow = 0;
         this.#told.accepted(kept, receipt);
       });
-      // Another tab is sending it: has that ended well?
+      // Another tab is sending it: check whether that has succeeded.
       if (!isHere && !stopping.signal.aborted) this.#wait(unsent, LOOK_MS);
     } catch (error) {
       if (!(stopping.signal.aborted && stopping.signal.reason?.name === "AbortError"))
@@ -152,7 +152,7 @@ export class Sender {
     }
   }
 
-  /** Small enough, and kept so: the same key must always send the same bytes. @param {Unsent} unsent @param {AbortSignal} signal */
+  /** Make it small enough and store the result: the same key must always send the same bytes. @param {Unsent} unsent @param {AbortSignal} signal */
   async #prepared(unsent, signal) {
     if (unsent.note) return unsent.blob;
     const { maxBytes, outbox } = this.#parts;
@@ -181,7 +181,7 @@ export class Sender {
       return this.#told.unauthorized();
     }
     const failures = (this.#failures.get(key) ?? 0) + 1;
-    // A 500 may be this photo's doing: a few times, and no more.
+    // The photo may be the cause of a 500, so it is retried only a few times.
     const isPassing = [0, 401, 408, 429, 502, 503, 504].includes(status) || (status === 500 && failures < 4);
     if (!isPassing) {
       const refused = { ...unsent, refused: message };
@@ -213,14 +213,14 @@ function waitMs(failures) {
   return Math.min(AGAIN_MS.longest, AGAIN_MS.first * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
 }
 
-/** Keeps the screen on, so that a phone does not cut off what is being sent. */
+/** Keeps the screen on, so that a phone does not interrupt an upload. */
 class WakeLock {
   #isWanted = false;
   /** @type {Promise<WakeLockSentinel | null> | null} */ #held = null;
 
   /** @param {AbortSignal} signal the end */
   constructor(signal) {
-    // The browser lets go of it whenever the page is hidden.
+    // The browser releases the wake lock when the page is hidden.
     const seen = () => document.visibilityState === "visible" && this.#isWanted && this.#take();
     document.addEventListener("visibilitychange", seen, { signal });
   }

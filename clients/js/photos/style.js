@@ -1,13 +1,13 @@
 /**
- * How the component looks. Colours and corners are custom properties of the host: a page may set its own, as in
- * `photo-queue { --accent: rebeccapurple }`. Light or dark is what the page's `color-scheme` says.
+ * The style of the component. Colours and corners are custom properties of the host, which a page may set, as in
+ * `photo-queue { --accent: rebeccapurple }`. The page's `color-scheme` decides between light and dark.
  */
 
 const REM = "--photo-queue-rem";
 
 /**
- * Many pages make their rem small (`html { font-size: 62.5% }`), and with it all that is measured in it. Ours is the
- * font size of the element, which is what the person has set in the browser.
+ * Many pages make their rem small (`html { font-size: 62.5% }`). Here the rem is replaced by the font size of the
+ * element, which is the person's setting in the browser.
  * @param {string} css
  */
 function withOwnRem(css) {
@@ -15,7 +15,7 @@ function withOwnRem(css) {
   try {
     CSS.registerProperty({ name: REM, syntax: "<length>", inherits: true, initialValue: "16px" });
   } catch (/** @type {any} */ error) {
-    // Another copy of this module has done so; or the browser knows only the page's rem.
+    // Another copy of this module has registered it, or the browser cannot.
     if (error.name !== "InvalidModificationError") size = "1rem";
   }
   return `:host { ${REM}: ${size} } ${css.replace(/(-?[\d.]+)rem/g, `calc($1 * var(${REM}))`)}`;

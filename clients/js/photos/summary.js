@@ -1,4 +1,4 @@
-/** The line above the list: how many are where, and whether the service is heard. */
+/** The line above the list: the number of photos in each state, and the connection. */
 
 import { h } from "./elements.js";
 import { counted } from "./words.js";

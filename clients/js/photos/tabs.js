@@ -1,4 +1,4 @@
-/** The other tabs of the same user: what they tell, and which of them does something that only one may do. */
+/** The other tabs of the same user: messages between them, and locks for work that only one tab may do. */
 
 import { randomHex } from "../http.js";
 
@@ -7,18 +7,18 @@ export class Tabs {
   #channel;
   #name;
   #closing = new AbortController();
-  /** @type {Set<string>} tabs whose end is awaited */ #watched = new Set();
+  /** @type {Set<string>} tabs whose end is watched */ #watched = new Set();
 
   /** @param {string} owner @param {(message: any) => void} heard */
   constructor(owner, heard) {
     this.#name = `photo-queue ${owner}`;
     this.#channel = new BroadcastChannel(this.#name);
     this.#channel.onmessage = ({ data }) => heard(data);
-    // Held as long as this tab lives: others wait for it to know when it has gone.
+    // Locked as long as this tab lives: other tabs wait for the lock to notice its end.
     this.#lock(`tab ${this.id}`, {}, () => new Promise((end) => this.#closing.signal.addEventListener("abort", end)));
   }
 
-  /** @param {object} message to all others */
+  /** @param {object} message to all other tabs */
   tell(message) {
     if (!this.#closing.signal.aborted) this.#channel.postMessage(message);
   }
@@ -27,7 +27,7 @@ export class Tabs {
   whenGone(id, then) {
     if (id === this.id || this.#watched.has(id)) return;
     this.#watched.add(id);
-    // Without locks (pages over plain http) nobody knows: the key still makes sure that it is accepted once.
+    // Without locks (pages over plain http) the end is unknown; the key still ensures that a photo is accepted once.
     if (!navigator.locks) return then();
     this.#lock(`tab ${id}`, { mode: "shared" }, async () => {
       this.#watched.delete(id);
@@ -35,7 +35,7 @@ export class Tabs {
     });
   }
 
-  /** Do it unless another tab is doing it. Whether it was done here. @param {string} name @param {() => Promise<void>} act */
+  /** Do it unless another tab is doing it. Returns whether it was done here. @param {string} name @param {() => Promise<void>} act */
   async alone(name, act) {
     if (!navigator.locks) return act().then(() => true);
     return navigator.locks.request(

@@ -1,9 +1,9 @@
 /**
- * What a photo's state is called on screen: short, friendly, in plain words.
+ * The words for a photo's state on screen: short, friendly, plain.
  *
  * @typedef {import("./photos.js").Photo} Photo
  * @typedef {{kind: "" | "busy" | "good" | "warn" | "bad", badge: string, told: string, share?: number | null}} Told
- *   share: 0 to 1 of a bar; null where something goes on of unknown length; none without a bar
+ *   share: 0 to 1 of a bar; null for work of unknown length; undefined without a bar
  */
 
 const FIELDS = /** @type {const} */ (["brand", "model", "colorway"]);
@@ -41,7 +41,11 @@ function unsentState({ step, share = 0, reason, nextAt, isOffline, isLimit }) {
     return { kind: "busy", badge: "Sending", told: "All sent. Waiting for the answer.", share: null };
   if (isOffline) return { kind: "warn", badge: "Waiting", told: "No network. It is sent as soon as there is one." };
   if (step === "again" && isLimit)
-    return { kind: "", badge: "Waiting", told: `${sentence(reason)} It is sent by itself, ${clock(nextAt)} or soon after.` };
+    return {
+      kind: "",
+      badge: "Waiting",
+      told: `${sentence(reason)} It is sent by itself, ${clock(nextAt)} or soon after.`,
+    };
   if (step === "again")
     return { kind: "warn", badge: "Sending again", told: `${sentence(reason)} Next try ${clock(nextAt)}.` };
   return { kind: "", badge: "Waiting", told: "It waits for its turn to be sent." };
@@ -84,18 +88,18 @@ export function confidenceWords(confidence, isCorrected) {
   return "a guess";
 }
 
-/** What a photo is called. @param {Photo} photo */
+/** The title of a photo. @param {Photo} photo */
 export function nameOf({ name, asset, unsent }) {
   const { brand, model } = asset?.aiMetadata ?? {};
   const found = [brand?.value, model?.value].filter(Boolean).join(" ");
   return found || name || titled(`${unsent?.category ?? asset?.category ?? ""} photo`);
 }
 
-// Made once: each costs more than what a row costs besides.
+// Created once: each costs more than the rest of a row.
 const TIME = new Intl.DateTimeFormat([], { timeStyle: "short" });
 const DAY = new Intl.DateTimeFormat([], { dateStyle: "medium" });
 
-/** What it is and when it was sent. @param {any} asset */
+/** The category and when the photo was sent. @param {any} asset */
 export function sortOf({ category, createdAt }) {
   const at = new Date(createdAt);
   const isToday = at.toDateString() === new Date().toDateString();
@@ -108,7 +112,7 @@ export function titled(category) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-/** What is said of files that are no photos. @param {{name: string, isReadable: boolean}[]} files */
+/** The message about files that are not photos. @param {{name: string, isReadable: boolean}[]} files */
 export function refusal(files) {
   const [{ name, isReadable }] = files;
   const kinds = "Photos are JPEG, PNG, WebP, GIF, AVIF or HEIC.";

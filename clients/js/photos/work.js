@@ -1,11 +1,11 @@
 /**
- * All that goes on for one user: photos are kept, sent, followed and changed, and other tabs hear of it.
+ * All work for one user: stores, sends, follows and changes photos, and informs other tabs.
  *
  * @typedef {import("./photos.js").Photo} Photo
  * @typedef {{categories: string[], maxUploadBytes: number, providers: {name: string, sees: string | null}[]}} About
  *
  * @typedef {object} Told
- * @property {() => void} changed how many there are, or the connection
+ * @property {() => void} changed the number of photos, or the connection
  * @property {(detail: {assetId: string, name: string, category: string}) => void} accepted
  * @property {(photo: Photo, frame: any) => void} finished
  * @property {() => void} unauthorized
@@ -30,11 +30,10 @@ export class Work {
   #library;
   #listening = new AbortController();
   #added = 0;
-  /** By key, as long as they may come back. @type {Map<string, Promise<import("./outbox.js").Unsent | undefined>>} */
+  /** Deleted photos by key, as long as undo is possible. @type {Map<string, Promise<import("./outbox.js").Unsent | undefined>>} */
   #removed = new Map();
-  /** How the service is heard. @type {"connecting" | "connected" | "lost" | "offline"} */ connection = navigator.onLine
-    ? "connecting"
-    : "offline";
+  /** The state of the connection. @type {"connecting" | "connected" | "lost" | "offline"} */ connection =
+    navigator.onLine ? "connecting" : "offline";
 
   /**
    * @param {{url: string, token: any, owner: string, about: About, list: import("./photos.js").Shown}} given
@@ -52,7 +51,7 @@ export class Work {
       step: (key, step) => this.#share({ kind: "step", key, step }),
       accepted: (unsent, { assetId }) => {
         told.accepted({ assetId, name: unsent.name, category: unsent.category });
-        // Its end may have come already, and is told with this.
+        // Its result may have come before.
         this.#share({ kind: "accepted", key: unsent.key, assetId, note: unsent.note });
       },
       gone: (key) => this.#share({ kind: "gone", key }),
@@ -68,12 +67,12 @@ export class Work {
     return this.client.transport;
   }
 
-  /** Begin: what was not sent yet, what the service has, and whatever comes. */
+  /** Start: read unsent photos and those of the service, and connect. */
   async start() {
     const { signal } = this.#listening;
     addEventListener("online", () => this.#online(true), { signal });
     addEventListener("offline", () => this.#online(false), { signal });
-    // The browser asks whether to leave.
+    // Lets the browser ask before it closes the page.
     addEventListener("beforeunload", (event) => this.#outbox.holdsAny && event.preventDefault(), { signal });
     this.client.on("connected", () => this.#connected());
     this.client.on("transport", () => this.#told.changed());
@@ -82,7 +81,9 @@ export class Work {
       ({ willReconnect }) => willReconnect && this.#connection(navigator.onLine ? "lost" : "offline"),
     );
     this.client.on("error", (error) =>
-      /** @type {any} */ (error).code === "UNAUTHORIZED" ? this.#told.unauthorized() : this.#told.problem(error.message),
+      /** @type {any} */ (error).code === "UNAUTHORIZED"
+        ? this.#told.unauthorized()
+        : this.#told.problem(error.message),
     );
     this.photos.offline(!navigator.onLine);
     this.client.connect();
@@ -90,7 +91,7 @@ export class Work {
     await this.#readOutbox();
   }
 
-  /** @param {{clears?: boolean}} [options] clears: what was not sent is forgotten */
+  /** @param {{clears?: boolean}} [options] clears: unsent photos are discarded */
   async close({ clears = false } = {}) {
     this.#listening.abort();
     this.#sender.stop();
@@ -101,10 +102,10 @@ export class Work {
     this.#tabs.close();
   }
 
-  /** Send these. Returns those that cannot be. @param {File[]} files @param {string} category */
+  /** Send these files. Returns those that cannot be sent. @param {File[]} files @param {string} category */
   async add(files, category) {
     const addedAt = Date.now();
-    /** @type {(string | null)[]} one after the other: to open a file takes the browser a moment */ const kinds = [];
+    /** @type {(string | null)[]} one after the other, because to open a file takes time */ const kinds = [];
     for (const file of files) kinds.push(await kindOf(file).catch(() => "unreadable"));
     const isPhoto = (/** @type {number} */ at) => kinds[at] && kinds[at] !== "unreadable";
     const photos = files.filter((_, at) => isPhoto(at));
@@ -120,7 +121,7 @@ export class Work {
     this.#told.changed();
     let isKept = true;
     for (const unsent of all) {
-      // Removed meanwhile, or sent: by what follows on this when the page sleeps in between.
+      // It may have been removed or sent in the meantime.
       if (!this.#outbox.isHeld(unsent.key)) continue;
       isKept = (await this.#outbox.put(unsent)) && isKept;
       if (!this.#listening.signal.aborted && this.photos.isToSend(unsent.key)) this.#sender.add(unsent);
@@ -141,7 +142,7 @@ export class Work {
     await this.#asked(photo, async () => this.photos.update(await this.client.cancel(photo.asset?.id)));
   }
 
-  /** Once more: by the AI, or to the service. @param {Photo} photo */
+  /** Retry: analyze it again, or send it again. @param {Photo} photo */
   async again(photo) {
     if (photo.unsent) return this.#sendAgain(photo.unsent.key).catch((error) => this.#told.problem(error.message));
     await this.#asked(photo, async () => {
@@ -150,7 +151,7 @@ export class Work {
     });
   }
 
-  /** @param {Photo} photo @param {boolean} isHidden hidden ones are not sent either */
+  /** @param {Photo} photo @param {boolean} isHidden hidden ones are not sent */
   async hide(photo, isHidden) {
     this.photos.hide(photo, isHidden);
     this.#told.changed();
@@ -158,10 +159,10 @@ export class Work {
     if (key) await (isHidden ? this.#takeOut(key) : this.#putBack(photo, key));
   }
 
-  /** Out of the outbox at once: a page that is left has no time for it. @param {string} key */
+  /** Delete it from the outbox at once: a page that is being closed has no time for that. @param {string} key */
   async #takeOut(key) {
     this.#sender.drop(key);
-    // It may be on its way back from there.
+    // An undo may be running.
     if (!this.#removed.has(key))
       this.#removed.set(
         key,
@@ -173,12 +174,12 @@ export class Work {
   /** @param {Photo} photo @param {string} key */
   async #putBack(photo, key) {
     const unsent = await this.#removed.get(key);
-    if (photo.isHidden) return; // removed once more meanwhile
+    if (photo.isHidden) return; // removed again in the meantime
     this.#removed.delete(key);
     if (!unsent) return this.#sendAgain(key).catch((error) => this.#told.problem(error.message));
     await this.#outbox.put(unsent);
     if (photo.isHidden) return;
-    // Another tab may have missed it meanwhile.
+    // Another tab may not know it any more.
     this.photos.addUnsent([unsent]);
     this.#tabs.tell({ kind: "added" });
     if (unsent.refused) return;
@@ -219,7 +220,7 @@ export class Work {
     try {
       await ask();
     } catch (/** @type {any} */ error) {
-      // What it was asked for has been overtaken: show what is.
+      // The state has changed before the request: show the present one.
       if (error.status !== 409) this.#told.problem(error.message);
       this.#library.want(photo.asset?.id);
     }
@@ -244,12 +245,12 @@ export class Work {
     this.#told.changed();
   }
 
-  /** Send what a tab has left behind. @param {string} tab */
+  /** Send the photos of a tab that has ended. @param {string} tab */
   async #adopt(tab) {
     for (const unsent of await this.#outbox.all()) if (unsent.tab === tab && !unsent.refused) this.#sender.add(unsent);
   }
 
-  /** Here and in the other tabs. @param {any} message */
+  /** Apply a message here and in the other tabs. @param {any} message */
   #share(message) {
     this.#tabs.tell(message);
     this.#heard(message);

@@ -1,8 +1,8 @@
-"""The Python client of the AI queue pipeline: uploads photos and gets every result, over whatever network there is.
+"""The Python client of the AI queue pipeline: uploads photos and receives every result, also over difficult networks.
 
-`Client` is for asyncio, `BlockingClient` for all else, `Operator` for an admin's token. Installed by itself this is
-the package `pipeline_client` and needs only aiohttp; the service has the same files as `pipeline.client`. Knows the
-service only from its contracts, and imports nothing of it.
+`Client` is for asyncio, `BlockingClient` for programs without it, `Operator` for an admin's token. Installed alone this
+is the package `pipeline_client`, which needs only aiohttp. The service has the same files as `pipeline.client`. The
+client knows the service only from its contracts, and imports nothing of it.
 """
 
 from .access import ClientError, Token, Unavailable

@@ -1,4 +1,4 @@
-"""What requests and connections stand on: the errors that tell what went wrong, and tokens."""
+"""The errors and the token that requests and connections use."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ Token = str | Callable[[], str | Awaitable[str]]
 
 
 class Fault(IntEnum):
-    """How much a failed connection speaks against its transport; two of these make the client take another one."""
+    """Points against a transport for one failed connection. With two points the client tries another transport."""
 
-    NONE = 0  # the service is away, or said itself why not now
+    NONE = 0  # the service is down, or has given a reason
     NOT_OPENED = 1
     MUTE = 2
 
 
 class ClientError(Exception):
-    """The service refused, or could not be reached; the message is for people, and fit for their terminal."""
+    """The service refused, or could not be reached. The message is for people and safe to print on a terminal."""
 
     def __init__(self, message: str) -> None:
         super().__init__("".join(each if each.isprintable() else " " for each in message))
 
 
 class Unavailable(ClientError):
-    """It failed for now.
+    """It failed, but may succeed later.
 
-    retry_seconds: when the service wants to be asked again, if it said so.
-    is_gateway: a proxy answered that the service is away.
+    retry_seconds: the service's Retry-After, None without one.
+    fault: points against the transport.
+    is_gateway: a proxy answered that the service is down.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class Unavailable(ClientError):
 
 
 class TooMany(Unavailable):
-    """The user has asked for as much as one user may.
+    """The user has reached a limit of the service.
 
-    free_at: when there is room again, by the monotonic clock.
+    free_at: when the next request is allowed, by the monotonic clock.
     """
 
     def __init__(self, message: str, retry_seconds: float) -> None:
@@ -64,7 +65,7 @@ class TooMany(Unavailable):
 
 
 class Refused(ClientError):
-    """The service ended the connection and will do so again unless something is changed. code: the close code."""
+    """The service closed the connection, and will do so again unless something is changed. code: the close code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -72,42 +73,42 @@ class Refused(ClientError):
 
 
 class TokenSource:
-    """The token in use, and where the next one comes from."""
+    """The token in use, and the source of the next one."""
 
     def __init__(self, source: Token) -> None:
         self._source = source
-        self._held: str | None = None
+        self._token: str | None = None
         self._lock = asyncio.Lock()
 
     async def get(self) -> str:
-        """Return the token in use, a fresh one when there is none."""
+        """Return the token in use, or a fresh one when there is none."""
         if isinstance(self._source, str):
             return _checked(self._source)
-        async with self._lock:  # many who need one ask once
-            if self._held is None:
+        async with self._lock:  # simultaneous requests call the function once
+            if self._token is None:
                 try:
                     answer = self._source()
-                    self._held = answer if isinstance(answer, str) else await answer
+                    self._token = answer if isinstance(answer, str) else await answer
                 except (aiohttp.ClientError, OSError) as error:
                     raise Unavailable(f"Cannot get a token: {words_of(error)}") from error
-            return _checked(self._held)
+            return _checked(self._token)
 
     def drop(self, token: str) -> bool:
-        """Use this token no more; False when there is no other."""
-        if self._held == token:
-            self._held = None
+        """Stop using this token; False when there can be no other."""
+        if self._token == token:
+            self._token = None
         return not isinstance(self._source, str)
 
 
 def _checked(token: str) -> str:
-    """Return the token; ClientError for one that no header can carry."""
+    """Return the token; ClientError when a header cannot contain it."""
     if token.isascii() and token.isprintable():
         return token
-    raise ClientError("The token holds a line break or another character that no token has")
+    raise ClientError("The token has a line break or another character that tokens cannot have")
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """Return what the token says, unverified; nothing when it cannot be read."""
+    """Return the token's claims, unverified; {} when it cannot be read."""
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
@@ -117,7 +118,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 def seconds_left(token: str) -> float:
-    """Return how long the token is still good for; 0 when it does not say."""
+    """Return for how many seconds the token is still valid; 0 when it has no expiry."""
     try:
         return float(claims_of(token)["exp"]) - time.time()
     except (KeyError, TypeError, ValueError):
@@ -125,7 +126,7 @@ def seconds_left(token: str) -> float:
 
 
 def words_of(error: BaseException) -> str:
-    """Return what is known of an error; a timeout itself says nothing, and asyncio tells of a refusal only where."""
+    """Return the error as text: a timeout has no text of its own, and that of a refused connection has no reason."""
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.errno, int) and error.strerror:
         return os.strerror(error.errno) if error.errno > 0 else error.strerror
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -1,6 +1,6 @@
 """The client for programs without an event loop: each method waits for its result.
 
-A thin face of `Client`, which runs on a loop in a thread of its own. May be used from many threads, and in a REPL.
+It wraps a `Client` that runs on a loop in a thread of its own. It may be used from many threads, and in a REPL.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ T = TypeVar("T")
 
 
 class BlockingClient:
-    """One user's door to the service. `with` or `close` ends it; so does the end of the program."""
+    """The service as one user sees it. `with` or `close` ends the client; so does the end of the program.
+
+    Many methods because each is a method of `Client`.
+    """
 
     def __init__(
         self,
@@ -35,12 +38,12 @@ class BlockingClient:
         on_notice: Callable[[str], None] = lambda words: None,
         on_transport: Callable[[str], None] = lambda transport: None,
     ) -> None:
-        """As of `Client`; functions are called in the client's own thread and must not use this client."""
+        """Parameters as of `Client`. Functions are called in the client's thread and must not use this client."""
         self._client = Client(
             url, token, since=since, progress=progress, on_notice=on_notice, on_transport=on_transport
         )
         self._loop = asyncio.new_event_loop()
-        # A daemon: a program that forgot to close it can end.
+        # A daemon, so that a program can end without closing the client.
         self._thread = threading.Thread(target=self._loop.run_forever, name="pipeline client", daemon=True)
         self._thread.start()
         self._ending = threading.Lock()
@@ -54,7 +57,7 @@ class BlockingClient:
         self.close()
 
     def close(self) -> None:
-        """End all connections; who still waits for an event gets a ClientError."""
+        """Close all connections. A thread that waits for an event gets a ClientError."""
         with self._ending:
             self._end()
 
@@ -66,7 +69,7 @@ class BlockingClient:
         idempotency_key: str | None = None,
         on_progress: Callable[[int], None] = lambda sent: None,
     ) -> dict[str, Any]:
-        """Upload a photo; return {"assetId", "jobId", "status", "message"}. As of `Client`."""
+        """Upload a photo; return {"assetId", "jobId", "status", "message"}. Parameters as of `Client`."""
         upload = self._client.upload(path, category, idempotency_key=idempotency_key, on_progress=on_progress)
         return self._wait_for(upload)
 
@@ -83,20 +86,20 @@ class BlockingClient:
         return self._wait_for(self._client.retry(asset_id))
 
     def cancel(self, asset_id: str) -> dict[str, Any]:
-        """End the work on an asset: it fails with the error "Cancelled", and its event comes."""
+        """Cancel the job of an asset: the asset fails with the error "Cancelled", and its event is sent."""
         return self._wait_for(self._client.cancel(asset_id))
 
-    def correct(self, asset_id: str, **said: str | None) -> dict[str, Any]:
-        """Say what is in the photo, as brand="Adidas", model=None: a text counts for good, None asks the AI again."""
-        return self._wait_for(self._client.correct(asset_id, **said))
+    def correct(self, asset_id: str, **values: str | None) -> dict[str, Any]:
+        """Correct fields, as brand="Adidas", model=None. A text stays for good; None returns the field to the AI."""
+        return self._wait_for(self._client.correct(asset_id, **values))
 
     def delete(self, asset_id: str) -> None:
-        """Remove the asset with its images."""
+        """Delete the asset with its images."""
         self._wait_for(self._client.delete(asset_id))
 
     @property
     def since(self) -> str | None:
-        """The timestamp up to which `events` has yielded all; keep it to go on from there with another client."""
+        """The timestamp up to which `events` has yielded all events. Another client can continue from it."""
         return self._client.since
 
     @property
@@ -105,11 +108,11 @@ class BlockingClient:
         return self._client.transport
 
     def listen(self) -> str:
-        """Begin to listen and return the room; from then on `events` misses nothing."""
+        """Connect, and return the room. From then on `events` misses no event."""
         return self._wait_for(self._client.listen())
 
     def events(self, *, timeout_seconds: float | None = None) -> Iterator[Frame]:
-        """Yield each event once, as `Client.events`; end when none came for so long."""
+        """Yield each event once, as `Client.events`; end when none has come for timeout_seconds."""
         while True:
             try:
                 event = self._wait_for(_next_event(self._client, timeout_seconds))
@@ -141,8 +144,8 @@ async def _next_event(client: Client, timeout_seconds: float | None) -> Frame:
 
 
 def _end(client: Client, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    """Close the client on its loop, then end the loop; nothing that hangs keeps the program."""
-    if threading.current_thread() is thread:  # the garbage collector came by there
+    """Close the client on its loop, then end the loop. Hanging tasks do not block the end of the program."""
+    if threading.current_thread() is thread:  # the garbage collector ran in that thread
         loop.create_task(_close(client)).add_done_callback(lambda _: loop.stop())
         return
     with suppress(Exception):
@@ -155,7 +158,7 @@ def _end(client: Client, loop: asyncio.AbstractEventLoop, thread: threading.Thre
 
 async def _close(client: Client) -> None:
     await client.__aexit__()
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
+    remaining = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in remaining:
         task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
+    await asyncio.gather(*remaining, return_exceptions=True)

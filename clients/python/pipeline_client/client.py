@@ -1,4 +1,4 @@
-"""A client of the service: uploads photos and listens for events over whatever the network lets through."""
+"""A client of the service: uploads photos, and receives events over the best transport that the network permits."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from .feed import Feed
 from .http import Http, segment
 
 UPLOAD_SECONDS = 300
-# Waits before an upload is sent again, unless the service says how long.
+# Retry delays of an upload, where the service names none.
 REPEAT_SECONDS = (0.5, 1.0, 2.0, 4.0)
 CHUNK_BYTES = 64 * 1024
 WAIT_SECONDS = 25
-# How long until a service that could not answer is asked again.
-ASK_AGAIN_SECONDS = 1.0
-# Those who wait for results and are too many come again over so long, at most: together they would be refused again.
+# Retry delay of `wait`.
+WAIT_RETRY_SECONDS = 1.0
+# After a 429 calls of `wait` are spread over at most this time: all at once they would be refused again.
 SPREAD_SECONDS = 30.0
-# How often it is told that uploads wait.
-TELL_AGAIN_SECONDS = 30.0
+# Longest rate of the notices that uploads wait.
+NOTICE_SECONDS = 30.0
 Send = Callable[[], Awaitable[dict[str, Any]]]
 FINISHED = ("active", "partial", "failed", "archived")
 
 
 class Client:
-    """One user's door to the service. Use as `async with`."""
+    """The service as one user sees it. Use as `async with`.
+
+    Many methods because each is one route, or one way to read events.
+    """
 
     def __init__(
         self,
@@ -45,20 +48,21 @@ class Client:
         on_notice: Callable[[str], None] = lambda words: None,
         on_transport: Callable[[str], None] = lambda transport: None,
     ) -> None:
-        """url: e.g. http://127.0.0.1:8080. token: a token, or a function, sync or async, that returns a fresh one.
-
-        The function is asked again shortly before its last token expires and when the service refuses that one. An
-        OSError or aiohttp.ClientError of it counts as the service being out of reach; any other goes to the caller.
-        since: where an earlier client's `since` stood; `events` begins there, or a little before.
-        progress: `events` also yields what happens to a photo before its result (`asset_queued`, `asset_started`, ...).
-        on_notice: told in words when the connection of `events` is lost and when it is back.
-        on_transport: told "socket", "sse" or "poll" whenever `events` comes by another one than before.
+        """
+        url: of the service, e.g. http://127.0.0.1:8080.
+        token: a token, or a function, sync or async, that returns a fresh one. The function is called again shortly
+            before its last token expires, and when the service refuses that token. Its OSError and aiohttp.ClientError
+            mean that the service cannot be reached; other errors go to the caller.
+        since: the `since` of an earlier client; `events` begins there, or a little before.
+        progress: `events` also yields the steps before the result (`asset_queued`, `asset_started`, ...).
+        on_notice: called with a text when the connection of `events` is lost, and when it is back.
+        on_transport: called with "socket", "sse" or "poll" when `events` changes to that transport.
         """
         self._http = Http(url, TokenSource(token))
         self._on_notice = on_notice
-        # Uploads that were too many go on one after the other: together they would only be refused again.
-        self._line = asyncio.Lock()
-        self._told_at = -TELL_AGAIN_SECONDS
+        # After a 429 uploads are retried one after the other: all at once they would be refused again.
+        self._retrying = asyncio.Lock()
+        self._noticed_at = -NOTICE_SECONDS
         self._feed = Feed(
             self._http, since=since, is_progress=progress, on_notice=on_notice, on_transport=on_transport
         )
@@ -81,11 +85,12 @@ class Client:
     ) -> dict[str, Any]:
         """Upload a photo; return {"assetId", "jobId", "status", "message"}.
 
-        Sent again a few times, within five minutes, when the service cannot be reached or is too busy. While the
-        service says that the user sends too many, and when to come again, the upload waits in line, for as long as that
-        takes. The key, a new one for each call unless given, makes that one upload.
-        on_progress: called with a number of bytes each time so many went out, and before a repeat with minus all that
-        went out in vain, so that the sum is always what has been sent.
+        The upload is retried within five minutes when the service cannot be reached or is too busy. After a limit of
+        the user (429 with Retry-After) it waits without an end, one upload after the other. It is accepted once.
+
+        idempotency_key: makes all attempts one upload; None: a new one for each call.
+        on_progress: called with the number of bytes that were sent just now, and before a retry with minus all bytes
+            of the failed attempt, so that the sum is always the bytes sent.
         """
         form = _Form(Path(path), category, on_progress)
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
@@ -96,28 +101,28 @@ class Client:
         try:
             return await _persist(send)
         except TooMany as error:
-            self._tell_of_wait(error)
-            async with self._line:
-                return await _be_patient(send, error)
+            self._notice_wait(error)
+            async with self._retrying:
+                return await _send_within_limit(send, error)
 
-    def _tell_of_wait(self, error: TooMany) -> None:
-        """Tell that uploads wait, now and then."""
+    def _notice_wait(self, error: TooMany) -> None:
+        """Report that uploads wait, at most once in NOTICE_SECONDS."""
         now = time.monotonic()
-        if now - self._told_at >= TELL_AGAIN_SECONDS:
-            self._told_at = now
-            self._on_notice(f"{error}: waiting, the rest follows as there is room")
+        if now - self._noticed_at >= NOTICE_SECONDS:
+            self._noticed_at = now
+            self._on_notice(f"{error}: waiting until the limit allows the next upload")
 
     async def asset(self, asset_id: str) -> dict[str, Any]:
         """Return the asset as it is now."""
         return await self._http.request("GET", f"/api/assets/{segment(asset_id)}")
 
     async def wait(self, asset_id: str, *, timeout_seconds: float | None = None) -> dict[str, Any]:
-        """Return the asset as soon as it is finished, or TimeoutError; goes on after a restart of the service."""
+        """Return the asset as soon as it is finished, or TimeoutError. It waits on after a restart of the service."""
         refusals = 0
         async with asyncio.timeout(timeout_seconds):
             while True:
                 asked_at = time.monotonic()
-                wait = ASK_AGAIN_SECONDS
+                wait = WAIT_RETRY_SECONDS
                 try:
                     params = {"wait": str(WAIT_SECONDS)}
                     asset = await self._http.request("GET", f"/api/assets/{segment(asset_id)}", params=params)
@@ -137,15 +142,15 @@ class Client:
         return await self._http.request("POST", f"/api/assets/{segment(asset_id)}/retry")
 
     async def cancel(self, asset_id: str) -> dict[str, Any]:
-        """End the work on an asset: it fails with the error "Cancelled", and its event comes."""
+        """Cancel the job of an asset: the asset fails with the error "Cancelled", and its event is sent."""
         return await self._http.request("POST", f"/api/assets/{segment(asset_id)}/cancel")
 
-    async def correct(self, asset_id: str, **said: str | None) -> dict[str, Any]:
-        """Say what is in the photo, as brand="Adidas", model=None: a text counts for good, None asks the AI again."""
-        return await self._http.request("PATCH", f"/api/assets/{segment(asset_id)}", json=said)
+    async def correct(self, asset_id: str, **values: str | None) -> dict[str, Any]:
+        """Correct fields, as brand="Adidas", model=None. A text stays for good; None returns the field to the AI."""
+        return await self._http.request("PATCH", f"/api/assets/{segment(asset_id)}", json=values)
 
     async def delete(self, asset_id: str) -> None:
-        """Remove the asset with its images."""
+        """Delete the asset with its images."""
         await self._http.request("DELETE", f"/api/assets/{segment(asset_id)}")
 
     async def queue_status(self) -> dict[str, Any]:
@@ -156,7 +161,7 @@ class Client:
 
     @property
     def since(self) -> str | None:
-        """The timestamp up to which `events` has yielded all; keep it to go on from there with another client."""
+        """The timestamp up to which `events` has yielded all events. Another client can continue from it."""
         return self._feed.cursor.since
 
     @property
@@ -165,19 +170,19 @@ class Client:
         return self._feed.transport
 
     async def listen(self) -> str:
-        """Begin to listen, unless it does, and return the room; from then on `events` misses nothing.
+        """Connect, if it is not connected, and return the room. From then on `events` misses no event.
 
-        ClientError when the service cannot be reached now or refuses.
+        ClientError when the service cannot be reached now, or refuses.
         """
         return await self._feed.start()
 
     async def next_event(self) -> Frame:
-        """Return the next event, after `listen`. A cancelled call costs no event."""
+        """Return the next event; calls `listen` first. A cancelled call loses no event."""
         await self.listen()
         return await self._feed.next()
 
     async def events(self) -> AsyncIterator[Frame]:
-        """Yield each asset_processed event once, over as many connections as it takes; from `listen` on.
+        """Yield each asset_processed event once, across reconnections, from `listen` on.
 
         ClientError when the service refuses for good.
         """
@@ -186,7 +191,7 @@ class Client:
 
 
 async def _persist(send: Send) -> dict[str, Any]:
-    """Return the reply once there is one. TooMany, and what does not heal by itself, are raised at once."""
+    """Return the reply, after retries where these can help. TooMany and permanent errors are raised at once."""
     deadline = time.monotonic() + UPLOAD_SECONDS
     repeats = iter(REPEAT_SECONDS)
     while True:
@@ -204,20 +209,20 @@ async def _persist(send: Send) -> dict[str, Any]:
             await asyncio.sleep(wait)
 
 
-async def _be_patient(send: Send, error: TooMany) -> dict[str, Any]:
-    """Return the reply once there is room, however often the service has to say that there is none."""
+async def _send_within_limit(send: Send, error: TooMany) -> dict[str, Any]:
+    """Return the reply once the limit allows the request, after as many refusals as it takes."""
     while error.retry_seconds is not None and error.retry_seconds <= UPLOAD_SECONDS:
-        # It may have stood in line for so long already.
+        # This time may have passed while other uploads were retried.
         await asyncio.sleep(max(0, error.free_at - time.monotonic()))
         try:
             return await _persist(send)
-        except TooMany as again:
-            error = again
+        except TooMany as refusal:
+            error = refusal
     raise error
 
 
 class _Form:
-    """The body of an upload, made anew each time it is sent."""
+    """The body of an upload, built again for each attempt."""
 
     def __init__(self, path: Path, category: str, on_progress: Callable[[int], None]) -> None:
         try:
@@ -234,7 +239,7 @@ class _Form:
             self._count(-self._sent)
         form = aiohttp.FormData()
         form.add_field("category", self._category)
-        # No header may hold what a file's name may.
+        # File names may have characters that headers may not.
         name = "".join(each if each.isprintable() else "?" for each in self._path.name)
         form.add_field("image", self._read(), filename=name, content_type="application/octet-stream")
         return form

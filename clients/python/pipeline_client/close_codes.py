@@ -1,10 +1,10 @@
-"""What a client does after each close code of the service; contracts/close-codes.json has the meanings.
+"""The client's reaction to each close code of the service; contracts/close-codes.json has the meanings.
 
-| word | what the client does |
+| word | reaction |
 |---|---|
-| final | it does not come back before something was changed |
-| token | it comes back at once with a fresh token, once; without another token it does not come back |
-| reconnect | it comes back with a growing wait; also after a code that is not in the list |
+| final | do not reconnect until something has been changed |
+| token | reconnect once, at once, with a fresh token; without another token do not reconnect |
+| reconnect | reconnect with a growing retry delay; also after a code that is not in the list |
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ CLOSE_CODES = {
     4504: "reconnect",
 }
 MALFORMED, BAD_TOKEN, TOO_MANY = 4400, 4403, 4429
-# A client that sent too many frames waits so long, unless the service said how long.
+# Retry delay after too many frames, unless the service names one: a random time in this range.
 TOO_MANY_SECONDS = (30.0, 60.0)
 
 
 def is_final(code: int) -> bool:
-    """Return whether a client must not come back without a change; a fresh token is one."""
+    """Return whether a client must not reconnect without a change; a fresh token is a change."""
     return CLOSE_CODES.get(code, "reconnect") != "reconnect"

@@ -1,4 +1,4 @@
-"""What the three transports have in common: frames come in, and an error tells how the connection ended."""
+"""The common part of the three transports: frames come in, and an error says why the connection ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ MUTE_SECONDS = 40
 
 
 class Connection(Protocol):
-    """One open connection. hello: its `connected` frame. takes_tokens: a fresh token can be shown on it."""
+    """One open connection.
+
+    hello: its `connected` frame.
+    takes_tokens: a fresh token can be sent on it.
+    """
 
     transport: str
     hello: Frame
@@ -26,14 +30,14 @@ class Connection(Protocol):
         """Return the next frame; Unavailable or Refused when the connection ends."""
 
     async def show(self, token: str) -> None:
-        """Show the service a fresh token, where it takes one."""
+        """Send the service a fresh token, if takes_tokens."""
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 class Transport:
-    """What the transports share. is_progress: the connection asks for progress frames."""
+    """The base of the transports. is_progress: the connection asks for progress frames."""
 
     transport = ""
     takes_tokens = False
@@ -44,11 +48,11 @@ class Transport:
         self._token = token
         self._cursor = cursor
         self._is_progress = is_progress
-        self._said = ""
+        self._close_reason = ""
         self._retry_seconds: float | None = None
 
     async def show(self, token: str) -> None:
-        """Not on this transport."""
+        """Do nothing: this transport takes no token."""
 
     @property
     def _params(self) -> dict[str, str]:
@@ -56,22 +60,22 @@ class Transport:
         return params | ({"events": "progress"} if self._is_progress else {})
 
     def _is_news(self, frame: Frame) -> bool:
-        """Remember what the service says before it hangs up; True for any other frame."""
+        """Store the content of a frame that announces the end of the connection; True for any other frame."""
         if frame["event"] == "goodbye":
             self._retry_seconds = frame["retryInMs"] / 1000
         elif frame["event"] == "error":
-            self._said = frame["message"]
+            self._close_reason = frame["message"]
         else:
             return True
         return False
 
     def _ended(self, code: int | None, fault: Fault = Fault.NOT_OPENED) -> ClientError:
-        """Return what the end of the connection means. code: None when it broke."""
-        if self._retry_seconds is not None and not self._said:
-            return Unavailable("The service goes away", self._retry_seconds)
+        """Return the error for the end of the connection. code: the close code, None when the connection broke."""
+        if self._retry_seconds is not None and not self._close_reason:
+            return Unavailable("The service shuts down", self._retry_seconds)
         if code is None:
-            return Unavailable(self._said or "The connection broke", self._retry_seconds, fault=fault)
-        words = f"The service closed the connection: {self._said or 'it did not say why'} ({code})"
+            return Unavailable(self._close_reason or "The connection broke", self._retry_seconds, fault=fault)
+        words = f"The service closed the connection: {self._close_reason or 'it gave no reason'} ({code})"
         if is_final(code):
             return Refused(words, code)
         if code == TOO_MANY and self._retry_seconds is None:

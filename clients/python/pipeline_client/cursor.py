@@ -1,22 +1,22 @@
-"""Where a user's events go on: one instant of the service's clocks, for every transport. Pure but for the clock."""
+"""The cursor of a user's events: a timestamp of the service, shared by all transports. Pure except for the clock."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
 
-# The processes of the service may differ by so much.
+# The clocks of the service's processes may differ by this much.
 SKEW_SECONDS = 5
-# An event may come so long after one that is later by its timestamp.
+# An event may arrive this long after an event with a later timestamp.
 OVERLAP_SECONDS = 30
-# An asset ends within a day of its upload, so this far back nothing can be missing that was not told before.
+# An asset ends within a day of its upload, so no unseen event is older.
 DAY_SECONDS = 24 * 3600
 
 
 class Cursor:
-    """The timestamp up to which all events have been handed on; never past the service's own time.
+    """The timestamp up to which all events have been yielded; never later than the service's own time.
 
-    since: None until the service told its time or an event came.
+    since: None until the service has sent its time, or an event.
     """
 
     def __init__(self, since: str | None) -> None:
@@ -25,26 +25,26 @@ class Cursor:
         self._measured_at = 0.0
 
     def measure(self, server_time: str) -> None:
-        """Take the service's time as it tells it now; the cursor begins there unless it stands somewhere."""
+        """Store the service's time of now. A cursor without a timestamp begins there."""
         self._server_time, self._measured_at = _instant(server_time), time.monotonic()
         self.since = self.since or shift(server_time, 0)
 
     def advance(self, timestamp: str) -> None:
-        """Go on to the timestamp, or to the service's time where that is earlier; never back."""
+        """Advance to the timestamp, or to the service's time if that is earlier; never go back."""
         limit = self.server_time
         reached = _instant(timestamp) if limit is None else min(_instant(timestamp), limit)
         self.since = max(self.since or "", _spelled(reached))
 
     @property
     def is_ahead(self) -> bool:
-        """True when the cursor stands in the service's future: a clock was wrong."""
+        """True when the cursor is later than the service's time, because a clock was wrong."""
         limit = self.server_time
         if self.since is None or limit is None:
             return False
         return _instant(self.since) > limit + timedelta(seconds=SKEW_SECONDS)
 
     def reset(self) -> str:
-        """Go back to a day before the service's time; return that time, where the cursor belongs after that day."""
+        """Go back to a day before the service's time. Return that time, for the cursor after that day is read."""
         limit = self.server_time
         assert limit is not None, "measure first"
         self.since = _spelled(limit - timedelta(seconds=DAY_SECONDS))
@@ -52,14 +52,14 @@ class Cursor:
 
     @property
     def server_time(self) -> datetime | None:
-        """The service's time by now: what it told, and what has passed by our own clock since."""
+        """The service's present time: its last known time plus the time since then."""
         if self._server_time is None:
             return None
         return self._server_time + timedelta(seconds=time.monotonic() - self._measured_at)
 
 
 def shift(timestamp: str, seconds: float) -> str:
-    """Return the timestamp so much later, spelled as the service does; ValueError for one without its zone."""
+    """Return the timestamp shifted by so many seconds, in the service's format; ValueError without a time zone."""
     return _spelled(_instant(timestamp) + timedelta(seconds=seconds))
 
 

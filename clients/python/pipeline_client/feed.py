@@ -1,10 +1,10 @@
-"""One user's events over as many connections as it takes: comes back, asks for what was missed, drops repeats.
+"""One user's events across connections: reconnects, reads missed events, drops repeats.
 
-A task of its own reads the connection, so that pings are answered while the consumer is busy. It stops reading when the
-consumer is far behind; the service hangs up on it then, and the cursor brings back what was missed. Knows the service
-only from its contracts. Runs on the consumer's event loop: work that blocks it belongs into a thread.
+A task of its own reads the connection, so that pings are answered while the consumer is busy. When the consumer is far
+behind, the task stops reading; the service then closes the connection, and the cursor brings back missed events. Runs
+on the consumer's event loop, which the consumer must not block.
 
-The wait between attempts is "full jitter", from the AWS Architecture Blog's "Exponential Backoff And Jitter".
+The retry delay has "full jitter", from the AWS Architecture Blog's "Exponential Backoff And Jitter".
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from .ladder import Ladder
 from .transports import open_connection
 
 BACKOFF_SECONDS = (0.5, 30.0)
-# How long before its end a token is replaced, unless it lives for minutes only.
+# How long before its expiry a token is replaced; less for a token that is valid only for minutes.
 RENEW_SECONDS = 60
 QUEUED_EVENTS = 256
 REMEMBERED_EVENTS = 5000
 
 
 class Feed:
-    """Yields each event of the token's user once. cursor: up to where they have been handed on."""
+    """Yields each event of the token's user once. cursor: up to which events have been yielded.
+
+    Many methods because each is one step in the life of a connection, and all share its state.
+    """
 
     def __init__(
         self,
@@ -50,19 +53,19 @@ class Feed:
         self._on_notice = on_notice
         self._on_transport = on_transport
         self._ladder = Ladder(self._open)
-        self._token = ""  # the latest one a connection was shown
-        self._has_asked = False  # for a fresh token, since the service let us in the last time
+        self._token = ""  # the last one that was sent on a connection
+        self._has_renewed = False  # a token was replaced since the last successful connection
         self._room = ""
         self._connection: Connection | None = None
         self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._arrived: asyncio.Queue[Frame | Exception] = asyncio.Queue(QUEUED_EVENTS)
-        self._handed_on: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._yielded: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     async def start(self) -> str:
-        """Connect, return the room, and stay connected from then on.
+        """Connect, return the room, and stay connected.
 
-        ClientError when the service cannot be reached or refuses; only other transports are tried at once.
+        ClientError when no transport reaches the service at once, or the service refuses.
         """
         async with self._starting:
             if self._task is None:
@@ -72,13 +75,13 @@ class Feed:
         return self._room
 
     async def stop(self) -> None:
-        """Hang up; who still waits for an event gets a ClientError."""
+        """Close the connection. A task that waits for an event gets a ClientError."""
         if self._task is not None and self._connection is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-            await self._connection.close()  # the task may not have begun
+            await self._connection.close()  # the task may not have started
             if self._arrived.full():
-                self._arrived.get_nowait()  # the cursor is not past it
+                self._arrived.get_nowait()  # not lost: the cursor is before it
             self._arrived.put_nowait(ClientError("This client is closed"))
 
     async def next(self) -> Frame:
@@ -86,16 +89,16 @@ class Feed:
         while True:
             frame = await self._arrived.get()
             if isinstance(frame, Exception):
-                self._arrived.put_nowait(frame)  # for whoever asks again
+                self._arrived.put_nowait(frame)  # for the next call
                 raise frame
             if frame["event"] == CURSOR:
                 self.cursor.advance(frame["since"])
             elif frame["event"] != "asset_processed":
                 return frame
-            elif (key := key_of(frame)) not in self._handed_on:
-                self._handed_on[key] = None
-                if len(self._handed_on) > REMEMBERED_EVENTS:
-                    self._handed_on.popitem(last=False)
+            elif (key := key_of(frame)) not in self._yielded:
+                self._yielded[key] = None
+                if len(self._yielded) > REMEMBERED_EVENTS:
+                    self._yielded.popitem(last=False)
                 self.cursor.advance(frame["timestamp"])
                 return frame
 
@@ -104,9 +107,9 @@ class Feed:
     async def _run(self, connection: Connection) -> None:
         try:
             while True:
-                connection = await self._hold(connection)
+                connection = await self._next_connection(connection)
                 self._use(connection)
-        except Exception as error:  # a border: nobody but the consumer can be told
+        except Exception as error:  # a border: every error goes to the consumer
             await self._arrived.put(error)
 
     def _use(self, connection: Connection) -> None:
@@ -115,7 +118,7 @@ class Feed:
             self.transport = connection.transport
             self._on_transport(self.transport)
 
-    async def _hold(self, connection: Connection) -> Connection:
+    async def _next_connection(self, connection: Connection) -> Connection:
         """Read until the connection ends or a better one is open; return the next one."""
         reading = asyncio.create_task(self._read(connection))
         climbing = None if self._ladder.is_at_top else asyncio.create_task(self._ladder.climb())
@@ -123,12 +126,12 @@ class Feed:
         ends = [each for each in (reading, climbing) if each is not None]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            # What was read and not yet handed on comes again: the better connection began at the cursor.
+            # Frames that were read and not yielded come again: the better connection began at the cursor.
             if climbing is not None and climbing.done():
                 return climbing.result()
             lost = await self._lost(reading)
         finally:
-            # If the renewal failed, the service will refuse the old token and we ask for another then.
+            # After a failed renewal the service will refuse the old token, and the client gets another one then.
             await _cancel(renewing, *ends)
             await connection.close()
         self._on_notice(f"{lost}; trying again")
@@ -184,19 +187,19 @@ class Feed:
         token = await self._http.tokens.get()
         self._token = token
         connection = await open_connection(transport, self._http, token, self.cursor, self._is_progress)
-        self._has_asked = False
+        self._has_renewed = False
         self._room = connection.hello["room"]
         return connection
 
     def _drop_token(self, refused: Refused) -> None:
-        """Let the next connection ask for a fresh token; raise the refusal where that is no help."""
+        """Make the next connection use a fresh token; raise the refusal where that cannot help."""
         is_token = CLOSE_CODES.get(refused.code) == "token"
-        if not is_token or self._has_asked or not self._http.tokens.drop(self._token):
+        if not is_token or self._has_renewed or not self._http.tokens.drop(self._token):
             raise refused
-        self._has_asked = True
+        self._has_renewed = True
 
     async def _renew(self, connection: Connection) -> None:
-        """Show the service a fresh token each time before the one in use expires, where the transport can."""
+        """Send the service a fresh token each time before the one in use expires, where the transport takes it."""
         while connection.takes_tokens and (left := seconds_left(self._token)) > 1:
             await asyncio.sleep(max(left - RENEW_SECONDS, left * 0.8))
             if not self._http.tokens.drop(self._token):
@@ -204,7 +207,7 @@ class Feed:
             self._token = await self._http.tokens.get()
             await connection.show(self._token)
 
-    # what comes
+    # frames
 
     async def _read(self, connection: Connection) -> NoReturn:
         while True:
@@ -220,13 +223,13 @@ class Feed:
                 await self._arrived.put(frame)
 
     async def _put(self, frame: Frame) -> None:
-        if key_of(frame) not in self._handed_on:
+        if key_of(frame) not in self._yielded:
             await self._arrived.put(frame)
 
     async def _read_missed(self) -> None:
-        """Read what was too much for the connection; live events wait there, so that the cursor passes nothing missed.
+        """Read the events that were too many for the connection. Live events wait, so that the cursor skips none.
 
-        A cursor that stands in the service's future says nothing: then all of the last day is read.
+        With a cursor later than the service's time the whole last day is read.
         """
         end = self.cursor.reset() if self.cursor.is_ahead else None
         assert self.cursor.since is not None
@@ -237,14 +240,14 @@ class Feed:
                     await self._put(event)
         except Unavailable as error:
             raise Unavailable(str(error), error.retry_seconds) from error
-        except ClientError as error:  # nothing the contract has for this: no hurry to see it again
-            raise Unavailable(f"Cannot read what was missed: {error}", BACKOFF_SECONDS[1]) from error
+        except ClientError as error:  # the contract has no such reply: retry with the longest delay
+            raise Unavailable(f"Cannot read missed events: {error}", BACKOFF_SECONDS[1]) from error
         if end:
             await self._arrived.put({"event": CURSOR, "since": end})
 
 
 async def _cancel(*tasks: asyncio.Task[object]) -> None:
-    """End the tasks, whatever they end with."""
+    """Cancel the tasks and ignore their errors."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

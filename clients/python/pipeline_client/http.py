@@ -1,4 +1,4 @@
-"""Requests to the service with the token in use, and what its replies mean."""
+"""Requests to the service with the token in use, and the meaning of its replies."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from .access import ClientError, Fault, Refused, TokenSource, TooMany, Unavailab
 from .close_codes import BAD_TOKEN, MALFORMED
 
 CONNECT_SECONDS = 10
-# As long as the service lets an upload take.
+# The service's own limit for an upload.
 REQUEST_SECONDS = 300
 PAGE = 100
 GATEWAY_STATUSES = {502, 503, 504}
-# The service is away or has too much to do.
 TOO_MANY = 429
-AGAIN_STATUSES = {TOO_MANY, 502, 503}
+# The service is down or overloaded: a retry may help.
+RETRY_STATUSES = {TOO_MANY, 502, 503}
 
 
 def segment(text: str) -> str:
-    """Return an id as a part of a path; ClientError for one that would name another path."""
+    """Return an id quoted for a path; ClientError for one that would change the path."""
     if text in ("", ".", ".."):
-        raise ClientError(f"{text!r} is no id")
+        raise ClientError(f"{text!r} is not an id")
     return quote(text, safe="")
 
 
 class Reply(NamedTuple):
-    """An HTTP reply as it came."""
+    """An HTTP reply."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
     def data(self) -> dict[str, Any]:
-        """Return what a good reply carries; raise what the service has to say otherwise."""
+        """Return the data of a good reply; raise the error of any other."""
         if self.status == 204:
             return {}
         envelope = self._envelope()
@@ -48,16 +48,16 @@ class Reply(NamedTuple):
         words = self._words(envelope)
         if self.status == TOO_MANY and self.retry_seconds is not None:
             raise TooMany(words, self.retry_seconds)
-        if self.status in AGAIN_STATUSES or self.is_early_token:
+        if self.status in RETRY_STATUSES or self.is_early_token:
             raise Unavailable(words, self.retry_seconds)
         raise ClientError(words)
 
     def refusal(self) -> ClientError:
-        """Return what this answer means to whoever wanted to listen, in the terms of a close code."""
+        """Return the error for a refused connection of events."""
         envelope = self._envelope()
         words = self._words(envelope)
         is_gateway = self.status in GATEWAY_STATUSES
-        if envelope is None or self.status == 404:  # a proxy's, or from a service that is older than this transport
+        if envelope is None or self.status == 404:  # from a proxy, or from a service older than this transport
             return Unavailable(words, self.retry_seconds, fault=Fault.NOT_OPENED, is_gateway=is_gateway)
         if self.status == 401 and not self.is_early_token:
             return Refused(words, BAD_TOKEN)
@@ -67,13 +67,13 @@ class Reply(NamedTuple):
 
     @property
     def retry_seconds(self) -> float | None:
-        """When the service wants to be asked again, if it said so."""
+        """The seconds of Retry-After, None without one."""
         text = self.headers.get("Retry-After", "")
         return float(text) if text.isdecimal() else None
 
     @property
     def is_early_token(self) -> bool:
-        """True when the token is not valid yet: that heals by itself."""
+        """True when the token is not valid yet: a retry helps."""
         return self.status == 401 and self.retry_seconds is not None
 
     @property
@@ -94,19 +94,19 @@ class Reply(NamedTuple):
 
     def _words(self, envelope: dict[str, Any] | None) -> str:
         if envelope is None or envelope["success"]:
-            return f"An answer that is not the service's, status {self.status}"
+            return f"The answer does not come from the service, status {self.status}"
         error = envelope["error"]
         details = [
             f"{each['field']}: {each['message']}"
             for each in error.get("details", ())
-            # A lone fault may be the message itself.
+            # With a single detail the message may be the same text.
             if each["message"] != error["message"]
         ]
         return "; ".join([error["message"], *details])
 
 
 class Http:
-    """One user's requests to one service. `open` it on the loop it is used on."""
+    """One user's requests to one service. Call `open` on the loop that uses it."""
 
     def __init__(self, url: str, tokens: TokenSource) -> None:
         self.url = url.rstrip("/")
@@ -114,7 +114,7 @@ class Http:
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> None:
-        """Make the pool of connections."""
+        """Create the pool of connections."""
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
         self._session = aiohttp.ClientSession(timeout=timeout)
 
@@ -133,11 +133,11 @@ class Http:
     async def request(
         self, method: str, path: str, *, body: Callable[[], Any] = lambda: None, **options: Any
     ) -> dict[str, Any]:
-        """Return the reply's data. body: makes what is sent, anew when the request is repeated with a fresh token."""
+        """Return the reply's data. body: builds the body, again when the request is repeated with a fresh token."""
         return (await self.ask(method, path, body=body, **options)).data()
 
     async def ask(self, method: str, path: str, *, body: Callable[[], Any] = lambda: None, **options: Any) -> Reply:
-        """Return the reply, good or bad; after a 401 that of the second try, with a fresh token."""
+        """Return the reply, good or bad. After a 401 the request is repeated once with a fresh token."""
         token = await self.tokens.get()
         reply = await self.send(token, method, path, data=body(), **options)
         if reply.status == 401 and not reply.is_early_token and self.tokens.drop(token):
@@ -147,7 +147,7 @@ class Http:
     async def send(
         self, token: str, method: str, path: str, *, headers: Mapping[str, str] = {}, **options: Any
     ) -> Reply:
-        """Send one request, once."""
+        """Send one request, without a retry."""
         headers = {"Authorization": f"Bearer {token}"} | dict(headers)
         try:
             async with self.session.request(method, self.url + path, headers=headers, **options) as response:
@@ -157,20 +157,23 @@ class Http:
 
     async def finished_since(self, since: str) -> AsyncIterator[dict[str, Any]]:
         """Yield the assets that were finished since then, oldest first."""
-        params = {"finishedSince": since, "limit": str(PAGE)}
-        while True:
-            page = await self.request("GET", "/api/assets", params=params)
-            for asset in page["items"]:
-                yield asset
-            if page["nextCursor"] is None:
+        async for asset in self.listed("/api/assets", None, {"finishedSince": since}):
+            yield asset
+
+    async def listed(self, path: str, limit: int | None, params: Mapping[str, str]) -> AsyncIterator[dict[str, Any]]:
+        """Yield the items of a list, page by page. limit: at most so many; None: all."""
+        left, cursor = limit, None
+        while left is None or left > 0:
+            page_params = {**params, "limit": str(min(left or PAGE, PAGE))} | ({"cursor": cursor} if cursor else {})
+            page = await self.request("GET", path, params=page_params)
+            for item in page["items"]:
+                yield item
+            if (cursor := page["nextCursor"]) is None:
                 return
-            params["cursor"] = page["nextCursor"]
+            left = None if left is None else left - len(page["items"])
 
     def unreached(self, error: BaseException) -> Unavailable:
-        """Return what it means that there was no answer.
-
-        Where not even a connection came about, another transport would not have one either.
-        """
-        is_nobody_there = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-        fault = Fault.NONE if is_nobody_there else Fault.NOT_OPENED
+        """Return the error for a missing answer. Without a TCP connection no other transport would work either."""
+        is_unconnected = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+        fault = Fault.NONE if is_unconnected else Fault.NOT_OPENED
         return Unavailable(f"Cannot reach {self.url}: {words_of(error)}", fault=fault)

@@ -1,4 +1,4 @@
-"""What an operator may do, most of it with an admin's token: dead letters, pause and resume, any asset, users."""
+"""An operator's calls, most of them with an admin's token: dead letters, pause and resume, any asset, users."""
 
 from __future__ import annotations
 
@@ -6,45 +6,41 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from .http import PAGE, segment
+from .http import segment
 from .jobs import JobsClient
 
 QUEUE = "ai-processing"
 
 
 class Operator(JobsClient):
-    """A client for an operator, with an admin's token. queue: ai-processing or notifications."""
+    """A client for an operator, with an admin's token. queue: ai-processing or notifications.
+
+    Many methods because each is one route.
+    """
 
     async def held_plugins(self) -> list[str]:
-        """Return which plugins are not called at the moment, and why, each in one line; needs no admin's token."""
+        """Return a line for each plugin that is not called for now, with the reason; needs no admin's token."""
         reply = await self._http.ask("GET", "/readyz?verbose")
-        # A service that is not ready says the same, beside why it is not.
+        # A service that is not ready sends the same data beside its error.
         data = json.loads(reply.body)["data"] if reply.status == 503 else reply.data()
         held = [each for each in data["plugins"] if each["state"] == "held"]
         return [f"{each['kind']} {each['name']}: {each['reason']}" for each in held]
 
-    async def _listed(self, path: str, limit: int | None, **wanted: str | None) -> AsyncIterator[dict[str, Any]]:
-        """Yield the items of a list: so many, or all."""
-        left, cursor = limit, None
-        while left is None or left > 0:
-            params = {name: value for name, value in {**wanted, "cursor": cursor}.items() if value}
-            page = await self._http.request("GET", path, params=params | {"limit": str(min(left or PAGE, PAGE))})
-            for item in page["items"]:
-                yield item
-            if (cursor := page["nextCursor"]) is None:
-                return
-            left = None if left is None else left - len(page["items"])
+    def _listed(self, path: str, limit: int | None, **params: str | None) -> AsyncIterator[dict[str, Any]]:
+        return self._http.listed(path, limit, {name: value for name, value in params.items() if value})
 
     def failed_jobs(self, limit: int | None = None, *, queue: str = QUEUE) -> AsyncIterator[dict[str, Any]]:
-        """Yield dead letters, newest first: so many, or all."""
+        """Yield dead letters, newest first. limit: at most so many; None: all."""
         return self._listed("/api/queue/failed", limit, queue=queue)
 
     def audit(
         self, limit: int | None = None, *, who: str | None = None, action: str | None = None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield what operators have changed, newest first: so many, or all.
+        """Yield operators' changes, newest first.
 
-        who: only what this operator did. action: only this, as entries name it.
+        limit: at most so many; None: all.
+        who: only the changes of this operator.
+        action: only this action, named as in the entries.
         """
         return self._listed("/api/queue/audit", limit, who=who, action=action)
 
@@ -56,18 +52,19 @@ class Operator(JobsClient):
         state: str | None = None,
         notifier: str | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield what durable notifiers had to deliver, newest first: so many, or all.
+        """Yield the deliveries of durable notifiers, newest first.
 
+        limit: at most so many; None: all.
         state: waiting, delivered or failed.
         """
         return self._listed("/api/queue/deliveries", limit, asset=asset_id, state=state, notifier=notifier)
 
     async def send_again(self, delivery_id: str) -> dict[str, Any]:
-        """Send an event again, also one that was delivered."""
+        """Deliver an event again, also one that was delivered."""
         return await self._http.request("POST", f"/api/queue/deliveries/{segment(delivery_id)}/retry")
 
     async def charts(self, window: str = "1h") -> dict[str, Any]:
-        """Return what jobs did in the last hour, day or week, step by step. window: 1h, 24h or 7d."""
+        """Return the numbers of jobs over the last hour, day or week. window: 1h, 24h or 7d."""
         return await self._http.request("GET", "/api/queue/charts", params={"window": window})
 
     async def busiest_users(self) -> dict[str, Any]:
@@ -79,7 +76,7 @@ class Operator(JobsClient):
         return await self._http.request("POST", f"/api/queue/failed/{segment(job_id)}/retry")
 
     async def retry_all_failed(self, *, queue: str = QUEUE) -> dict[str, int]:
-        """Run all dead letters again that there are now; return how many were {"retried", "skipped"}."""
+        """Run all present dead letters again; return the numbers {"retried", "skipped"}."""
         counts = {"retried": 0, "skipped": 0}
         params = {"queue": queue}
         while True:
@@ -90,11 +87,11 @@ class Operator(JobsClient):
             params["cursor"] = reply["nextCursor"]
 
     async def remove_failed(self, job_id: str) -> None:
-        """Remove a dead letter."""
+        """Delete a dead letter."""
         await self._http.request("DELETE", f"/api/queue/failed/{segment(job_id)}")
 
     async def remove_all_failed(self, *, queue: str = QUEUE) -> int:
-        """Remove all dead letters; return how many."""
+        """Delete all dead letters; return their number."""
         removed: int = 0
         while True:
             reply = await self._http.request("DELETE", "/api/queue/failed", params={"queue": queue})
@@ -103,33 +100,33 @@ class Operator(JobsClient):
                 return removed
 
     async def pause(self, *, queue: str = QUEUE) -> None:
-        """Let no process claim jobs any more."""
+        """Pause the queue: no process claims jobs."""
         await self._http.request("POST", "/api/queue/pause", params={"queue": queue})
 
     async def resume(self, *, queue: str = QUEUE) -> None:
-        """Let jobs be claimed again."""
+        """Resume the queue: processes claim jobs again."""
         await self._http.request("POST", "/api/queue/resume", params={"queue": queue})
 
     async def overview(self) -> dict[str, Any]:
-        """Return how the whole service is: schema Overview of the contract. A reader's token will do."""
+        """Return the state of the whole service: schema Overview of the contract. A reader's token suffices."""
         return await self._http.request("GET", "/api/queue/overview")
 
     async def processes(self) -> list[dict[str, Any]]:
-        """Return the processes of the service, the one that runs longest first. A reader's token will do."""
+        """Return the processes of the service, the oldest first. A reader's token suffices."""
         items: list[dict[str, Any]] = (await self._http.request("GET", "/api/processes"))["items"]
         return items
 
     async def plugins(self) -> list[dict[str, Any]]:
-        """Return the plugins in use, as the process that answers knows them. A reader's token will do."""
+        """Return the plugins of the process that answers. A reader's token suffices."""
         items: list[dict[str, Any]] = (await self._http.request("GET", "/api/plugins"))["items"]
         return items
 
     async def drain_process(self, process_id: str) -> dict[str, Any]:
-        """Let a process claim no more jobs; return it as it will be within seconds."""
+        """Let a process claim no more jobs; return its state, which it will have within seconds."""
         return await self._http.request("POST", f"/api/processes/{segment(process_id)}/drain")
 
     async def resume_process(self, process_id: str) -> dict[str, Any]:
-        """Let a process claim jobs again; return it as it will be within seconds."""
+        """Let a process claim jobs again; return its state, which it will have within seconds."""
         return await self._http.request("POST", f"/api/processes/{segment(process_id)}/resume")
 
     def assets_of(
@@ -140,16 +137,20 @@ class Operator(JobsClient):
         category: str | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield a user's assets, newest first: so many, or all. user_id: None: those of the token's user."""
+        """Yield a user's assets, newest first.
+
+        user_id: None for the token's user.
+        limit: at most so many; None: all.
+        """
         return self._listed("/api/assets", limit, user=user_id, status=status, category=category)
 
     async def user(self, user_id: str) -> dict[str, Any]:
-        """Return what a user has."""
+        """Return the numbers of a user's assets, bytes, jobs and connections."""
         return await self._http.request("GET", f"/api/users/{segment(user_id)}")
 
     async def erase_user(self, user_id: str) -> dict[str, Any]:
-        """Begin to erase a user, or go on; return what has gone, after half a minute at most.
+        """Begin or continue to erase a user; return the progress, after half a minute at most.
 
-        Its `state` is "done" at the end; while it is "running" ask again to hear how it goes.
+        Its `state` is "done" at the end; while it is "running", call again.
         """
         return await self._http.request("DELETE", f"/api/users/{segment(user_id)}")

@@ -1,4 +1,4 @@
-"""Events by long poll: GET /api/assets?finishedSince=&wait=, again and again."""
+"""Events by long polling: repeated GET /api/assets?finishedSince=&wait=."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .cursor import OVERLAP_SECONDS, shift
 from .events import CURSOR, Frame, event_of, key_of
 from .http import CONNECT_SECONDS, PAGE
 
-# Under the minute after which many proxies cut a request.
+# Many proxies end a request after a minute.
 POLL_SECONDS = 25
-# How often a service is asked that answers at once with nothing new.
+# Least time between two requests when the service answers at once without new events.
 EMPTY_POLL_SECONDS = 1
 
 
 class Poll(Transport):
-    """Requests that each wait for an event from a while before the cursor on; repeats are dropped by whoever reads."""
+    """Requests that wait for events since shortly before the cursor; the feed drops repeats."""
 
     transport = "poll"
     _server_time = ""
 
     async def open(self) -> None:
-        """Ask for the service's time."""
+        """Read the service's time."""
         await self._page({"limit": "1"})
         room = f"user:{claims_of(self._token).get('sub', '')}"
         self.hello = {"event": "connected", "room": room, "serverTime": self._server_time}
@@ -39,27 +39,27 @@ class Poll(Transport):
         return await anext(self._frames)
 
     async def close(self) -> None:
-        """Nothing is open between two requests."""
+        """Do nothing: no connection stays open between two requests."""
 
     async def _read_on(self) -> AsyncIterator[Frame]:
         since = self._cursor.since or self._server_time
         if self._cursor.is_ahead:
             yield {"event": "resync"}
             since = self._server_time
-        told: set[tuple[str, str]] = set()
+        previous: set[tuple[str, str]] = set()
         while True:
-            asked_at, heard = time.monotonic(), set()
-            # From before the cursor: an event may be told after one that is later by its timestamp.
+            asked_at, received = time.monotonic(), set()
+            # From before the cursor: an event may arrive after one with a later timestamp.
             async for event in self._events(shift(since, -OVERLAP_SECONDS), {"wait": str(POLL_SECONDS)}):
-                heard.add(key_of(event))
+                received.add(key_of(event))
                 yield event
-            is_news, told, since = bool(heard - told), heard, self._server_time
+            is_news, previous, since = bool(received - previous), received, self._server_time
             yield {"event": CURSOR, "since": since}
             if not is_news and (left := asked_at + EMPTY_POLL_SECONDS - time.monotonic()) > 0:
                 await asyncio.sleep(left)
 
     async def _events(self, since: str, wait: dict[str, str]) -> AsyncIterator[Frame]:
-        """Yield the events since then; `_server_time` is from before the first of them was read."""
+        """Yield the events since then. `_server_time` is then the time before the first was read."""
         params = {"finishedSince": since, "limit": str(PAGE)}
         page = await self._page(params | wait)
         server_time = self._server_time
@@ -83,5 +83,5 @@ class Poll(Transport):
             raise Unavailable(str(error), fault=Fault.NOT_OPENED) from error
         self._server_time = page.get("serverTime") or reply.server_time
         if not self._server_time:
-            raise Unavailable("The list does not tell the service's time", fault=Fault.NOT_OPENED)
+            raise Unavailable("The list does not have the service's time", fault=Fault.NOT_OPENED)
         return page

@@ -1,4 +1,4 @@
-"""The three ways on which a user's events come: WebSocket, event stream (SSE) and, in poll.py, long poll."""
+"""The transports of a user's events: WebSocket, event stream (SSE) and, in poll.py, long polling."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSE_SECONDS = 1
 
 
 async def open_connection(transport: str, http: Http, token: str, cursor: Cursor, is_progress: bool) -> Connection:
-    """Return a connection that has been let in."""
+    """Return a connection that the service has accepted."""
     kinds: dict[str, type[Socket | Stream | Poll]] = {"socket": Socket, "sse": Stream, "poll": Poll}
     connection = kinds[transport](http, token, cursor, is_progress)
     try:
@@ -44,13 +44,13 @@ class Socket(Transport):
     _socket: aiohttp.ClientWebSocketResponse | None = None
 
     async def open(self) -> None:
-        """Connect and wait until the service has let us in."""
+        """Connect, and wait until the service has accepted the token."""
         try:
             self._socket = await self._http.session.ws_connect(
                 f"{self._http.url}/ws",
                 params=self._params,
                 headers={"Authorization": f"Bearer {self._token}"},
-                # aiohttp sends a ping after so long without a byte, and waits half as long for the answer.
+                # aiohttp sends a ping after this time without a byte, and waits half as long for the answer.
                 heartbeat=MUTE_SECONDS / 1.5,
                 timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
             )
@@ -66,7 +66,7 @@ class Socket(Transport):
         while True:
             try:
                 message = await self._socket.receive()
-            except (aiohttp.ClientError, OSError) as error:  # a ping came that could not be answered any more
+            except (aiohttp.ClientError, OSError) as error:  # a ping came, and its answer could not be sent
                 raise Unavailable(f"The connection broke: {words_of(error)}", fault=Fault.NOT_OPENED) from error
             if message.type is not aiohttp.WSMsgType.TEXT:
                 break
@@ -79,12 +79,12 @@ class Socket(Transport):
         raise self._ended(None, Fault.MUTE if is_mute else Fault.NOT_OPENED)
 
     async def show(self, token: str) -> None:
-        """Show the service a fresh token."""
+        """Send the service a fresh token."""
         assert self._socket is not None
         await self._socket.send_json({"auth": {"token": token}})
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._socket is not None:
             await self._socket.close()
 
@@ -97,9 +97,9 @@ class Stream(Transport):
     _lines: AsyncIterator[bytes]
 
     async def open(self) -> None:
-        """Connect and wait until the service has let us in."""
+        """Connect, and wait until the service has accepted the token."""
         headers = {"Authorization": f"Bearer {self._token}", "Accept": "text/event-stream"}
-        # What is compressed is held back on the way.
+        # Proxies delay compressed data.
         headers["Accept-Encoding"] = "identity"
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=MUTE_SECONDS)
         response = await self._http.session.get(
@@ -130,7 +130,7 @@ class Stream(Transport):
                 return frame
 
     async def _next_block(self) -> Frame | None:
-        """Return the frame of the next block, None at the end of the stream. One with an id alone moves the cursor.
+        """Return the frame of the next block, None at the end of the stream. A block with only an id moves the cursor.
 
         Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
         """
@@ -151,7 +151,7 @@ class Stream(Transport):
         return None
 
     async def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._response is not None:
             self._response.close()
 

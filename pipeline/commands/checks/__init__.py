@@ -1,1 +1,1 @@
-"""What `check` tries, by what it is about; pipeline/commands/checking.py puts it together."""
+"""The checks of the command `check`, by subject; pipeline/commands/checking.py runs them."""

@@ -1,4 +1,4 @@
-"""What a check finds, and how it is told without secrets. Pure."""
+"""The findings of a check, and how they are printed without secrets. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.texts import MASK, clean, mask
 
 LIMIT_SECONDS = 10.0
 REASON_LENGTH = 300
-# Users as our own documents call them and Redis its first one: no secrets, but words of nearly every finding.
+# User names of our documentation, and Redis' default user. They are no secrets: masking them would spoil most findings.
 KNOWN_USERS = ("pipeline", "default")
 
 
@@ -30,7 +30,11 @@ class Mark(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found. mend: what to change, "" when nothing has to be."""
+    """One finding of a check.
+
+    what: the subject of the check.
+    remedy: what to change, "" when nothing must be changed.
+    """
 
     mark: Mark
     what: str
@@ -39,20 +43,24 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """All of it but the mark, in one line."""
+        """The finding without its mark, in one line."""
         return f"{self.what}: {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
 
     def as_json(self) -> dict[str, Any]:
-        """Return it for programs."""
-        found = asdict(self)
-        # The name that the lines have had since version 0.1.
-        found["mend"] = found.pop("remedy")
-        return found
+        """Return the finding as JSON data."""
+        data = asdict(self)
+        # The name of this key since version 0.1.
+        data["mend"] = data.pop("remedy")
+        return data
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing to try. run: yields findings, and raises when the thing does not work; mend: what to change then."""
+    """One check.
+
+    run: yields findings; raises when the thing that it checks does not work.
+    remedy: what to change when it raises.
+    """
 
     what: str
     run: Callable[[], AsyncIterator[Finding]]
@@ -61,25 +69,25 @@ class Check:
 
 
 class Masker:
-    """Takes secrets out of what is printed: what looks like one, and each one that the settings hold."""
+    """Takes secrets out of printed texts: the secrets of the settings, and everything that looks like one."""
 
     def __init__(self, settings: BaseModel) -> None:
         self._secrets: set[str] = set()
         self.learn(settings)
 
     def learn(self, settings: BaseModel) -> None:
-        """Mask the secrets of these settings as well, whole and, of an address, its user and password."""
+        """Mask the secrets of these settings too; of an address also its user and its password alone."""
         for value in (getattr(settings, name) for name in type(settings).model_fields):
             if isinstance(value, SecretStr) and (secret := value.get_secret_value()):
                 if "://" not in secret or _userinfo(secret) or "?" in secret:
-                    # An address alone is no secret, and says where to look.
+                    # An address without user and query is no secret, and helps to find the fault.
                     self._secrets |= {secret, *filter(None, secret.split("\n"))}
                 user, _, password = _userinfo(secret).partition(":")
                 hidden = (password,) if user in KNOWN_USERS else (user, password)
                 self._secrets |= {part for text in hidden for part in (text, unquote(text)) if len(part) > 3}
 
     def masked(self, finding: Finding) -> Finding:
-        """Return the finding without secrets, and without what steers a terminal."""
+        """Return the finding without secrets and without control characters of terminals."""
         return Finding(finding.mark, *(self._mask(getattr(finding, each.name)) for each in fields(finding)[1:]))
 
     def _mask(self, text: str) -> str:
@@ -90,11 +98,11 @@ class Masker:
 
 
 def reason(error: BaseException) -> str:
-    """Return why it failed, in one line: the error and, when that hides it, its cause."""
+    """Return in one line why something failed: the error and its cause."""
     texts = [error.message if isinstance(error, PipelineError) else words_of(error)]
     if isinstance(error, PipelineError) and (cause := error.__cause__) is not None:
         text = str(cause)
-        # One without a text, such as TimeoutError, says what it is by its name.
+        # An error without a text, such as TimeoutError, has only its name.
         if not text or text not in texts[0]:
             texts.append(f"{type(cause).__name__}: {text}")
     return " ".join("; ".join(texts).split())[:REASON_LENGTH].rstrip(": ")
@@ -106,5 +114,5 @@ def shown_address(url: str) -> str:
 
 
 def _userinfo(url: str) -> str:
-    found = re.search(r"://(\S*)@", url)
-    return found[1] if found else ""
+    match = re.search(r"://(\S*)@", url)
+    return match[1] if match else ""

@@ -1,4 +1,4 @@
-"""Checks of this machine and of what is set: variables, DATA_DIR, address, open files, tokens."""
+"""Checks of this machine and its settings: variables, DATA_DIR, address, open files, tokens."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pipeline.handlers.server import FILES_KEPT_BACK
 from pipeline.keys import KeySet
 from pipeline.settings import Settings
 
-# More of the files that are too open are not counted.
-OPEN_LIMIT = 1000
-# Less free space than this lasts for a hundred photos.
+# At most so many files that other accounts may read are counted.
+READABLE_LIMIT = 1000
+# Enough for about a hundred photos.
 LOW_DISK_BYTES = 1_000_000_000
 
 
 class MachineChecks:
-    """What can be told without asking any other service."""
+    """The checks that need no other service, except for the keys of JWT_JWKS_URL."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
     async def variables(self) -> AsyncIterator[Finding]:
-        """Find variables that were settings before, or were perhaps meant to be settings."""
+        """Find environment variables that were settings before, and those that look like misspelt settings."""
         for removed in self._settings.removed_variables:
             yield Finding(Mark.WARNING, "settings", str(removed), f"remove {removed.variable}")
         for each in self._settings.unknown_variables:
@@ -40,13 +40,13 @@ class MachineChecks:
             yield Finding(Mark.WARNING, "settings", f"there is no setting {each.variable}", remedy)
 
     async def data_folder(self) -> AsyncIterator[Finding]:
-        """Write there, see how much room there is and who may read it."""
+        """Write a file there; check the free space and the access rights."""
         folder = self._settings.data_dir
         await Disk(folder, self._settings.max_upload_bytes).check()
         yield Finding(Mark.OK, "data folder", f"{folder.absolute()} is writable and has room for the largest upload")
-        if found := await asyncio.to_thread(lambda: list(islice(data_dir.too_open(folder), OPEN_LIMIT))):
-            more = " or more" if len(found) == OPEN_LIMIT else ""
-            detail = f"other accounts may read {len(found)}{more} files and folders there, {found[0]} among them"
+        if readable := await asyncio.to_thread(lambda: list(islice(data_dir.too_open(folder), READABLE_LIMIT))):
+            more = " or more" if len(readable) == READABLE_LIMIT else ""
+            detail = f"other accounts may read {len(readable)}{more} files and folders there, {readable[0]} among them"
             remedy = f"start the service, which closes them, or chmod -R go-rwx {folder.absolute()}"
             yield Finding(Mark.WARNING, "data folder", detail, remedy)
         if (free := shutil.disk_usage(folder).free) < LOW_DISK_BYTES:
@@ -54,7 +54,7 @@ class MachineChecks:
             yield Finding(Mark.WARNING, "data folder", detail, "make room there or set DATA_DIR")
 
     async def address(self) -> AsyncIterator[Finding]:
-        """Find out whether the service can listen."""
+        """Check whether the service can listen on HOST and PORT."""
         settings = self._settings
         where = f"{settings.host}:{settings.port}"
         if service := await asyncio.to_thread(service_target.find_service, settings):
@@ -64,8 +64,8 @@ class MachineChecks:
         else:
             yield Finding(Mark.OK, "address", f"{where} is free")
 
-    async def files(self) -> AsyncIterator[Finding]:
-        """Compare the limit of open files, which the service raises as far as it may, with what it needs."""
+    async def open_files(self) -> AsyncIterator[Finding]:
+        """Compare the hard limit of open files, up to which the service raises its own, with MAX_SOCKETS."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted, limit = self._settings.max_sockets, hard
         needed = wanted + FILES_KEPT_BACK
@@ -73,17 +73,17 @@ class MachineChecks:
         if limit == resource.RLIM_INFINITY or limit >= needed:
             yield Finding(Mark.OK, "open files", "enough for MAX_SOCKETS")
         elif limit <= FILES_KEPT_BACK:
-            detail = f"the limit is {limit}, and {FILES_KEPT_BACK} are kept for stores and plugins: no client gets in"
+            detail = f"the limit is {limit}, and stores and plugins need {FILES_KEPT_BACK}: none are left for clients"
             yield Finding(Mark.FAILED, "open files", detail, remedy)
         else:
             detail = f"the limit is {limit}: {limit - FILES_KEPT_BACK} connections, and MAX_SOCKETS is {wanted}"
             yield Finding(Mark.WARNING, "open files", detail, f"{remedy}, or a smaller MAX_SOCKETS")
 
     async def tokens(self) -> AsyncIterator[Finding]:
-        """Read what tokens are checked with."""
+        """Read the keys with which tokens are checked."""
         settings = self._settings
         if settings.jwt_jwks_url:
-            # Any key id tells whether the set can be had; that there is no such key is a good answer.
+            # To look for any key id reads the set. It has no such key, which is no fault.
             with suppress(Unauthorized):
                 await KeySet(settings.jwt_jwks_url).find("check")
             yield Finding(Mark.OK, "tokens", f"the key set at {shown_address(settings.jwt_jwks_url)} can be read")

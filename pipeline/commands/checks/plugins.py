@@ -33,13 +33,13 @@ from pipeline.usecases.storages_in_use import names_in_use
 FETCH_SECONDS = 5.0
 # How long the local provider reads one photo.
 READ_SECONDS, MOST_READ_SECONDS = "1 to 2 s", 2
-# What a child of the sandbox takes: with the local provider's OpenCV; one that makes previews; with the provider's
+# Memory of a child of the sandbox: with the local provider's OpenCV; one that makes previews; with the provider's
 # models, while it reads.
 LIGHT_MB, PREVIEW_MB, READER_MB = 100, 40, 360
 
 
 class PluginChecks:
-    """What the plugins in use need. masker: learns their secrets."""
+    """The checks of all plugins in use. Their secrets are added to the masker."""
 
     def __init__(self, settings: Settings, metrics: Metrics, masker: Masker) -> None:
         self._settings = settings
@@ -47,11 +47,11 @@ class PluginChecks:
         self._masker = masker
         self._catalogue: Catalogue | None = None
         self._storage: BoundPlugin | None = None
-        # What plugins keep while they are checked is kept nowhere.
+        # Values that plugins store during the check are not saved.
         self._contexts = ContextFactory(settings, metrics, lambda name: MemoryValues())
 
     async def close(self) -> None:
-        """Close the storage and the sandbox, which several checks share."""
+        """Close the storage and the sandbox, which several checks use."""
         if self._storage is not None:
             await self._storage.close()
         await self._contexts.close()
@@ -59,19 +59,20 @@ class PluginChecks:
             await self._catalogue.sandbox.close()
 
     async def plugins(self) -> AsyncIterator[Finding]:
-        """Find them, and start those that observe or filter."""
+        """Load all plugins, and start the observers and filters."""
         self._catalogue = catalogue = Catalogue(self._settings)
         for info in catalogue.infos():
             what = f"plugin {info.name}"
             if info.state == "broken":
-                yield Finding(Mark.WARNING, what, f"broken: {info.reason}", f"mend {info.package}, or PLUGINS_DISABLED")
-            # What nobody has selected may lack its packages.
+                remedy = f"repair {info.package}, or set PLUGINS_DISABLED"
+                yield Finding(Mark.WARNING, what, f"broken: {info.reason}", remedy)
+            # A plugin that is not selected need not have its packages installed.
             for warning in info.warnings if info.state != NOT_INSTALLED else ():
-                yield Finding(Mark.WARNING, what, warning, f"mend {info.package}")
+                yield Finding(Mark.WARNING, what, warning, f"repair {info.package}")
             if info.state == "disabled":
                 yield Finding(Mark.OK, what, "disabled")
         for name, kind in catalogue.own_settings().items():
-            with suppress(ConfigurationError):  # told where the plugin is built, if it is
+            with suppress(ConfigurationError):  # reported when the plugin is built
                 self._masker.learn(self._settings.plugin(name, kind))
         catalogue.check_names()
         hooks = catalogue.build_hooks(self._metrics, self._contexts)
@@ -105,7 +106,7 @@ class PluginChecks:
         yield Finding(Mark.OK, "sandbox", detail)
 
     async def storage(self) -> AsyncIterator[Finding]:
-        """Save an image, read it and remove it."""
+        """Save an image, read it and delete it."""
         name = self._settings.storage_name
         self._storage = storage = self._build(STORAGE, name)
         if await storage.call("check", LIMIT_SECONDS) is False:
@@ -113,35 +114,35 @@ class PluginChecks:
         async with _saved_picture(storage) as (public_id, url):
             with await storage.call("open", LIMIT_SECONDS, public_id) as file:
                 if await asyncio.to_thread(file.read) != _picture():
-                    raise DependencyUnavailable("It gives back other bytes than it was given")
+                    raise DependencyUnavailable("It returned other bytes than were saved")
             if "url" in storage.methods:
-                # As for an AI service: the one that save returns is shown nowhere then.
+                # The service then gives AI services this URL, and never the one that save returned.
                 url = await storage.call("url", LIMIT_SECONDS, public_id, round(LIMIT_SECONDS))
-            yield await self._judge_image_url(storage, url)
+            yield await self._check_image_url(storage, url)
         for finding in await self._missing_storages():
             yield finding
         yield Finding(Mark.OK, "storage", f"{name}: an image can be saved, opened and removed")
 
     async def _missing_storages(self) -> Sequence[Finding]:
-        """Return which storages hold images of before and cannot be used with these settings."""
-        found, store = [], build_store(self._settings)
+        """Return a warning for each storage that still has images and cannot be used with these settings."""
+        warnings, store = [], build_store(self._settings)
         try:
             await store.open()
             names = set(await names_in_use(store.as_asset_store())) - {self._settings.storage_name}
         except DependencyUnavailable:
-            return []  # the store's own check has said so
+            return []  # the check of the store has reported it
         finally:
             await store.close()
         for name in sorted(names):
             try:
                 await self._build(STORAGE, name).close()
             except ConfigurationError as error:
-                remedy = f"set what {name} needs again, or move its images"
-                found.append(Finding(Mark.WARNING, "storage", f"{name} holds images: {error.message}", remedy))
-        return found
+                remedy = f"set the settings of {name} again, or move its images"
+                warnings.append(Finding(Mark.WARNING, "storage", f"{name} holds images: {error.message}", remedy))
+        return warnings
 
-    async def _judge_image_url(self, storage: BoundPlugin, url: str) -> Finding:
-        """Return whether jobs may carry such a URL and AI services can fetch the image there."""
+    async def _check_image_url(self, storage: BoundPlugin, url: str) -> Finding:
+        """Return whether jobs may contain this URL, and whether AI services can fetch the image there."""
         where = shown_address(url)
         if not is_safe_url(url):
             return Finding(Mark.FAILED, "image URL", f"{where} is neither https nor loopback", "set PUBLIC_URL")
@@ -149,7 +150,7 @@ class PluginChecks:
             try:
                 await asyncio.to_thread(_fetch, url)
             except (OSError, ValueError) as error:
-                remedy = "see whether images are public, unless the AI provider needs no URL"
+                remedy = "make images public, unless the AI provider needs no URL"
                 return Finding(Mark.WARNING, "image URL", f"{where} cannot be fetched: {reason(error)}", remedy)
             return Finding(Mark.OK, "image URL", f"{where} can be fetched")
         host = urlsplit(url).hostname or ""
@@ -160,7 +161,7 @@ class PluginChecks:
         return Finding(Mark.OK, "image URL", f"{where}, served by the service itself")
 
     def provider(self, name: str, *, analyze: bool) -> Callable[[], AsyncIterator[Finding]]:
-        """Return what tries an AI provider. analyze: let it look at a demo picture."""
+        """Return the check of an AI provider. analyze: also let it analyze a demo picture."""
 
         async def run() -> AsyncIterator[Finding]:
             provider = self._build(PROVIDER, name)
@@ -174,7 +175,7 @@ class PluginChecks:
         return run
 
     def notifier(self, name: str) -> Callable[[], AsyncIterator[Finding]]:
-        """Return what tries a notifier."""
+        """Return the check of a notifier."""
 
         async def run() -> AsyncIterator[Finding]:
             notifier = self._build(NOTIFIER, name)
@@ -186,7 +187,7 @@ class PluginChecks:
         return run
 
     async def _ask_check(self, plugin: BoundPlugin) -> Finding:
-        """Return that the plugin starts and that its own `check` found nothing wrong, or that it has none."""
+        """Start the plugin and call its `check`, if it has one; return that both succeeded."""
         what = f"{'plugin' if plugin.kind == HOOK else plugin.kind} {plugin.name}"
         await plugin.start()
         if CHECK not in plugin.methods:
@@ -196,7 +197,7 @@ class PluginChecks:
         return Finding(Mark.OK, what, "starts and can be reached")
 
     async def _analyze(self, provider: BoundPlugin) -> str:
-        """Return in words what the provider sees in a demo picture."""
+        """Return in words the provider's result for a demo picture."""
         if self._storage is None:
             raise DependencyUnavailable("There is no storage to take the picture from")
         path, category = demo.pictures(self._settings.categories)[0]
@@ -216,7 +217,7 @@ class PluginChecks:
             result = await provider.call("analyze", seconds, request, keywords=keywords)
         if fault := find_fault(result):
             raise ValueError(f"it sent an invalid result: {fault}")
-        return f"says of {path.name}: {_described(cast(Analysis, result))}"
+        return f"result for {path.name}: {_described(cast(Analysis, result))}"
 
     def _build(self, kind: Kind, name: str) -> BoundPlugin:
         if self._catalogue is None:
@@ -226,12 +227,12 @@ class PluginChecks:
 
 @asynccontextmanager
 async def _saved_picture(storage: BoundPlugin) -> AsyncIterator[tuple[str, str]]:
-    """Keep a demo picture in the storage meanwhile; (public id, URL)."""
+    """Save a demo picture, give (public id, URL), and delete it at the end."""
     public_id = f"check/{secrets.token_hex(8)}"
     try:
         yield public_id, await storage.call("save", LIMIT_SECONDS, public_id, io.BytesIO(_picture()), "image/jpeg")
     except BaseException:
-        # Why it failed is to be told, not that this fails too.
+        # The first error is reported, not a second one of this deletion.
         with suppress(Exception):
             await storage.call("delete", LIMIT_SECONDS, public_id)
         raise
@@ -248,7 +249,7 @@ def _fetch(url: str) -> None:
 
 
 def _described(analysis: Analysis) -> str:
-    def told(attribute: Attribute | None) -> str:
+    def text_of(attribute: Attribute | None) -> str:
         return f"{attribute.value} ({attribute.confidence:.0%})" if attribute and attribute.value else "unknown"
 
-    return ", ".join(f"{name} {told(getattr(analysis, name))}" for name in ("brand", "model", "colorway"))
+    return ", ".join(f"{name} {text_of(getattr(analysis, name))}" for name in ("brand", "model", "colorway"))

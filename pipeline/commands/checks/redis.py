@@ -1,4 +1,4 @@
-"""Checks of Redis: the one of REDIS_URL, or the server that would be started under DATA_DIR."""
+"""Checks of Redis: the server of REDIS_URL, or the server program that `serve` would start under DATA_DIR."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FULL_PERCENT = 80
 
 
 class RedisChecks:
-    """What the queue and the rooms need of Redis."""
+    """The checks of everything that the queue and the rooms need from Redis."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
@@ -37,7 +37,7 @@ class RedisChecks:
         self._url = settings.redis_url.get_secret_value()
 
     async def embedded(self) -> AsyncIterator[Finding]:
-        """Find the server, and start none."""
+        """Find the server program and its version; start none."""
         server = embedded.find_server()
         process = await asyncio.create_subprocess_exec(server, "--version", stdout=asyncio.subprocess.PIPE)
         try:
@@ -45,13 +45,13 @@ class RedisChecks:
         finally:
             if process.returncode is None:
                 process.kill()
-        found = re.search(r"v=([\d.]+)", output)
-        version = found[1] if found else "unknown"
+        match = re.search(r"v=([\d.]+)", output)
+        version = match[1] if match else "unknown"
         _check_redis_version(version)
         yield Finding(Mark.OK, "redis", f"embedded: {server} {version}")
 
-    async def given(self) -> AsyncIterator[Finding]:
-        """Do on the server what the service does there: write, run scripts, publish and subscribe."""
+    async def external(self) -> AsyncIterator[Finding]:
+        """Use the server as the service does: write, run scripts, publish and subscribe."""
         prefix = self._settings.queue_prefix
         master = Master(self._url)
         try:
@@ -71,7 +71,7 @@ class RedisChecks:
         for finding in await self._described(info):
             yield finding
         await self._try_rooms()
-        yield Finding(Mark.OK, "redis", "events that are published to other processes are heard")
+        yield Finding(Mark.OK, "redis", "published events arrive at other processes")
 
     async def clock(self) -> AsyncIterator[Finding]:
         """Compare this machine's clock with that of Redis."""
@@ -79,14 +79,14 @@ class RedisChecks:
         try:
             await clock.measure(queue.time)
         except DependencyUnavailable:
-            return  # its own check has said so
+            return  # its own check has reported it
         finally:
             await queue.close()
         await clock.check()
-        yield Finding(Mark.OK, "clock", "the same as that of Redis, or near enough")
+        yield Finding(Mark.OK, "clock", "agrees with the clock of Redis")
 
     async def _info(self, master: Master) -> dict[str, str]:
-        """Return the fields of INFO, {} where the user may not ask; ConfigurationError for a replica."""
+        """Return the fields of INFO, {} where the user has no right to it; ConfigurationError for a replica."""
         with suppress(NoPermissionError):
             lines: str = await master.call(lambda link: link.ask("INFO"))
             info = dict(line.split(":", 1) for line in lines.splitlines() if ":" in line)
@@ -97,36 +97,36 @@ class RedisChecks:
         return {}
 
     async def _described(self, info: Mapping[str, str]) -> list[Finding]:
-        """Return what INFO says of its version, memory and persistence."""
-        # As /metrics asks: proves that scripts may be run and our keys be read.
+        """Return findings about version, memory and persistence."""
+        # The same call as for /metrics: it proves that scripts run and our keys can be read.
         queue = JobQueue(self._url, prefix=self._settings.queue_prefix)
         try:
             await queue.stats()
         finally:
             await queue.close()
         tls = "TLS" if self._url.lower().startswith("rediss") else "no TLS"
-        kept = "on" if info.get("aof_enabled") == "1" else "off" if info else "unknown"
+        append_only = "on" if info.get("aof_enabled") == "1" else "off" if info else "unknown"
         version = info.get("redis_version", "of unknown version")
-        detail = f"{version} at {shown_address(self._url)}, {tls}, append-only file {kept}"
-        well = Finding(Mark.OK, "redis", detail)
-        wrong = replace(well, mark=Mark.WARNING)
+        detail = f"{version} at {shown_address(self._url)}, {tls}, append-only file {append_only}"
+        summary = Finding(Mark.OK, "redis", detail)
+        warning = replace(summary, mark=Mark.WARNING)
         if not info:
-            detail = "its user may not ask INFO: its version, maxmemory-policy and memory are not known"
-            remedy = "ACL SETUSER ... +info, and see that maxmemory-policy is noeviction"
-            return [well, replace(wrong, detail=detail, remedy=remedy)]
-        found = [well]
+            detail = "its user has no right to INFO: its version, maxmemory-policy and memory are not known"
+            remedy = "ACL SETUSER ... +info, and make sure that maxmemory-policy is noeviction"
+            return [summary, replace(warning, detail=detail, remedy=remedy)]
+        findings = [summary]
         if (policy := info.get("maxmemory_policy", "noeviction")) != "noeviction":
             detail = f"maxmemory-policy is {policy}: when memory runs out, jobs vanish"
-            found.append(replace(wrong, detail=detail, remedy="set maxmemory-policy noeviction in Redis"))
+            findings.append(replace(warning, detail=detail, remedy="set maxmemory-policy noeviction in Redis"))
         limit = int(info.get("maxmemory", 0))
         used_percent = 100 * int(info.get("used_memory", 0)) // limit if limit else 0
         if used_percent >= FULL_PERCENT:
             detail = f"{used_percent} % of its memory is used"
-            found.append(replace(wrong, detail=detail, remedy="raise maxmemory in Redis"))
-        return found
+            findings.append(replace(warning, detail=detail, remedy="raise maxmemory in Redis"))
+        return findings
 
     async def _try_rooms(self) -> None:
-        """Really publish and subscribe."""
+        """Subscribe, publish, and wait for the published message."""
         settings = self._settings
         rooms = Rooms(max_bytes=settings.outbox_bytes, metrics=self._metrics)
         url = settings.redis_url.get_secret_value()
@@ -138,7 +138,7 @@ class RedisChecks:
             await fanout.stop()
 
     async def owner(self) -> AsyncIterator[Finding]:
-        """Find out whose queue that is."""
+        """Check that the queue belongs to this asset store."""
         prefix = self._settings.queue_prefix
         queue = JobQueue(self._settings.redis_url.get_secret_value(), name=QUEUE_NAME, prefix=prefix)
         store = build_store(self._settings)
@@ -146,7 +146,7 @@ class RedisChecks:
             await store.open()
             owner, ours = await queue.owned_by(), await store.identity()
         except DependencyUnavailable:
-            return  # its own check has said so
+            return  # its own check has reported it
         finally:
             await store.close()
             await queue.close()

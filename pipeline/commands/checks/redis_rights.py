@@ -1,6 +1,6 @@
-"""Which rights the service needs in Redis: each command it uses, tried on a key of its own.
+"""The rights that the service needs in Redis: tries each command that it uses, on a test key.
 
-tests/unit/test_redis_rights.py compares the list with the Lua scripts and with what queue, rooms and link ask.
+tests/unit/test_redis_rights.py compares the list with the commands of the Lua scripts, queue, rooms and link.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 from pipeline.link.master import Master
 
 KEY, CHANNEL = "KEY", "CHANNEL"
-# In an order in which each finds a key of its kind, or none; none of it stays longer than SECONDS.
+# In an order in which each command meets a key of its type, or none. No key stays longer than SECONDS.
 MILLISECONDS, SECONDS = "5000", "5"
 STRINGS: Sequence[tuple[str, ...]] = (
     ("SET", KEY, "1", "PX", MILLISECONDS),
@@ -41,23 +41,23 @@ SCRIPTS: Sequence[tuple[str, ...]] = (
 )
 REST: Sequence[tuple[str, ...]] = (("PING",), ("TIME",), ("PUBLISH", CHANNEL, ""))
 TRIED = (*REST, *STRINGS, *LISTS, *HASHES, *SORTED_SETS, *SCRIPTS)
-# Tried otherwise: rooms/fanout.py does it really. Of Redis 7 and later the second ones, with an S.
+# Not tried here: the check of the rooms uses them. Redis 7 and later use the commands with an S.
 LISTENING = ("SUBSCRIBE", "UNSUBSCRIBE", "SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE")
-# Without them the service works, but says less, or finds the master later.
+# Without them the service works, but reports less, or finds a new master later.
 WISHED = ("INFO", "CLUSTER|SLOTS", "ROLE")
-# Redis names a subcommand so in its refusal.
+# The text of a refusal by Redis.
 REFUSED_COMMAND = re.compile(r"run the '([\w|-]+)' command")
 
 
 def acl_rules(prefix: str) -> list[str]:
-    """Return the rules of a user that may do all that the service does with this QUEUE_PREFIX, and nothing else."""
+    """Return the ACL rules that allow what the service needs with this QUEUE_PREFIX, and nothing else."""
     commands = dict.fromkeys(each[0] for each in TRIED)
     return [f"~{prefix}:*", f"&{prefix}:*", "-@all", *(f"+{each.lower()}" for each in (*commands, *LISTENING, *WISHED))]
 
 
 async def missing_rights(master: Master, prefix: str) -> list[str]:
-    """Return the ACL rules that the user lacks; ReadOnlyError for a replica, and whatever else the link raises."""
-    # Where the queue's own keys are, also in a Redis Cluster.
+    """Return the ACL rules that the user lacks; ReadOnlyError for a replica, and all errors of the link."""
+    # In a Redis Cluster on the same node as the keys of the queue.
     stands_for = {KEY: f"{prefix}:{{ai-processing}}:check", CHANNEL: f"{prefix}:probe"}
     missing: dict[str, None] = {}
     for command in TRIED:
@@ -69,14 +69,14 @@ async def missing_rights(master: Master, prefix: str) -> list[str]:
         except ReadOnlyError:
             raise
         except ResponseError:
-            continue  # it may run it: NOSCRIPT, and what an older Redis does not know
+            continue  # not a missing right: NOSCRIPT, or a command that an older Redis does not know
     return list(missing)
 
 
 def _rule(refusal: str, command: str, prefix: str) -> str:
-    """Return the rule that is missing, by Redis' words."""
-    if found := REFUSED_COMMAND.search(refusal):
-        return f"+{found[1]}"
+    """Return the missing rule, read from the refusal."""
+    if match := REFUSED_COMMAND.search(refusal):
+        return f"+{match[1]}"
     if "channel" in refusal:
         return f"&{prefix}:*"
     return f"~{prefix}:*" if "key" in refusal else f"+{command.lower()}"

@@ -1,4 +1,4 @@
-"""Whether a Redis URL is wrong about TLS: what the driver says then names anything but that."""
+"""Whether the scheme of a Redis URL, redis or rediss, fits the server: the driver's errors do not name this cause."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HINT_SECONDS = 2.0
 
 
 async def tls_hint(url: str) -> str:
-    """Return that the server speaks TLS and the URL does not, or the other way round; "" when that is not so."""
+    """Return a hint when the server uses TLS and the URL does not, or the other way round; "" otherwise."""
     servers = redis_servers(url)
     parts = urlsplit(servers.url)
     if parts.scheme == "unix" or not parts.hostname:
@@ -33,7 +33,7 @@ async def _is_tls(host: str, port: int) -> bool:
         async with asyncio.timeout(HINT_SECONDS):
             _, writer = await asyncio.open_connection(host, port, ssl=context)
     except (OSError, TimeoutError) as error:
-        # It wants a certificate of ours: that is TLS as well.
+        # The server demands a client certificate, so it uses TLS.
         return isinstance(error, ssl.SSLError) and "CERTIFICATE" in str(error)
     writer.transport.abort()
     return True

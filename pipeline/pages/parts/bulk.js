@@ -1,4 +1,4 @@
-/** One action for all jobs that match a filter, or for those that were selected. */
+/** One action for all jobs that match a filter, or for selected ones. */
 
 import { h } from "../dom.js";
 import { hrefOf, jobs as countWords, nameOf } from "./job-words.js";
@@ -7,7 +7,7 @@ import { time } from "./time.js";
 
 const AT_ONCE = 5;
 const FEW = 20;
-const CANCELLED = "8b47045eb7b8"; // the kind of failure of those that were cancelled, as the service names it
+const CANCELLED = "8b47045eb7b8"; // the service's name for the kind of failure of cancelled jobs
 /** @type {Record<string, {verb: string, past: string, text: string, isDangerous?: boolean, undo?: "retry" | "resume" | "keep"}>} */
 export const ACTIONS = {
   retry: { verb: "Retry", past: "queued again", text: "The AI looks at these photos again." },
@@ -52,15 +52,15 @@ const SPANS = [
  * @typedef {object} Given
  * @property {import("../api.js").Api} api
  * @property {Action} action
- * @property {Record<string, string>} [filter] as GET /api/queue/jobs takes it
- * @property {any[]} [jobs] these, and not those of a filter
+ * @property {Record<string, string>} [filter] as of GET /api/queue/jobs
+ * @property {any[]} [jobs] selected jobs, instead of a filter
  * @property {string} [title] the question, like "Cancel all waiting jobs of anna?"
- * @property {string} [text] what happens, when it is more than the action says
- * @property {boolean} [isAsked] the person has been asked already
+ * @property {string} [text] what happens, if the action's own text is not enough
+ * @property {boolean} [isAsked] the person has confirmed already
  */
 
 /**
- * Ask with the count and a sample, do it in chunks with progress, and tell what was done with a way to undo it.
+ * Ask with the count and a sample, do it in chunks with progress, and show the result with undo.
  * @param {Given} given
  * @returns {Promise<boolean>} whether anything was done
  */
@@ -82,7 +82,7 @@ export async function runBulk(given) {
     scope: jobs ? [] : chips(filter),
     fields: action === "postpone" && h("label", {}, "For", seconds),
     isDangerous,
-    // The more goes for ever, the less a single key press should do.
+    // A deletion of many must not need only one key press.
     typed: (count) => (isDangerous && count > FEW ? "delete" : ""),
     isAsked,
     ...source,
@@ -115,7 +115,7 @@ function ofFilter(given, seconds) {
 /** @param {Given} given @param {HTMLSelectElement} seconds */
 function ofJobs(given, seconds) {
   const { api, action, jobs = [] } = given;
-  /** @type {Map<any, any>} what was answered for each */ const answers = new Map();
+  /** @type {Map<any, any>} the answer for each */ const answers = new Map();
   const until = jobs
     .map(({ createdAt }) => createdAt)
     .sort()
@@ -140,7 +140,7 @@ function ofJobs(given, seconds) {
       const refused = told.flatMap((each) => each.refused);
       const done = told.filter((each) => each.done).length;
       const next = first + AT_ONCE;
-      // A filter finds only those that the action is for.
+      // A filter finds only jobs that the action can change.
       return {
         done,
         refused,
@@ -161,8 +161,8 @@ function ofJobs(given, seconds) {
 }
 
 /**
- * What was cancelled is run again, what was postponed is resumed: with the same filter. That may find more than was done
- * just now, so it is asked for.
+ * Undo: retry cancelled jobs, resume postponed ones, with the same filter. It may find more jobs than were changed just
+ * now, so the person confirms it.
  * @param {Given} given @param {string | null} until
  */
 function undoFilter({ api, action, filter = {} }, until) {

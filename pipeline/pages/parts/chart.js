@@ -1,6 +1,6 @@
 /**
- * Charts over time, drawn as SVG: lines or bars that stand on each other. The pointer, or the arrow keys, show the
- * numbers of an instant; the same numbers are there as a table.
+ * Charts over time as SVG: lines or stacked bars. The pointer or the arrow keys show the numbers of one point in time;
+ * the same numbers are in a table.
  *
  * @typedef {{name: string, look: string, value: (point: any) => number | null}} Series look: a class of console.css
  */
@@ -43,7 +43,7 @@ export class Chart {
    * @param {"lines" | "area" | "bars"} given.kind
    * @param {"count" | "duration"} given.unit
    * @param {Series[]} given.series
-   * @param {(points: any[]) => string} given.total the one number that says most
+   * @param {(points: any[]) => string} given.total the summary number
    */
   constructor(given) {
     this.#given = given;
@@ -136,7 +136,7 @@ export class Chart {
     });
   }
 
-  /** The hours below, at whole ones. */
+  /** The labels of the time axis, at whole hours. */
   #label() {
     const everyS = /** @type {any} */ (LABEL_EVERY_S)[this.#stepSeconds] ?? this.#stepSeconds * 12;
     const isDays = everyS >= 86_400;

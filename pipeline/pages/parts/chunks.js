@@ -1,6 +1,7 @@
 /**
- * Something done with many, in chunks: first the count and a sample, then the progress, which can be stopped, then what
- * became of them. What the network interrupts goes on by itself: to repeat a chunk does no harm.
+ * A dialog for an action on many items, in chunks: first the count and a sample, then the progress, which can be stopped,
+ * then the result. After a network failure it continues: to repeat a chunk does no harm.
+ * Long because the three steps share one dialog and its state.
  *
  * @typedef {{count: number, isExact: boolean, sample: any[]}} Preview sample: texts or elements
  * @typedef {{done: number, skipped: number, refused: {jobId: string, message: string}[], nextCursor: string | null}} Chunk
@@ -11,11 +12,11 @@
  * @property {string} verb like "Retry"
  * @property {string} past like "retried"
  * @property {(count: number, isExact?: boolean) => string} things like "3 jobs"
- * @property {any[]} [scope] which ones, as elements
- * @property {any} [fields] more to choose, as elements of the form
- * @property {boolean} [isDangerous] nobody can undo it
- * @property {(count: number) => string} [typed] a word that has to be typed in first; "" when none
- * @property {boolean} [isAsked] the person has been asked already
+ * @property {any[]} [scope] the filter, as elements
+ * @property {any} [fields] further form elements
+ * @property {boolean} [isDangerous] it cannot be undone
+ * @property {(count: number) => string} [typed] a word that must be typed first; "" for none
+ * @property {boolean} [isAsked] the person has confirmed already
  * @property {(signal: AbortSignal) => Promise<Preview>} preview
  * @property {(cursor: string | null, signal: AbortSignal) => Promise<Chunk>} chunk
  * @property {() => unknown} [undo]
@@ -28,9 +29,9 @@ import { errorState, skeleton } from "./states.js";
 import { countdown, number } from "./time.js";
 import { toast, toastError } from "./toast.js";
 
-const MAX_FAILURES = 4; // more make no longer wait
+const MAX_FAILURES = 4; // more failures do not make the delay longer
 const REASONS_SHOWN = 8;
-const REFUSED_TOLD = 20; // by the service, of each chunk
+const REFUSED_TOLD = 20; // refusals of each chunk that the service lists
 
 /** @param {Work} work @returns {Promise<number>} how many it was done with */
 export function doInChunks(work) {
@@ -82,7 +83,7 @@ class ChunkDialog {
     return new Promise((resolve) => (this.#resolve = resolve));
   }
 
-  // what it would do
+  // the preview
 
   async #ask() {
     this.#show(
@@ -157,14 +158,14 @@ class ChunkDialog {
     return [h("p", {}, text), scope.length ? h("p", { class: "chips" }, scope) : null];
   }
 
-  // doing it
+  // the progress
 
   /** @param {number} count @param {boolean} isExact */
   async #run(count, isExact) {
     this.#isRunning = true;
     this.#form.onsubmit = (/** @type {Event} */ event) => event.preventDefault();
     const progress = h("progress", { max: String(count), "aria-labelledby": "bulk-title" });
-    // Of "at least so many" there is no share.
+    // "At least so many" permits no percentage.
     if (isExact) progress.value = 0;
     const told = h("p", { class: "number" });
     const trouble = h("p", { class: "bulk-trouble small", role: "status" });
@@ -188,17 +189,17 @@ class ChunkDialog {
     }
     this.#isRunning = false;
     if (this.#dialog.open) this.#tell(problem, isStopped);
-    // Somebody went back, or pressed Escape twice.
+    // The person went back, or pressed Escape twice.
     else if (isStopped) toast(`Stopped: ${this.#progressWords(count, isExact)}`, { kind: "bad" });
     else toast(this.#doneWords(), { kind: "good" });
   }
 
-  /** A chunk, tried until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */
+  /** One chunk, with retries until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */
   async #persist(cursor, trouble) {
     const { signal } = this.#alive;
     for (let failures = 1; ; failures += 1) {
       try {
-        // What is on its way is let end: it would be done all the same, and not be counted.
+        // A request that was sent is awaited: the service does it anyway, and it must be counted.
         const chunk = await this.#work.chunk(cursor, signal);
         fill(trouble);
         return chunk;
@@ -250,7 +251,7 @@ class ChunkDialog {
     return `${capital(this.#work.things(done, !(isLost && done)))} ${this.#work.past}.`;
   }
 
-  // what became of it
+  // the result
 
   /** @param {any} problem @param {boolean} isStopped */
   #tell(problem, isStopped) {
@@ -290,11 +291,11 @@ class ChunkDialog {
     this.#dialog.remove();
     if (this.#before?.isConnected) this.#before.focus();
     const undoing = this.#isToUndo ? Promise.resolve(this.#work.undo?.()).catch(toastError) : Promise.resolve();
-    // Who asked reads the list anew, and that is right only once the undoing has ended.
+    // The caller reads the list again, which is right only after the undo has ended.
     undoing.then(() => this.#resolve(this.#total.done));
   }
 
-  /** Escape ends what runs, and then closes. @param {Event} event */
+  /** Escape first stops the work, then closes the dialog. @param {Event} event */
   #escape(event) {
     if (!this.#isRunning) return;
     event.preventDefault();
@@ -309,7 +310,7 @@ class ChunkDialog {
   #show(body, actions) {
     fill(this.#body, body);
     fill(this.#actions, actions);
-    // A button that is gone would leave the focus on the page behind.
+    // Removing the focused button would move the focus to the page behind.
     if (!this.#dialog.contains(document.activeElement)) this.#heading.focus();
   }
 

@@ -1,4 +1,4 @@
-/** A text that is copied by a button beside it. */
+/** A text with a copy button. */
 
 import { h } from "../dom.js";
 import { toast } from "./toast.js";
@@ -17,7 +17,7 @@ export function copyable(text) {
       await navigator.clipboard.writeText(text);
       toast("Copied.");
     } catch {
-      // Without https there is no clipboard: the text is marked, so that the person can copy it.
+      // Without https there is no clipboard: select the text, so that the person can copy it.
       getSelection()?.selectAllChildren(/** @type {Node} */ (button.previousSibling));
       toast("The browser does not let this page copy. The text is selected.");
     }

@@ -1,4 +1,4 @@
-/** What became of the events that durable notifiers have to deliver, and sending one again. */
+/** Texts for the deliveries of durable notifiers, and the button that sends one again. */
 
 import { h } from "../dom.js";
 import { acting, toast } from "./toast.js";
@@ -15,7 +15,7 @@ export function deliveryBadge({ state }) {
   return h("span", { class: `badge ${look}` }, word);
 }
 
-/** What the receiver said, or why nothing came of it. @param {any} delivery */
+/** The answer of the receiver, or why there is none. @param {any} delivery */
 export function responseWords({ response, reason, state, attempts }) {
   if (state === "waiting" && !attempts) return "Waits for its first attempt";
   return reason || response || (state === "delivered" ? "Taken" : "");

@@ -8,9 +8,9 @@ import { number } from "./time.js";
  */
 
 /**
- * Show a dialog and return what was chosen; false when it was closed otherwise. Focus goes back to where it was.
+ * Show a dialog and return the value of the chosen action; false when it was closed otherwise. Restores the focus.
  * @param {{title: string, body?: any, actions: Action[], onReady?: (buttons: HTMLButtonElement[]) => void}} given
- *   onReady: gets the buttons of the actions, as to disable one
+ *   onReady: gets the buttons of the actions, for example to disable one
  * @returns {Promise<any>}
  */
 export function openDialog({ title, body, actions, onReady }) {
@@ -20,7 +20,7 @@ export function openDialog({ title, body, actions, onReady }) {
     const buttons = actions.map((action) => {
       const choose = (/** @type {Event} */ event) => {
         event.preventDefault();
-        // What cancels needs no valid form.
+        // Cancelling needs no valid form.
         if (action.value && !form.reportValidity()) return;
         chosen = action.value;
         dialog.close();
@@ -69,11 +69,11 @@ function looksOf({ isPrimary, isDangerous }) {
  * @param {string} [given.text] what will happen
  * @param {string} given.confirm the word on the button, a verb
  * @param {boolean} [given.isDangerous] it cannot be undone
- * @param {number} [given.count] how many it is for
+ * @param {number} [given.count] number of items
  * @param {boolean} [given.isExact] false: at least so many
  * @param {any[]} [given.sample] some of them, as texts or elements
- * @param {any} [given.fields] more to fill in, as elements of a form
- * @param {string} [given.typed] has to be typed in first, as the id of a user
+ * @param {any} [given.fields] further form elements
+ * @param {string} [given.typed] a text that must be typed first, like the id of a user
  * @returns {Promise<boolean>}
  */
 export async function confirmed({

@@ -1,5 +1,5 @@
 /**
- * A form whose fields are the filters of the address. Choices count at once, texts when the person pauses.
+ * A form whose fields are the filters in the address. Choices apply at once, texts when the person pauses.
  *
  * @typedef {object} Field
  * @property {string} name in the query
@@ -25,11 +25,11 @@ export class Filters {
   #more;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #isSending = false;
-  #isWriting = false; // what is written without leaving the field is one step back, not one for each pause
+  #isWriting = false; // a text written without leaving the field is one entry of the history, not one for each pause
   #forget;
 
   /**
-   * @param {Field[]} fields a field of type search comes first and is reached by "/"
+   * @param {Field[]} fields a field of type search is first and gets the focus with "/"
    * @param {URLSearchParams} query
    * @param {import("../router.js").Context["setQuery"]} setQuery
    */
@@ -86,7 +86,7 @@ export class Filters {
       const value = query.get(name) ?? "";
       const input = this.#inputs.get(name);
       if (value) set += 1;
-      // What is being written is not written over by what it has led to.
+      // A field with the focus is not overwritten by the address.
       if (input && !(this.#isSending && input === document.activeElement))
         input.value = type === "instant" ? localOf(value) : value;
     }
@@ -138,7 +138,7 @@ export class Filters {
     }, PAUSE_MS);
   };
 
-  // A year that is typed is whole after each of its digits.
+  // While a year is typed, each digit makes a valid date.
   #atOnce = (/** @type {Event} */ event) =>
     /** @type {Element} */ (event.target).matches("[type=datetime-local]") ? this.#later(event) : this.#send();
 
@@ -162,7 +162,7 @@ export class Filters {
     for (const { name, type } of this.#fields) {
       const value = this.#inputs.get(name)?.value.trim() ?? "";
       const before = query.get(name) ?? "";
-      // The field has no seconds, and an hour of a night in autumn twice: what nobody has changed is as it was.
+      // The field has no seconds and cannot tell the double hour in autumn apart, so an unchanged value stays as it was.
       if (type !== "instant" || !value) changes[name] = value;
       else changes[name] = value === localOf(before) ? before : instantOf(value);
     }
@@ -172,13 +172,13 @@ export class Filters {
   }
 }
 
-/** Of what was typed; a year may be too large for a date. @param {string} local */
+/** The UTC text of a typed date; a year may be too large. @param {string} local */
 function instantOf(local) {
   const date = new Date(local);
   return Number.isNaN(date.getTime()) ? "" : date.toISOString();
 }
 
-/** What <input type="datetime-local"> takes. @param {string} instant */
+/** The value for <input type="datetime-local">. @param {string} instant */
 function localOf(instant) {
   const date = new Date(instant);
   if (Number.isNaN(date.getTime())) return "";

@@ -1,4 +1,4 @@
-/** The few icons there are: strokes on a grid of 24. They say nothing that a word beside them does not say. */
+/** The icons: strokes on a grid of 24. Each stands beside a word with the same meaning. */
 
 const SVG = "http://www.w3.org/2000/svg";
 /** @type {Record<string, string>} */

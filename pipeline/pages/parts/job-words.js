@@ -1,4 +1,4 @@
-/** What a job is and how it stands, in words and elements that every list of jobs uses. */
+/** The title and the state of a job, as texts and elements for all lists of jobs. */
 
 import { h } from "../dom.js";
 import { number, time } from "./time.js";
@@ -31,14 +31,14 @@ export function stateBadge(job) {
   return h("span", { class: `badge ${look}` }, word);
 }
 
-/** Why it stands where it stands, and what comes next. @param {any} job @returns {any[]} texts and elements */
+/** The reason of its state, and the next step. @param {any} job @returns {any[]} texts and elements */
 export function stateDetails(job) {
   if (job.isGone) return ["It left this list while you looked."];
   const parts = { waiting, delayed, active, completed, failed }[/** @type {"waiting"} */ (job.state)]?.(job) ?? [];
   return parts.filter(Boolean).flatMap((part, at) => (at ? [" · ", part] : [part]));
 }
 
-/** What a person calls it: what the AI has found on it, or else its category. @param {any} job */
+/** Its title: the values from the AI, otherwise its category. @param {any} job */
 export function nameOf({ brand, model, category }) {
   return [brand, model].filter(Boolean).join(" ") || category;
 }

@@ -1,9 +1,9 @@
 /**
- * Keys of the console: single letters, sequences like "g j", and `?` which lists them. Nothing fires while somebody
+ * Keys of the console: single letters, sequences like "g j", and `?`, which lists them. Keys do nothing while a person
  * writes, or while a dialog is open.
  *
  * @typedef {{keys: string, does: string, run?: (event: KeyboardEvent) => unknown}} Key keys: like "j" or "g j"; run: without
- *   it the key is only listed, and somebody else listens
+ *   it the key is only listed, and handled elsewhere
  */
 
 import { h } from "../dom.js";
@@ -15,13 +15,13 @@ const lists = new Set();
 let begun = "";
 let begunAt = 0;
 
-/** Let these keys work until the returned function is called. @param {Key[]} keys @returns {() => void} */
+/** Activate these keys until the returned function is called. @param {Key[]} keys @returns {() => void} */
 export function addKeys(keys) {
   lists.add(keys);
   return () => lists.delete(keys);
 }
 
-/** Whether what is typed there is text. @param {EventTarget | null} target */
+/** Whether typing there is text input. @param {EventTarget | null} target */
 function isWriting(target) {
   const element = /** @type {Element | null} */ (target);
   return Boolean(element?.closest?.("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]"));
@@ -45,7 +45,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-/** Show which keys there are. */
+/** Show the list of keys. */
 export function showKeys() {
   const seen = new Set();
   const all = [...lists].flat().filter(({ keys }) => !seen.has(keys) && seen.add(keys));

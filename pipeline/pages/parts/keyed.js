@@ -1,6 +1,6 @@
 /**
- * Elements made of items that come again and again. Only what has changed is touched: a button that is replaced between
- * press and release of the pointer would not be clicked, and the focus would be lost.
+ * Elements for a list of items that is read repeatedly. Only changed elements are touched: a button that is replaced
+ * between press and release of the pointer would not be clicked, and the focus would be lost.
  *
  * @template Item
  * @typedef {{element: HTMLElement, show: (item: Item) => void}} Part an element that can show another state of its item
@@ -16,8 +16,8 @@ export class Keyed {
   /**
    * @param {HTMLElement} container
    * @param {(item: Item) => string} key
-   * @param {(item: Item) => HTMLElement | Part<Item>} build an element is for items without buttons: it is made anew with
-   *   every change
+   * @param {(item: Item) => HTMLElement | Part<Item>} build an element is for items without buttons: it is built again
+   *   with every change
    */
   constructor(container, key, build) {
     this.#container = container;
@@ -55,7 +55,7 @@ export class Keyed {
   }
 }
 
-/** Give the container these children in this order; what is in its place stays, with its focus. @param {Element} container @param {Element[]} elements */
+/** Give the container these children in this order; elements already in place stay, with their focus. @param {Element} container @param {Element[]} elements */
 export function place(container, elements) {
   const wanted = new Set(elements);
   for (const child of [...container.children]) if (!wanted.has(child)) child.remove();
@@ -64,7 +64,7 @@ export function place(container, elements) {
   });
 }
 
-/** Set a text only when it is another one. @param {Element} element @param {string} text */
+/** Set a text only when it has changed. @param {Element} element @param {string} text */
 export function tell(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

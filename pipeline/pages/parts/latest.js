@@ -1,4 +1,4 @@
-/** Requests of which only the newest counts: a newer one ends the one before. */
+/** Requests of which only the newest counts: a newer one aborts the one before. */
 
 import { isAbort } from "../api.js";
 
@@ -8,7 +8,7 @@ export class Latest {
   /**
    * @template T
    * @param {(signal: AbortSignal) => Promise<T>} ask
-   * @param {{done: (result: T) => void, failed: (error: any) => void}} then neither is called once it is out of date
+   * @param {{done: (result: T) => void, failed: (error: any) => void}} then neither is called after a newer request
    */
   async run(ask, { done, failed }) {
     this.dispose();

@@ -1,6 +1,6 @@
 /**
- * Next and previous of a list that is read by cursor. The cursor is in the address; the way back is in the history's
- * state, so that it survives a reload.
+ * Next and previous page of a list with cursors. The cursor is in the address; those of earlier pages are in the
+ * history's state, so that they survive a reload.
  */
 
 import { fill, h } from "../dom.js";
@@ -13,7 +13,7 @@ export class Pager {
   /** @param {import("../router.js").Context["setQuery"]} setQuery */
   constructor(setQuery) {
     this.#setQuery = setQuery;
-    // The first page may be shorter than its placeholder: what is not there yet does not jump.
+    // The first page may be shorter than its placeholder: a hidden pager does not jump.
     this.element.classList.add("is-empty");
   }
 
@@ -22,7 +22,7 @@ export class Pager {
    * @param {string | null} page.cursor of the page that is shown
    * @param {string | null | undefined} page.nextCursor
    * @param {number} page.count of rows that are shown
-   * @param {string | null} [page.searchedTo] how far back was looked when less than a page was found
+   * @param {string | null} [page.searchedTo] how far back was searched when less than a page was found
    */
   show({ cursor, nextCursor, count, searchedTo }) {
     this.element.classList.remove("is-empty");

@@ -1,7 +1,7 @@
-/** Doing something again and again, while somebody looks. */
+/** Repeats an action while the tab is visible. */
 
 /**
- * Run at once, then so long after each end; not while the tab is hidden, but at once when it is seen again.
+ * Run at once, then `ms` after each end; not while the tab is hidden, and at once when it is visible again.
  * @param {number} ms
  * @param {() => unknown} run
  * @returns {() => void} ends it

@@ -1,4 +1,4 @@
-/** What the AI has found on a photo, what people have corrected, and where the result came from. */
+/** The result of a photo: values from the AI, corrections, and provenance. */
 
 import { h } from "../dom.js";
 import { number, time } from "./time.js";
@@ -28,7 +28,7 @@ export function result({ asset, history }) {
   ];
 }
 
-/** Where it came from and what it took. @param {any} provenance @returns {any[]} */
+/** The provenance and the usage. @param {any} provenance @returns {any[]} */
 export function provenanceRows(provenance) {
   if (!provenance) return [];
   const { provider, model, promptVersion, confidenceKind, usage } = provenance;
@@ -75,7 +75,7 @@ function value(found, corrected, before) {
   ];
 }
 
-/** What the AI said, before any correction. @param {any[]} history @param {string} field */
+/** The AI's value before any correction. @param {any[]} history @param {string} field */
 function firstOf(history, field) {
   return history.find((each) => each.field === field)?.before;
 }
@@ -91,7 +91,7 @@ function correction({ field, value: to, before, by, at }) {
   );
 }
 
-/** A value of which only the provider knows what it is. @param {any} each @returns {string} */
+/** A value of the provider's own, as text. @param {any} each @returns {string} */
 function said(each) {
   if (typeof each === "number") return number(each);
   if (Array.isArray(each)) return each.map(said).join(", ");

@@ -1,4 +1,4 @@
-/** Where numbers lie on a chart, and which of them are written beside it. Pure. */
+/** Positions of numbers on a chart, and the labels of its axis. Pure. */
 
 const COUNT_STEPS = [1, 2, 5];
 const DURATION_STEPS_MS = [
@@ -10,7 +10,7 @@ const DURATION_STEPS_MS = [
 const MOST_STEPS = 4;
 
 /**
- * The numbers beside the axis, from 0 to one that is at least the highest.
+ * The labels of the axis, from 0 to a number not below the highest.
  * @param {number} highest
  * @param {boolean} isDuration in milliseconds
  * @returns {number[]}
@@ -54,7 +54,7 @@ export function dotPath(values, top) {
   return alone.map(([at]) => `M${at + 0.5},${height(/** @type {number} */ (values[at]), top)}h0`).join("");
 }
 
-/** The same, filled down to the axis. @param {(number | null)[]} values @param {number} top */
+/** The same path, filled down to the axis. @param {(number | null)[]} values @param {number} top */
 export function areaPath(values, top) {
   return runs(values)
     .map(([from, to]) => {
@@ -68,7 +68,7 @@ export function areaPath(values, top) {
 }
 
 /**
- * Bars that stand on those below.
+ * The path of bars that are stacked on others.
  * @param {number[]} values @param {number[]} below @param {number} top
  */
 export function barPath(values, below, top) {
@@ -79,7 +79,7 @@ export function barPath(values, below, top) {
     .join("");
 }
 
-/** Where values without a gap begin and end. @param {(number | null)[]} values @returns {[number, number][]} */
+/** Begin and end of each run of values without a gap. @param {(number | null)[]} values @returns {[number, number][]} */
 function runs(values) {
   /** @type {[number, number][]} */
   const found = [];

@@ -1,4 +1,4 @@
-/** How many jobs match, how many of them are selected, and what can be done with those. Its height never changes. */
+/** The number of matching and of selected jobs, and the actions for them. Its height never changes. */
 
 import { fill, h } from "../dom.js";
 import { ACTIONS } from "./bulk.js";
@@ -44,7 +44,7 @@ export class Selection {
     this.#tell();
   }
 
-  /** Another filter. @param {string} state */
+  /** The filter has changed. @param {string} state */
   show(state) {
     this.#state = state;
     this.#count = null;

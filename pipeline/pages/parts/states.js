@@ -1,9 +1,9 @@
-/** What a view shows when there is nothing, when something went wrong, and above everything: its heading. */
+/** Parts of every view: its heading, and what it shows without data and after an error. */
 
 import { h } from "../dom.js";
 import { wordsOf } from "../api.js";
 
-/** The head of a view. @param {string} title @param {...any} actions buttons or links at its end */
+/** The head of a view. @param {string} title @param {...any} actions buttons or links on the right */
 export function heading(title, ...actions) {
   return h("div", { class: "view-head" }, h("h1", {}, title), h("div", { class: "row" }, actions));
 }
@@ -29,7 +29,7 @@ export function errorState(error, retry) {
   );
 }
 
-/** Grey lines where a text will be. @param {number} [lines] */
+/** Grey lines as a placeholder of a text. @param {number} [lines] */
 export function skeleton(lines = 3) {
   return h(
     "div",

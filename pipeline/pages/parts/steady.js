@@ -1,6 +1,6 @@
 /**
- * A list that is read again while somebody looks at it: what is shown stays in its place, with what is new in it. What
- * has left the list is kept and marked, what has come is only counted, until the person asks for it.
+ * A list that is read again while a person looks at it: its rows stay in place and are updated. Rows that have left the
+ * list are marked, new ones are only counted, until the person asks to see them.
  */
 
 /**
@@ -9,8 +9,8 @@
  * @param {Row[]} fresh the same part of the list, read again
  * @param {object} given
  * @param {(row: Row) => string} given.key
- * @param {(row: Row) => string} given.at by what the list is ordered
- * @param {string} given.readTo the oldest `at` that was looked at; "" when the list was read to its end
+ * @param {(row: Row) => string} given.at the time by which the list is ordered
+ * @param {string} given.readTo the oldest `at` that was read; "" when the list was read to its end
  * @returns {{rows: (Row & {isGone?: boolean})[], added: number, gone: number}}
  */
 export function merged(shown, fresh, { key, at, readTo }) {

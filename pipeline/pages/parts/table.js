@@ -1,6 +1,6 @@
 /**
- * A table of data: reachable by keyboard (j/k or arrows move, Enter opens, x selects), with a state for loading, for
- * nothing and for an error. Rows keep their elements when their data come anew, so that focus and selection stay. On
+ * A table of data: reachable by keyboard (j/k or arrows move, Enter opens, x selects), with states for loading,
+ * for no rows and for an error. Rows keep their elements when data are read again, so that focus and selection stay. On
  * phones each row becomes a card (console.css).
  *
  * @template Row
@@ -8,7 +8,7 @@
  * @property {string} title
  * @property {(row: Row) => any} cell a text or elements
  * @property {"start" | "end"} [align]
- * @property {string} [class] of its cells: "grow", "nowrap", "clip" (one line, at most so wide)
+ * @property {string} [class] of its cells: "grow", "nowrap", "clip" (one line, cut at its width)
  */
 
 /**
@@ -38,8 +38,8 @@ export class DataTable {
    * @param {string} given.caption what the rows are, for screen readers
    * @param {Column<Row>[]} given.columns
    * @param {(row: Row) => string} given.key
-   * @param {(row: Row) => string | null | undefined} [given.href] where Enter or a click on the row leads
-   * @param {(row: Row) => string} [given.label] names the row's checkbox; given: rows can be selected
+   * @param {(row: Row) => string | null | undefined} [given.href] the target of Enter or a click on the row
+   * @param {(row: Row) => string} [given.label] the name of the row's checkbox; if given, rows can be selected
    * @param {(selected: Row[]) => void} [given.onSelect]
    * @param {Empty | (() => Empty)} given.empty
    * @param {number} [given.skeletonRows]
@@ -73,7 +73,7 @@ export class DataTable {
     this.#forget();
   }
 
-  /** Grey rows where nothing has been shown yet; else the old rows stay, dimmed. */
+  /** Show grey rows at first; later the old rows stay, dimmed. */
   loading() {
     this.#table.setAttribute("aria-busy", "true");
     if (this.#rows.size) return;
@@ -120,7 +120,7 @@ export class DataTable {
     fill(this.#note, errorState(error, retry));
   }
 
-  /** What is shown could not be read again: said below it, where it moves nothing. @param {any} error */
+  /** The list could not be read again: show the error below it, where it moves nothing. @param {any} error */
   stale(error) {
     if (!this.#rows.size) return;
     this.#note.hidden = false;
@@ -243,7 +243,7 @@ export class DataTable {
     if (href) this.#follow(href);
   }
 
-  /** As a link is followed. @param {string} href */
+  /** Follow a link. @param {string} href */
   #follow(href) {
     const link = h("a", { href, hidden: true });
     this.element.append(link);
@@ -279,7 +279,7 @@ function bodyCell({ title, cell, align, class: name = "" }, row) {
 }
 
 /**
- * Replace the cells that are other ones now: a button that is replaced between press and release of the pointer would not
+ * Replace only changed cells: a button that is replaced between press and release of the pointer would not
  * be clicked, and the focus would be lost.
  * @param {HTMLElement} row @param {HTMLElement[]} cells
  */

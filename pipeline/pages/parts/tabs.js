@@ -1,4 +1,4 @@
-/** A list in parts, of which one is shown: links in the look of tabs, with how many there are in each. */
+/** Links that look like tabs, one for each part of a list, with the number of its items. */
 
 import { h } from "../dom.js";
 import { compact } from "./time.js";
@@ -11,7 +11,7 @@ export class Tabs {
    * @param {string} label
    * @param {{value: string, label: string}[]} tabs
    * @param {(value: string) => void} choose
-   * @param {{hasCounts?: boolean}} [options] whether there is a place for a number on each
+   * @param {{hasCounts?: boolean}} [options] whether each tab has a number
    */
   constructor(label, tabs, choose, { hasCounts = false } = {}) {
     this.element = h("nav", { class: "tabs", "aria-label": label });
@@ -35,7 +35,7 @@ export class Tabs {
       if (value === chosen) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    // In sight on a phone, without moving the page.
+    // Make it visible on a phone, without scrolling the page.
     const link = this.#tabs.get(chosen)?.link;
     if (link) this.element.scrollLeft = link.offsetLeft - this.element.clientWidth / 2 + link.clientWidth / 2;
   }

@@ -1,4 +1,4 @@
-/** Instants and durations in words that keep up with the clock; sizes and numbers. */
+/** Texts of times and durations, which are updated with the clock; sizes and numbers. */
 
 import { h } from "../dom.js";
 
@@ -11,7 +11,7 @@ const UNITS = [
 const NUMBER = new Intl.NumberFormat("en");
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const DATE = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
-let aheadMs = 0; // the server's clock; this one's may be wrong by hours
+let aheadMs = 0; // the service's clock minus ours, which may be wrong by hours
 
 /** @param {string | undefined} instant of the server, just now */
 export function setServerTime(instant) {
@@ -19,13 +19,13 @@ export function setServerTime(instant) {
   if (!Number.isNaN(ms)) aheadMs = ms - Date.now();
 }
 
-/** The server's time. */
+/** The service's present time. */
 export function serverNow() {
   return Date.now() + aheadMs;
 }
 
 /**
- * A <time> that keeps up with the clock, with the exact instant as its title.
+ * A <time> that is updated with the clock; its title has the exact time.
  * @param {string | number | null | undefined} instant of the server's clock
  * @param {"ago" | "until" | "for"} [way] "3 min ago", "in 12 s", "3 min"
  * @returns {HTMLElement} a dash when there is none
@@ -44,7 +44,7 @@ export function countdown(seconds) {
   return time(serverNow() + seconds * 1000, "until");
 }
 
-/** The instant in full. @param {number | string} instant */
+/** The exact time. @param {number | string} instant */
 export function exact(instant) {
   return DATE.format(new Date(instant));
 }
@@ -73,7 +73,7 @@ export function number(value) {
   return value == null ? "–" : NUMBER.format(value);
 }
 
-/** The number, in short when it is so large that it would not fit. @param {number | null | undefined} value */
+/** The number, shortened when it is too large to fit. @param {number | null | undefined} value */
 export function large(value) {
   return value != null && value >= 1_000_000 ? COMPACT.format(value) : number(value);
 }
@@ -100,7 +100,7 @@ function words(ms, way) {
   return leftMs < 1000 ? "just now" : `${span(leftMs)} ago`;
 }
 
-/** In whole seconds below a minute, else in one unit: a text that does not jump about. @param {number} ms */
+/** In whole seconds below a minute, otherwise in one unit, so that the text keeps its width. @param {number} ms */
 function span(ms) {
   return duration(Math.max(1000, Math.ceil(ms / 1000) * 1000), true);
 }

@@ -1,4 +1,4 @@
-/** What became of a job, step by step: sent, each attempt with what the AI provider said, the waits between, and now. */
+/** The steps of a job: upload, each attempt with the provider's answer, the waits between, and the present state. */
 
 import { h } from "../dom.js";
 import { stateDetails } from "./job-words.js";
@@ -46,7 +46,7 @@ function attemptStep({ attempt, startedAt, endedAt, provider, model, outcome, re
   );
 }
 
-/** Where it stands now. @param {any} job @param {string} before */
+/** The present state. @param {any} job @param {string} before */
 function lastSteps(job, before) {
   const { state, finishedAt, status, reason } = job;
   if (finishedAt && state === "completed")
@@ -108,7 +108,7 @@ function waited(from, to) {
   return `waited ${duration(Math.max(0, Date.parse(to) - Date.parse(from)))}`;
 }
 
-/** What is behind a state: the words on its card. @param {any} details @returns {any[]} */
+/** The details of a state, for its card. @param {any} details @returns {any[]} */
 export function stateNow({ job, asset }) {
   const { progress } = asset;
   const lines = [h("p", { class: "state-words" }, stateDetails(job))];

@@ -1,4 +1,4 @@
-/** Short messages at the foot of the page that go away by themselves, with a way to undo. */
+/** Short messages at the foot of the page that close after a time, with undo. */
 
 import { h } from "../dom.js";
 import { wordsOf } from "../api.js";
@@ -29,13 +29,13 @@ export function toast(text, { kind = "", undo, undoLabel = "Undo" } = {}) {
   wait();
 }
 
-/** Tell what went wrong. @param {any} error */
+/** Show an error. @param {any} error */
 export function toastError(error) {
   if (error?.name !== "AbortError") toast(wordsOf(error), { kind: "bad" });
 }
 
 /**
- * Do something that a button asks for: the button waits, an error is told.
+ * Do the action of a button: the button is disabled meanwhile, and an error is shown.
  * @template T
  * @param {HTMLButtonElement | null} button
  * @param {() => Promise<T>} act

@@ -1,4 +1,4 @@
-/** How it was in the last hour, day or week: from the counters that the service keeps itself. */
+/** Charts of the last hour, day or week, from the service's own counters. */
 
 import { fill, h } from "../dom.js";
 import { Chart } from "../parts/chart.js";
@@ -86,7 +86,7 @@ export class Charts {
       },
       failed: (error) => {
         this.#grid.setAttribute("aria-busy", "false");
-        // What is drawn stays, like the other numbers, and nothing below it jumps up.
+        // The old chart stays, so that nothing below it moves.
         if (this.#drawn === value) return;
         this.#drawn = "";
         this.#grid.hidden = true;
@@ -156,7 +156,7 @@ function sum(points, value) {
   return points.reduce((all, point) => all + value(point), 0);
 }
 
-/** The last that is known. @param {any[]} points @param {(point: any) => number | null} value @param {(value: any) => string} shown */
+/** The last known value. @param {any[]} points @param {(point: any) => number | null} value @param {(value: any) => string} shown */
 function newest(points, value, shown) {
   return shown(points.map(value).findLast((each) => each != null) ?? null);
 }

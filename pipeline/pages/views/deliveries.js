@@ -1,4 +1,4 @@
-/** What durable notifiers had to deliver in the last seven days, what the receiver said, and sending it again. */
+/** The deliveries of durable notifiers in the last seven days, with the receivers' answers; each can be sent again. */
 
 import { withQuery } from "../api.js";
 import { h } from "../dom.js";
@@ -194,7 +194,7 @@ class DeliveriesView {
     ];
   }
 
-  /** All that failed, of the filter that is set. */
+  /** Send all failed deliveries of the filter again. */
   async #sendAll() {
     const { api } = this.#context;
     const { state: _, ...filter } = /** @type {Record<string, string>} */ (this.#filter);

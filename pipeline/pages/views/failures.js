@@ -46,7 +46,7 @@ export default function view({ api, query, setQuery, mayChange, live }) {
   });
   table.element.classList.add("failures-table");
   /**
-   * Kinds stay where they are while they are looked at: a button must not give way to that of another kind.
+   * Kinds keep their order while they are shown: a button must not be replaced by that of another kind.
    * @param {any[]} items
    */
   const steady = (items) => {
@@ -111,7 +111,7 @@ function columns(act) {
   ];
 }
 
-/** How many beside the most frequent kind. @param {number} share */
+/** A bar: the number compared with the most frequent kind. @param {number} share */
 function bar(share) {
   const filled = h("span", {});
   filled.style.width = `${Math.max(1, 100 * share)}%`;

@@ -1,12 +1,12 @@
 /**
- * What is wrong with a service, by its overview, and what a person can do about it. Pure.
+ * The faults of a service, read from its overview, and what a person can do about them. Pure.
  *
  * @typedef {object} Trouble
- * @property {"bad" | "warn"} kind bad: work does not go on, or may be lost
+ * @property {"bad" | "warn"} kind bad: work has stopped, or may be lost
  * @property {string} text
  * @property {string} [todo]
  * @property {string} [code] a command or setting that helps
- * @property {string} [reason] in the words of what failed
+ * @property {string} [reason] the error's own text
  * @property {number} [nextTryAt] in ms of the server's clock
  * @property {{href: string, text: string}} [link]
  */
@@ -31,7 +31,7 @@ export function troublesOf(overview) {
 
 /** @param {any} overview @returns {Trouble[]} */
 function parts({ redis, queues = [], store, storage, tasks = [] }) {
-  // A user of Redis who may not ask how it is may have all else.
+  // The user of Redis may have all rights except INFO.
   const isGone = redis && !redis.isUp && queues.every((/** @type {any} */ queue) => queue.error);
   return [
     ...(isGone
@@ -107,7 +107,7 @@ function work({ workersAlive, queues = [], plugins }) {
   const held = queues
     .flatMap((/** @type {any} */ queue) => queue.holds ?? [])
     .map((/** @type {any} */ { provider }) => `provider ${provider}`);
-  // A provider that is not asked has a line of its own.
+  // A provider that is not called for now has a line of its own.
   const quarantined = (plugins?.quarantined ?? []).filter((/** @type {string} */ name) => !held.includes(name));
   return [
     ...(workersAlive === 0

@@ -1,4 +1,7 @@
-/** One job: its photo, its result, what became of it step by step, what was told to whom, and what to search logs for. */
+/**
+ * One job: photo, result, steps, deliveries, and the ids to search logs for.
+ * Long because each section of the view is a function of its own here.
+ */
 
 import { fill, h } from "../dom.js";
 import { copyable } from "../parts/copy.js";
@@ -17,7 +20,7 @@ import { acting, toast } from "../parts/toast.js";
 
 const REFRESH_MS = 3_000;
 const OPEN = ["waiting", "delayed", "active"];
-const REST = 5; // refreshes that are left out once it has ended
+const REST = 5; // refreshes that are skipped after its end
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view(context) {
@@ -37,7 +40,7 @@ class JobView {
   /** @type {any} */ #details = null;
   #left = 0;
   #hasFailed = false;
-  /** The id in the address may be that of a job of before, the photo keeps its own. */ #id;
+  /** The id in the address; it may be that of an earlier job of the photo. */ #id;
   #ends;
 
   /** @param {import("../router.js").Context} context */
@@ -85,7 +88,7 @@ class JobView {
   /** @param {import("../api.js").Api} api @param {string} id @param {AbortSignal} signal */
   async #ask(api, id, signal) {
     const details = await api.get(`/api/queue/jobs/${encodeURIComponent(id)}`, { signal });
-    // Deliveries are kept elsewhere: when they cannot be read, the rest is shown all the same.
+    // Deliveries are stored elsewhere: the rest is also shown when they cannot be read.
     const deliveries = await api
       .get("/api/queue/deliveries", { query: { asset: details.asset.id, limit: 100 }, signal })
       .then(
@@ -120,7 +123,7 @@ class JobView {
 
   /** @param {any} error */
   #fail(error) {
-    // What was there stays while the service does not answer; a job that is gone is told.
+    // The view stays while the service does not answer; a deleted job is reported.
     const isNone = [400, 404].includes(error.status);
     if (this.#details && !isNone) return;
     this.#details = null;
@@ -235,7 +238,7 @@ class JobView {
   }
 }
 
-/** A part of the page that is built anew only when what it shows has changed. */
+/** A part of the page that is built again only when its data have changed. */
 class Section {
   element;
   #body = h("div", { class: "stack" });
@@ -243,7 +246,7 @@ class Section {
   #build;
   #shown = "";
 
-  /** @param {string} title @param {(details: any) => any} pick what it depends on @param {(details: any) => any} build */
+  /** @param {string} title @param {(details: any) => any} pick its data @param {(details: any) => any} build */
   constructor(title, pick, build) {
     this.#pick = pick;
     this.#build = build;

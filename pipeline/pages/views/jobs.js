@@ -1,4 +1,4 @@
-/** Jobs by state, user, category, provider, kind of failure, time and text; and what is done with many of them. */
+/** Jobs by state, user, category, provider, kind of failure, time and text, with actions for many of them. */
 
 import { isAbort, withQuery } from "../api.js";
 import { h } from "../dom.js";
@@ -155,7 +155,7 @@ class JobsView {
     this.#pager.show({ cursor, nextCursor, count: items.length, searchedTo: items.length < LIMIT ? searchedTo : null });
   }
 
-  /** After an outage, without grey rows in place of the words about it. */
+  /** Read again after an outage; the message about it stays instead of grey rows. */
   #readAgain() {
     return this.#latest.run((signal) => this.#ask(signal), {
       done: (page) => (this.#show(page), this.#count()),
@@ -169,7 +169,7 @@ class JobsView {
     this.element.querySelector("h1")?.focus({ preventScroll: true });
   }
 
-  /** What is shown, read again: rows change where they stand, and new ones are counted. */
+  /** Read the page again: rows are updated in place, and new ones are counted. */
   async #refresh() {
     const page = this.#page;
     if (!page) return this.#hasFailed && this.#readAgain();
@@ -198,7 +198,7 @@ class JobsView {
     }
   }
 
-  /** How many have come since. @param {string} newest @param {AbortSignal} signal @returns {Promise<{count: number, isExact: boolean}>} */
+  /** The number of jobs since then. @param {string} newest @param {AbortSignal} signal @returns {Promise<{count: number, isExact: boolean}>} */
   async #added(newest, signal) {
     const from = new Date(Date.parse(newest) + 1).toISOString();
     const { to } = this.#filter;
@@ -206,7 +206,7 @@ class JobsView {
     return this.#context.api.get("/api/queue/jobs/count", { query: { ...this.#filter, from }, signal });
   }
 
-  /** @param {number} added @param {number} gone @param {boolean} [isExact] @returns {boolean} whether that is news */
+  /** @param {number} added @param {number} gone @param {boolean} [isExact] @returns {boolean} whether it has changed */
   #tell(added, gone, isExact = true) {
     const words = newsWords(added, gone, isExact);
     const isOther = words !== this.#news.textContent;
@@ -218,7 +218,7 @@ class JobsView {
     return isOther;
   }
 
-  /** The counts of all states, that of this one first, one after the other. */
+  /** Read the counts of all states one after the other, the present state first. */
   #count() {
     const { api } = this.#context;
     const filter = this.#filters.values(this.#query);
@@ -229,7 +229,7 @@ class JobsView {
     this.#counting.run(
       async (signal) => {
         for (const state of states) {
-          // A tab without a number is still a tab: without Redis those that wait are not known, the others are.
+          // Without Redis the number of waiting jobs is unknown; the tab stays without a number.
           const found = await api
             .get("/api/queue/jobs/count", { query: { ...filter, state }, signal })
             .catch(() => null);
@@ -251,7 +251,7 @@ class JobsView {
     this.#context.live.refresh();
     this.#table.clearSelection();
     this.#selection.clear();
-    // The page that was shown may be beyond the end now.
+    // The page may be beyond the end of the list now.
     if (this.#query.get("cursor")) this.#context.setQuery({ cursor: null });
     else this.load();
   };

@@ -1,4 +1,4 @@
-/** The first look of a person on call: is it healthy, what waits, what is done, and how was it in the last hours. */
+/** The first view for a person on call: faults, waiting and finished work, and charts of the last hours. */
 
 import { fill, h } from "../dom.js";
 import { icon } from "../parts/icons.js";
@@ -23,7 +23,7 @@ export default function view(context) {
   const show = () => {
     const { overview } = live;
     verdict.show();
-    // What comes with the first answer does not push about what is already seen.
+    // The first answer must not move what is visible already.
     if (overview || live.state === "away") element.classList.remove("is-empty");
     if (!overview) return;
     tiles.show(overview);
@@ -61,7 +61,7 @@ export default function view(context) {
   };
 }
 
-/** One sentence, then what is wrong. */
+/** One sentence, then the faults. */
 class Verdict {
   element = h("section", { class: "verdict", "aria-label": "Health" });
   #live;
@@ -87,7 +87,7 @@ class Verdict {
         : ["", "overview", "Asking the service …"];
     const text = `${kind} ${words}`;
     this.element.parentElement?.classList.toggle("is-stale", isAway && Boolean(overview));
-    // Said anew only when it changes: a screen reader reads it then.
+    // Set only when it changes, because a screen reader then reads it.
     if (this.#line.dataset.text !== text) fill(this.#line, icon(picture), h("span", {}, words));
     this.#line.dataset.text = text;
     this.#line.className = `verdict-line ${kind}`;
@@ -135,7 +135,7 @@ function troubleItem({ kind, text, todo, code, reason, nextTryAt, link }) {
   );
 }
 
-/** The numbers that count most, of the first queue. */
+/** The most important numbers of the first queue. */
 class Tiles {
   element;
   #tiles;

@@ -1,4 +1,4 @@
-/** The plugins as the process that answers knows them: their health, limits, calls and errors, and what AI took today. */
+/** The plugins of the process that answers: health, limits, calls, errors, and today's usage of AI. */
 
 import { h } from "../dom.js";
 import { Latest } from "../parts/latest.js";
@@ -59,7 +59,7 @@ export default function view({ api }) {
   };
 }
 
-/** @type {Record<string, [string, string]>} the state, as a look and in words */
+/** @type {Record<string, [string, string]>} the state, as a style and as text */
 const STATES = {
   ok: ["good", "in order"],
   held: ["bad", "in quarantine"],
@@ -125,7 +125,7 @@ function originWords({ package: from, version, apiVersion, importMs }) {
     .join(", ");
 }
 
-/** @param {any} today what an AI provider's answers took */
+/** @param {any} today the usage of an AI provider */
 function todayCell(today) {
   if (!today) return "–";
   const { calls, inputTokens, outputTokens, cost, currency, unpricedCalls } = today;

@@ -1,4 +1,4 @@
-/** The processes of the service: what each of their slots runs since when, and draining one. */
+/** The processes of the service, with the job of each slot; a process can be drained. */
 
 import { fill, h } from "../dom.js";
 import { confirmed } from "../parts/dialog.js";
@@ -11,8 +11,8 @@ import { acting, toast } from "../parts/toast.js";
 
 const EVERY_MS = 4_000;
 const DELIVERIES = "notifications"; // the queue
-const MOST_ROWS = 8; // of slots that are idle
-const SKEW_MS = 1_000; // more is worth a word
+const MOST_ROWS = 8; // of idle slots
+const SKEW_MS = 1_000; // a larger difference is shown
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view(context) {
@@ -112,7 +112,7 @@ class ProcessCard {
         h("div", {}, h("dt", {}, name), h("dd", { class: kind ?? "" }, value)),
       ),
     );
-    // A row for each slot: cards do not change their height with every job.
+    // A row for each slot, so that cards keep their height.
     const idle = isAlive && concurrency <= MOST_ROWS ? Math.max(0, concurrency - usedOf(process)) : 0;
     this.#running.show([...slots, ...Array.from({ length: idle }, (_, at) => ({ idle: at }))]);
     this.#slots.hidden = !slots.length && !idle;
@@ -173,7 +173,7 @@ function facts({ role, version, startedAt, seenAt, isAlive, sockets, clockSkewMs
   ];
 }
 
-/** The slots for photos that are at work; what runs beside them is deliveries. @param {any} process */
+/** The busy slots for photos, without those for deliveries. @param {any} process */
 function usedOf({ busy, slots = [] }) {
   return busy ?? slots.filter((/** @type {any} */ { queue }) => queue !== DELIVERIES).length;
 }

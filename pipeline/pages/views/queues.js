@@ -1,4 +1,4 @@
-/** The queues, each with its numbers and the button that stops it. */
+/** The queues, each with its numbers and the button that pauses it. */
 
 import { fill, h } from "../dom.js";
 import { confirmed } from "../parts/dialog.js";
@@ -86,7 +86,7 @@ class QueueCard {
       toast(paused ? `${this.#title}: it goes on.` : `${this.#title}: paused.`, { kind: "good", undo });
   }
 
-  /** @param {boolean} isPaused now; it is turned around */
+  /** @param {boolean} isPaused the present state, which is reversed */
   #change(isPaused) {
     const { api, live } = this.#context;
     return acting(this.#button, async () => {

@@ -1,10 +1,10 @@
-/** What the service stands on, as cards of facts. Pure. */
+/** The dependencies of the service, as cards of facts. Pure. */
 
 import { bytes, duration } from "../parts/time.js";
 
 /**
  * @typedef {{title: string, isUp: boolean, state: string, facts: [string, string, string?][]}} Card facts: name, value and
- *   a class when it is not as it should be
+ *   a class when the value is bad
  */
 
 /** @param {any} overview of GET /api/queue/overview @returns {Card[]} */
@@ -58,7 +58,7 @@ function upCard(title, { isUp, error }, facts) {
   return { title, isUp, state: isUp ? "answers" : "away", facts: error ? [...facts, ["Error", error, "bad"]] : facts };
 }
 
-/** A text as it is, other things in short. @param {any} value @returns {string} */
+/** A text unchanged, other values shortened. @param {any} value @returns {string} */
 function shown(value) {
   if (value == null || value === "") return "–";
   if (Array.isArray(value)) return value.join(", ") || "no";

@@ -1,4 +1,4 @@
-/** What one user has, and what an operator may do about it. */
+/** The data of one user, and an operator's actions. */
 
 import { fill, h } from "../dom.js";
 import { runBulk } from "../parts/bulk.js";
@@ -38,7 +38,7 @@ export default function view(context) {
         act.hidden = false;
       },
       failed: (error) => {
-        // What is there stays, and its buttons with it.
+        // The view stays, with its buttons.
         if (!shown) fill(body);
         fill(note, errorState(error, load));
         note.hidden = false;

@@ -1,4 +1,4 @@
-/** Who fills the queue, and looking a user up. */
+/** The users with the most jobs, and a search for a user. */
 
 import { fill, h } from "../dom.js";
 import { addKeys } from "../parts/keyboard.js";
