@@ -23,7 +23,7 @@ from pipeline.rooms.frames import event_frame
 from pipeline.settings import Settings
 from tests.contract import contracts
 from tests.factories import SECRET, make_token
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.sockets import ROOMS, WAIT_SECONDS, Process, make_event, read_raw, reset
 
 LogLines = list[MutableMapping[str, Any]]
@@ -618,7 +618,7 @@ async def test_pong_without_a_ping_does_not_put_off_the_next_ping(redis_url: str
             await client.socket.pong()
             await asyncio.wait([receiving], timeout=0.12)
         assert receiving.result().type is aiohttp.WSMsgType.PING
-        assert time.monotonic() - started_at < 0.6 * patience()
+        assert time.monotonic() - started_at < 0.6 * slowdown()
 
 
 # slow, broken and vanishing clients
@@ -785,7 +785,7 @@ async def test_drain_says_goodbye_to_everyone(redis_url: str) -> None:
         goodbyes = [await client.frame() for client in (*clients, stranger)]
         codes = await asyncio.gather(*[client.code() for client in (*clients, stranger)])
         await draining
-        assert time.monotonic() - started_at < 5 * patience(), "it does not wait longer than the clients need"
+        assert time.monotonic() - started_at < 5 * slowdown(), "it does not wait longer than the clients need"
         assert waited == [0, 1, 2]
         assert {frame["event"] for frame in goodbyes} == {"goodbye"} and set(codes) == {1012}
         assert len({frame["retryInMs"] for frame in goodbyes}) > 10
@@ -802,7 +802,7 @@ async def test_drain_does_not_wait_for_a_client_that_does_not_answer(redis_url: 
         await process.connect("user-2")
         started_at = time.monotonic()
         await process.admission.drain(0.2)
-        assert 0.2 <= time.monotonic() - started_at < 1 * patience()
+        assert 0.2 <= time.monotonic() - started_at < 1 * slowdown()
         reset(raw)
         await process.forgotten()
     gc.collect()

@@ -12,7 +12,7 @@ from pathlib import Path
 PRESSURE = Path("/proc/pressure")
 
 
-def patience() -> float:
+def slowdown() -> float:
     """Return 1 on a machine at rest, up to 2 on one where somebody waited for a CPU or a disk all the time.
 
     From the pressure of the last ten seconds (Linux, Documentation/accounting/psi.rst); 1 where nothing tells of it.
