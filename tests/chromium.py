@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.parts import find_program
+from tests.requirements import find_program
 
 BROWSER = find_program("chromium", "chromium-browser", "google-chrome")
 # tests/clients/install puts it there.

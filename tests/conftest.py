@@ -27,7 +27,7 @@ from tests.fake_cloudinary import FakeCloudinary
 from tests.fake_receiver import FakeReceiver, running_in_thread
 from tests.mongo_server import MongoServer, own_database
 from tests.moto_server import MotoServer
-from tests.parts import require
+from tests.requirements import require
 from tests.redis_server import RedisServer
 from tests.service import AiService
 from tests.workers import Bench

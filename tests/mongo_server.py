@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import pymongo
 
-from tests.parts import find_program, require
+from tests.requirements import find_program, require
 from tests.toxiproxy import free_port
 
 START_SECONDS = 30.0

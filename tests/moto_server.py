@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.mongo_server import wait_until_listening
-from tests.parts import require
+from tests.requirements import require
 from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0

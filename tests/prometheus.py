@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.parts import program
+from tests.requirements import program
 from tests.toxiproxy import free_port
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.mongo_server import wait_until_listening
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT, inherited
 from tests.toxiproxy import free_port
 

@@ -12,7 +12,7 @@ from types import TracebackType
 
 import httpx
 
-from tests.parts import program
+from tests.requirements import program
 
 START_SECONDS = 20.0
 # Tests that run beside each other have ports of their own, and none is given twice: a server that is started again may

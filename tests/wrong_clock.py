@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.parts import require
+from tests.requirements import require
 
 LIBRARY = "libfaketimeMT.so.1"
 FOLDERS = ("/usr/lib", "/usr/local/lib", "/usr/lib64")

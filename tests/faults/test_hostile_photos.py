@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.factories import make_image
 from tests.faults.chaos.world import children_of
-from tests.parts import require
+from tests.requirements import require
 from tests.slowdown import slowdown
 from tests.pictures import empty_webp, encode, endless_jpeg, many_items
 from tests.service import Service

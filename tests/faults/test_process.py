@@ -22,7 +22,7 @@ import pytest
 from pipeline.client import Client
 from tests.factories import make_token
 from tests.mongo_server import MongoServer
-from tests.parts import program
+from tests.requirements import program
 from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service

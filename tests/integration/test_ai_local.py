@@ -25,7 +25,7 @@ from pipeline.plugins.ai_local import register_ai_providers, work
 from pipeline.plugins.ai_local.provider import LocalProvider
 from tests import sandboxed
 from tests.factories import make_image
-from tests.parts import require
+from tests.requirements import require
 from tests.slowdown import slowdown
 
 EXPECTED = {

@@ -48,7 +48,7 @@ from pipeline.usecases.submission import Receipt
 from pipeline.usecases.upload import Upload
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
 from tests.memory_storage import MemoryStorage
-from tests.parts import program, require
+from tests.requirements import program, require
 
 UPLOAD = "/api/assets/analyze-queue"
 ASSET_ID = "0123456789abcdef01234567"

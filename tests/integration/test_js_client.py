@@ -28,7 +28,7 @@ from pipeline.clock import utc_now
 from tests.contract.contracts import check_event
 from tests.factories import make_asset, make_image, make_noise_image, make_token
 from tests.far_end import FarEnd
-from tests.parts import require
+from tests.requirements import require
 from tests.scripts import CLIENT, HURRIED, NODE, WAIT_SECONDS, ChromiumScript, Script, node, photo
 from tests.service import AiService, Service
 

@@ -30,7 +30,7 @@ from pipeline.plugins import notify_apprise, notify_webhook
 from pipeline.plugins.notify_apprise import AppriseNotifier, AppriseSettings, describe
 from pipeline.plugins.notify_webhook import WebhookNotifier, WebhookSettings, is_public
 from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
-from tests.parts import require
+from tests.requirements import require
 from tests.slowdown import slowdown
 
 # Apprise's mail service imports what Python 3.13 no longer has, and copes.

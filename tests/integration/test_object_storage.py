@@ -38,7 +38,7 @@ from pipeline.texts import cause_of
 from pipeline.plugins.storage_object import ObjectSettings, ObjectStorage, register_settings, register_storage_backends
 from tests.factories import make_image
 from tests.moto_server import REGION, MotoServer
-from tests.parts import require
+from tests.requirements import require
 from tests.slowdown import slowdown
 
 WRONG_SECRET = "c29tZS1vdGhlci1zZWNyZXQ="

@@ -24,7 +24,7 @@ import urllib3
 from tests import parts
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_token
-from tests.parts import require
+from tests.requirements import require
 from tests.service import ROOT, Service
 
 UPLOAD = "/api/assets/analyze-queue"

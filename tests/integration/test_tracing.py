@@ -20,7 +20,7 @@ from pipeline.settings import Settings
 from pipeline.tracing import NO_SPAN, build_tracing
 from tests.factories import SECRET
 from tests.fake_collector import FakeCollector, Received, running_collector
-from tests.parts import require
+from tests.requirements import require
 from tests.service import ROOT, AiService, Service
 
 FAST = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.5", "BACKOFF_MS": "50"}
