@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
     return {"variables": dict(os.environ), "files": files, "NoNewPrivs": status["NoNewPrivs"].strip()}
 
 
-def hold(fifo: str, value: int = 0) -> int:
+def wait_for_fifo(fifo: str, value: int = 0) -> int:
     """Return the value once somebody has opened the other end and closed it."""
     Path(fifo).read_bytes()
     return value
@@ -48,7 +48,7 @@ def spin_within(cpu_seconds: float) -> None:
     spin()
 
 
-def take(megabytes: int) -> int:
+def allocate(megabytes: int) -> int:
     """Return how many bytes it has taken."""
     return len(bytes(megabytes * 1024 * 1024))
 
@@ -58,7 +58,7 @@ def crash(*args: Any) -> None:
     os.abort()
 
 
-def leave() -> None:
+def exit_process() -> None:
     """End the process."""
     os._exit(3)
 
@@ -68,17 +68,17 @@ def write_file(path: str) -> None:
     Path(path).write_text("something")
 
 
-def refuse() -> None:
+def fail_permanently() -> None:
     """Fail for good."""
     raise PermanentJobError("The photo is a drawing")
 
 
-def put_off() -> None:
+def fail_for_now() -> None:
     """Fail for now."""
     raise RetryableJobError("The photo is not there yet")
 
 
-def stumble() -> None:
+def fail_unexpectedly() -> None:
     """Fail as bugs do."""
     raise KeyError("no such thing")
 
@@ -95,7 +95,7 @@ class Attack:
         return os._exit, (66,)
 
 
-def take_over(kind: str) -> None:
+def write_hostile_reply(kind: str) -> None:
     """Write to the service what no child of ours writes, as a child that a photo has taken over might."""
     deep = b"[]\n" + b"[" * 500_000
     messages = {
@@ -137,11 +137,11 @@ def is_started() -> bool:
     return STARTED
 
 
-def start_with(path: str) -> None:
+def require_file(path: str) -> None:
     """Raise when that file is not there."""
     Path(path).read_bytes()
 
 
 def start_when_ready() -> None:
     """A setup that fails until the home folder holds a certain file."""
-    start_with(os.path.expanduser("~/ready"))
+    require_file(os.path.expanduser("~/ready"))
