@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.factories import make_noise_image
-from tests.proxies import NEWCOMERS_CONF, Caddy, Nginx
+from tests.proxies import MINIMAL_CONF, Caddy, Nginx
 from tests.rolling import Instances, Load, Seen, slow_upload
 
 PHOTO_BYTES = 300_000
@@ -37,7 +37,7 @@ class Setup:
 
 
 SETUPS = (
-    Setup("nginx, a newcomer's", 0, lambda folder, them: Nginx(folder, them.ports, NEWCOMERS_CONF)),
+    Setup("nginx, a newcomer's", 0, lambda folder, them: Nginx(folder, them.ports, MINIMAL_CONF)),
     Setup("`deploy/nginx`", 5, lambda folder, them: Nginx(folder, them.ports)),
     Setup("`deploy/nginx`", 0, lambda folder, them: Nginx(folder, them.ports)),
     Setup("`deploy/caddy`", 5, lambda folder, them: Caddy(folder, them.ports)),

@@ -66,7 +66,7 @@ class Pair:
     ) -> None:
         self._stack.close()
 
-    async def suffer(self, fault: str, *, uploads: int, sockets: int) -> Outcome:
+    async def run_fault(self, fault: str, *, uploads: int, sockets: int) -> Outcome:
         """Cause the fault after a quarter of the uploads; return when all events were heard, or after a minute."""
         return await Run(self, fault, uploads, sockets).go()
 

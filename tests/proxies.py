@@ -16,7 +16,7 @@ from tests.toxiproxy import free_port
 START_SECONDS = 20.0
 NGINX_CONF, CADDYFILE = ROOT / "deploy/nginx/pipeline.conf", ROOT / "deploy/caddy/Caddyfile"
 # What somebody writes who has read the first page about nginx as a proxy, and the one about WebSockets.
-NEWCOMERS_CONF = """
+MINIMAL_CONF = """
 upstream pipeline {
     server 127.0.0.1:8081;
     server 127.0.0.1:8082;

@@ -129,7 +129,7 @@ class Service:
                 self._arrived.wait_for(lambda: self._taken_bytes >= wanted, WAIT_SECONDS)
             return list(self._lines)
 
-    def forget_lines(self, *forgotten: dict[str, Any]) -> None:
+    def remove_lines(self, *forgotten: dict[str, Any]) -> None:
         """Remove these log lines, or all."""
         with self._arrived:
             self._lines = [line for line in self.lines if forgotten and line not in forgotten]

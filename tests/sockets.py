@@ -216,7 +216,7 @@ class Process:
         await self.session.close()
         self._server.stop()
         await self._server.close_all_connections()
-        await self.forgotten()
+        await self.wait_closed()
         await self.fanout.stop()
         await self.tickets.close()
         await cancel([self._replaying])
@@ -272,7 +272,7 @@ class Process:
         """Return the bytes of an upgrade request with the user's token."""
         return make_handshake(f"127.0.0.1:{self.port}", f"Authorization: Bearer {make_token(sub)}")
 
-    async def forgotten(self, left: int = 0) -> None:
+    async def wait_closed(self, left: int = 0) -> None:
         """Return when no more than so many sockets are left."""
         async with asyncio.timeout(WAIT_SECONDS):
             while len(self.rooms.connections) > left:

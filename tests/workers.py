@@ -19,13 +19,13 @@ Work = Callable[[Job], Awaitable[None]]
 class Handler:
     """Runs a coroutine function per job and tells what happened through queues a test can wait on."""
 
-    def __init__(self, work: Work, keep: Work | None = None) -> None:
-        """work: what process awaits. keep: what commit awaits."""
-        self.work, self.keep = work, keep or nothing
+    def __init__(self, work: Work, on_commit: Work | None = None) -> None:
+        """work: what process awaits. on_commit: what commit awaits."""
+        self.work, self.on_commit = work, on_commit or nothing
         self.started: asyncio.Queue[Job] = asyncio.Queue()
         self.ended: asyncio.Queue[str] = asyncio.Queue()
         self.given_up: asyncio.Queue[tuple[Job, str]] = asyncio.Queue()
-        self.excused: asyncio.Queue[Job] = asyncio.Queue()
+        self.refunded: asyncio.Queue[Job] = asyncio.Queue()
         self.running = self.most_running = 0
         self.give_up_error: Exception | None = None
 
@@ -45,10 +45,10 @@ class Handler:
 
     async def commit(self, job: Job, result: Any) -> None:
         assert result == "result"
-        await self.keep(job)
+        await self.on_commit(job)
 
     async def refund_attempt(self, job: Job) -> None:
-        self.excused.put_nowait(job)
+        self.refunded.put_nowait(job)
 
     async def give_up(self, job: Job, message: str) -> None:
         self.given_up.put_nowait((job, message))
@@ -124,7 +124,7 @@ class Claimer:
         return (await self.step(free, *finishes)).claimed
 
     async def step(
-        self, free: int = 1, *finishes: Finish, found: Sequence[ProviderReport] = (), avoided: Sequence[str] = ()
+        self, free: int = 1, *finishes: Finish, reports: Sequence[ProviderReport] = (), avoided: Sequence[str] = ()
     ) -> Step:
         self.steps += 1
-        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free, found, avoided)
+        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free, reports, avoided)

@@ -33,13 +33,13 @@ def main() -> None:
         folder = tempfile.TemporaryDirectory()
         with TOPOLOGIES[name]() as topology, folder, Pair(Path(folder.name), topology) as pair:
             for fault in topology.faults:
-                print(f"| {name} | {fault} | {described(asyncio.run(_suffer(pair, fault)))} |", flush=True)
+                print(f"| {name} | {fault} | {described(asyncio.run(_run_fault(pair, fault)))} |", flush=True)
                 if fault.startswith("kill"):
                     topology.heal()
 
 
-async def _suffer(pair: Pair, fault: str) -> Outcome:
-    return await pair.suffer(fault, uploads=UPLOADS, sockets=SOCKETS)
+async def _run_fault(pair: Pair, fault: str) -> Outcome:
+    return await pair.run_fault(fault, uploads=UPLOADS, sockets=SOCKETS)
 
 
 def described(outcome: Outcome) -> str:

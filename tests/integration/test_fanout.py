@@ -143,7 +143,7 @@ async def test_room_is_subscribed_only_while_somebody_is_in_it(redis_url: str, r
         first, second = await process.connect("ann"), await process.connect("ann")
         assert channels(redis) == ["pipeline:0:room:user:ann"]
         await first.socket.close()
-        await process.forgotten(1)
+        await process.wait_closed(1)
         other = await process.connect("bob")
         assert channels(redis) == ["pipeline:0:room:user:ann", "pipeline:0:room:user:bob"]
         await second.socket.close()
@@ -274,7 +274,7 @@ async def test_users_who_come_and_go_while_redis_hangs_leave_nothing_behind(
             for number in range(3):
                 client = await process.connect(f"user-{number}")
                 await client.socket.close()
-            await process.forgotten()
+            await process.wait_closed()
             await process.connect("last")
             unhang(own_redis)
             await gaps.wait("last")

@@ -386,4 +386,4 @@ def test_hanging_plain_notifiers_delay_no_event_and_are_held(tmp_path: Path, ai_
         expected = service.errors()
         assert {line["event"] for line in expected} == {"notifier_failed"}
         assert all("PluginOverrun" in line["cause"] for line in expected)
-        service.forget_lines(*expected)
+        service.remove_lines(*expected)

@@ -10,7 +10,7 @@ from pipeline.errors import NotFound
 from pipeline.hooks import Context, PluginReply, PluginRequest, Routes
 
 
-class SoundStorage:
+class CorrectStorage:
     """Keeps images in memory."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class SoundStorage:
         pass
 
 
-class ServedStorage(SoundStorage):
+class ServedStorage(CorrectStorage):
     """Shows its images by a route of its own, of a plugin that is called `broken`."""
 
     async def start(self, context: Context) -> None:
