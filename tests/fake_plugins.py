@@ -62,7 +62,7 @@ def make_catalogue(settings: Settings, *modules: ModuleType) -> Catalogue:
             del sys.modules[module.__name__]
 
 
-class House:
+class ManagerFactory:
     """Builds managers from modules and functions; `close` ends what it built and lets go what hangs."""
 
     def __init__(self) -> None:
