@@ -111,7 +111,7 @@ class Stream:
         self.ended.set()
 
 
-class FarEnd:
+class FakeService:
     """The other side of the client, as the test tells it; also serves the client and a page that loads it."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class FarEnd:
         application.router.add_route("*", "/api/{path:.*}", self._api)
         self._runner = web.AppRunner(application, shutdown_timeout=1)
 
-    async def __aenter__(self) -> FarEnd:
+    async def __aenter__(self) -> FakeService:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
