@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from benchmarks import fault_recovery, floor, growth, machine, processes, report, retention
+from benchmarks import fault_recovery, fault_scene, floor, growth, machine, processes, report, retention
 from benchmarks.comparison import Goal, Report
 from benchmarks.peers import CHECKOUT
 from benchmarks.queue import suite as queue
@@ -27,7 +27,7 @@ ratios of each round. [docs/performance.md](../docs/performance.md) explains the
 def measure_recovery(_rounds: int) -> Report:
     """Return how long the running jobs of a killed process wait until another process runs them."""
     result = Report("recovery", machine=machine.describe())
-    name = next(name for name in fault_recovery.ROWS if "another process goes on" in name)
+    name = next(name for name in fault_scene.ROWS if "another process goes on" in name)
     _, accepted, lost, *_, seconds, since = fault_recovery.measure(name)
     limit = LEASE_SECONDS + 5
     measured = f"all {accepted} uploads done after {seconds} s ({since}), {lost} lost"
