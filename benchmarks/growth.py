@@ -18,7 +18,7 @@ from functools import partial
 from benchmarks import machine
 from benchmarks.comparison import Column, Comparison, Goal, Report
 from benchmarks.growth_store import measure_store
-from benchmarks.queue.suite import all_candidates, asked, program, read, tell
+from benchmarks.queue.suite import all_candidates, redis_counts, program, next_figures, run_role
 from pipeline.queue.queue import JobQueue
 from tests.redis_server import RedisCluster, RedisServer
 
@@ -41,21 +41,21 @@ def drained(url: str, server: RedisServer) -> dict[str, float]:
 
     server: the one that has the queue.
     """
-    enqueue = CALLS / tell(OURS, "enqueue", url, CALLS)
-    tell(OURS, "bulk", url, DRAINED)
-    _, commands = asked(server)
+    enqueue = CALLS / run_role(OURS, "enqueue", url, CALLS)
+    run_role(OURS, "bulk", url, DRAINED)
+    _, commands = redis_counts(server)
     cpu = machine.cpu_seconds([server.pid])
     with program(OURS, "work", url, DRAINED) as worker:
-        found = read(worker)
-        _, commands_after = asked(server)
+        figures = next_figures(worker)
+        _, commands_after = redis_counts(server)
         cpu = machine.cpu_seconds([server.pid]) - cpu
-    assert isinstance(found["seconds"], float) and isinstance(found["cpu"], float)
+    assert isinstance(figures["seconds"], float) and isinstance(figures["cpu"], float)
     # Jobs that the worker runs before it is stopped are counted too: less than a hundredth.
     return {
-        "drain": DRAINED / found["seconds"],
+        "drain": DRAINED / figures["seconds"],
         "enqueue": enqueue,
         "commands/job": (commands_after - commands) / DRAINED,
-        "CPU": found["cpu"] / DRAINED * 1000,
+        "CPU": figures["cpu"] / DRAINED * 1000,
         "Redis CPU": cpu / DRAINED * 1000,
     }
 
@@ -69,7 +69,7 @@ def measure_waiting(report: Report, rounds: int) -> None:
         for count, server in servers.items():
             before = server.client().info("memory")["used_memory"]  # type: ignore[index]
             if count:
-                tell(OURS, "bulk", server.url, count)
+                run_role(OURS, "bulk", server.url, count)
                 bytes_each = (server.client().info("memory")["used_memory"] - before) / count  # type: ignore[index]
                 report.notes.append(f"A waiting job takes {bytes_each:,.0f} bytes of Redis (of {count:,}).")
         candidates = {f"{count:,}": partial(drained, server.url, server) for count, server in servers.items()}
@@ -86,7 +86,7 @@ def measure_waiting(report: Report, rounds: int) -> None:
 def shared(count: int) -> dict[str, float]:
     """Return how fast that many worker processes drain one queue together."""
     with ExitStack() as stack, RedisServer() as server:
-        tell(OURS, "bulk", server.url, SHARED)
+        run_role(OURS, "bulk", server.url, SHARED)
         asyncio.run(_call_queue(server.url, JobQueue.pause))
         workers = [stack.enter_context(program(OURS, "work", server.url, SHARED)) for _ in range(count)]
         while server.client().info("clients")["blocked_clients"] < count:  # type: ignore[index]
