@@ -9,15 +9,15 @@ import pytest
 
 
 def require(present: bool, reason: str) -> None:
-    """Go on when the part is present; else skip, or fail where everything must be there (CI)."""
+    """Skip the test unless the requirement is present; in CI, where all must be present, fail it."""
     if not present:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 def program(*names: str, hint: str = "") -> str:
-    """Return the path of the first of these programs that is installed; without one the test skips as `require` does.
+    """Return the path of the first of these programs that is installed; without one the test skips, see `require`.
 
-    hint: where to get it.
+    hint: how to install it.
     """
     path = find_program(*names)
     require(path is not None, f"needs {' or '.join(names)} on PATH{hint and f': {hint}'}")
@@ -25,6 +25,6 @@ def program(*names: str, hint: str = "") -> str:
 
 
 def find_program(*names: str) -> str | None:
-    """Return the path of the first of these programs that is on PATH, or came with a package; None when none is."""
-    places = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
-    return next(filter(None, (shutil.which(name, path=places) for name in names)), None)
+    """Return the path of the first of these programs on PATH or beside Python, None without one."""
+    folders = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
+    return next(filter(None, (shutil.which(name, path=folders) for name in names)), None)

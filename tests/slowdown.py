@@ -1,7 +1,6 @@
-"""How much longer a thing may take on a machine that others keep busy.
+"""The factor by which a time limit is longer on a busy machine.
 
-Tests of a time limit multiply theirs by it where the fault they look for would take more than twice the limit; others
-hold theirs as it is.
+A test multiplies its limit by it only if the fault that it looks for would take more than twice the limit.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ PRESSURE = Path("/proc/pressure")
 
 
 def slowdown() -> float:
-    """Return 1 on a machine at rest, up to 2 on one where somebody waited for a CPU or a disk all the time.
+    """Return 1 on an idle machine, up to 2 on one where some process waited for a CPU or a disk all the time.
 
-    From the pressure of the last ten seconds (Linux, Documentation/accounting/psi.rst); 1 where nothing tells of it.
+    From the pressure of the last ten seconds (Linux, Documentation/accounting/psi.rst); 1 without that file.
     """
     try:
         waits = [float(re.findall(r"some avg10=([\d.]+)", (PRESSURE / each).read_text())[0]) for each in ("cpu", "io")]
