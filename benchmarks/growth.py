@@ -18,7 +18,8 @@ from functools import partial
 from benchmarks import machine
 from benchmarks.comparison import Column, Comparison, Goal, Report
 from benchmarks.growth_store import measure_store
-from benchmarks.queue.suite import all_candidates, redis_counts, program, next_figures, run_role
+from benchmarks.queue.candidates import all_candidates
+from benchmarks.queue.suite import redis_counts, program, next_figures, run_role
 from pipeline.queue.queue import JobQueue
 from tests.redis_server import RedisCluster, RedisServer
 

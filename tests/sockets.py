@@ -1,5 +1,6 @@
 """The sockets of one process of the service on the test's own loop, and clients that check every frame."""
 
+# Long because the process and its clients know each other's frames.
 from __future__ import annotations
 
 import asyncio
@@ -154,6 +155,7 @@ class Process:
         fanout_options: dict[str, Any] = {},
         **settings: Any,
     ) -> None:
+        # Long because it wires the parts as app.py does.
         if "jwt_jwks_url" not in settings:
             settings["jwt_secret"] = SECRET
         self.settings = Settings(**settings)

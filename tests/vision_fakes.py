@@ -4,6 +4,7 @@ In a test's loop: `fake = FAKES["openai"](); fake.start(); ...; await fake.stop(
 the API references say, and are worse in one point: a refusal of a key repeats the whole key.
 """
 
+# Long because three endpoints stand beside each other, so that their differences are seen.
 from __future__ import annotations
 
 import asyncio

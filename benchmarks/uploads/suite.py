@@ -7,6 +7,7 @@ assets in DocumentDB behind FerretDB 2 (or in MongoDB, without `documentdb` on P
 same. The load client is a process of its own on the same machine, with 32 keep-alive connections.
 """
 
+# Long because it also starts the candidates, which only this suite has.
 from __future__ import annotations
 
 import argparse
