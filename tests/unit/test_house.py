@@ -175,10 +175,10 @@ def test_lua_script_is_used_and_says_what_it_does(path: Path) -> None:
 
 @pytest.mark.fault("O17")
 def test_tests_skip_where_a_program_is_missing() -> None:
-    """Each program of the system that a test starts comes from `tests.requirements.program`, which skips without it."""
+    """Each program of the system that a test starts comes from tests.requirements.program, which skips without it."""
     faults = []
     for path in modules("tests"):
-        if path.parent.name.startswith("plugins_") or path.name == "parts.py" or "plugins_v1" in path.parts:
+        if path.parent.name.startswith("plugins_") or path.name == "requirements.py" or "plugins_v1" in path.parts:
             continue
         tree = ast.parse(path.read_text())
         lists = {
