@@ -1,8 +1,8 @@
 """Installs into .venv what `make` needs: `install.py EXTRA...`, extras of setup.cfg. Does nothing when all is there.
 
-Each fault of the machine is one line. No half-made .venv is ever used: the file .venv/installing is there while pip
-runs, and a .venv that has it is made anew. Needs nothing but Python. Old Pythons must be able to read this file: here
-they say that they are too old.
+Each problem of the machine is reported in one line. An incomplete .venv is never used: the file .venv/installing exists
+while pip runs, and a .venv with that file is made again. Needs only Python. Old Pythons must be able to read this file,
+because it reports that they are too old.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ NETWORK = re.compile(
 
 
 def main(extras: "list[str]") -> None:
-    """Return when .venv has the extras; exit with one line when that cannot be."""
+    """Return when .venv has the extras; exit with one line when that is impossible."""
     state = _state()
     recorded = _recorded()
     is_moved = recorded.get("venv", state["venv"]) != state["venv"]
@@ -121,7 +121,7 @@ def _pip_install(extras: "list[str]") -> None:
 
 
 def _run(command: "list[str]") -> "subprocess.CompletedProcess[bytes]":
-    """Run it with its output kept, without what would lead pip elsewhere than into .venv."""
+    """Run a command and capture its output, without the variables that make pip install outside .venv."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     environment["PIP_USER"] = "0"
     for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"):
@@ -133,25 +133,25 @@ def _run(command: "list[str]") -> "subprocess.CompletedProcess[bytes]":
 
 
 def _fail_after(done: "subprocess.CompletedProcess[bytes]", what: str) -> NoReturn:
-    """Say in one line why it failed where that is known; else let the program's own words come before the line."""
-    said = done.stdout.decode(errors="replace").strip()
-    if "No space left on device" in said or "Disk quota exceeded" in said:
+    """Exit with one line that has the cause, when it is known; else print the program's output before the line."""
+    output = done.stdout.decode(errors="replace").strip()
+    if "No space left on device" in output or "Disk quota exceeded" in output:
         _fail("%s: the disk is full. Make room, then run this again." % what)
-    why = NETWORK.search(said)
+    why = NETWORK.search(output)
     if why:
-        # pip fetches everything before it changes anything: what was there is as it was.
+        # pip downloads everything before it changes anything, so .venv is unchanged.
         BEGUN.unlink()
         _fail("%s: the package index does not answer (%s). Run this again when it does." % (what, why.group()))
     if done.returncode < 0:
         _fail("%s: it was ended by %s. Run this again." % (what, signal.Signals(-done.returncode).name))
-    if "\n" not in said:
-        _fail("%s: %s" % (what, said.replace("Error: ", "", 1)))
-    print(said, file=sys.stderr)
+    if "\n" not in output:
+        _fail("%s: %s" % (what, output.replace("Error: ", "", 1)))
+    print(output, file=sys.stderr)
     _fail("%s; why is above" % what)
 
 
 def _remove() -> None:
-    """Remove what venv and pip made."""
+    """Remove the files that venv and pip made."""
     for name in MADE:
         path = VENV / name
         if path.is_dir() and not path.is_symlink():
@@ -162,8 +162,8 @@ def _remove() -> None:
         VENV.rmdir()
 
 
-def _take_turn() -> None:
-    """Let one installation at a time go on. The pip that a killed one left behind keeps its turn until it ends."""
+def _acquire_lock() -> None:
+    """Wait until no other installation runs. The pip of a killed installation has the lock until it ends."""
     lock = os.open(__file__, os.O_RDONLY)
     os.set_inheritable(lock, True)
     with contextlib.suppress(OSError):
@@ -185,11 +185,11 @@ if __name__ == "__main__":
             os.execv(str(PYTHON), [str(PYTHON), *sys.argv])
         version = "%s is %d.%d" % (sys.executable, sys.version_info[0], sys.version_info[1])
         _fail("Python 3.11 or newer is needed, %s. If you have one: make PYTHON=python3.12" % version)
-    # So that the pip of this run ends with it, and what it left half-done is removed.
+    # So that the pip of this run ends too, and its incomplete files are removed.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit("Error: ended while installing. Run this again."))
     try:
-        _take_turn()
+        _acquire_lock()
         main(sys.argv[1:])
     except OSError as error:
         _fail("%s cannot be used: %s" % (error.filename or VENV, error.strerror or error))

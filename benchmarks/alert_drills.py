@@ -1,10 +1,10 @@
 """How long a fault goes unnoticed: python -m benchmarks.alert_drills [DRILL ...]
 
-Each drill (benchmarks/alert_faults.py) has real processes of the service, and a real Prometheus with our alerts as they
-are shipped: scraped and evaluated every 15 s. All drills run at the same time, for about ten minutes. Prints a table:
-the fault, the alert, the seconds from the fault until it fires, and from the end of the fault until it has gone. Then
-the other alerts that fired, and which of all these deploy/prometheus/alertmanager.yml sends: a real Alertmanager is
-asked.
+Each drill (benchmarks/alert_faults.py) has real processes of the service and a real Prometheus with our alerts. As in
+production, it scrapes and evaluates every 15 s. All drills run at the same time, for about ten minutes. Prints a table:
+the fault, the alert, the seconds from the fault until the alert fires, and from the end of the fault until the alert
+ends. Then the other alerts that fired, and the alerts for which a real Alertmanager with
+deploy/prometheus/alertmanager.yml sends a message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.alert_faults import DRILLS, Drill, World
 from tests.prometheus import DEPLOY, firing_alerts, running_alertmanager, running_prometheus
 
 TIMES = {"scrape_interval": "15s", "evaluation_interval": "15s"}
-# All is well for five scrapes before the fault.
+# Five scrapes without a fault.
 WARM_SECONDS = 75.0
 LONGEST_SECONDS = 420.0
 HEAD = """| fault | alert | fires after | gone after | others that fired | sent by Alertmanager |
@@ -36,67 +36,77 @@ HEAD = """| fault | alert | fires after | gone after | others that fired | sent 
 
 @dataclass
 class Outcome:
-    """What was measured. seconds: of each alert, to firing and to its end; others: that fired besides."""
+    """What one drill measured.
+
+    seconds: by alert: from the fault until it fires, and from the end of the fault until the alert ends.
+    others: the other alerts that fired.
+    sent: the alerts for which Alertmanager sends a message.
+    """
 
     drill: Drill
     seconds: dict[str, list[float | None]]
     others: set[str] = field(default_factory=set)
-    told: set[str] = field(default_factory=set)
+    sent: set[str] = field(default_factory=set)
 
 
-def measure(one: Drill) -> Outcome:
+def measure(drill: Drill) -> Outcome:
     """Run the drill."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, ExitStack() as opened:
         world = World(Path(name), opened)
-        steps = one.steps(world)
+        steps = drill.steps(world)
         next(steps)
         targets = [service.url.removeprefix("http://") for service in world.services]
         prometheus = world.enter(running_prometheus(Path(name), times=TIMES, static_configs=[{"targets": targets}]))
         time.sleep(WARM_SECONDS)
         if early := _firing(prometheus):
-            raise RuntimeError(f"{one.fault}: before the fault {sorted(early)} fired")
+            raise RuntimeError(f"{drill.fault}: {sorted(early)} fired before the fault")
         next(steps)
         seen: dict[str, dict[str, Any]] = {}
-        began = _wait(prometheus, one.alerts, True, seen)
+        fired = _wait(prometheus, drill.alerts, True, seen)
         next(steps, None)
-        ended = _wait(prometheus, one.alerts, False, seen)
-        seconds = {alert: [began.get(alert), ended.get(alert)] for alert in one.alerts}
-        told = _published(Path(name), list(seen.values()))
-    return Outcome(one, seconds, set(seen) - set(one.alerts), told)
+        ended = _wait(prometheus, drill.alerts, False, seen)
+        seconds = {alert: [fired.get(alert), ended.get(alert)] for alert in drill.alerts}
+        sent = _sent(Path(name), list(seen.values()))
+    return Outcome(drill, seconds, set(seen) - set(drill.alerts), sent)
 
 
 def _wait(
-    prometheus: httpx.Client, alerts: Sequence[str], is_wanted: bool, seen: dict[str, dict[str, Any]]
+    prometheus: httpx.Client, alerts: Sequence[str], is_firing: bool, seen: dict[str, dict[str, Any]]
 ) -> dict[str, float]:
-    """Return after how many seconds each alert fired, or did no longer. seen: gets all that fire meanwhile."""
+    """Return by alert the seconds until it fires (or, without is_firing, until it ends).
+
+    seen: receives every alert that fires during the wait.
+    """
     began_at = time.monotonic()
-    found: dict[str, float] = {}
-    while len(found) < len(alerts) and time.monotonic() - began_at < LONGEST_SECONDS:
+    reached: dict[str, float] = {}
+    while len(reached) < len(alerts) and time.monotonic() - began_at < LONGEST_SECONDS:
         firing = _firing(prometheus)
         seen.update(firing)
         for alert in alerts:
-            if alert not in found and (alert in firing) == is_wanted:
-                found[alert] = time.monotonic() - began_at
+            if alert not in reached and (alert in firing) == is_firing:
+                reached[alert] = time.monotonic() - began_at
         time.sleep(1)
-    return found
+    return reached
 
 
 def _firing(prometheus: httpx.Client) -> dict[str, dict[str, Any]]:
-    """Return the labels of each alert that fires, by its name and, of a dependency, that one's."""
-    labels = [alert["labels"] for alert in firing_alerts(prometheus)]
-    return {" ".join(filter(None, (each["alertname"], each.get("name")))): each for each in labels}
+    """Return the labels of each alert that fires; the key is its name and, for a dependency, the dependency's name."""
+    return {_name(alert["labels"]): alert["labels"] for alert in firing_alerts(prometheus)}
 
 
-def _published(folder: Path, alerts: list[dict[str, Any]]) -> set[str]:
-    """Return which of these alerts Alertmanager does not keep back when they fire at the same time."""
+def _name(labels: dict[str, Any]) -> str:
+    return " ".join(filter(None, (labels["alertname"], labels.get("name"))))
+
+
+def _sent(folder: Path, alerts: list[dict[str, Any]]) -> set[str]:
+    """Return the names of the alerts that Alertmanager does not inhibit when they all fire at the same time."""
     with running_alertmanager(folder, DEPLOY / "alertmanager.yml") as alertmanager:
         alertmanager.post("/api/v2/alerts", json=[{"labels": labels} for labels in alerts]).raise_for_status()
         shown: list[dict[str, Any]] = []
         while len(shown) < len(alerts) or any(each["status"]["state"] == "unprocessed" for each in shown):
             time.sleep(0.5)
             shown = alertmanager.get("/api/v2/alerts").json()
-    free = [each["labels"] for each in shown if not each["status"]["inhibitedBy"]]
-    return {" ".join(filter(None, (each["alertname"], each.get("name")))) for each in free}
+    return {_name(alert["labels"]) for alert in shown if not alert["status"]["inhibitedBy"]}
 
 
 def main() -> None:
@@ -115,7 +125,7 @@ def main() -> None:
 
 def _print(outcome: Outcome) -> None:
     fault = outcome.drill.fault
-    rest = f"{_names(outcome.others)} | {_names(outcome.told)}"
+    rest = f"{_names(outcome.others)} | {_names(outcome.sent)}"
     for alert, seconds in outcome.seconds.items():
         shown = " | ".join("never" if each is None else f"{each:.0f} s" for each in seconds)
         print(f"| {fault} | {_names([alert])} | {shown} | {rest} |")

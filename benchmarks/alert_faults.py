@@ -1,4 +1,4 @@
-"""The faults of benchmarks/alert_drills.py, each caused and ended on real processes of the service."""
+"""The faults of benchmarks/alert_drills.py: each is caused and ended on real processes of the service."""
 
 from __future__ import annotations
 
@@ -47,7 +47,11 @@ def register_ai_providers(settings):
 
 
 class World:
-    """The parts of one drill. ai: the AI service of all processes. services: the first one gets the uploads."""
+    """The parts of one drill.
+
+    ai: the AI service of all processes.
+    services: the processes; the first one gets the uploads.
+    """
 
     def __init__(self, folder: Path, opened: ExitStack) -> None:
         self.folder = folder
@@ -60,7 +64,10 @@ class World:
         return self._opened.enter_context(part)
 
     def serve(self, *, data_dir: Path | None = None, **settings: str) -> Service:
-        """Start a process of the service, by default on the same data directory as the others."""
+        """Start one more process of the service.
+
+        data_dir: by default the directory that all processes share.
+        """
         settings |= {"PORT": str(free_port())}
         service = Service(data_dir or self.folder / "photos", self.ai.url, **settings)
         service.start()
@@ -74,7 +81,7 @@ class World:
 
     @contextmanager
     def uploading(self, every_seconds: float, sub: str) -> Iterator[None]:
-        """Let a user upload, whatever becomes of it, until the end of the block."""
+        """Upload as the user `sub` until the end of the block; failed uploads are ignored."""
         is_over = threading.Event()
 
         def drive() -> None:
@@ -94,9 +101,10 @@ class World:
 
 @dataclass
 class Drill:
-    """One fault. steps: prepares the world, and goes on to the fault and then to its end.
+    """One fault.
 
-    alerts: that are to fire; "PipelineDependencyDown redis" is the one with name="redis".
+    alerts: the alerts that must fire; "PipelineDependencyDown redis" is the one with name="redis".
+    steps: a generator that prepares the world, then causes the fault, then ends it.
     """
 
     fault: str
@@ -108,7 +116,7 @@ DRILLS: dict[str, Drill] = {}
 
 
 def drill(fault: str, *alerts: str) -> Callable[[Callable[[World], Iterator[None]]], Callable[[World], Iterator[None]]]:
-    """Make a drill of a function that yields before the fault and before its end."""
+    """Register a function as a drill; it yields before the fault and before the end of the fault."""
 
     def add(steps: Callable[[World], Iterator[None]]) -> Callable[[World], Iterator[None]]:
         DRILLS[steps.__name__] = Drill(fault, alerts, steps)

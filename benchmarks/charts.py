@@ -1,10 +1,10 @@
-"""What the counters behind the charts cost each job, and what reading a chart of many processes costs.
+"""The cost of the counters behind the console's charts, per job, and the cost of reading a chart.
 
     python -m benchmarks.charts [--jobs 100000] [--rounds 7] [--processes 20]
 
-Prints microseconds per job (all five calls that a job makes), the milliseconds of one writing, which happens every 15
-seconds, and of reading each chart when that many processes have been busy for a week; the median of the rounds with
-their spread. The store is SQLite in a temporary folder.
+Prints the microseconds per job (all five calls that a job makes), the milliseconds of one write, which happens every 15
+seconds, and the milliseconds to read each chart after --processes processes were busy for a week. Each figure is the
+median of the rounds, with the lowest and the highest. The store is SQLite in a temporary folder.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from pipeline.usecases.job_statistics import RETENTION_SECONDS, WINDOWS, JobStat
 
 JOB = Job("ai-processing:1", {}, 1, 0, "lease", enqueued_at_ms=0, claimed_at_ms=1234)
 RETRY, DONE = Finish(JOB, Outcome.RETRY), Finish(JOB, Outcome.COMPLETED)
-# What one process writes of an hour: more buckets than most have.
+# One process's counts of an hour, with more buckets than most processes have.
 BUSY = {"enqueued": 900, "completed": 900, "waits": {n: 30 for n in range(30)}, "runs": {n: 30 for n in range(30)}}
 
 
 def count_job(job_statistics: JobStatistics) -> None:
-    """Count one job that is tried twice."""
+    """Make all counter calls of one job with two attempts."""
     job_statistics.count_enqueued()
     job_statistics.count_start(JOB)
     job_statistics.count_attempt(RETRY, 1.5)
@@ -44,7 +44,7 @@ def count_job(job_statistics: JobStatistics) -> None:
 
 
 def counting(job_statistics: JobStatistics, jobs: int) -> float:
-    """Return the microseconds that counting one job takes."""
+    """Return the microseconds to count one job."""
     started_at = perf_counter()
     for _ in range(jobs):
         count_job(job_statistics)
@@ -52,37 +52,37 @@ def counting(job_statistics: JobStatistics, jobs: int) -> float:
 
 
 async def timed(work: Callable[[], Awaitable[object]]) -> float:
-    """Return the milliseconds that it takes."""
+    """Return the milliseconds of one call."""
     started_at = perf_counter()
     await work()
     return (perf_counter() - started_at) * 1000
 
 
 async def fill(store: SqliteAssetStore, processes: int) -> None:
-    """Let so many processes have been busy for as long as tallies are kept."""
+    """Write the counts of that many busy processes for the whole time that counts are kept."""
     now = int(utc_now().timestamp())
     for step, seconds in RETENTION_SECONDS.items():
         for number in range(seconds // step):
             at = instant_of((now // step - number) * step * 1000)
-            record = [Record(f"tally {step}", f"{number}-{process}", at, BUSY) for process in range(processes)]
-            await asyncio.gather(*map(store.put_record, record))
+            records = [Record(f"tally {step}", f"{number}-{process}", at, BUSY) for process in range(processes)]
+            await asyncio.gather(*map(store.put_record, records))
 
 
 async def measure(folder: Path, jobs: int, rounds: int, processes: int) -> dict[str, list[float]]:
-    """Return the figures of all rounds, by what was measured."""
+    """Return the figures of all rounds, by the name of the measurement."""
     store = SqliteAssetStore(folder / "assets.sqlite")
     await store.open()
     await fill(store, processes)
-    found: dict[str, list[float]] = {}
+    results: dict[str, list[float]] = {}
     for _ in range(rounds):
         job_statistics = JobStatistics(store, cast(JobQueue, None))
-        found.setdefault("counting one job, us", []).append(counting(job_statistics, jobs))
-        found.setdefault("one writing, ms", []).append(await timed(job_statistics.write))
+        results.setdefault("counting one job, us", []).append(counting(job_statistics, jobs))
+        results.setdefault("one writing, ms", []).append(await timed(job_statistics.write))
         for window in WINDOWS:
             name = f"reading {window}, {processes} processes, ms"
-            found.setdefault(name, []).append(await timed(partial(job_statistics.chart, window)))
+            results.setdefault(name, []).append(await timed(partial(job_statistics.chart, window)))
     await store.close()
-    return found
+    return results
 
 
 def main() -> None:
@@ -92,8 +92,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=20)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = asyncio.run(measure(Path(folder), options.jobs, options.rounds, options.processes))
-    for name, figures in found.items():
+        results = asyncio.run(measure(Path(folder), options.jobs, options.rounds, options.processes))
+    for name, figures in results.items():
         print(f"{name:40} {statistics.median(figures):8.1f}  ({min(figures):.1f} - {max(figures):.1f})")
 
 

@@ -1,6 +1,6 @@
-"""What every benchmark makes: figures of several candidates, measured back to back in rounds, and goals.
+"""The result of a benchmark: the figures of several candidates, measured back to back in rounds, and goals.
 
-A Report goes to a JSON file, so that a suite can be run again alone; report.py makes the page and the plots of all.
+A Report is saved as JSON, so that one suite can run alone; report.py makes the page and the plots of all reports.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ OURS = "ours"
 
 @dataclass(frozen=True)
 class Column:
-    """One measured quantity. unit: as it is written after the number, "" for a count."""
+    """One measured quantity.
+
+    unit: as in the head of the table, "" for a count.
+    """
 
     name: str
     unit: str = ""
@@ -29,8 +32,13 @@ class Column:
 
 @dataclass
 class Comparison:
-    """Figures of candidates by round. what: one line of Markdown on how it was measured. remarks: what a candidate
-    guarantees or does not. failures: runs that ended without figures. steals: percent of CPU taken by others, by run.
+    """The figures of candidates, by round.
+
+    what: one line of Markdown that says how they were measured.
+    remarks: by candidate: its guarantees and limits.
+    runs: by candidate: the figures of each run, by column.
+    steals: percent of the CPU that other machines of the host took, by run.
+    failures: the runs that ended without figures.
     """
 
     title: str
@@ -42,22 +50,26 @@ class Comparison:
     failures: list[str] = field(default_factory=list)
 
     def measure(self, candidates: Mapping[str, Callable[[], dict[str, float]]], rounds: int) -> None:
-        """Run every candidate in each round, in another order each time; a run that fails is noted."""
+        """Run every candidate in each round, in another order each time; a failed run goes to `failures`."""
         names = list(candidates)
         for number in range(rounds):
-            turn = number % max(1, len(names))
-            for name in names[turn:] + names[:turn]:
+            first = number % max(1, len(names))
+            for name in names[first:] + names[:first]:
                 with Steal() as steal:
                     try:
                         figures = candidates[name]()
-                    except Exception as error:  # one peer that fails must not cost the others' figures
+                    except Exception as error:  # a candidate that fails must not cost the figures of the other ones
                         self.failures.append(f"{name}, round {number + 1}: {error!r}"[:300])
                         print(self.failures[-1], file=sys.stderr, flush=True)
                         continue
                 self.add(name, figures, steal.percent)
 
     def add(self, name: str, figures: dict[str, float], steal: float = 0.0) -> None:
-        """Keep the figures of one run, by the names of the columns; those it could not measure are left out."""
+        """Add the figures of one run.
+
+        figures: by column, without the columns that could not be measured.
+        steal: percent of the CPU that other machines of the host took.
+        """
         self.runs.setdefault(name, []).append(figures)
         self.steals.append(steal)
         shown = "  ".join(f"{column} {show(value)}" for column, value in figures.items())
@@ -73,13 +85,13 @@ class Comparison:
         return statistics.median(values) if values else None
 
     def ratio(self, column: str, name: str, to: str) -> float | None:
-        """Return the median, over the rounds, of name's figure divided by the other's of the same round."""
+        """Return the median of `name`'s figure divided by that of `to` in the same round, None without figures."""
         pairs = zip(self.values(name, column), self.values(to, column), strict=False)
         ratios = [mine / theirs for mine, theirs in pairs if theirs]
         return statistics.median(ratios) if ratios else None
 
     def table(self) -> list[str]:
-        """Return Markdown: median (lowest - highest), and how many times ours that is."""
+        """Return a Markdown table: median (lowest - highest), and the ratio to ours."""
         heads = [f"{column.name}{f', {column.unit}' if column.unit else ''}" for column in self.columns]
         lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
         for name in self.runs:
@@ -99,7 +111,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Goal:
-    """What was aimed at and what came out."""
+    """One goal of a suite and the measured value."""
 
     what: str
     goal: str
@@ -109,7 +121,12 @@ class Goal:
 
 @dataclass
 class Report:
-    """All of one suite. notes: paragraphs of Markdown after the tables: versions, limits, where the time goes."""
+    """The result of one suite.
+
+    versions: one line for each candidate.
+    notes: paragraphs of Markdown after the tables.
+    machine: one line about the machine, as machine.describe returns it.
+    """
 
     suite: str
     comparisons: list[Comparison] = field(default_factory=list)
@@ -133,24 +150,24 @@ class Report:
 
     @classmethod
     def load(cls, path: Path) -> Report:
-        """Read what save has written."""
-        found = json.loads(path.read_text())
-        found["comparisons"] = [
+        """Read a file that `save` wrote."""
+        fields = json.loads(path.read_text())
+        fields["comparisons"] = [
             Comparison(**item | {"columns": [Column(**column) for column in item["columns"]]})
-            for item in found["comparisons"]
+            for item in fields["comparisons"]
         ]
-        found["goals"] = [Goal(**goal) for goal in found["goals"]]
-        return cls(**found)
+        fields["goals"] = [Goal(**goal) for goal in fields["goals"]]
+        return cls(**fields)
 
 
 def best(comparison: Comparison, column: str, names: Sequence[str], *, more_is_better: bool) -> str | None:
-    """Return which of the names has the best median, None when none has any."""
-    found = [(median, name) for name in names if (median := comparison.median(name, column)) is not None]
+    """Return the name with the best median, None when no name has one."""
+    medians = [(median, name) for name in names if (median := comparison.median(name, column)) is not None]
     with suppress(ValueError):
-        return (max(found) if more_is_better else min(found))[1]
+        return (max(medians) if more_is_better else min(medians))[1]
     return None
 
 
 def show(figure: float) -> str:
-    """Return a number as a reader wants it: three digits, thousands apart."""
+    """Return the number with three digits, or with separated thousands."""
     return f"{figure:,.0f}" if abs(figure) >= 1000 else f"{figure:.3g}"

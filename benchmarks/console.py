@@ -1,9 +1,9 @@
-"""What operators' lists take with a million jobs: python -m benchmarks.console [--store mongo] [--assets 1000000]
+"""The time of operators' lists with a million jobs: python -m benchmarks.console [--store mongo] [--assets 1000000]
 
-A store of so many assets (by status, user, category, provider and error as in life), and a Redis that knows the job of
-each: half of them wait. A real process of role web answers over HTTP; nothing runs jobs. Each route of ROUTES is called
-CALLS times, with other values each time. Beside the times stand the commands that one call sends to Redis and, of
-SQLite, the plans of the statements. A route of yours: add a line to ROUTES.
+A store with that many assets (statuses, users, categories, providers and errors as in production) and a Redis with the
+job of each asset; half of the jobs wait. A real process with ROLE=web answers over HTTP, and no process runs jobs. Each
+route of ROUTES is called CALLS times, with other values each time. The report also has the number of commands that one
+call sends to Redis and, for SQLite, the query plans. To measure another route, add a line to ROUTES.
 """
 
 from __future__ import annotations
@@ -23,7 +23,16 @@ from redis import Redis
 
 from benchmarks import machine
 from benchmarks.comparison import Column, Comparison, Goal, Report
-from benchmarks.console_world import BASE, World, all_jobs, fill_kept, fill_mongo, fill_redis, fill_sqlite, started_at
+from benchmarks.console_world import (
+    KEY_PREFIX,
+    World,
+    all_jobs,
+    fill_mongo,
+    fill_records,
+    fill_redis,
+    fill_sqlite,
+    started_at,
+)
 from pipeline.assets.asset import AssetStatus
 from pipeline.assets.failures import fingerprint
 from pipeline.assets.job_search import JobFilter
@@ -41,12 +50,12 @@ Route = Callable[[World], tuple[str, Mapping[str, str]]]
 
 
 def listed(path: str = "/api/queue/jobs", **fixed: str) -> Route:
-    """Return a route with the same query each time."""
+    """Return a route whose query is the same in each call."""
     return lambda world: (path, fixed)
 
 
 def since(path: str = "/api/queue/jobs", **fixed: str) -> Route:
-    """Return a route that also begins anywhere."""
+    """Return a route that also has `to`, another moment in each call."""
     return lambda world: (path, {**fixed, "to": world.moment()})
 
 
@@ -113,45 +122,45 @@ def called(client: httpx.Client, world: World, route: Route) -> tuple[float, htt
 
 
 def figures(client: httpx.Client, world: World, route: Route, redis: Redis, pid: int) -> dict[str, float]:
-    """Return what calls of a route take: milliseconds, CPU of the service, commands to Redis, bytes of the reply."""
+    """Return the cost of one call of a route: milliseconds, CPU of the service, commands to Redis, KB of the reply."""
     for _ in range(WARM_UP):
         called(client, world, route)
     before = machine.cpu_seconds([pid])
     times = sorted(called(client, world, route)[0] for _ in range(CALLS))
     cpu = (machine.cpu_seconds([pid]) - before) / CALLS * 1000
-    # Between two snapshots of the line a list costs less; this is the dearer one.
+    # The service caches a snapshot of the queue for 2 s; this call takes a new one, which costs more.
     time.sleep(2.1)
     with redis.monitor() as monitor:
         _, reply = called(client, world, route)
         redis.echo("end")
-        heard = list(itertools.takewhile(lambda each: "ECHO" not in each["command"], monitor.listen()))
-    sent = [each["command"].split()[0] for each in heard if each["client_type"] != "lua"]
-    found = {"p50": statistics.median(times), "p99": times[round(CALLS * 0.99) - 1], "longest": times[-1], "CPU": cpu}
-    commands = sum(name not in ("PING", "TIME") for name in sent)
-    return found | {"Redis": float(commands), "KB": len(reply.content) / 1000}
+        commands = list(itertools.takewhile(lambda each: "ECHO" not in each["command"], monitor.listen()))
+    names = [each["command"].split()[0] for each in commands if each["client_type"] != "lua"]
+    count = sum(name not in ("PING", "TIME") for name in names)
+    result = {"p50": statistics.median(times), "p99": times[round(CALLS * 0.99) - 1], "longest": times[-1], "CPU": cpu}
+    return result | {"Redis": float(count), "KB": len(reply.content) / 1000}
 
 
-async def plans_of(store: SqliteAssetStore, world: World, wanted: Sequence[JobFilter]) -> list[str]:
-    """Return the steps of the plans of all statements that searches of these filters make, each once."""
+async def plans_of(store: SqliteAssetStore, world: World, filters: Sequence[JobFilter]) -> list[str]:
+    """Return the different steps of the query plans of all statements that the searches with these filters make."""
     statements: list[str] = []
     await store.open()
     await store._on_reader(lambda connection: connection.set_trace_callback(statements.append))
     after = world.any().at, "0" * 24
-    for each in wanted:
-        await store.jobs(each, limit=20)
-        await store.jobs(each, limit=20, after=after)
-        await store.count_jobs(each)
+    for job_filter in filters:
+        await store.jobs(job_filter, limit=20)
+        await store.jobs(job_filter, limit=20, after=after)
+        await store.count_jobs(job_filter)
     await store.failures()
     await store.find_by_job(world.any().job_id)
     await store._on_reader(lambda connection: connection.set_trace_callback(None))
-    asked = {each for each in statements if each.startswith("SELECT")}
-    plans = [await store._read(f"EXPLAIN QUERY PLAN {sql}", {}) for sql in sorted(asked)]
+    selects = {statement for statement in statements if statement.startswith("SELECT")}
+    plans = [await store._read(f"EXPLAIN QUERY PLAN {sql}", {}) for sql in sorted(selects)]
     await store.close()
     return sorted({row["detail"] for plan in plans for row in plan})
 
 
 async def claim_queue(store: AssetStore, redis_url: str) -> None:
-    """Make the tables and indexes, and let the queue be the store's: one that is nobody's would be compared with it."""
+    """Make the tables and indexes, and let the store own the queue: else the service would compare the two first."""
     await store.open()
     queue = JobQueue(redis_url)
     await queue.own(await store.identity(), is_paused=False)
@@ -159,16 +168,41 @@ async def claim_queue(store: AssetStore, redis_url: str) -> None:
     await store.close()
 
 
-async def keep_all(store: AssetStore, world: World) -> None:
-    """Put into the store what jobs leave beside their assets."""
+async def put_records(store: AssetStore, world: World) -> None:
+    """Put the records of the jobs into the store: audit entries, deliveries and counts."""
     await store.open()
-    await fill_kept(store, world.jobs)
+    await fill_records(store, world.jobs)
     await store.close()
 
 
-def measure(kind: str, count: int, names: Sequence[str], kept: Path | None) -> Report:
-    """Measure the routes whose names contain one of those, on one kind of store. kept: a folder with a filled SQLite
-    file, or where to leave one.
+def fill(folder: Path, redis: RedisServer, mongo_uri: str, count: int) -> World:
+    """Return the world after putting its assets into the store and its jobs into Redis.
+
+    folder: has the SQLite file; one that an earlier run has filled is not filled again.
+    mongo_uri: the store, "" for SQLite.
+    """
+    is_filled = (folder / "start").exists()
+
+    def open_store() -> AssetStore:
+        return MongoAssetStore(mongo_uri) if mongo_uri else SqliteAssetStore(folder / "assets.sqlite")
+
+    asyncio.run(claim_queue(open_store(), redis.url))
+    world = World([*all_jobs(count, started_at(folder))])
+    if mongo_uri:
+        fill_mongo(mongo_uri, world.jobs)
+    elif not is_filled:
+        fill_sqlite(folder / "assets.sqlite", world.jobs)
+    fill_redis(redis.client(), world.jobs)
+    if not is_filled:
+        asyncio.run(put_records(open_store(), world))
+    return world
+
+
+def measure(kind: str, count: int, names: Sequence[str], saved: Path | None) -> Report:
+    """Measure routes on one kind of store.
+
+    names: measure the routes whose name contains one of them, without any: all.
+    saved: the folder that has, or gets, a filled SQLite file for the next run.
     """
     report = Report("console", machine=machine.describe())
     columns = [Column("p50", "ms"), Column("p99", "ms"), Column("longest", "ms"), Column("CPU", "ms")]
@@ -177,41 +211,32 @@ def measure(kind: str, count: int, names: Sequence[str], kept: Path | None) -> R
     comparison = Comparison("Operators' lists", what, columns)
     report.comparisons.append(comparison)
     with ExitStack() as stack:
-        folder = kept or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = saved or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(exist_ok=True)
-        is_filled = (folder / "start").exists()
         redis = stack.enter_context(RedisServer("--appendonly", "no"))
-        more = {"ROLE": "web", "REDIS_URL": redis.url}
-        # Another process is at it, as far as this one knows: to look whether jobs got lost would go on for minutes.
+        # The service must not search for lost jobs, which takes minutes: another process seems to have the locks.
         for search in ("urgent", "slow"):
-            redis.client().set(f"{BASE}turn:{search}", "another process", ex=86_400)
-        if kind == "mongo":
-            more["MONGODB_URI"] = uri = stack.enter_context(MongoServer()).uri("console")
-            asyncio.run(claim_queue(MongoAssetStore(uri), redis.url))
-        else:
-            asyncio.run(claim_queue(SqliteAssetStore(folder / "assets.sqlite"), redis.url))
-        world = World([*all_jobs(count, started_at(folder))])
-        if kind == "mongo":
-            fill_mongo(uri, world.jobs)
-        elif not is_filled:
-            fill_sqlite(folder / "assets.sqlite", world.jobs)
-        fill_redis(redis.client(), world.jobs)
-        if not is_filled:
-            store = MongoAssetStore(uri) if kind == "mongo" else SqliteAssetStore(folder / "assets.sqlite")
-            asyncio.run(keep_all(store, world))
-        service = stack.enter_context(Service(folder, "http://127.0.0.1:9", **more))
+            redis.client().set(f"{KEY_PREFIX}turn:{search}", "another process", ex=86_400)
+        uri = stack.enter_context(MongoServer()).uri("console") if kind == "mongo" else ""
+        world = fill(folder, redis, uri, count)
+        settings = {"ROLE": "web", "REDIS_URL": redis.url} | ({"MONGODB_URI": uri} if uri else {})
+        service = stack.enter_context(Service(folder, "http://127.0.0.1:9", **settings))
         headers = service.headers("ops-1", role="admin")
         client = stack.enter_context(httpx.Client(base_url=service.url, headers=headers, timeout=60))
         for name, route in ROUTES.items():
             if not names or any(each in name for each in names):
                 comparison.add(name, figures(client, world, route, redis.client(), service.pid))
-        if kind == "sqlite":
+        if not uri:
             report.notes += asyncio.run(_plans(folder / "assets.sqlite", world))
+    report.goals.append(_goal(comparison, count))
+    return report
+
+
+def _goal(comparison: Comparison, count: int) -> Goal:
     slow = [name for name in comparison.runs if (comparison.median(name, "p99") or 0) > GOAL_MS]
     worst = max(comparison.runs, key=lambda name: comparison.median(name, "p99") or 0)
     measured = f"worst: {worst} {comparison.median(worst, 'p99') or 0:.0f} ms; {len(slow)} above"
-    report.goals.append(Goal(f"every list with {count:,} jobs", f"p99 < {GOAL_MS:.0f} ms", measured, not slow))
-    return report
+    return Goal(f"every list with {count:,} jobs", f"p99 < {GOAL_MS:.0f} ms", measured, not slow)
 
 
 async def _plans(path: Path, world: World) -> list[str]:
@@ -225,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.console", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--store", choices=("sqlite", "mongo"), default="sqlite")
     parser.add_argument("--assets", type=int, default=ASSETS)
-    parser.add_argument("--folder", type=Path, help="keeps the SQLite file for the next run")
+    parser.add_argument("--folder", type=Path, help="where the filled SQLite file stays for the next run")
     parser.add_argument("route", nargs="*", help="only routes whose names contain one of these")
     options = parser.parse_args()
     measure(options.store, options.assets, options.route, options.folder).print()

@@ -1,9 +1,9 @@
-"""What open consoles cost: one process of the service with none, one and ten sockets in the room `operators`.
+"""The cost of open consoles: one process of the service with none, one and ten sockets in the room `operators`.
 
     python -m benchmarks.console_room [--seconds 30] [--rounds 3]
 
-Prints CPU milliseconds of the process, Redis commands and bytes sent to one console, each per second: while nothing
-happens, and while a photo comes every half second, so that every overview differs from the last.
+Prints CPU milliseconds of the process, Redis commands, and frames and bytes sent to one console, each per second: in an
+idle service, and with an upload every half second, so that each overview differs from the last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SETTLE_SECONDS = 3.0
 
 @dataclass
 class Figures:
-    """Of one number of consoles, one entry for each round."""
+    """The figures for one number of consoles, one entry for each round."""
 
     cpu_ms: list[float] = field(default_factory=list)
     commands: list[float] = field(default_factory=list)
@@ -42,14 +42,14 @@ class Figures:
 
 
 class Console:
-    """A socket in the room that counts what it is sent."""
+    """A socket in the room; it counts the overviews that it gets."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.frames = self.bytes = 0
         self._socket = socket
 
     async def read(self) -> None:
-        """Read until the socket ends."""
+        """Read until the socket closes."""
         async for message in self._socket:
             if json.loads(message.data)["event"] == "overview":
                 self.frames += 1
@@ -57,7 +57,7 @@ class Console:
 
 
 async def measure(service: Service, redis: RedisServer, consoles: int, seconds: float, figures: Figures) -> None:
-    """Add one round with so many consoles."""
+    """Measure one round with that many consoles and add it to the figures."""
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         headers = {"Authorization": f"Bearer {make_token('ops-1', role='operator-read')}"}
@@ -106,22 +106,22 @@ async def run(seconds: float, rounds: int) -> None:
     ):
         for name, is_busy in (("nothing happens", False), ("two photos a second", True)):
             uploads = asyncio.create_task(_upload_for_ever(service)) if is_busy else None
-            found = {consoles: Figures() for consoles in CONSOLES}
-            # By turns, so that a change of the machine's speed is everybody's.
+            results = {consoles: Figures() for consoles in CONSOLES}
+            # Each round measures all, so that a change of the machine's speed meets all of them.
             for _ in range(rounds):
-                for consoles, figures in found.items():
+                for consoles, figures in results.items():
                     await measure(service, redis, consoles, seconds, figures)
             if uploads is not None:
                 uploads.cancel()
                 with suppress(asyncio.CancelledError):
                     await uploads
-            _print(name, found)
+            _print(name, results)
 
 
-def _print(name: str, found: dict[int, Figures]) -> None:
+def _print(name: str, results: dict[int, Figures]) -> None:
     print(f"\n{name}, per second")
     print("| consoles | CPU ms | Redis commands | frames to each | bytes to each |\n|---|---|---|---|---|")
-    for consoles, figures in found.items():
+    for consoles, figures in results.items():
         measured = (figures.cpu_ms, figures.commands, figures.frames, figures.frame_bytes)
         cells = [f"{statistics.median(each):.1f}" if each else "-" for each in measured]
         print(f"| {consoles} | {' | '.join(cells)} |")

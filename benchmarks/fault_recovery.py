@@ -1,122 +1,31 @@
-"""What each fault costs: python -m benchmarks.fault_recovery [FAULT ...]
+"""The cost of each fault: python -m benchmarks.fault_recovery [FAULT ...]
 
-Real processes with default settings (leases of 15 s), each fault caused once. Prints a table: uploads accepted, how
-many of them did not end as they should (lost), how often the AI service was asked beyond once each, how many events
-were sent beyond one each, and the seconds until all was done, counted from the moment the row names.
+Real processes with default settings (leases of 15 s); each fault is caused once. Prints a table: the uploads accepted,
+how many of them did not end in the right status (lost), the calls of the AI service beyond one per upload, the events
+beyond one per upload, and the seconds until all jobs were done, counted from the moment that the row names.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
+from benchmarks.fault_scene import LONGEST_SECONDS, ROWS, Measured, Scene, row, start, stopped_process
 from tests.factories import make_token
-from tests.faults.chaos.installation import ChaosService
 from tests.redis_server import RedisServer
-from tests.service import AiService, Service
+from tests.service import AiService
 
-LONGEST_SECONDS = 150.0
 HANGS_MS = 3_600_000
-
-
-@dataclass
-class Scene:
-    """The parts of one fault and what was accepted."""
-
-    folder: Path
-    ai: AiService
-    services: list[ChaosService] = field(default_factory=list)
-    accepted: list[str] = field(default_factory=list)
-    right_end: str = "active"
-
-    def upload(self, count: int, service: Service | None = None) -> None:
-        """Have so many photos accepted."""
-        for _ in range(count):
-            reply = (service or self.services[0]).upload()
-            assert reply.status_code == 202, reply.text
-            self.accepted.append(reply.json()["data"]["assetId"])
-
-    def longest_answer(self, uploads: int) -> float:
-        """Upload so many one by one; return the seconds that the slowest of them took."""
-        longest = 0.0
-        for _ in range(uploads):
-            asked_at = time.monotonic()
-            self.upload(1)
-            longest = max(longest, time.monotonic() - asked_at)
-        return longest
-
-    def seconds_until(self, is_true: Callable[[], Any], since: float) -> float:
-        """Return the seconds from `since` until it is true, infinite when it does not become so."""
-        while not is_true():
-            if time.monotonic() - since > LONGEST_SECONDS:
-                return float("inf")
-            time.sleep(0.02)
-        return time.monotonic() - since
-
-    def seconds_until_done(self, since: float, service: Service | None = None) -> float:
-        return self.seconds_until(lambda: not self.left(service), since)
-
-    def left(self, service: Service | None = None) -> list[str]:
-        """Return the accepted assets that have not ended as they should."""
-        asked = service or self.services[0]
-        return [asset_id for asset_id in self.accepted if asked.asset(asset_id)["status"] != self.right_end]
-
-    def has_calls(self, count: int) -> bool:
-        return sum(self.ai.calls().values()) == count
-
-    def calls_beyond_once(self) -> int:
-        return int(sum(self.ai.calls().values())) - len(self.accepted)
-
-    def events_beyond_once(self) -> int:
-        sent = [line for service in self.services for line in service.log if line["event"] == "asset_finished"]
-        return len(sent) - len(self.accepted)
-
-
-# The seconds until all was done, and since when they are counted.
-Measured = tuple[float, str]
-Row = Callable[[Scene, ExitStack], Measured]
-ROWS: dict[str, Row] = {}
-
-
-def row(name: str) -> Callable[[Row], Row]:
-    """Enter the function in the table under that name."""
-
-    def enter(function: Row) -> Row:
-        ROWS[name] = function
-        return function
-
-    return enter
-
-
-def start(scene: Scene, stack: ExitStack, **settings: str) -> ChaosService:
-    """Start one more process on the folder of the scene."""
-    service = stack.enter_context(running(ChaosService(scene.folder, scene.ai.url, lease_seconds=15, **settings)))
-    scene.services.append(service)
-    return service
-
-
-@contextmanager
-def running(service: ChaosService) -> Iterator[ChaosService]:
-    service.start()
-    try:
-        yield service
-    finally:
-        if service.is_running:
-            service.kill()
 
 
 @row("kill -9, 5 running, 20 waiting; restart with the embedded Redis")
@@ -222,8 +131,8 @@ def client_away(scene: Scene, stack: ExitStack) -> Measured:
     scene.upload(5)
     scene.seconds_until_done(time.monotonic())
     since = time.monotonic()
-    found = service.get("/api/assets", finishedSince="2020-01-01T00:00:00Z").json()["data"]["items"]
-    assert {asset["id"] for asset in found} == set(scene.accepted)
+    assets = service.get("/api/assets", finishedSince="2020-01-01T00:00:00Z").json()["data"]["items"]
+    assert {asset["id"] for asset in assets} == set(scene.accepted)
     return time.monotonic() - since, "it is back and asks with finishedSince"
 
 
@@ -274,29 +183,19 @@ def other_process(scene: Scene, stack: ExitStack) -> Measured:
     return max(delays.values()), "commit of each, the slowest"
 
 
-@contextmanager
-def stopped_process(pid: int) -> Iterator[Callable[[], None]]:
-    """Stop a process; yield what lets it go on."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield lambda: os.kill(pid, signal.SIGCONT)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def measure(name: str) -> Sequence[object]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         scene = Scene(folder, stack.enter_context(AiService()))
         seconds, since = ROWS[name](scene, stack)
-        lost = len(scene.left(next(service for service in scene.services if service.is_running)))
+        lost = len(scene.unfinished(next(service for service in scene.services if service.is_running)))
         calls, events = scene.calls_beyond_once(), scene.events_beyond_once()
     return name, len(scene.accepted), lost, calls, events, f"{seconds:.2f}", since
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("fault", nargs="*", help="rows whose name has this in it; default: all")
+    parser.add_argument("fault", nargs="*", help="a part of the names of the rows to run; default: all rows")
     wanted = parser.parse_args().fault
     print("| fault | accepted | lost | calls beyond one | events beyond one | seconds | since |")
     print("|---|---|---|---|---|---|---|")

@@ -1,8 +1,8 @@
-"""What single steps cost on this machine, whoever makes them: python -m benchmarks.floor
+"""The cost of single steps on this machine, in any service: python -m benchmarks.floor
 
-One after the other, each by itself: a Redis round trip on the event loop, a commit to SQLite that is on the disk
-(WAL, synchronous=FULL), a file of 100 KB that is on the disk under its name, and a call handed to a thread and back.
-No service that waits for these can be faster than they are, nor cost less CPU.
+Measured one by one: a Redis round trip on the event loop, a commit to SQLite with fsync (WAL, synchronous=FULL), a file
+of 100 KB written with fsync and renamed, and a call in a thread. A service that waits for these steps cannot be faster
+than they are, nor cost less CPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ COLUMNS = [
 
 
 async def figures(call: Callable[[], Awaitable[object]], *pids: int) -> dict[str, float]:
-    """Return what a call takes. pids: of other processes whose CPU counts too."""
+    """Return the milliseconds of a call, the calls per second, and the CPU milliseconds of a call.
+
+    pids: other processes whose CPU counts too.
+    """
     waits = []
     measured = [os.getpid(), *pids]
     cpu = machine.cpu_seconds(measured)
@@ -99,7 +102,7 @@ def thread_hop() -> dict[str, float]:
 def measure(rounds: int) -> Report:
     """Measure each step."""
     report = Report("floor", machine=machine.describe())
-    what = f"{CALLS:,} calls one after the other, nothing else running. CPU: of the caller, and of Redis."
+    what = f"{CALLS:,} calls one after the other, nothing else runs. CPU: of the caller, and of Redis."
     comparison = Comparison("What single steps cost", what, COLUMNS)
     steps = {
         "Redis round trip (SET)": redis_round_trip,

@@ -1,8 +1,8 @@
-"""What it costs to remove a photo's metadata: python -m benchmarks.hygiene
+"""The cost to remove a photo's metadata: python -m benchmarks.hygiene
 
-Photos of three sizes in each format, with EXIF and more where the format has it, in unnamed files as large uploads are
-(small ones in memory). Of each: milliseconds of wall time and of processor for the check of the image alone and for
-check, cleaning, and the check of the clean copy, the median of several runs.
+Photos of three sizes in each format, with EXIF and XMP where the format has them. As in the service, a small photo is
+in memory and a large one in an unnamed file. Prints for each photo the milliseconds of wall time and of processor time:
+for the check of the image alone, and for the check, the cleaning and the check of the clean copy. Medians of RUNS runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIF")
 
 
 def photo(format: str, megabytes: float) -> bytes:
-    """Return a photo of about that size. Noise, so that few pixels are enough."""
+    """Return a photo of about that size: noise, so that few pixels are enough."""
     options = {"exif": exif()} if format != "GIF" else {"comment": b"whose it is"}
     if format in ("JPEG", "WEBP", "AVIF", "HEIF"):
         options |= {"quality": 95, "xmp": xmp()}  # type: ignore[dict-item]
@@ -46,18 +46,18 @@ def photo(format: str, megabytes: float) -> bytes:
     return drawn(int((megabytes * 1024 * 1024 * 0.98 / each) ** 0.5))
 
 
-def cost(take: Callable[[BinaryIO], BinaryIO], content: bytes, folder: Path) -> tuple[float, float]:
-    """Return the milliseconds of wall and of processor time, medians."""
+def cost(clean: Callable[[BinaryIO], BinaryIO], content: bytes, folder: Path) -> tuple[float, float]:
+    """Return the median milliseconds of wall time and of processor time."""
     wall, processor = [], []
     for _ in range(RUNS):
         sent: BinaryIO = io.BytesIO() if len(content) <= SPOOL_BYTES else nameless_file(folder)
         with sent:
             sent.write(content)
             sent.seek(0)
-            at, used = perf_counter(), process_time()
-            stored = take(sent)
-            wall.append(perf_counter() - at)
-            processor.append(process_time() - used)
+            wall_before, processor_before = perf_counter(), process_time()
+            stored = clean(sent)
+            wall.append(perf_counter() - wall_before)
+            processor.append(process_time() - processor_before)
             stored.close()
     return statistics.median(wall) * 1000, statistics.median(processor) * 1000
 

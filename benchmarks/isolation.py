@@ -1,11 +1,13 @@
-"""What fails hurts only itself: python -m benchmarks.isolation [PART ...]
+"""A photo that fails does not delay other photos: python -m benchmarks.isolation [PART ...]
 
-poison: 20 photos that a healthy AI service answers with 500 and, mixed among them, 20 good ones of another user, beside
-40 good ones in the same order: seconds until each of the 20 is done. parked: 10,000 jobs of a provider that asks to
-wait in front of one of another. outage: an AI service that is down for 60 s, 200 uploads meanwhile. hostile: photos
-made to hang or fill the memory of whoever decodes them, and the offline provider: what became of each, the memory of
-the service and of its children meanwhile, and the seconds until a good photo sent right after it is done. Real
-processes and default settings; the AI service is a fake that answers after a given time.
+Real processes with default settings; the AI service is a fake that answers after a given time.
+
+- poison: 20 photos that the AI service answers with 500, mixed with 20 good ones of another user, and for comparison 40
+  good ones in the same order. Prints the seconds until each of the 20 good photos is done.
+- parked: 10,000 jobs of a provider that asks to wait, in front of one job of another provider.
+- outage: 200 uploads while the AI service is down for 60 s.
+- hostile: photos made to hang their decoder or to fill its memory, with the offline provider. Prints the result of each
+  photo, the peak memory of the service and of its children, and the seconds until a good photo sent after it is done.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ OUTAGE_UPLOADS = 200
 
 
 def poison(rounds: int) -> None:
-    """Print p50 and maximum of the seconds until a good photo is done, with and without poison, and their ratio."""
+    """Print p50 and maximum of the seconds until a good photo is done, with and without poison, and the ratio."""
     print("| AI answers after | p50, max beside 20 poisoned | p50, max beside 20 good | max: ratio |")
     print("|---|---|---|---|")
     for delay_ms in (20, 300, 1000):
@@ -77,7 +79,7 @@ def _good_seconds(other_category: str, delay_ms: float) -> list[float]:
 
 
 def parked(_rounds: int) -> None:
-    """Print the seconds until a job is done that is enqueued behind so many whose provider asks to wait."""
+    """Print the seconds until a job is done that waits behind many jobs whose provider asks to wait."""
     for count in (10_000, 100_000):
         seconds = asyncio.run(_parked(count))
         print(f"{count} parked jobs in front: the good one is done after {seconds:.2f} s", flush=True)
@@ -114,7 +116,7 @@ async def _parked(count: int) -> float:
 
 
 def outage(_rounds: int) -> None:
-    """Print what became of the uploads of an outage, and the seconds until all were done once it was over."""
+    """Print the statuses of the uploads of an outage, and the seconds from its end until all were done."""
     with (
         tempfile.TemporaryDirectory() as folder,
         AiService(delay_ms=20) as ai,
@@ -141,7 +143,7 @@ def outage(_rounds: int) -> None:
 
 
 def hostile(_rounds: int) -> None:
-    """Print what hostile photos cost themselves and others."""
+    """Print the result and the cost of each hostile photo."""
     photos = {
         "blank PNG 400 x 200 (E2)": encode(Image.new("RGB", (400, 200), "white"), "PNG"),
         "progressive JPEG, last scan 3,000 times (E3)": endless_jpeg(),
@@ -158,7 +160,7 @@ def hostile(_rounds: int) -> None:
         _done_after(service, service.upload("good"))  # loads the models
         for name, content in photos.items():
             before = resident_mib(service.pid)
-            with _watched(service) as most:
+            with _memory_peaks(service) as peaks:
                 reply = service.upload("hostile", image=content)
                 seconds = _done_after(service, service.upload("good"))
                 became = reply.json()["error"]["details"][0]["message"] if reply.status_code == 400 else ""
@@ -166,7 +168,7 @@ def hostile(_rounds: int) -> None:
                     _done_after(service, reply)
                     asset = service.asset(reply.json()["data"]["assetId"], "hostile")
                     became = asset["aiMetadata"]["error"] or asset["status"]
-            memory = f"{before:.0f}, {most['service']:.0f} | {most['children']:.0f}"
+            memory = f"{before:.0f}, {peaks['service']:.0f} | {peaks['children']:.0f}"
             print(f"| {name} | {became} | {memory} | {seconds:.1f} s |")
 
 
@@ -177,19 +179,19 @@ def _done_after(service: Service, reply: Any) -> float:
 
 
 @contextmanager
-def _watched(service: Service) -> Iterator[dict[str, float]]:
-    """Yield the most memory, in MiB, that the service and its children together have had meanwhile."""
-    most, is_over = {"service": 0.0, "children": 0.0}, threading.Event()
+def _memory_peaks(service: Service) -> Iterator[dict[str, float]]:
+    """Yield the peak memory during the block, in MiB: of the service, and of all its children together."""
+    peaks, is_over = {"service": 0.0, "children": 0.0}, threading.Event()
 
     def watch() -> None:
         while not is_over.wait(0.01):
-            most["service"] = max(most["service"], resident_mib(service.pid))
-            most["children"] = max(most["children"], sum(map(resident_mib, children_of(service.pid))))
+            peaks["service"] = max(peaks["service"], resident_mib(service.pid))
+            peaks["children"] = max(peaks["children"], sum(map(resident_mib, children_of(service.pid))))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        yield most
+        yield peaks
     finally:
         is_over.set()
         watcher.join()
@@ -198,7 +200,8 @@ def _watched(service: Service) -> Iterator[dict[str, float]]:
 PARTS: dict[str, Callable[[int], Any]] = {"poison": poison, "parked": parked, "outage": outage, "hostile": hostile}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.isolation", description=__doc__)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="benchmarks.isolation", description=__doc__, formatter_class=formatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()

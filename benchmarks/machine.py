@@ -1,4 +1,4 @@
-"""The machine a benchmark runs on: what it is, what it takes from us, what a process costs. Linux only (/proc)."""
+"""The machine of a benchmark: its description and steal time, the CPU and memory of processes. Linux only (/proc)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """Return the CPU time of processes and their threads so far, in seconds."""
+    """Return the seconds of CPU that these processes and their threads have used since they started."""
     ticks = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -18,13 +18,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def busy_seconds() -> float:
-    """Return the time that all cores together have been busy so far, in seconds."""
+    """Return the seconds that all cores together have been busy since the machine started."""
     user, nice, system, _idle, _wait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mib(pids: Iterable[int]) -> float:
-    """Return the resident memory of processes now, in MiB."""
+    """Return the resident memory of these processes, in MiB."""
     kib = 0
     for pid in pids:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -34,16 +34,16 @@ def resident_mib(pids: Iterable[int]) -> float:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the process and all its children's children, itself first."""
-    found = [pid]
-    for parent in found:
+    """Return the process and all its descendants; the process itself comes first."""
+    pids = [pid]
+    for parent in pids:
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
-            found += map(int, task.read_text().split())
-    return found
+            pids += map(int, task.read_text().split())
+    return pids
 
 
 def describe() -> str:
-    """Return one line about the machine and how busy it is."""
+    """Return one line about the machine and its load."""
     model = next(
         (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -53,7 +53,7 @@ def describe() -> str:
 
 
 class Steal:
-    """How much of the machine others took while the block ran: percent of all CPU time, once it is over."""
+    """The steal time of a block: after the block, `percent` is the share of all CPU time that other machines took."""
 
     percent = 0.0
 

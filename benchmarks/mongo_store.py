@@ -1,7 +1,8 @@
-"""The MongoDB asset store by how many assets it holds: python -m benchmarks.mongo_store
+"""The MongoDB asset store by its number of assets: python -m benchmarks.mongo_store
 
-The calls of a job and of a client with 2,000 and 100,000 assets, a hundred of each user, and with one user who has a
-fifth of them; how the server finds what they ask for. The server is the tests' own (tests/mongo_server.py).
+The times of the calls of a job and of a client, with 2,000 and with 100,000 assets: for users with a hundred assets
+each, and for one user who has a fifth of all. The report also says which index the server uses for each call. The
+server is that of the tests (tests/mongo_server.py).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Database = pymongo.database.Database[dict[str, Any]]
 
 
 def assets(count: int) -> Iterator[Asset]:
-    """Yield so many assets of the last day, one in a hundred of them unfinished, a fifth of them of one user."""
+    """Yield that many assets of the last day; one in a hundred is unfinished, one in five belongs to one user."""
     start = utc_now() - timedelta(days=1)
     users = count * 4 // 5 // OF_EACH_USER
     for number in range(count):
@@ -53,7 +54,7 @@ def assets(count: int) -> Iterator[Asset]:
 
 
 def fill(uri: str, count: int) -> float:
-    """Make a store of so many assets, indexes first; return how many seconds that took."""
+    """Make a store with that many assets, the indexes first; return the seconds of the inserts."""
     asyncio.run(_open_and_close(uri))
     started_at = time.perf_counter()
     with pymongo.MongoClient[dict[str, Any]](uri) as client:
@@ -76,20 +77,23 @@ async def _open_and_close(uri: str) -> None:
 
 
 async def times(uri: str, users: Iterable[str]) -> dict[str, float]:
-    """Return the median milliseconds of each call; users: whose pages are asked for, in turn."""
+    """Return the median milliseconds of each call.
+
+    users: the users whose pages are read, one after the other.
+    """
     store = MongoAssetStore(uri)
     await store.open()
     since = utc_now() - timedelta(hours=5)
-    found: dict[str, list[float]] = {column.name: [] for column in COLUMNS}
+    milliseconds: dict[str, list[float]] = {column.name: [] for column in COLUMNS}
 
     async def timed(name: str, call: Any) -> Any:
         started_at = time.perf_counter()
-        answer = await call
-        found[name].append((time.perf_counter() - started_at) * 1000)
-        return answer
+        result = await call
+        milliseconds[name].append((time.perf_counter() - started_at) * 1000)
+        return result
 
     for user in users:
-        asset = make_asset("somebody else")
+        asset = make_asset("another user")
         await store.create(asset)
         await timed("begin", store.begin(asset.id, asset.user_id, asset.processing_job_id))
         await timed("finish", _finish(store, asset))
@@ -98,7 +102,7 @@ async def times(uri: str, users: Iterable[str]) -> dict[str, float]:
         await timed("finished_since", store.finished_since(user, since, limit=20))
         await timed("unfinished_before", store.unfinished_before(utc_now(), limit=100))
     await store.close()
-    return {name: statistics.median(values) for name, values in found.items()}
+    return {name: statistics.median(values) for name, values in milliseconds.items()}
 
 
 async def _finish(store: MongoAssetStore, asset: Asset) -> None:
@@ -115,8 +119,8 @@ async def _finish(store: MongoAssetStore, asset: Asset) -> None:
     assert done is not None
 
 
-class Sent(CommandListener):
-    """Remembers the commands of a store."""
+class CommandRecorder(CommandListener):
+    """Records the commands that a store sends."""
 
     def __init__(self) -> None:
         self.commands: list[Mapping[str, Any]] = []
@@ -132,28 +136,28 @@ class Sent(CommandListener):
 
 
 def plans(uri: str, user: str) -> list[str]:
-    """Return one line per call: how the server finds the documents, and how many the index leads it to."""
-    sent = Sent()
-    with patch("pipeline.assets.mongo.AsyncIOMotorClient", partial(AsyncIOMotorClient, event_listeners=[sent])):
+    """Return one line for each call: the steps of the server's plan, and the number of documents it examines."""
+    recorder = CommandRecorder()
+    with patch("pipeline.assets.mongo.AsyncIOMotorClient", partial(AsyncIOMotorClient, event_listeners=[recorder])):
         asyncio.run(times(uri, [user]))
-    asked = [each for each in sent.commands if next(iter(each)) in ("findAndModify", "find")]
-    # Opening the store asks whether it is empty, where indexes are missing.
-    asked = asked[-len(COLUMNS) :]
+    commands = [each for each in recorder.commands if next(iter(each)) in ("findAndModify", "find")]
+    # The first ones come from opening the store.
+    commands = commands[-len(COLUMNS) :]
     with pymongo.MongoClient[dict[str, Any]](uri) as client:
         database = client.get_default_database()
-        return [f"{column.name}: {_plan(database, each)}" for column, each in zip(COLUMNS, asked, strict=True)]
+        return [f"{column.name}: {_plan(database, each)}" for column, each in zip(COLUMNS, commands, strict=True)]
 
 
 def _plan(database: Database, command: Mapping[str, Any]) -> str:
-    # DocumentDB explains no findAndModify: the find of the same filter stands for it.
-    wanted = command.get("query") or command["filter"]
-    find = {"find": "assets", "filter": wanted}
+    # DocumentDB does not explain findAndModify, but a find with the same filter.
+    query = command.get("query") or command["filter"]
+    find = {"find": "assets", "filter": query}
     find |= {name: command[name] for name in ("sort", "limit") if name in command}
     answer = database.command({"explain": find, "verbosity": "executionStats"})
     stats, planner = answer.get("executionStats"), answer["queryPlanner"]
     steps = list(_steps(planner.get("Plan") or planner["winningPlan"]))
-    # DocumentDB counts nothing in its answer, so what the bounds of its index hold is counted here.
-    examined = stats["totalDocsExamined"] if stats else database["assets"].count_documents(_bounds(wanted))
+    # The answer of DocumentDB has no counts, so the documents within the index's bounds are counted here.
+    examined = stats["totalDocsExamined"] if stats else database["assets"].count_documents(_bounds(query))
     return f"{' < '.join(steps)}; {examined:,} documents examined"
 
 
@@ -166,15 +170,15 @@ def _steps(plan: Mapping[str, Any]) -> Iterator[str]:
         yield from _steps(inner)
 
 
-def _bounds(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _bounds(query: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a filter that bounds the search in an index."""
-    parts = wanted.get("$and", [wanted])
-    names = ("_id",) if "_id" in wanted else ("userId", "status", "createdAt", "finishedAt")
+    parts = query.get("$and", [query])
+    names = ("_id",) if "_id" in query else ("userId", "status", "createdAt", "finishedAt")
     return {"$and": [{name: part[name]} for part in parts for name in names if name in part]}
 
 
 def measure(rounds: int) -> Report:
-    """Measure it all."""
+    """Measure the calls and the plans with each number of assets."""
     report = Report("MongoDB store", machine=machine.describe())
     what = f"Median of {CALLS} calls. {OF_EACH_USER} assets of each user, pages of 20; `finished_since` 5 hours ago."
     comparison = Comparison("MongoDB store by assets", what, COLUMNS)

@@ -1,11 +1,11 @@
-"""Saving and moving beside ten uploads a second: python -m benchmarks.moving [ASSETS] [--json FILE]
+"""Backup, restore and move under ten uploads a second: python -m benchmarks.moving [ASSETS] [--json FILE]
 
-One service as it is embedded by default (SQLite, local files, previews by one child), full of small photos of all
-formats with a processed image and previews each. Then, each beside a process that uploads, listens and looks at
-pictures all along: a backup; its restore elsewhere, which `verify` checks; all images to S3 (moto); all assets to
-MongoDB and back. Prints a table: the seconds of each step, the uploads beside it, and what of them was refused (any
-answer but 202), lost (accepted, and not finished or its event not heard) or dead (a URL that was shown and did not give
-its picture).
+One service with its embedded parts (SQLite, local files, one process for previews), full of small photos of all formats
+with a processed image and previews. The steps: a backup; its restore into another folder, which `verify` checks; the
+move of all images to S3 (moto); the move of all assets to MongoDB and back. During each step another process uploads,
+listens to events and fetches images. Prints a table: the seconds of each step, the uploads during it, and how many of
+them were refused (any answer but 202), lost (accepted, but not finished or without its event) or dead (a URL that the
+service showed and that did not give its image).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from benchmarks.moving_photos import PHOTOS, USERS
 from tests.factories import make_token
 from tests.mongo_server import MongoServer
 from tests.moto_server import MotoServer
+from tests.packages import install
 from tests.service import ROOT, Service
 
 ASSETS = 2000
@@ -57,7 +58,7 @@ Row = dict[str, Any]
 
 
 class Embedded(Service):
-    """The service with all that it will need, and the commands beside it."""
+    """The service with its embedded parts, and the commands that run beside it."""
 
     def __init__(self, folder: Path, plugins: Path, **settings: str) -> None:
         path = f"{plugins}{os.pathsep}{ROOT}"
@@ -65,7 +66,7 @@ class Embedded(Service):
         super().__init__(folder, "", **own, **settings)
 
     def do(self, *arguments: str) -> tuple[float, Any]:
-        """Run a command; return its seconds and what it printed. SystemExit when it fails."""
+        """Run a command of run.py; return its seconds and its JSON output. Raises SystemExit when it fails."""
         began_at = time.monotonic()
         run = [sys.executable, str(ROOT / "run.py"), *arguments, "--json"]
         done = subprocess.run(run, capture_output=True, text=True, env=self.environment, timeout=LONGEST_SECONDS)
@@ -74,18 +75,8 @@ class Embedded(Service):
         return time.monotonic() - began_at, json.loads(done.stdout)
 
 
-def install(folder: Path) -> Path:
-    """Return a folder with an installed provider that names everything at once and draws a processed image."""
-    (folder / "drawn.py").write_text(PLUGIN)
-    about = folder / "drawn-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: drawn\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[ai_queue_pipeline]\ndrawn = drawn\n")
-    return folder
-
-
 def fill(service: Service, count: int) -> float:
-    """Upload so many photos and wait until all are finished; return the seconds."""
+    """Upload that many photos and wait until all are finished; return the seconds."""
     began_at = time.monotonic()
     client = httpx.Client(timeout=60)
 
@@ -110,47 +101,46 @@ def fill(service: Service, count: int) -> float:
 
 @contextmanager
 def load(service: Service) -> Iterator[Row]:
-    """Upload, listen and look beside what is done meanwhile; its figures are there afterwards."""
+    """Run benchmarks.moving_load during the block; after the block the dictionary has its figures."""
     command = [sys.executable, "-m", "benchmarks.moving_load", service.url, f"--per-second={UPLOADS_PER_SECOND}"]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    found: Row = {}
+    figures: Row = {}
     assert process.stdout is not None
     process.stdout.readline()
     try:
-        yield found
+        yield figures
     finally:
         out, _ = process.communicate("")
-        found |= json.loads(out)
+        figures |= json.loads(out)
 
 
-def measure(count: int, folder: Path, say: Callable[[Row], None]) -> None:
-    """Do all the steps; say what each one cost."""
+def measure(count: int, folder: Path, report: Callable[[Row], None]) -> None:
+    """Run all steps; report is called with the row of each."""
     plugins = folder / "plugins"
-    plugins.mkdir()
-    install(plugins)
+    install(plugins, drawn=PLUGIN)
     with ExitStack() as stack:
         moto = stack.enter_context(MotoServer())
         moto.s3.create_bucket(Bucket=BUCKET)
         stack.enter_context(moto.unchecked())
         service = stack.enter_context(Embedded(folder / "data", plugins, **moto.settings(f"s3://{BUCKET}")))
-        say({"step": "fill", "seconds": fill(service, count), "done": {"assets": count}})
+        report({"step": "fill", "seconds": fill(service, count), "done": {"assets": count}})
 
         def step(name: str, *arguments: str) -> None:
-            with load(service) as seen:
+            with load(service) as figures:
                 seconds, done = service.do(*arguments)
-            say({"step": name, "seconds": seconds, "done": done} | seen)
+            report({"step": name, "seconds": seconds, "done": done} | figures)
 
         file = folder / "all.backup"
         step("backup", "backup", str(file))
         elsewhere = Embedded(folder / "elsewhere", plugins)
-        with load(service) as seen:
+        with load(service) as figures:
             restored, done = elsewhere.do("restore", str(file))
             verified, _ = elsewhere.do("verify")
-        say({"step": "restore elsewhere", "seconds": restored, "done": done} | seen)
-        say({"step": "verify there", "seconds": verified, "done": done})
+        report({"step": "restore elsewhere", "seconds": restored, "done": done} | figures)
+        report({"step": "verify there", "seconds": verified, "done": done})
         step("verify", "verify")
         step("move --storage object", "move", "--storage", "object")
-        say({"step": "verify afterwards", "seconds": service.do("verify")[0], "done": {}})
+        report({"step": "verify afterwards", "seconds": service.do("verify")[0], "done": {}})
         mongo = stack.enter_context(MongoServer())
         step("move --store mongodb", "move", "--store", mongo.uri("moved"))
         step("move --store sqlite", "move", "--store", "sqlite")
@@ -172,18 +162,18 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks.moving")
     parser.add_argument("assets", type=int, nargs="?", default=ASSETS)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="Write the figures there, too.")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures into this file")
     options = parser.parse_args()
     rows: list[Row] = []
 
-    def say(row: Row) -> None:
+    def report(row: Row) -> None:
         rows.append(row)
         print(shown(row), flush=True)
 
     print(f"{describe()}\n\n| step | seconds | done | uploads | refused | lost | dead | looked at | p50 ms | p99 ms |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        measure(options.assets, Path(folder), say)
+        measure(options.assets, Path(folder), report)
     for row in rows:
         for name in ("refused", "lost", "dead"):
             for each in row.get(name, [])[:5]:

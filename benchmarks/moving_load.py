@@ -1,7 +1,8 @@
-"""Ten uploads a second on a service, whatever it answers, as a process of its own: python -m benchmarks.moving_load URL
+"""The load of benchmarks/moving.py, a process of its own: python -m benchmarks.moving_load URL
 
-Users listen on sockets meanwhile, and pictures that the service shows are fetched, fresh ones and ones that were shown
-before. Ends when its input does, once all is finished; prints {"sent", "refused", "lost", "events", "dead", ...}.
+Uploads at a fixed rate, whether the service accepts or refuses; users listen on sockets; images that the service shows
+now or showed before are fetched. It stops when its standard input ends, waits until all accepted assets are finished,
+and prints {"sent", "refused", "lost", "sockets_closed", "dead", "looked", "p50_ms", "p99_ms"}.
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ SHOWN_AT_MOST = 2000
 
 @dataclass
 class Load:
-    """The service's clients, and what they saw. dead: URLs that did not give their picture, with the answer."""
+    """The clients of one service and their results.
+
+    accepted: asset id -> user.
+    refused: the answer of each upload but 202.
+    events: the ids of the assets whose event came.
+    dead: the URLs that did not give their image, with the answer.
+    looked: the number of images fetched.
+    seconds: of each upload.
+    shown: the image URLs that the service has shown.
+    """
 
     url: str
     session: aiohttp.ClientSession
@@ -43,7 +53,7 @@ class Load:
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def upload(self, number: int) -> None:
-        """Send a photo; any answer but 202 is a refusal."""
+        """Upload a photo; any answer but 202 is a refusal."""
         name, content_type, content = PHOTOS[number % len(PHOTOS)]
         form = aiohttp.FormData({"category": "sneaker"})
         form.add_field("image", content, filename=name, content_type=content_type)
@@ -61,7 +71,7 @@ class Load:
         self.seconds.append(time.perf_counter() - began_at)
 
     async def send(self, per_second: float) -> None:
-        """Send that many photos a second until it is over, each at its time and not after the one before."""
+        """Upload at this rate until `is_over`; a slow answer delays no other upload."""
         sending, began_at = set(), time.monotonic()
         while not self.is_over.is_set():
             sending.add(asyncio.create_task(self.upload(self.sent)))
@@ -70,7 +80,7 @@ class Load:
         await asyncio.gather(*sending)
 
     async def listen(self, user: str) -> None:
-        """Note the events of a user, for ever."""
+        """Record the events of a user until the socket closes."""
         async with self.session.ws_connect(f"{self.url}/ws", headers=headers(user), heartbeat=10) as socket:
             async for message in socket:
                 frame = json.loads(message.data)
@@ -79,18 +89,18 @@ class Load:
         raise ConnectionError("the socket was closed")
 
     async def look(self) -> None:
-        """Fetch pictures of an asset that is shown now, and one that was shown before, until it is over."""
+        """Fetch images of an asset that is shown now, and one image that was shown before, until `is_over`."""
         while not self.is_over.is_set():
             await asyncio.sleep(LOOK_SECONDS)
             user = random.choice(USERS)
-            if new_assets := [url for asset in await self.page(user) for url in pictures(asset)]:
-                chosen = random.sample(new_assets, min(2, len(new_assets)))
+            if urls := [url for asset in await self.page(user) for url in image_urls(asset)]:
+                chosen = random.sample(urls, min(2, len(urls)))
                 self.shown = (self.shown + chosen)[-SHOWN_AT_MOST:]
                 for url in {*chosen, random.choice(self.shown)}:
                     await self.fetch(url)
 
     async def page(self, user: str) -> list[dict[str, Any]]:
-        """Return one of the user's pages: the newest, or one further back."""
+        """Return a random page of the user's list: the newest, or one of the next seven."""
         items: list[dict[str, Any]] = []
         cursor = ""
         for _ in range(random.choice((1, 1, 2, 4, 8))):
@@ -113,12 +123,12 @@ class Load:
             self.dead.append(f"{error!r} {url}")
 
     async def unfinished(self) -> list[str]:
-        """Return the accepted assets that are not finished when all had time for that."""
-        deadline, left = time.monotonic() + DRAIN_SECONDS, list(self.accepted)
-        while left and time.monotonic() < deadline:
-            left = [asset_id for asset_id in left if not await self.is_finished(asset_id)]
+        """Return the accepted assets that are not finished within DRAIN_SECONDS."""
+        deadline, ids = time.monotonic() + DRAIN_SECONDS, list(self.accepted)
+        while ids and time.monotonic() < deadline:
+            ids = [asset_id for asset_id in ids if not await self.is_finished(asset_id)]
             await asyncio.sleep(0.2)
-        return left
+        return ids
 
     async def is_finished(self, asset_id: str) -> bool:
         url = f"{self.url}/api/assets/{asset_id}"
@@ -130,15 +140,15 @@ def headers(user: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {make_token(user)}"}
 
 
-def pictures(asset: dict[str, Any]) -> list[str]:
+def image_urls(asset: dict[str, Any]) -> list[str]:
     """Return the URLs of the asset's images."""
     images = asset["images"]
-    found = [images["original"], images["processed"], *(images["previews"] or {}).values()]
-    return [image["url"] or "no URL" for image in found if image]
+    present = [images["original"], images["processed"], *(images["previews"] or {}).values()]
+    return [image["url"] or "no URL" for image in present if image]
 
 
 async def run(url: str, per_second: float) -> dict[str, Any]:
-    """Load the service until the input ends; return what was seen."""
+    """Load the service until the standard input ends; return the figures."""
     timeout = aiohttp.ClientTimeout(total=60)
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:

@@ -1,4 +1,4 @@
-"""The photos and the users of benchmarks/moving.py: small pictures, drawn, in all formats that are taken."""
+"""The photos and the users of benchmarks/moving.py: small generated images in all accepted formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _draw(format: str, side: int) -> bytes:
     return encode(picture, format)
 
 
-# (file name, content type, content) of each.
+# (file name, content type, content) of each photo.
 PHOTOS = [
     (f"photo-{side}.{extension}", f"image/{format.lower()}", _draw(format, side))
     for side in SIDES

@@ -1,8 +1,8 @@
-"""A provider with a rate over all processes: python -m benchmarks.pacing [--jobs 300] [--rate 5] [--processes 3]
+"""A provider whose rate all processes share: python -m benchmarks.pacing [--jobs 300] [--rate 5] [--processes 3]
 
-All photos are uploaded at once to processes that share a queue; a far end notes when it is called. Printed: how many
-calls came in the fullest second, how many a second on the whole, and how much of the time they could have taken was
-left unused. Real processes and default settings.
+All photos are uploaded at once to processes that share a queue; a fake AI service records the time of each call. Prints
+the most calls within one second, the calls per second over the whole run, and the share of the time that the rate would
+have allowed for more calls. Real processes with default settings.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from tests.service import Service
 
 
 class Paced(NamedTuple):
-    """What the far end has seen. idle_share: of the time that so many calls at that rate do not need."""
+    """The calls that the AI service got.
+
+    idle_share: the share of the run's time that this many calls at that rate do not need.
+    by_process: the jobs that each process ran.
+    uploaded_seconds: the time of all uploads.
+    """
 
     most_in_a_second: int
     calls_a_second: float
@@ -30,9 +35,9 @@ class Paced(NamedTuple):
 
 
 def measure(folder: Path, redis_url: str, jobs: int, rate: float, processes: int) -> Paced:
-    """Upload so many photos and wait until all have been asked for."""
-    with PacedAi() as far_end, ExitStack() as stack:
-        settings = far_end.settings(folder / "packages", rate=(rate, 1)) | {"REDIS_URL": redis_url}
+    """Upload that many photos and wait until the AI service was called for each."""
+    with PacedAi() as ai, ExitStack() as stack:
+        settings = ai.settings(folder / "packages", rate=(rate, 1)) | {"REDIS_URL": redis_url}
         services = [stack.enter_context(Service(folder / "data", **settings)) for _ in range(processes)]
         started_at = time.monotonic()
         for number in range(jobs):
@@ -40,11 +45,11 @@ def measure(folder: Path, redis_url: str, jobs: int, rate: float, processes: int
         uploaded_seconds = time.monotonic() - started_at
         while sum(len(service.find("asset_finished")) for service in services) < jobs:
             time.sleep(0.2)
-        called_at = sorted(far_end.called_at)
-        assert len(called_at) == jobs, "a photo was asked for twice"
+        called_at = sorted(ai.called_at)
+        assert len(called_at) == jobs, "the AI service was called twice for a photo"
         seconds = called_at[-1] - called_at[0]
         return Paced(
-            far_end.most_in(1),
+            ai.most_in(1),
             (jobs - 1) / seconds,
             1 - (jobs - 1) / rate / seconds,
             [len(service.find("asset_finished")) for service in services],
@@ -60,12 +65,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, RedisServer() as redis:
-        found = measure(Path(folder), redis.url, arguments.jobs, arguments.rate, arguments.processes)
+        paced = measure(Path(folder), redis.url, arguments.jobs, arguments.rate, arguments.processes)
     print("| processes | rate | jobs | most in a second | calls a second | idle share | by process |")
     print("|---|---|---|---|---|---|---|")
     print(
-        f"| {arguments.processes} | {arguments.rate:g}/s | {arguments.jobs} | {found.most_in_a_second} | "
-        f"{found.calls_a_second:.2f} | {found.idle_share:.1%} | {found.by_process} |"
+        f"| {arguments.processes} | {arguments.rate:g}/s | {arguments.jobs} | {paced.most_in_a_second} | "
+        f"{paced.calls_a_second:.2f} | {paced.idle_share:.1%} | {paced.by_process} |"
     )
 
 

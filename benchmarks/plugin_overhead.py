@@ -1,9 +1,9 @@
-"""What one job pays for plugins and metrics: each call through the dispatcher beside the same call made directly.
+"""The cost of plugins and metrics for one job: each call through the dispatcher beside the same call made directly.
 
     python -m benchmarks.plugin_overhead [--jobs 5000] [--rounds 7]
 
-Prints microseconds per job, the median of the rounds with their spread. The plugins do nothing, so what is left is the
-dispatcher: a task, a time budget, a timer, the breaker, the check of the result, a copy of the event.
+Prints microseconds per job: the median of the rounds, the lowest and the highest. The plugins do nothing, so the time
+is that of the dispatcher: a task, a time limit, a timer, the breaker, the check of the result, a copy of the event.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from pipeline.usecases.analysis import Attempt
 from pipeline.usecases.permits import Permits
 from tests.factories import make_asset
 
-FOUND = Analysis(brand=Attribute("Nike", 0.9), model=Attribute("Air Max 90", 0.8))
-FOUND_WITH_USAGE = replace(FOUND, usage=Usage(1200, 90, 0.002), ai_model="model-1")
+ANALYSIS = Analysis(brand=Attribute("Nike", 0.9), model=Attribute("Air Max 90", 0.8))
+ANALYSIS_WITH_USAGE = replace(ANALYSIS, usage=Usage(1200, 90, 0.002), ai_model="model-1")
 JOB = Job("ai-processing:65f0", {}, 1, 0, "lease", 0, 0)
 REQUEST = AnalyzeRequest("https://images.example/x", "sneaker", "65f0", "ai-processing:65f0", "request-1", 1, 90)
 QUEUE = "ai-processing"
 
 
 class Nothing:
-    """A provider, a storage and a notifier that do nothing, as fast as it can be done."""
+    """A provider, a storage and a notifier that do nothing."""
 
     async def analyze(self, request: AnalyzeRequest) -> Analysis:
-        return FOUND
+        return ANALYSIS
 
     async def notify(self, notification: Notification) -> None:
         return None
@@ -64,18 +64,18 @@ class Nothing:
     save = open = delete = check = nothing
 
 
-class Told(Nothing):
-    """The same provider, which reports progress once, tells what it took and has a rate."""
+class Full(Nothing):
+    """The same provider, which also has a rate, reports progress once and returns its usage."""
 
     rate = Rate(1e6)
 
     async def analyze(self, request: AnalyzeRequest, progress: Progress) -> Analysis:  # type: ignore[override]
         progress(0.5)
-        return FOUND_WITH_USAGE
+        return ANALYSIS_WITH_USAGE
 
 
-class NoTurns:
-    """Gives turns as fast as it can be done: what Redis takes for it is part of the claim."""
+class InstantReservations:
+    """Reserves each call at once: the time that Redis takes for a reservation is part of the claim."""
 
     async def reserve_call(
         self, provider: str, lease: str, wait_seconds: float, late_seconds: float | None = None
@@ -90,17 +90,20 @@ class Threaded(Nothing):
     """The same provider as a plain `def`, so that it is run in a thread."""
 
     def analyze(self, request: AnalyzeRequest) -> Analysis:  # type: ignore[override]
-        return FOUND
+        return ANALYSIS
 
 
 def make_module(*, hooks: bool) -> types.ModuleType:
-    """Return a plugin module with everything, with or without hooks that are called for each job."""
+    """Return a plugin module with providers, a storage and a notifier.
+
+    hooks: whether it also has the hooks that are called for each job.
+    """
     module = types.ModuleType("pipeline.plugins.bench_nothing")
     module.API_VERSION = API_VERSION  # type: ignore[attr-defined]
 
     @hookimpl
     def register_ai_providers() -> Any:
-        return [("nothing", Nothing), ("threaded", Threaded), ("told", Told)]
+        return [("nothing", Nothing), ("threaded", Threaded), ("full", Full)]
 
     @hookimpl
     def register_storage_backends() -> Any:
@@ -129,7 +132,7 @@ def make_module(*, hooks: bool) -> types.ModuleType:
 
 
 def build(provider: str, *, hooks: bool = False) -> PluginManager:
-    """Return a manager of those plugins."""
+    """Return a manager of the module's plugins with that provider."""
     settings = Settings(ai_provider=provider, storage_backend="nothing", notifiers=("nothing",), plugins_safe_mode=True)
     module, metrics = make_module(hooks=hooks), Metrics()
     sys.modules[module.__name__] = module
@@ -138,12 +141,12 @@ def build(provider: str, *, hooks: bool = False) -> PluginManager:
 
 
 async def no_image() -> bytes:
-    """Nobody asks."""
+    """Return the photo, which no provider here reads."""
     return b""
 
 
 def count_one_job(metrics: Metrics) -> None:
-    """Do to the metrics what one job does that goes well: in worker.py, processing.py and fanout.py."""
+    """Make the metrics calls of a successful job, as worker.py, processing.py and fanout.py make them."""
     queue = metrics.of_queue(QUEUE)
     queue.jobs_enqueued.inc()
     queue.jobs_claimed.inc(1)
@@ -169,11 +172,29 @@ async def measure(jobs: int, work: Callable[[], Awaitable[Any]]) -> float:
 
 
 async def run(jobs: int, rounds: int) -> None:
-    """Measure everything in turn, round after round, and print the table."""
-    plain, threaded, hooked, direct = build("nothing"), build("threaded"), build("nothing", hooks=True), Nothing()
-    told, told_at, asset = build("told"), Attempt(JOB), make_asset()
-    permits = Permits(NoTurns(), told.provider_paces)
-    metrics = Metrics()
+    """Measure all cases in each round, and print the table."""
+    plain, threaded, hooked, full = build("nothing"), build("threaded"), build("nothing", hooks=True), build("full")
+    cases = make_cases(plain, threaded, hooked, full)
+    figures: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, work in cases.items():
+            figures[name].append(await measure(jobs, work))
+    print(f"{'us per job':>40}  median    min    max")
+    for name, values in figures.items():
+        print(f"{name:>40}  {statistics.median(values):6.1f} {min(values):6.1f} {max(values):6.1f}")
+    total = sum(statistics.median(figures[name]) for name in ("analyze, async plugin", "notify, one notifier"))
+    total += statistics.median(figures["metrics of one job"])
+    print(f"{'metrics and dispatch of a plain job':>40}  {total:6.1f}")
+    for manager in (plain, threaded, hooked, full):
+        await manager.close()
+
+
+def make_cases(
+    plain: PluginManager, threaded: PluginManager, hooked: PluginManager, full: PluginManager
+) -> dict[str, Callable[[], Awaitable[Any]]]:
+    """Return the calls to measure, by their names in the table."""
+    direct, metrics, attempt, asset = Nothing(), Metrics(), Attempt(JOB), make_asset()
+    permits = Permits(InstantReservations(), full.provider_paces)
     event = JobEvent("ai-processing:65f0", "65f0", "user-1", "sneaker", "request-1", datetime.now(UTC))
     notification = Notification(SUCCESS_EVENT, "user-1", RecordingRooms())
 
@@ -185,14 +206,14 @@ async def run(jobs: int, rounds: int) -> None:
     async def counted() -> None:
         count_one_job(metrics)
 
-    async def analyze_told() -> None:
-        job = JOB._replace(reservation=Reservation("told", monotonic()))
-        await told.analyze(REQUEST, no_image, "", told_at, permits.of(job, asset))
+    async def analyze_full() -> None:
+        job = JOB._replace(reservation=Reservation("full", monotonic()))
+        await full.analyze(REQUEST, no_image, "", attempt, permits.of(job, asset))
 
-    cases: dict[str, Callable[[], Awaitable[Any]]] = {
+    return {
         "analyze, called directly": lambda: direct.analyze(REQUEST),
         "analyze, async plugin": lambda: plain.analyze(REQUEST, no_image),
-        "the same with pace, usage, progress": analyze_told,
+        "the same with pace, usage, progress": analyze_full,
         "analyze, plain def in a thread": lambda: threaded.analyze(REQUEST, no_image),
         "analyze, async plugin and one filter": lambda: hooked.analyze(REQUEST, no_image),
         "notify, called directly": lambda: direct.notify(notification),
@@ -200,17 +221,6 @@ async def run(jobs: int, rounds: int) -> None:
         "two events to one observer": observed,
         "metrics of one job": counted,
     }
-    taken: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(rounds):
-        for name, work in cases.items():
-            taken[name].append(await measure(jobs, work))
-    print(f"{'us per job':>40}  median    min    max")
-    for name, figures in taken.items():
-        print(f"{name:>40}  {statistics.median(figures):6.1f} {min(figures):6.1f} {max(figures):6.1f}")
-    total = sum(statistics.median(taken[name]) for name in ("analyze, async plugin", "notify, one notifier"))
-    print(f"{'metrics and dispatch of a plain job':>40}  {total + statistics.median(taken['metrics of one job']):6.1f}")
-    for manager in (plain, threaded, hooked, told):
-        await manager.close()
 
 
 if __name__ == "__main__":

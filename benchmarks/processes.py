@@ -1,8 +1,8 @@
 """Several processes on one port, with one Redis and one SQLite file: python -m benchmarks.processes
 
-1, 2 and 4 processes with REUSE_PORT; 2,000 uploads of 100 KB over 32 connections, to the last event. How much of the
-machine each part takes shows what limits: where all cores are busy it is the cores. The kernel gives each connection to
-a process by chance, so every upload here comes over a connection of its own. Linux only.
+1, 2 and 4 processes with REUSE_PORT; 2,000 uploads of 100 KB over 32 connections, to the last event. The CPU shares of
+the parts show the bottleneck: where all cores are busy, it is the cores. The kernel chooses a process for each
+connection. Linux only.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ COLUMNS = [
 
 
 def measure_one(count: int) -> dict[str, float]:
-    """Return the figures of so many processes."""
+    """Return the figures of that many processes."""
     with ExitStack() as stack:
         ai_service = stack.enter_context(AiService(delay_ms=5))
         redis = stack.enter_context(RedisServer("--appendonly", "yes"))
@@ -49,22 +49,22 @@ def measure_one(count: int) -> dict[str, float]:
         drive(running, "events", 200, image=20_000)
         pids = [service.pid for service in services]
         before = [len(service.find("job_completed")) for service in services]
-        cpu, of_redis = machine.cpu_seconds(pids), machine.cpu_seconds([redis.pid])
+        cpu, redis_cpu = machine.cpu_seconds(pids), machine.cpu_seconds([redis.pid])
         busy, began_at = machine.busy_seconds(), time.monotonic()
-        found = drive(running, "events", UPLOADS, image=SMALL)
+        times = drive(running, "events", UPLOADS, image=SMALL)
         seconds = time.monotonic() - began_at
         busy = machine.busy_seconds() - busy
-        cpu, of_redis = machine.cpu_seconds(pids) - cpu, machine.cpu_seconds([redis.pid]) - of_redis
+        cpu, redis_cpu = machine.cpu_seconds(pids) - cpu, machine.cpu_seconds([redis.pid]) - redis_cpu
         for service, jobs in zip(services, before, strict=True):
             service.wait_status(waiting=0, active=0)
         done = [len(service.find("job_completed")) - jobs for service, jobs in zip(services, before, strict=True)]
     return {
-        "accepted": UPLOADS / found["accepted"],
-        "end to end": UPLOADS / found["total"],
+        "accepted": UPLOADS / times["accepted"],
+        "end to end": UPLOADS / times["total"],
         "busy": 100 * busy / seconds / (os.cpu_count() or 1),
         "services": 100 * cpu / seconds,
-        "Redis": 100 * of_redis / seconds,
-        "CPU": 1000 * (cpu + of_redis) / UPLOADS,
+        "Redis": 100 * redis_cpu / seconds,
+        "CPU": 1000 * (cpu + redis_cpu) / UPLOADS,
         "least of one": 100 * min(done) / max(1, sum(done)),
     }
 

@@ -1,4 +1,4 @@
-"""Turns the reports of all suites into benchmarks/RESULTS.md and a picture of each comparison's main columns."""
+"""Writes benchmarks/RESULTS.md from the reports of all suites, with a plot of the main columns of each comparison."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def _section(comparison: Comparison, plots: Path) -> list[str]:
     how = "median (lowest - highest), x times ours" if OURS in comparison.runs else "median (lowest - highest)"
     lines += [f"{rounds} round{'s' * (rounds != 1)}: {how}. Percent of CPU taken by others: {steal}."]
     if comparison.remarks:
-        lines += ["", *(f"- {who}: {remark}." for who, remark in comparison.remarks.items())]
+        lines += ["", *(f"- {candidate}: {remark}." for candidate, remark in comparison.remarks.items())]
     return lines + [f"- failed: {failure}" for failure in comparison.failures]
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw the first columns as bars, lowest to highest as a line, and save it as a PNG."""
+    """Draw the first four columns and save the plot as a PNG: a bar for the median, a line from lowest to highest."""
     from matplotlib.figure import Figure
 
     columns = comparison.columns[:4]

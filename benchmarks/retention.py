@@ -1,8 +1,8 @@
-"""What is kept by day with KEEP_ASSETS_DAYS=7: python -m benchmarks.retention
+"""The data that exists after each day with KEEP_ASSETS_DAYS=7: python -m benchmarks.retention
 
-One upload a second, thinned out by --thinning, on a simulated clock: each day of a month is lived through in seconds,
-with a real Redis, a real SQLite store and the real rounds of retention. A tenth of the photos fail and become dead
-letters. Figures are those measured, multiplied by the thinning.
+One upload a second on a simulated clock; of --thinning uploads only one is made. A day takes seconds, with a real
+Redis, a real SQLite store and the real rounds of retention. A tenth of the photos fail and become dead letters. The
+figures are the measured ones multiplied by the thinning.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 IMAGE = b"x" * 100
 
 
-class Life:
-    """One installation whose clock stands wherever it is put."""
+class Installation:
+    """One installation with a clock that the benchmark sets."""
 
     def __init__(self, folder: Path, redis_url: str) -> None:
         self.path = folder / "assets.sqlite"
@@ -62,14 +62,14 @@ class Life:
         self.number = 0
 
     def set_clock(self, seconds: float) -> None:
-        """Let it be so long after the start."""
+        """Set the clock to that many seconds after START."""
         CLOCK._wall = lambda: START + seconds
-        # Another suite of the same run may have measured the time of its Redis.
+        # An earlier suite of the same run may have set it from its Redis.
         CLOCK._course = None
         self.queue.clock_offset_ms = round((START + seconds - time.time()) * 1000)
 
     async def upload(self) -> None:
-        """Live through one photo: stored, queued, claimed, finished, acknowledged."""
+        """Run one photo through all steps: stored, queued, claimed, finished, acknowledged."""
         self.number += 1
         is_bad = self.number % 10 == 0
         asset = make_asset(f"user-{self.number % 1000}")
@@ -85,20 +85,19 @@ class Life:
             await self.store.fail(asset.id, job.id, begun.fence, error="No photo", finished_at=utc_now())
             await self.job_records.put_failed(job, "No photo")
         else:
-            found = AiMetadata({"value": "Nike", "confidence": 0.9}, {"value": "Air Max", "confidence": 0.9})
-            status, processed = AssetStatus.ACTIVE, None
+            result = AiMetadata({"value": "Nike", "confidence": 0.9}, {"value": "Air Max", "confidence": 0.9})
             await self.store.finish(
                 *(asset.id, job.id, begun.fence),
-                status=status,
-                ai_metadata=found,
-                processed=processed,
+                status=AssetStatus.ACTIVE,
+                ai_metadata=result,
+                processed=None,
                 finished_at=utc_now(),
             )
         outcome = Outcome.FAILED if is_bad else Outcome.COMPLETED
         await self.queue.step(f"a:{self.number}", [Finish(job, outcome, error="No photo" if is_bad else "")], 0)
 
     async def day(self, day: int, uploads: int) -> None:
-        """Live through one day, with the rounds of retention in between."""
+        """Run one day: its uploads, and the rounds of retention between them."""
         for number in range(uploads):
             self.set_clock(day * DAY_SECONDS + number * DAY_SECONDS / uploads)
             await self.upload()
@@ -109,31 +108,31 @@ class Life:
                 await self.store.purge_keys(utc_now() - timedelta(days=1))
 
 
-async def live(days: int, thinning: int) -> list[tuple[int, int, int, int]]:
+async def run_days(days: int, thinning: int) -> list[tuple[int, int, int, int]]:
     """Return assets, images, bytes of the store's file and bytes of Redis at the end of each day."""
-    found = []
+    by_day = []
     wall = CLOCK._wall
     with tempfile.TemporaryDirectory() as folder, RedisServer() as server:
-        life = Life(Path(folder), server.url)
-        await life.store.open()
+        installation = Installation(Path(folder), server.url)
+        await installation.store.open()
         empty = server.client().info("memory")["used_memory"]  # type: ignore[index]
         for day in range(days):
-            await life.day(day, DAY_SECONDS // thinning)
+            await installation.day(day, DAY_SECONDS // thinning)
             memory = server.client().info("memory")["used_memory"] - empty  # type: ignore[index]
-            ((assets,),) = await life.store._read("SELECT count(*) FROM assets", {})
-            found.append((assets, len(life.storage.images), life.path.stat().st_size, memory))
-            print(f"day {day + 1}: {found[-1]}", flush=True)
-        await life.queue.close()
-        await life.notifications.close()
-        await life.store.close()
+            ((assets,),) = await installation.store._read("SELECT count(*) FROM assets", {})
+            by_day.append((assets, len(installation.storage.images), installation.path.stat().st_size, memory))
+            print(f"day {day + 1}: {by_day[-1]}", flush=True)
+        await installation.queue.close()
+        await installation.notifications.close()
+        await installation.store.close()
     CLOCK._wall = wall
-    return found
+    return by_day
 
 
 def measure(days: int, thinning: int) -> Report:
-    """Measure it all."""
+    """Run that many days and report the figures of each."""
     report = Report("retention", machine=machine.describe())
-    by_day = asyncio.run(live(days, thinning))
+    by_day = asyncio.run(run_days(days, thinning))
     for day, (assets, images, size, memory) in enumerate(by_day, 1):
         megabytes = f"store {size * thinning / 1e6:,.0f} MB, Redis {memory * thinning / 1e6:,.0f} MB"
         report.notes.append(f"Day {day}: {assets * thinning:,} assets, {images * thinning:,} images, {megabytes}.")
@@ -148,7 +147,7 @@ def measure(days: int, thinning: int) -> Report:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.retention", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--days", type=int, default=21)
-    parser.add_argument("--thinning", type=int, default=200, help="one of so many uploads is made")
+    parser.add_argument("--thinning", type=int, default=200, help="of that many uploads one is made")
     options = parser.parse_args()
     measure(options.days, options.thinning).print()
 

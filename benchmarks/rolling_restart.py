@@ -1,9 +1,9 @@
-"""What clients notice of restarts: python -m benchmarks.rolling_restart
+"""The requests and events that clients lose in a restart: python -m benchmarks.rolling_restart
 
-Two processes of the service on one Redis and one store, behind nginx as a newcomer sets it up, behind nginx and Caddy
-with the files of deploy/, and on one port without a proxy. Six clients that repeat nothing upload photos and ask for
-the queue's state, half of them on a new connection each time; three listen. Then both processes restart one after the
-other, or one is killed (kill -9) and started again after a second. nginx and Caddy are needed on PATH.
+Two processes of the service on one Redis and one store: behind nginx with a minimal configuration, behind nginx and
+Caddy with the files of deploy/, and on one port without a proxy. Six clients without retries upload photos and read the
+queue's state, half of them with a new connection for each request; three clients listen. Then both processes restart
+one after the other, or one is killed (kill -9) and started again after a second. Needs nginx and Caddy on PATH.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.factories import make_noise_image
-from tests.proxies import NEWCOMERS_CONF, Caddy, Nginx
+from tests.proxies import MINIMAL_CONF, Caddy, Nginx
 from tests.rolling import Instances, Load, Seen, slow_upload
 
 PHOTO_BYTES = 300_000
 LARGE_BYTES = 3_000_000
-# Requests before and after what is measured.
+# Requests before and after the restart.
 BEFORE, AFTER = 60, 60
 ROUNDS = 2
 HEAD = ("in front", "what happens", "requests", "failed", "lost events", "p99, ms", "what failed")
@@ -29,7 +29,7 @@ HEAD = ("in front", "what happens", "requests", "failed", "lost events", "p99, m
 
 @dataclass(frozen=True)
 class Setup:
-    """What stands in front of the processes, and how long they serve on after SIGTERM."""
+    """The proxy in front of the processes, and the seconds that they go on serving after SIGTERM."""
 
     name: str
     lame_duck_seconds: float
@@ -37,33 +37,36 @@ class Setup:
 
 
 SETUPS = (
-    Setup("nginx, a newcomer's", 0, lambda folder, them: Nginx(folder, them.ports, NEWCOMERS_CONF)),
-    Setup("`deploy/nginx`", 5, lambda folder, them: Nginx(folder, them.ports)),
-    Setup("`deploy/nginx`", 0, lambda folder, them: Nginx(folder, them.ports)),
-    Setup("`deploy/caddy`", 5, lambda folder, them: Caddy(folder, them.ports)),
-    Setup("`deploy/caddy`", 0, lambda folder, them: Caddy(folder, them.ports)),
+    Setup("minimal nginx", 0, lambda folder, instances: Nginx(folder, instances.ports, MINIMAL_CONF)),
+    Setup("`deploy/nginx`", 5, lambda folder, instances: Nginx(folder, instances.ports)),
+    Setup("`deploy/nginx`", 0, lambda folder, instances: Nginx(folder, instances.ports)),
+    Setup("`deploy/caddy`", 5, lambda folder, instances: Caddy(folder, instances.ports)),
+    Setup("`deploy/caddy`", 0, lambda folder, instances: Caddy(folder, instances.ports)),
     Setup("nothing, one port (`REUSE_PORT`)", 5),
     Setup("nothing, one port (`REUSE_PORT`)", 0),
 )
 
 
-async def restart(them: Instances) -> None:
-    """Both, one after the other, a few times."""
+async def restart(instances: Instances) -> None:
+    """Restart all instances one after the other, ROUNDS times."""
     for _ in range(ROUNDS):
-        await them.roll()
+        await instances.roll()
 
 
-async def kill(them: Instances) -> None:
-    """One of them, a few times."""
+async def kill(instances: Instances) -> None:
+    """Kill and start one instance, ROUNDS times."""
     for _ in range(ROUNDS):
-        await them.kill_one()
+        await instances.kill_one()
 
 
-async def measure(url: str, them: Instances, happens: Callable[[Instances], Awaitable[None]], keyed: bool) -> Seen:
-    """Return what the clients have noticed."""
+async def measure(url: str, instances: Instances, fault: Callable[[Instances], Awaitable[None]], keyed: bool) -> Seen:
+    """Return the results of the clients before, during and after the fault.
+
+    keyed: see tests.rolling.Load.
+    """
     async with Load(url, image=make_noise_image(PHOTO_BYTES), keyed=keyed) as load:
         await load.until(BEFORE)
-        await happens(them)
+        await fault(instances)
         await load.until(AFTER)
     return load.seen
 
@@ -76,14 +79,14 @@ def row(setup: Setup, what: str, seen: Seen) -> str:
 
 
 async def slow_and_large(url: str) -> str:
-    """Return what becomes of a slow phone's photo, and of a large one."""
+    """Return the answers to a photo from a slow phone and to a large photo."""
     slow, large = await asyncio.gather(
         slow_upload(url, make_noise_image(100_000), 10_000),
         slow_upload(url, make_noise_image(LARGE_BYTES), LARGE_BYTES),
         return_exceptions=True,
     )
-    said = [f"{found[0]}" if isinstance(found, tuple) else type(found).__name__ for found in (slow, large)]
-    return f"100 KB at 10 KB/s: {said[0]}; 3 MB: {said[1]}"
+    answers = [f"{result[0]}" if isinstance(result, tuple) else type(result).__name__ for result in (slow, large)]
+    return f"100 KB at 10 KB/s: {answers[0]}; 3 MB: {answers[1]}"
 
 
 def main() -> None:
@@ -94,15 +97,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
             folder, lame_duck = Path(name), str(setup.lame_duck_seconds)
             one_port = setup.proxy is None
-            them = stack.enter_context(Instances(folder, is_one_port=one_port, LAME_DUCK_SECONDS=lame_duck))
-            url = them.services[0].url
+            instances = stack.enter_context(Instances(folder, is_one_port=one_port, LAME_DUCK_SECONDS=lame_duck))
+            url = instances.services[0].url
             if setup.proxy is not None:
-                url = stack.enter_context(setup.proxy(folder, them)).url
-            print(row(setup, "rolling restart", asyncio.run(measure(url, them, restart, False))), flush=True)
-            if setup.lame_duck_seconds or "newcomer" in setup.name:
-                print(row(setup, "kill -9 of one", asyncio.run(measure(url, them, kill, False))), flush=True)
+                url = stack.enter_context(setup.proxy(folder, instances)).url
+            print(row(setup, "rolling restart", asyncio.run(measure(url, instances, restart, False))), flush=True)
+            if setup.lame_duck_seconds or "minimal" in setup.name:
+                print(row(setup, "kill -9 of one", asyncio.run(measure(url, instances, kill, False))), flush=True)
                 what = "kill -9 of one, clients repeat once with their key"
-                print(row(setup, what, asyncio.run(measure(url, them, kill, True))), flush=True)
+                print(row(setup, what, asyncio.run(measure(url, instances, kill, True))), flush=True)
                 notes.append(f"- {setup.name}: {asyncio.run(slow_and_large(url))}")
     print("\n" + "\n".join(notes))
 

@@ -1,7 +1,7 @@
-"""What a photo, a socket and a process take: python -m benchmarks.sizing
+"""The memory, disk and CPU of a photo, a socket and a process: python -m benchmarks.sizing
 
-One real process with its embedded parts and an AI service that answers at once gets photos as phones make them (12
-megapixels), then sockets that listen. Prints what docs/operations.md reckons with.
+One real process with an AI service that answers at once gets photos of 12 megapixels, as phones make them, and then
+listening sockets. Prints the figures from which docs/operations.md calculates the size of an installation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PHONE = (4032, 3024)
 
 
 def size(folder: Path) -> int:
-    """Return how many bytes the files below the folder have."""
+    """Return the bytes of all files below the folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
@@ -57,7 +57,7 @@ def measure(folder: Path, redis: RedisServer) -> None:
 
 
 async def listen(service: Service, process: int, before: float) -> None:
-    """Open the sockets of as many users and show what each takes."""
+    """Open SOCKETS sockets, each of another user, and show the memory of one."""
     async with AsyncExitStack() as opened:
         session = await opened.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         for number in range(SOCKETS):

@@ -1,9 +1,9 @@
-"""500 uploads to their events, beside another version of the service: python -m benchmarks.versions REVISION
+"""500 uploads to their events, in this version and in another one: python -m benchmarks.versions REVISION
 
-The other version runs from a checkout and an environment of its own under build/versions. All take turns in every
-round: the other version, this one without previews, and this one as it is by default. Each has its embedded default and
-a stub for the AI service, which takes 5 ms. The photos are noise of 100 KB, which costs nothing to shrink, and a drawn
-JPEG of 2 megapixels, which costs what a phone's does.
+The other version runs from a checkout and an environment of its own under build/versions. Every round runs the other
+version, this one without previews, and this one with its defaults. Each has its embedded parts and a fake AI service
+that takes 5 ms. The photos are noise of 100 KB, whose previews cost nothing, and a generated JPEG of 2 megapixels,
+whose previews cost as much as those of a phone's photo.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ def measure(checkout: Path, settings: Mapping[str, str], image: Path, count: int
         running = Running(int(service.url.rpartition(":")[2]), service.pid)
         drive(running, "events", 32, image=image)
         before, cpu = lag_p99_ms(running.port, {})[1], machine.cpu_seconds(running.pids)
-        found = drive(running, "events", count, image=image)
+        times = drive(running, "events", count, image=image)
         cpu = machine.cpu_seconds(running.pids) - cpu
         lag = lag_p99_ms(running.port, before)[0]
         _check_previews(service, wanted="PREVIEW_PROCESSES" not in settings and checkout == CHECKOUT)
-    waits = statistics.quantiles(found["waits"], n=100)
+    waits = statistics.quantiles(times["waits"], n=100)
     return {
-        "accepted": count / found["accepted"],
-        "total": found["total"],
+        "accepted": count / times["accepted"],
+        "total": times["total"],
         "p50": waits[49],
         "p99": waits[98],
         "CPU": cpu / count * 1000,

@@ -1,6 +1,6 @@
-"""What a page is made of: panels, rows and variables, with the settings all of ours share.
+"""Builds panels, rows and variables of pages, with the settings that all our pages share.
 
-In a query `@` stands for the matchers of the job and the instance chosen on the page, `@queue` for these and the queue.
+In a query `@` stands for the matchers of the job and the instances chosen on the page, `@queue` also for the queue's.
 """
 
 from __future__ import annotations
@@ -30,12 +30,17 @@ def at_least(value: float) -> Steps:
 
 
 def rate(metric: str, by: str = "", where: str = "@", legend: str = "") -> Query:
-    """Return the query of what a counter counts per second, over all processes."""
+    """Return the query of a counter's increase per second, over all processes.
+
+    metric: the name without `pipeline_` and `_total`.
+    by: the labels, separated by commas.
+    where: the matchers.
+    """
     return f"{_sum(by)}(rate(pipeline_{metric}_total{{{where}}}[$__rate_interval]))", legend or _legend(by)
 
 
 def quantile(part: float, metric: str, by: str = "", where: str = "@", legend: str = "") -> Query:
-    """Return the query of the value that this part of all stays below, over all processes."""
+    """Return the query of a histogram's quantile, over all processes; part: 0.95 for the 95th percentile."""
     buckets = f"{_sum(by, 'le')}(rate(pipeline_{metric}_bucket{{{where}}}[$__rate_interval]))"
     return f"histogram_quantile({part}, {buckets})", legend or _legend(by)
 
@@ -48,7 +53,7 @@ def quantiles(metric: str, where: str = "@") -> list[Query]:
 def number(
     title: str, description: str, expr: str, *, unit: str = "short", width: int = 3, steps: Steps = PLAIN
 ) -> Panel:
-    """Return the newest value of a query, in the colour of the step it has reached."""
+    """Return a panel with the newest value of a query, in the colour of the step that it has reached."""
     thresholds = dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE)
     thresholds.steps([models.Threshold(value=value, color=color) for value, color in steps])
     panel = stat.Panel().title(title).description(description).datasource(SOURCE).span(width).height(4)
@@ -58,7 +63,7 @@ def number(
 
 
 def graph(title: str, description: str, *queries: Query, unit: str = "short", width: int = 8) -> Panel:
-    """Return one line for each series of the queries."""
+    """Return a panel with one line for each series of the queries."""
     panel = timeseries.Panel().title(title).description(description).datasource(SOURCE).span(width).height(8)
     panel.unit(unit).min(0).fill_opacity(8)
     panel.legend(common.VizLegendOptions().display_mode(common_models.LegendDisplayMode.LIST).show_legend(True))
@@ -69,7 +74,7 @@ def graph(title: str, description: str, *queries: Query, unit: str = "short", wi
 
 
 def heat(title: str, description: str, metric: str, where: str = "@") -> Panel:
-    """Return a histogram of seconds over time: the darker a cell, the more fell in it."""
+    """Return a heat map of a histogram of seconds: the darker a cell, the more values are in it."""
     expr = f"sum by (le) (increase(pipeline_{metric}_bucket{{{where}}}[$__rate_interval]))"
     panel = heatmap.Panel().title(title).description(description).datasource(SOURCE).span(8).height(8)
     panel.y_axis(heatmap.YAxisConfig().unit("s")).color(heatmap.HeatmapColorOptions().scheme("Blues"))
@@ -87,8 +92,9 @@ def page(
 ) -> models.Dashboard:
     """Return a page as Grafana reads it.
 
-    rows: title -> panels, from left to right. variables: name -> the query of its values. links: uids and titles of
-    the other pages.
+    rows: title -> panels, from left to right.
+    variables: name -> the query of its values.
+    links: uids and titles of the other pages.
     """
     board = dashboard.Dashboard(title).uid(uid).description(description).tags(["pipeline"]).readonly()
     board.time("now-1h", "now").refresh("30s").tooltip(models.DashboardCursorSync.CROSSHAIR).annotations([])
@@ -109,14 +115,14 @@ def page(
 def _target(expr: str, letter: str = "A") -> prometheus.Dataquery:
     expr = expr.replace("@queue", OF_QUEUE).replace("@", SERVICE)
     query = prometheus.Dataquery().expr(expr).ref_id(letter).datasource(SOURCE)
-    # What is taken over the whole time shown is one value.
+    # A query over the whole time shown has one value.
     return query.instant() if "$__range]" in expr else query.range()
 
 
 def _variable(name: str, query: str) -> dashboard.QueryVariable:
     variable = dashboard.QueryVariable(name).label(name.title()).query(query).datasource(SOURCE)
     variable.multi(True).include_all(True).all_value(".+").sort(models.VariableSort.ALPHABETICAL_ASC)
-    # Processes come and go while a page stays open.
+    # Processes start and stop while a page is open.
     variable.refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
     return variable.current(models.VariableOption(text="All", value="$__all", selected=True))
 

@@ -1,4 +1,4 @@
-"""Certificates for servers that speak TLS in tests: each authority is trusted by those alone who name its file."""
+"""Certificates for TLS servers in tests: a client trusts an authority only if it names the authority's file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates. ca_file: its own, for those who trust it."""
+    """Signs certificates.
+
+    ca_file: its own certificate, for the clients that trust it.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
@@ -29,7 +32,7 @@ class Authority:
         self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
     def server_context(self, host: str) -> ssl.SSLContext:
-        """Return what a server of that name or address speaks TLS with."""
+        """Return the TLS context of a server with that name or address."""
         key = ec.generate_private_key(ec.SECP256R1())
         try:
             name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
@@ -65,7 +68,7 @@ class Authority:
 
 @contextmanager
 def shaking_hands(context: ssl.SSLContext) -> Iterator[int]:
-    """Run a server that shakes hands and says no more; yields its port."""
+    """Run a server that only makes the TLS handshake; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

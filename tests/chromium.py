@@ -15,15 +15,15 @@ from typing import Any
 
 import aiohttp
 
-from tests.parts import find_program
+from tests.requirements import find_program
 
 BROWSER = find_program("chromium", "chromium-browser", "google-chrome")
 # tests/clients/install puts it there.
 _client = find_program("photo-client-node")
 AXE = Path(_client).parent / "photo-clients/node_modules/axe-core/axe.min.js" if _client else None
 UNTIL_SECONDS = 30.0
-# So often the looks of a page are judged again before it counts as faulty.
-LOOKS = 4
+# How often a page with violations is checked again before they count.
+RECHECKS = 4
 CONTEXT_GONE = re.compile("context|collected|navigated", re.IGNORECASE)
 # Code and Windows key code of keys that are more than a letter.
 KEYS = {
@@ -39,11 +39,14 @@ KEYS = {
 
 
 class ContextGone(AssertionError):
-    """The document that was asked is being replaced by another one."""
+    """The document of the call is being replaced by another one."""
 
 
 class Page:
-    """A tab. problems: what its console told of errors, exceptions and breaches of the Content-Security-Policy."""
+    """A tab. Many methods because each is one thing that a person does or sees in a browser.
+
+    problems: the errors, exceptions and violations of the Content-Security-Policy in its console.
+    """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, browser: Browser) -> None:
         self._socket = socket
@@ -71,7 +74,7 @@ class Page:
         return result["result"].get("value")
 
     async def until(self, condition: str, seconds: float = UNTIL_SECONDS) -> Any:
-        """Return the value of a JavaScript expression once it is true. It is looked at with every frame."""
+        """Return the value of a JavaScript expression once it is truthy; the page evaluates it every 25 ms."""
         script = f"""new Promise((resolve) => {{
           const look = () => {{
             let found;
@@ -95,7 +98,7 @@ class Page:
         await self.until(f"({TEXT})(document.body).includes({json.dumps(text)})", seconds)
 
     async def text(self) -> str:
-        """Return what the page shows, also in open shadow trees."""
+        """Return the visible text of the page, also of open shadow trees."""
         return str(await self.evaluate(f"({TEXT})(document.body)"))
 
     async def press(self, *keys: str, modifiers: int = 0) -> None:
@@ -112,14 +115,14 @@ class Page:
 
     async def click(self, element: str) -> None:
         """Click in the middle of an element. element: a JavaScript expression for it."""
-        place = await self.until(f"""(() => {{
+        point = await self.until(f"""(() => {{
           const element = {element};
           element.scrollIntoView({{ block: "center", behavior: "instant" }});
           const box = element.getBoundingClientRect();
           return box.width && box.height && {{ x: box.x + box.width / 2, y: box.y + box.height / 2 }};
         }})()""")
         for kind in ("mousePressed", "mouseReleased"):
-            await self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **place)
+            await self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **point)
 
     async def choose_files(self, element: str, files: Sequence[Path]) -> None:
         """Choose files in an <input type="file">. element: a JavaScript expression for it."""
@@ -142,7 +145,7 @@ class Page:
         await self.call("Emulation.setEmulatedMedia", features=chosen)
 
     async def go_offline(self, is_offline: bool = True) -> None:
-        """Cut the tab off the network, or let it back."""
+        """Disconnect the tab from the network, or connect it again."""
         await self.call("Network.enable")
         await self.call(
             "Network.emulateNetworkConditions",
@@ -153,14 +156,12 @@ class Page:
         )
 
     async def block(self, *addresses: str) -> None:
-        """Let no request to these addresses out of the tab from now on, patterns like "*/api/about"; without any: all
-        go out again.
-        """
+        """Block the tab's requests to these addresses, patterns like "*/api/about"; without any: block none."""
         await self.call("Network.enable")
         await self.call("Network.setBlockedURLs", urls=addresses)
 
     async def run_first(self, script: str) -> None:
-        """Run JavaScript in every page that is loaded from now on, before its own."""
+        """Run JavaScript in every page that is loaded from now on, before the page's own."""
         await self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     async def reload(self) -> None:
@@ -170,25 +171,25 @@ class Page:
         await self.until("!window.isOfBefore && document.readyState === 'complete'")
 
     async def screenshot(self, path: Path, *, is_whole: bool = False) -> None:
-        """Write a PNG of what is seen, or of the whole page."""
+        """Write a PNG of the visible part, or of the whole page."""
         shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)
         path.write_bytes(base64.b64decode(shot["data"]))
 
     async def violations(self) -> list[str]:
-        """Return what axe-core has to say against the page, and still says when it is asked again.
+        """Return the violations that axe-core finds, in several checks one after the other.
 
-        After a change of the scheme some colours follow some frames later.
+        After a change of the colour scheme some colours change some frames later.
         """
-        found = await self._violations()
-        for _ in range(LOOKS if found else 0):
+        violations = await self._violations()
+        for _ in range(RECHECKS if violations else 0):
             await self.evaluate("new Promise((passed) => setTimeout(passed, 250))")
-            if not (found := await self._violations()):
+            if not (violations := await self._violations()):
                 break
-        return found
+        return violations
 
     async def _violations(self) -> list[str]:
         assert AXE is not None
-        # Into a world of its own: the page's policy takes no script from elsewhere.
+        # In an isolated world, because the page's Content-Security-Policy blocks foreign scripts.
         tree = await self.call("Page.getFrameTree")
         frame = tree["frameTree"]["frame"]["id"]
         world = (await self.call("Page.createIsolatedWorld", frameId=frame))["executionContextId"]
@@ -209,20 +210,20 @@ class Page:
         return await self._browser.open(url)
 
     async def close(self) -> None:
-        """Let go of the tab."""
+        """Stop reading the tab's messages."""
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _read(self) -> None:
         async for message in self._socket:
-            told = json.loads(message.data)
-            if "id" in told:
-                self._replies.pop(told["id"]).set_result(told)
-            elif told["method"] == "Runtime.exceptionThrown":
-                details = told["params"]["exceptionDetails"]
+            data = json.loads(message.data)
+            if "id" in data:
+                self._replies.pop(data["id"]).set_result(data)
+            elif data["method"] == "Runtime.exceptionThrown":
+                details = data["params"]["exceptionDetails"]
                 self.problems.append(details.get("exception", {}).get("description") or details["text"])
-            elif told["method"] == "Log.entryAdded" and told["params"]["entry"]["level"] == "error":
-                entry = told["params"]["entry"]
+            elif data["method"] == "Log.entryAdded" and data["params"]["entry"]["level"] == "error":
+                entry = data["params"]["entry"]
                 self.problems.append(f"{entry['text']} {entry.get('url', '')}")
 
 
@@ -253,7 +254,7 @@ class Browser:
         async with self._session.put(f"{self._address}/json/new?{url}") as response:
             tab = await response.json()
         page = await self._loaded(tab, url)
-        # A tab that is behind another one does not always hear of clicks.
+        # A background tab does not always get clicks.
         await page.call("Page.bringToFront")
         return page
 
@@ -265,7 +266,7 @@ class Browser:
         self._opened.push_async_callback(page.close)
         for domain in ("Runtime", "Log", "Page", "DOM"):
             await page.call(f"{domain}.enable")
-        # A page may take the fragment out of its address as soon as it runs.
+        # A page may remove the fragment from its address as soon as it runs.
         address = json.dumps(url.partition("#")[0])
         await page.until(f"document.readyState === 'complete' && location.href.startsWith({address})")
         return page
@@ -273,7 +274,7 @@ class Browser:
 
 @asynccontextmanager
 async def browsing(url: str) -> AsyncIterator[Page]:
-    """Give a tab that has loaded the address."""
+    """Yield a tab that has loaded the address."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         switches = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
         switches += ["--disable-component-update", "--disable-sync", "--remote-debugging-port=0"]

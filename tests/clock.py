@@ -1,4 +1,4 @@
-"""A clock that stands until a test moves it."""
+"""A clock that only a test moves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 
 class Clock:
-    """What the code takes for the time, in seconds."""
+    """Replaces time.monotonic: returns `now`, in seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -16,7 +16,7 @@ class Clock:
 
     @classmethod
     def of_breakers(cls, monkeypatch: pytest.MonkeyPatch) -> Clock:
-        """Return the clock that decides how long plugins are held."""
+        """Return a clock that the breakers use for the time that plugins are held."""
         clock = cls()
         monkeypatch.setattr("pipeline.hooks.breaker.monotonic", clock)
         return clock

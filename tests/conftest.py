@@ -1,4 +1,4 @@
-"""Fixtures every test may use, real servers with clean databases above all, and the check that no test skips in CI."""
+"""Fixtures of all tests, mainly real servers with empty databases, and the check that no test skips in CI."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ from tests.fake_cloudinary import FakeCloudinary
 from tests.fake_receiver import FakeReceiver, running_in_thread
 from tests.mongo_server import MongoServer, own_database
 from tests.moto_server import MotoServer
-from tests.parts import require
+from tests.requirements import require
 from tests.redis_server import RedisServer
 from tests.service import AiService
 from tests.workers import Bench
 
-# A package of its own, whose tests run where it is installed.
+# A separate package; its tests run where it is installed.
 collect_ignore = ["plugins_v1"]
 
-# A shell that starts the tests in the background lets them ignore Ctrl-C, and with them every process they start.
+# A shell that starts the tests in the background makes them, and every process they start, ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a plugin need not have leaves out tests of our suites; a skipped test here is one that the machine lacks."""
+    """Count a test that skips because a plugin lacks an optional method as passed.
+
+    So every skipped test is one for which the machine lacks something.
+    """
     report = yield
     is_left_out = report.when == "call" and report.skipped and isinstance(report.longrepr, tuple)
     if is_left_out and OPTIONAL.search(report.longrepr[2]):
@@ -51,9 +54,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """Undo what the service sets for the whole process, in which other tests follow: the size of pictures that are
-    opened, and how a command logs.
-    """
+    """Undo the process-wide settings of the service after each test: Pillow's limit of pixels, and logging."""
     before = Image.MAX_IMAGE_PIXELS
     yield
     Image.MAX_IMAGE_PIXELS = before
@@ -67,13 +68,13 @@ def _as_before() -> Iterator[None]:
 
 @pytest.fixture
 def io_loop() -> Iterator[IOLoop]:
-    """A loop of the test's own, current while it lives; pytest-tornado's own fixture leaves one behind unclosed."""
+    """An event loop for one test; pytest-tornado's own fixture does not close its loop."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     io_loop = IOLoop(asyncio_loop=loop, make_current=False)
     yield io_loop
-    while left := asyncio.all_tasks(loop):
-        loop.run_until_complete(cancel(left))
+    while tasks := asyncio.all_tasks(loop):
+        loop.run_until_complete(cancel(tasks))
     loop.run_until_complete(loop.shutdown_asyncgens())
     loop.run_until_complete(loop.shutdown_default_executor())
     asyncio.set_event_loop(None)
@@ -102,14 +103,14 @@ def redis(redis_server: RedisServer) -> Redis:
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A Redis this test may stop, hang and wipe."""
+    """A Redis that the test may stop, hang and wipe."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture
 def bench(io_loop: IOLoop, redis_url: str) -> Iterator[Bench]:
-    """A queue on the shared Redis, with the workers the test starts."""
+    """A queue on the shared Redis, and the workers that the test starts."""
     bench = Bench(redis_url)
     yield bench
     io_loop.run_sync(bench.close)
@@ -133,7 +134,7 @@ def mongo_server() -> Iterator[MongoServer]:
 
 @pytest.fixture
 def mongo_uri(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a database of the test's own."""
+    """The address of a database for one test."""
     with own_database(lambda: request.getfixturevalue("mongo_server")) as uri:
         yield uri
 
@@ -156,7 +157,7 @@ def bucket(moto: MotoServer) -> str:
 
 @pytest.fixture
 def in_s3(moto: MotoServer, bucket: str) -> dict[str, str]:
-    """The settings with which the storage `object` keeps images in that bucket."""
+    """The settings with which the storage `object` stores images in that bucket."""
     return moto.settings(f"s3://{bucket}/photos")
 
 
@@ -169,7 +170,7 @@ def cloudinary() -> Iterator[FakeCloudinary]:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """A sandbox for the whole run; tests that end its children have their own."""
+    """A sandbox for the whole run; tests that kill its children start their own."""
     sandbox = Sandbox()
     yield sandbox
     asyncio.run(sandbox.close())
@@ -177,7 +178,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def ai_service() -> Iterator[AiService]:
-    """An AI service of one's own that answers well at once until told otherwise."""
+    """An AI service for one test that answers well and at once until the test orders otherwise."""
     with AiService() as ai_service:
         yield ai_service
 
@@ -191,7 +192,7 @@ def receiver() -> Iterator[FakeReceiver]:
 
 @pytest.fixture(scope="session")
 def held_ai_service() -> Iterator[str]:
-    """The address of an AI service that never answers, so that jobs stay as they are."""
+    """The address of an AI service that never answers, so that jobs stay active."""
     with AiService(held=True) as ai_service:
         yield ai_service.url
 

@@ -1,4 +1,4 @@
-"""Builds what tests send in: real images, real tokens, multipart bodies. Pure: no server, no settings, no fixtures."""
+"""Builds the input of tests: real images, real tokens, multipart bodies. Pure: no server, no settings, no fixtures."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_noise_image(size_bytes: int, seed: int = 0) -> bytes:
 
 
 def make_asset(user_id: str = "user-1", *, created_at: datetime | None = None, **fields: Any) -> Asset:
-    """Return an asset as an upload makes it; fields replace its own."""
+    """Return an asset as an upload makes it, with these fields replaced."""
     asset_id = new_asset_id()
     now = created_at or utc_now()
     return replace(
@@ -82,8 +82,10 @@ def make_asset(user_id: str = "user-1", *, created_at: datetime | None = None, *
 def make_token(
     sub: str = "user-1", secret: str = SECRET, role: str | None = None, expires_in: float = 7200, **claims: object
 ) -> str:
-    """Return a signed HS256 token. expires_in: seconds from now, negative for one that has expired; the default
-    outlasts a whole test run, because tables of cases are made when it begins.
+    """Return a signed HS256 token.
+
+    expires_in: seconds from now, negative for an expired token; the default is longer than a test run, because tables
+    of cases are built when the run begins.
     """
     payload: dict[str, object] = {"sub": sub, "exp": int(time.time() + expires_in)}
     if role is not None:
@@ -98,7 +100,8 @@ def make_multipart(
 ) -> tuple[bytes, str]:
     """Return (body, value of the Content-Type header).
 
-    fields: name and text of each. files: (name, filename, content type, content) of each, after the fields.
+    fields: name and text of each.
+    files: (name, filename, content type, content) of each; they come after the fields.
     """
     pairs = fields.items() if isinstance(fields, Mapping) else fields
     parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}'.encode() for name, text in pairs]
@@ -110,6 +113,6 @@ def make_multipart(
 
 
 def make_upload(image: bytes | None = None, category: str = "sneaker") -> tuple[bytes, str]:
-    """Return (body, Content-Type) of a proper upload; image: default is a small JPEG."""
+    """Return (body, Content-Type) of a valid upload, by default of a small JPEG."""
     content = make_image() if image is None else image
     return make_multipart({"category": category}, [("image", "photo.jpg", "image/jpeg", content)])

@@ -22,20 +22,22 @@ WAIT_SECONDS = 60.0
 PER_SECOND = 40
 PARALLEL = 8
 DOWN_SECONDS = 1.0
-# What a failover loses is found again within seconds, not the default minute.
+# Lost jobs are enqueued again within seconds instead of the default minute.
 QUICK = {"LEASE_SECONDS": "6", RECONCILE_SECONDS: "2", RECONCILE_AGE_SECONDS: "5"}
 
 
 @dataclass
 class Outcome:
-    """What became of the uploads. live_seconds: from the fault to the first event of a later upload.
+    """The results of the uploads.
 
-    all_seconds: from the fault to the last event of all. readiness: (seconds since the fault, status of /readyz),
-    whenever it changed.
+    received: the assets whose event came.
+    live_seconds: from the fault to the first event of a later upload.
+    all_seconds: from the fault to the last event of all.
+    readiness: (seconds since the fault, status of /readyz), for each change.
     """
 
     accepted: set[str] = field(default_factory=set)
-    heard: set[str] = field(default_factory=set)
+    received: set[str] = field(default_factory=set)
     live_seconds: float = float("inf")
     all_seconds: float = float("inf")
     readiness: list[tuple[float, int]] = field(default_factory=list)
@@ -43,11 +45,11 @@ class Outcome:
     @property
     def lost(self) -> set[str]:
         """Assets whose event never came."""
-        return self.accepted - self.heard
+        return self.accepted - self.received
 
 
 class Pair:
-    """The process that is uploaded to and runs the jobs, and the one with the sockets; `with` starts and ends them."""
+    """Two processes: one gets the uploads and runs the jobs, the other has the sockets. `with` starts and ends them."""
 
     def __init__(self, folder: Path, topology: Topology) -> None:
         self.topology = topology
@@ -67,13 +69,13 @@ class Pair:
     ) -> None:
         self._stack.close()
 
-    async def suffer(self, fault: str, *, uploads: int, sockets: int) -> Outcome:
-        """Cause the fault after a quarter of the uploads; return when all events were heard, or after a minute."""
+    async def run_fault(self, fault: str, *, uploads: int, sockets: int) -> Outcome:
+        """Cause the fault after a quarter of the uploads; return when all events have come, or after a minute."""
         return await Run(self, fault, uploads, sockets).go()
 
 
 class Run:
-    """One fault."""
+    """One fault, its uploads and its listeners."""
 
     def __init__(self, pair: Pair, fault: str, uploads: int, sockets: int) -> None:
         self._pair = pair
@@ -88,7 +90,7 @@ class Run:
         self.outcome = Outcome()
 
     async def go(self) -> Outcome:
-        """Make everything happen."""
+        """Open the sockets, upload, cause the fault, and wait for all events."""
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             self._session = session
             joined = [asyncio.Event() for _ in self._users]
@@ -101,7 +103,7 @@ class Run:
                     await asyncio.gather(*(event.wait() for event in joined))
                 listening.append(asyncio.create_task(self._watch_readiness()))
                 await self._upload_all()
-                await self._until_heard()
+                await self._until_received()
                 await self._until_ready()
             finally:
                 await cancel(listening)
@@ -135,10 +137,10 @@ class Run:
         self.outcome.accepted.add(asset_id)
         if is_later:
             self._later.add(asset_id)
-        self._note_live(asset_id)
+        self._record_live(asset_id)
 
     async def _listen(self, user: str, joined: asyncio.Event) -> None:
-        """Hear one user's events on a socket that is never opened anew."""
+        """Record one user's events on a socket that is opened only once."""
         headers = {"Authorization": f"Bearer {make_token(user)}"}
         async with self._session.ws_connect(f"{self._pair.far.url}/ws", headers=headers) as socket:
             async for message in socket:
@@ -146,16 +148,16 @@ class Run:
                 if frame["event"] == "connected":
                     joined.set()
                 elif frame["event"] == "asset_processed":
-                    self.outcome.heard.add(frame["assetId"])
-                    self._note_live(frame["assetId"])
+                    self.outcome.received.add(frame["assetId"])
+                    self._record_live(frame["assetId"])
                     self._arrived.set()
 
-    def _note_live(self, asset_id: str) -> None:
-        """An event may come before the answer to its upload."""
-        if asset_id in self._later and asset_id in self.outcome.heard:
+    def _record_live(self, asset_id: str) -> None:
+        """Record the first event of a later upload; the event may come before the answer to its upload."""
+        if asset_id in self._later and asset_id in self.outcome.received:
             self.outcome.live_seconds = min(self.outcome.live_seconds, time.monotonic() - self._failed_at)
 
-    async def _until_heard(self) -> None:
+    async def _until_received(self) -> None:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 while self.outcome.lost:
@@ -163,7 +165,7 @@ class Run:
                     await self._arrived.wait()
             self.outcome.all_seconds = time.monotonic() - self._failed_at
         except TimeoutError:
-            pass  # the outcome says what is lost
+            pass  # outcome.lost has the missing ones
 
     async def _watch_readiness(self) -> None:
         last = 0

@@ -1,4 +1,4 @@
-"""A scriptable AI service: a real HTTP server that answers POST /analyze as the contract says, or as badly as told.
+"""A scriptable AI service: a real HTTP server that answers POST /analyze by the contract, or as badly as ordered.
 
 In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`.
 As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
@@ -38,7 +38,9 @@ class Reply:
     """One scripted answer.
 
     body: a JSON value, bytes or text sent as they are, or None for the good answer (2xx) or an error body (others).
-    delay_ms: on top of the service's own. cut: close the connection instead of answering. times: for so many calls.
+    delay_ms: added to the service's own delay.
+    cut: close the connection instead of answering.
+    times: the number of calls that get this answer.
     """
 
     status: int = 200
@@ -59,11 +61,14 @@ class Recorded:
 
 
 class FakeAiService(ScriptedServer[Reply]):
-    """Answers well unless told otherwise with `script`, `delay_ms` or `hold`.
+    """Answers well unless `script`, `delay_ms` or `hold` order otherwise.
 
-    calls: all calls ever. active, peak: calls being answered now, and the most at once. requests: the newest 10,000.
-    poison: photos of this category are always answered with 500. per_second: more calls are answered with 429 and
-    Retry-After; 0 takes all. limited: how many were.
+    calls: the number of all calls.
+    active, peak: calls being answered now, and the most at once.
+    requests: the newest 10,000.
+    poison: photos of this category are always answered with 500.
+    per_second: further calls in a second are answered with 429 and Retry-After; 0 for no limit.
+    limited: the number of answers with 429.
     """
 
     def __init__(self, delay_ms: float = 0) -> None:
@@ -81,7 +86,7 @@ class FakeAiService(ScriptedServer[Reply]):
         self._changed = asyncio.Event()
 
     def forget(self) -> None:
-        """Answer well from now on, whatever the script still holds."""
+        """Answer well from now on: drop the rest of the script."""
         self._script.clear()
 
     def obey(self, orders: Mapping[str, Any]) -> None:
@@ -97,7 +102,7 @@ class FakeAiService(ScriptedServer[Reply]):
             self.hold() if orders["held"] else self.release()
 
     async def wait_for_calls(self, count: int, timeout_seconds: float = 10) -> None:
-        """Return when so many calls have arrived; TimeoutError otherwise."""
+        """Return when that many calls have arrived; raises TimeoutError otherwise."""
         async with asyncio.timeout(timeout_seconds):
             while self.calls < count:
                 self._changed.clear()
@@ -169,7 +174,7 @@ class _Analyze(RequestHandler):
             return {"error": {"message": f"scripted {status}", "code": "SCRIPTED"}}
         asset_id = self.request.headers.get("X-Asset-Id", "unknown")
         if self.fake.is_numbered:
-            # No two calls give the same answer, so a result tells which call it came from.
+            # Each call has another answer, so that a result identifies its call.
             model = {"value": f"call {secrets.token_hex(6)}", "confidence": 0.5}
             return GOOD_BODY | {"model": model}
         return GOOD_BODY | {"processedImageUrl": f"https://images.example/processed/{asset_id}.webp"}

@@ -31,9 +31,13 @@ UNSIGNED = {"file", "api_key", "signature", "resource_type", "cloud_name"}
 
 
 class FakeCloudinary:
-    """images, private: content by public_id, of the types upload and authenticated. saved_at: when each was saved.
-    calls: names of the actions in order of arrival. delay_ms: before each answer. byte_ms: before each byte of a public
-    image.
+    """One account.
+
+    images, private: content by public_id, of the types upload and authenticated.
+    saved_at: when each was saved.
+    calls: names of the actions in order of arrival.
+    delay_ms: before each answer.
+    byte_ms: before each byte of a public image.
     """
 
     def __init__(self) -> None:
@@ -55,12 +59,12 @@ class FakeCloudinary:
         self._server = HTTPServer(Application(routes, log_function=lambda handler: None))
 
     def of_type(self, kind: str) -> dict[str, bytes]:
-        """Return the images of that type; each type has names of its own."""
+        """Return the images of that type; two types may use the same name."""
         return {"upload": self.images, "authenticated": self.private}[kind]
 
     @property
     def cloudinary_url(self) -> str:
-        """What CLOUDINARY_URL is set to."""
+        """The value for CLOUDINARY_URL."""
         return f"cloudinary://{KEY}:{SECRET}@{CLOUD}?upload_prefix={self.url}"
 
     def start(self, port: int = 0) -> str:
@@ -82,7 +86,7 @@ class FakeCloudinary:
 
 @contextmanager
 def running_in_thread() -> Iterator[FakeCloudinary]:
-    """Run one on a loop of its own, for tests that call the blocking SDK."""
+    """Run one on its own event loop in a thread, for tests that call the blocking SDK."""
     fake = FakeCloudinary()
     ready = Event()
     loop = asyncio.new_event_loop()
@@ -172,7 +176,7 @@ class _Action(RequestHandler):
         self.redirect(f"{self.fake.url}/{CLOUD}/image/upload/v1/{params['public_id']}.jpg")
 
     def _resources(self) -> dict[str, Any]:
-        """Return a page of images; its cursor is the last one's id."""
+        """Return a page of images; its cursor is the id of the last image."""
         prefix, after = self.get_argument("prefix", ""), self.get_argument("next_cursor", "")
         most = int(self.get_argument("max_results", "10"))
         names = sorted(name for name in self.fake.of_type(self.kind) if name.startswith(prefix) and name > after)

@@ -1,4 +1,4 @@
-"""The far end of traces: a real OTLP/HTTP receiver that keeps every span it is sent.
+"""A collector of traces: a real OTLP/HTTP receiver that records every span.
 
 In a test: `with running_collector() as collector: ...`. It has a thread of its own.
 """
@@ -17,7 +17,11 @@ WAIT_SECONDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One span. Ids are hex, parent_id "" for the first of a trace. resource: what is said of the process."""
+    """One span.
+
+    trace_id, span_id, parent_id: hex; parent_id is "" for the first span of a trace.
+    resource: the attributes of the process.
+    """
 
     name: str
     kind: str
@@ -32,12 +36,17 @@ class Received:
 
     @property
     def traceparent(self) -> str:
-        """How the header begins that a call made inside this span carries; the flags follow."""
+        """The beginning of the header `traceparent` of a call made inside this span; the flags follow."""
         return f"00-{self.trace_id}-{self.span_id}-"
 
 
 class FakeCollector:
-    """spans: all that came. raw: the bodies as they were sent. url: what OTEL_EXPORTER_OTLP_ENDPOINT is to be."""
+    """The collector.
+
+    spans: all spans that came.
+    raw: the bodies as they were sent.
+    url: the value for OTEL_EXPORTER_OTLP_ENDPOINT.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -46,18 +55,18 @@ class FakeCollector:
         self._arrived = threading.Condition()
 
     def wait(self, is_enough: Callable[[list[Received]], bool]) -> list[Received]:
-        """Return all spans once they are enough."""
+        """Return all spans once `is_enough` answers true."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: is_enough(self.spans), WAIT_SECONDS), [s.name for s in self.spans]
             return list(self.spans)
 
     def clear(self) -> None:
-        """Forget what has come."""
+        """Drop all spans and bodies."""
         with self._arrived:
             self.spans, self.raw = [], []
 
-    def take(self, body: bytes) -> None:
-        """Keep what a request brought."""
+    def add(self, body: bytes) -> None:
+        """Record the spans of a request."""
         spans = parse(body)
         with self._arrived:
             self.raw.append(body)
@@ -73,14 +82,14 @@ def running_collector() -> Iterator[FakeCollector]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.path == "/v1/traces":
-                collector.take(body)
+                collector.add(body)
             self.send_response(200 if self.path == "/v1/traces" else 404)
             self.send_header("Content-Type", "application/x-protobuf")
             self.send_header("Content-Length", "0")
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
+            """Do not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     collector = FakeCollector(f"http://127.0.0.1:{server.server_port}")

@@ -1,4 +1,4 @@
-"""Plugins as third parties write them, made in the test itself: modules of hooks, and a manager of them."""
+"""Plugins as third parties write them, built in the test: modules with hooks, and a manager of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Analyze = Callable[[AnalyzeRequest], Any]
 
 
 class Provider:
-    """A provider whose analyze is the function it was given."""
+    """A provider whose method `analyze` is the given function."""
 
     def __init__(self, analyze: Analyze) -> None:
         self.analyze = analyze
@@ -32,7 +32,7 @@ class Provider:
 
 
 class Storage:
-    """A storage nobody stores anything in."""
+    """A storage that stores nothing."""
 
     def save(self, public_id: str, file: Any, content_type: str) -> str:
         return "https://images.example/x"
@@ -56,7 +56,7 @@ def make_module(name: str, **hooks: Callable[..., Any]) -> ModuleType:
 
 
 def make_catalogue(settings: Settings, *modules: ModuleType) -> Catalogue:
-    """Return the catalogue of these modules and of what is installed."""
+    """Return the catalogue of these modules and of the installed plugins."""
     sys.modules.update({module.__name__: module for module in modules})
     try:
         return Catalogue(settings, [module.__name__ for module in modules])
@@ -65,8 +65,8 @@ def make_catalogue(settings: Settings, *modules: ModuleType) -> Catalogue:
             del sys.modules[module.__name__]
 
 
-class House:
-    """Builds managers from modules and functions; `close` ends what it built and lets go what hangs."""
+class ManagerFactory:
+    """Builds managers from modules and functions; `close` ends the managers and the hanging calls."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -88,9 +88,9 @@ class House:
         pool_threads: int | None = None,
         **settings: Any,
     ) -> PluginManager:
-        """Return a manager of the modules' hooks and of these providers, a chain in that order unless settings say
-        otherwise.
+        """Return a manager of the modules' hooks and of the providers.
 
+        providers: the functions by name; by default all form one chain, in this order.
         variables: PLUGIN_... of the environment.
         breaker_failures, breaker_probe_seconds: instead of the constants of these names.
         pool_threads: of each plugin.
@@ -118,11 +118,11 @@ class House:
         return manager
 
     def count(self, name: str, kind: str, plugin: str) -> float:
-        """Return a plugin's number, the sum over its methods."""
+        """Return the value of a plugin's metric, summed over its methods."""
         return count(self.metrics, name, kind, plugin)
 
     async def close(self) -> None:
-        """End everything."""
+        """End all managers."""
         self.released.set()
         self._constants.undo()
         for manager in self._managers:
@@ -130,24 +130,24 @@ class House:
 
 
 def count(metrics: Metrics, name: str, kind: str, plugin: str) -> float:
-    """Return a plugin's number, the sum over its methods."""
+    """Return the value of a plugin's metric, summed over its methods."""
     wanted = {"kind": kind, "plugin": plugin}.items()
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     return sum(each.value for each in samples if each.name == name and wanted <= each.labels.items())
 
 
 def find(request: AnalyzeRequest) -> Analysis:
-    """A provider that finds the same in every photo."""
+    """A provider's function that returns the same analysis for every photo."""
     return make_analysis()
 
 
 def make_analysis(brand: str = "Nike") -> Analysis:
-    """Return what a provider found."""
+    """Return an analysis with that brand."""
     return Analysis(brand=Attribute(brand, 0.9))
 
 
 def make_request(category: str = "sneaker", **fields: Any) -> AnalyzeRequest:
-    """Return a photo to analyze."""
+    """Return a request to analyze a photo."""
     asset_id = "65f0c0ffee65f0c0ffee65f0"
     standard: dict[str, Any] = {"asset_id": asset_id, "job_id": f"ai-processing:{asset_id}", "request_id": "request-1"}
     rest = {"image_url": "https://images.example/original.jpg", "attempt": 1, "timeout_seconds": 90}
@@ -155,7 +155,7 @@ def make_request(category: str = "sneaker", **fields: Any) -> AnalyzeRequest:
 
 
 def make_job_event(number: int = 0, **fields: Any) -> JobEvent:
-    """Return an event of the job of that number."""
+    """Return an event of the job with that number."""
     asset_id = f"{number:024x}"
     return JobEvent(
         f"ai-processing:{asset_id}", asset_id, "user-1", "sneaker", f"request-{number}", utc_now(), **fields

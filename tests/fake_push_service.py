@@ -1,6 +1,6 @@
-"""The far end of Web Push: a browser that subscribes, and reads what its push service was sent for it.
+"""The receiving side of Web Push: a browser that subscribes, and reads the messages that its push service got.
 
-It reads by RFC 8291 and checks the sender by RFC 8292 with `cryptography` alone, not with what the notifier uses.
+It decrypts by RFC 8291 and checks the sender by RFC 8292, with `cryptography` only and not with the notifier's library.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Browser:
 
     @property
     def subscription(self) -> dict[str, Any]:
-        """What PushSubscription.toJSON() gives."""
+        """The value of PushSubscription.toJSON()."""
         keys = {"p256dh": encode(self._point), "auth": encode(self._auth)}
         return {"endpoint": self.endpoint, "expirationTime": None, "keys": keys}
 
     def read(self, received: Received) -> dict[str, Any]:
-        """Return what its service worker gets."""
+        """Return the message as the service worker gets it."""
         assert received.headers["Content-Encoding"] == "aes128gcm"
         body = received.body
-        assert len(body) <= 4096, "no push service has to take more"
+        assert len(body) <= 4096, "a push service need not accept more"
         salt, record_size, length = body[:16], int.from_bytes(body[16:20], "big"), body[20]
         sender, record = body[21 : 21 + length], body[21 + length :]
         assert len(record) <= record_size
@@ -60,16 +60,16 @@ class Browser:
         nonce = _hkdf(salt, b"Content-Encoding: nonce\0", 12, key_material)
         text = AESGCM(key).decrypt(nonce, record, None).rstrip(b"\0")
         assert text.endswith(b"\x02"), "the one record is the last one"
-        said: dict[str, Any] = json.loads(text[:-1])
-        return said
+        message: dict[str, Any] = json.loads(text[:-1])
+        return message
 
 
 def check_sender(received: Received, origin: str, server_key: str) -> dict[str, Any]:
-    """Return the claims of whoever sent it, who holds that key and means that origin."""
-    found = re.fullmatch(r"vapid t=(\S+), k=(\S+)", received.headers["Authorization"])
-    assert found is not None and found[2] == server_key
+    """Return the claims of the sender's token, after checking that it is signed with that key for that origin."""
+    match = re.fullmatch(r"vapid t=(\S+), k=(\S+)", received.headers["Authorization"])
+    assert match is not None and match[2] == server_key
     public_key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), decode(server_key))
-    claims: dict[str, Any] = jwt.decode(found[1], public_key, algorithms=["ES256"], audience=origin)
+    claims: dict[str, Any] = jwt.decode(match[1], public_key, algorithms=["ES256"], audience=origin)
     return claims
 
 

@@ -1,6 +1,6 @@
-"""The far end of a notifier: a real HTTP server that keeps what it is sent and answers 204, or as badly as told.
+"""The receiver of a notifier: a real HTTP server that records all requests and answers 204, or as badly as scripted.
 
-In a test: `with running_in_thread() as receiver: ...`. It has a loop and a thread of its own, because some notifiers
+In a test: `with running_in_thread() as receiver: ...`. It has its own event loop and thread, because some notifiers
 block; its methods may be called from any other thread.
 """
 
@@ -24,9 +24,11 @@ WAIT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One scripted answer. raw: sent instead of HTTP, then hangs up. is_endless: the body goes on till the sender does.
+    """One scripted answer.
 
-    path: the answer is for requests to this path only, "" for any.
+    raw: sent instead of an HTTP response, then the connection is closed.
+    is_endless: the body has no end.
+    path: the answer is only for requests to this path, "" for any.
     """
 
     status: int = 204
@@ -48,10 +50,13 @@ class Received:
 
 
 class FakeReceiver:
-    """requests: all that came. taken: those of them that were answered 2xx.
+    """The receiver.
 
-    connections: how many were opened, also those without a request. hung_up: set when the sender of an endless answer's
-    request closed the connection. ssl_options: speaks TLS.
+    requests: all requests.
+    taken: the requests that were answered with 2xx.
+    connections: the number of connections, also of those without a request.
+    hung_up: set when the sender closes the connection during an endless answer.
+    ssl_options: for TLS.
     """
 
     def __init__(self, ssl_options: dict[str, Any] | None = None) -> None:
@@ -78,17 +83,17 @@ class FakeReceiver:
         self._server.add_sockets(sockets)
 
     async def stop(self) -> None:
-        """Stop listening and drop every connection; held requests are let go."""
+        """Stop listening, answer the held requests and close every connection."""
         self._server.stop()
         self._open.set()
         await self._server.close_all_connections()
 
     def script(self, *replies: Reply) -> None:
-        """Answer the next requests with these, in order; after them all is well again."""
+        """Answer the next requests with these, in order; later requests are answered well."""
         self._replies.extend(replies)
 
     def forget(self) -> None:
-        """Answer well from now on, whatever the script still holds."""
+        """Answer well from now on: drop the rest of the script."""
         self._loop.call_soon_threadsafe(self._replies.clear)
 
     def hold(self) -> None:
@@ -100,12 +105,12 @@ class FakeReceiver:
         self._loop.call_soon_threadsafe(self._open.set)
 
     def wait_for_requests(self, count: int) -> None:
-        """Return when so many requests have arrived."""
+        """Return when that many requests have arrived."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self.requests) >= count, WAIT_SECONDS)
 
     async def answer(self, received: Received) -> Reply:
-        """Keep the request and return its answer once it is due."""
+        """Record the request and return its answer once it is due."""
         with self._arrived:
             self.requests.append(received)
             self._arrived.notify_all()
@@ -125,7 +130,7 @@ class FakeReceiver:
 
 @contextmanager
 def running_in_thread(ssl_options: dict[str, Any] | None = None) -> Iterator[FakeReceiver]:
-    """Run one on a loop of its own."""
+    """Run one on its own event loop in a thread."""
     started: deque[FakeReceiver] = deque()
     ready = threading.Event()
     loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""A fixed address in front of servers: each new connection goes to the server of now, old ones stay where they are."""
+"""A fixed address in front of servers: a new connection goes to the current server, old connections do not move."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pipeline.supervision import cancel
 class Forwarder:
     """A TCP proxy on the test's own loop; `async with` starts and ends it.
 
-    upstream_port: where new connections go. tls: what clients have to speak TLS with; servers get plain text.
+    upstream_port: the port of new connections.
+    tls: the context for clients' TLS; servers get plain text.
     """
 
     def __init__(self, upstream_port: int, tls: ssl.SSLContext | None = None) -> None:
@@ -36,11 +37,11 @@ class Forwarder:
         await cancel(self._tasks)
 
     def silence(self) -> None:
-        """Swallow from now on what the connections of now send, as a firewall does that has forgotten them."""
+        """Drop all further data of the current connections, as a firewall that has lost their state."""
         self._silenced.update(self._writers)
 
     def passed_on(self, data: bytes) -> bytes:
-        """Return what the other side gets; a subclass may change it."""
+        """Return the data for the other side; a subclass may change them."""
         return data
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Handlers of ours on a port, on the test's own event loop and without the rest of the service."""
+"""Handlers of the service on a port, on the test's own event loop, without the rest of the service."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.contract.contracts import check_reply
 class HandlerServer:
     """A server with those routes, and its client.
 
-    routes: as tornado.web.Application takes them.
-    common: what every handler is given, see BaseHandler.initialize.
+    routes: those of tornado.web.Application.
+    common: the arguments of every handler, see BaseHandler.initialize.
     """
 
     def __init__(self, routes: Sequence[Any], common: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Proxies that are in a WebSocket's way, as companies, hotels and phone networks have them.
+"""Proxies that break WebSockets, as companies, hotels and phone networks have them.
 
 HTTP/1.1 in front of a real server, one request per connection.
 
@@ -47,7 +47,7 @@ class Head:
         return self.get("Upgrade").lower() == "websocket"
 
     def encoded(self, *, keeps_upgrade: bool) -> bytes:
-        """Return the head as it goes upstream; all but an Upgrade asks for the end of the connection."""
+        """Return the head as it goes upstream; without an Upgrade it has `Connection: close`."""
         headers = self.headers
         if not keeps_upgrade:
             dropped = ("connection", "upgrade")
@@ -57,7 +57,7 @@ class Head:
 
 
 class HostileProxy:
-    """`async with` starts and ends it. `mode` and `refusal` may be changed while it runs: new connections obey."""
+    """`async with` starts and ends it. `mode` and `refusal` may be changed while it runs, for new connections."""
 
     def __init__(
         self, upstream: str, mode: str = "honest", *, refusal: int = 403, cut_seconds: float = 20.0, port: int = 0
@@ -87,7 +87,7 @@ class HostileProxy:
         await cancel(self._tasks)
 
     def cut(self) -> None:
-        """Break all connections of now."""
+        """Abort all current connections."""
         for writer in self._writers:
             writer.transport.abort()
 
@@ -181,7 +181,7 @@ async def _run(mode: str, upstream: str, cut_seconds: float, port: int) -> None:
 
 def main() -> None:
     """Run one proxy until interrupted."""
-    parser = argparse.ArgumentParser(description="A proxy that is in a WebSocket's way.")
+    parser = argparse.ArgumentParser(description="A proxy that breaks WebSockets.")
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("upstream", help="address of the server, http://host:port")
     parser.add_argument("--cut-seconds", type=float, default=20.0, help="age of a connection that `cuts` cuts")

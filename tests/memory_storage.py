@@ -1,4 +1,4 @@
-"""A storage in memory, as the use cases see one: what it holds, what it was asked, and whether it is away."""
+"""A storage in memory with the interface of the use cases; a test can make it fail."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from pipeline.images import ImageName, SavedImage
 
 
 class MemoryStorage:
-    """images: content by public_id. deleted: which were asked to be removed. refused: those whose delete fails.
-    refuses_images: it takes no image.
+    """The storage.
+
+    images: content by public_id.
+    deleted: the names of all calls of delete.
+    refused: the names whose delete fails.
+    is_away: every call fails.
+    refuses_images: every save is refused.
     """
 
     has_upload_filters = False
@@ -32,7 +37,7 @@ class MemoryStorage:
         self.host = "images.example"
 
     def put(self, *public_ids: str, at: datetime | None = None) -> None:
-        """Hold these images, saved at that time, by default now."""
+        """Add these images, saved at that time, by default now."""
         for public_id in public_ids:
             self.images[public_id] = b"image"
             self.saved_at[public_id] = at or utc_now()

@@ -22,14 +22,14 @@ from urllib.parse import urlsplit
 
 import pymongo
 
-from tests.parts import find_program, require
+from tests.requirements import find_program, require
 from tests.toxiproxy import free_port
 
 START_SECONDS = 30.0
 
 
 def wait_until_listening(process: subprocess.Popen[bytes], port: int, seconds: float) -> None:
-    """Return when somebody listens on the port; OSError when the process ended instead, or after so many seconds."""
+    """Return when the process listens on the port; raises OSError when it has ended, or after that many seconds."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -43,8 +43,9 @@ def wait_until_listening(process: subprocess.Popen[bytes], port: int, seconds: f
 
 @contextmanager
 def own_database(start: Callable[[], MongoServer]) -> Iterator[str]:
-    """Yield the address of a database of the caller's own: on the server of TEST_MONGODB_URI, then dropped, else on the
-    one that `start` returns.
+    """Yield the address of a new database.
+
+    It is on the server of TEST_MONGODB_URI, and dropped afterwards, or else on the server that `start` returns.
     """
     name = f"test_{secrets.token_hex(6)}"
     given = os.environ.get("TEST_MONGODB_URI")
@@ -60,10 +61,10 @@ def own_database(start: Callable[[], MongoServer]) -> Iterator[str]:
 
 
 class MongoServer:
-    """A server on a port of its own that keeps its data over stop and start; `with` starts it and removes it all."""
+    """A server on its own port whose data survive stop and start; `with` starts it, ends it and removes the data."""
 
     def __init__(self) -> None:
-        # Asked before anything is made that a skipped test would leave behind.
+        # Checked first, so that a skipped test leaves nothing behind.
         self._documentdb, self._mongod = find_program("documentdb"), find_program("mongod")
         missing = "needs documentdb (.ci/documentdb/install) or mongod on PATH, for a server of its own"
         require(bool(self._documentdb or self._mongod), missing)
@@ -82,7 +83,7 @@ class MongoServer:
         self._folder.cleanup()
 
     def uri(self, database: str) -> str:
-        """Return the address of a database; each test takes a name of its own."""
+        """Return the address of a database; each test uses another name."""
         return f"mongodb://127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
@@ -97,7 +98,7 @@ class MongoServer:
 
     @property
     def pid(self) -> int:
-        """The process id of what clients talk to, for signals."""
+        """The id of the process that clients connect to, for signals."""
         assert self._process is not None
         return self._process.pid
 

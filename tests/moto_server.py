@@ -1,4 +1,4 @@
-"""A real S3 server for tests: moto's, in a process of its own. It checks who calls and, in headers, the signature."""
+"""A real S3 server for tests: moto, in its own process. It checks the access key and the signature in headers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from types import TracebackType
 from typing import Any
 
 from tests.mongo_server import wait_until_listening
-from tests.parts import require
+from tests.requirements import require
 from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0
 REGION = "us-east-1"
 EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-# The three calls that make the user cannot be signed by it.
+# The three calls that create the user cannot be signed by that user.
 UNCHECKED_CALLS = 3
 
 
 class MotoServer:
-    """A server on a port of its own with one user, who may do everything; `with` starts and stops it."""
+    """A server on its own port with one user, who may do everything; `with` starts and stops it."""
 
     def __init__(self) -> None:
-        # Asked before anything is made that a skipped test would leave behind.
+        # Checked first, so that a skipped test leaves nothing behind.
         require(all(map(importlib.util.find_spec, ("moto", "flask", "boto3"))), "needs moto[server]")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -54,8 +54,9 @@ class MotoServer:
             self._process = None
 
     def settings(self, url: str) -> dict[str, str]:
-        """Return the settings with which the storage `object` keeps images there. url: s3://BUCKET, with a folder or
-        without.
+        """Return the settings with which the storage `object` stores images there.
+
+        url: s3://BUCKET or s3://BUCKET/FOLDER.
         """
         return {
             "PLUGIN_OBJECT_URL": url,
@@ -71,7 +72,7 @@ class MotoServer:
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
-        """Let anybody do anything for a while: moto breaks on a signed URL when it checks signatures."""
+        """Check no access during the block: moto fails on a signed URL when it checks signatures."""
         self._check_after("inf")
         try:
             yield

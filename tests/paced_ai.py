@@ -1,5 +1,6 @@
-"""A far end that takes note of when it is called and, if it is told to, answers 429 to a call that comes too early; and
-the plugin that calls it, with the limits it declares.
+"""An AI service that records the time of each call and can answer 429 to a call that comes too early.
+
+With it the plugin that calls it, with the limits that it declares.
 """
 
 from __future__ import annotations
@@ -49,26 +50,30 @@ def register_ai_providers(settings):
 
 
 class PacedAi:
-    """The far end: a real server in a thread. every_seconds: two calls must be so far apart. seconds: one takes."""
+    """The AI service: a real server in a thread.
+
+    every_seconds: the least time between two calls.
+    seconds: the time of a call.
+    """
 
     def __init__(self, every_seconds: float = 0, seconds: float = 0) -> None:
         self.called_at: list[float] = []
         self.refused = self.running = self.most_running = 0
         self.assets: list[str] = []
         self._lock = threading.Lock()
-        far_end = self
+        service = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:  # noqa: N802
                 content = self.rfile.read(int(self.headers["Content-Length"]))
-                is_taken = far_end._take(json.loads(content)["assetId"], every_seconds)
-                if is_taken:
+                is_accepted = service._accept(json.loads(content)["assetId"], every_seconds)
+                if is_accepted:
                     time.sleep(seconds)
-                with far_end._lock:
-                    far_end.running -= 1
-                self.send_response(200 if is_taken else 429)
+                with service._lock:
+                    service.running -= 1
+                self.send_response(200 if is_accepted else 429)
                 self.send_header("Retry-After", str(every_seconds))
                 self.send_header("Content-Length", "2")
                 self.end_headers()
@@ -79,13 +84,13 @@ class PacedAi:
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """A service that ends closes its connections as it likes."""
+                """Do not print: a service that shuts down may close its connections at any time."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
 
-    def _take(self, asset_id: str, every_seconds: float) -> bool:
+    def _accept(self, asset_id: str, every_seconds: float) -> bool:
         now = time.monotonic()
         with self._lock:
             self.running += 1
@@ -108,11 +113,14 @@ class PacedAi:
         self._server.server_close()
 
     def settings(self, folder: Path, **limits: Any) -> dict[str, str]:
-        """Return the settings of a service that asks it. limits: rate=(n, per_seconds), at_once=n."""
+        """Return the settings of a service that calls it.
+
+        limits: rate=(n, per_seconds), at_once=n.
+        """
         declared = {f"PACED_{name.upper()}": json.dumps(value) for name, value in limits.items()}
         return install(folder, paced=PLUGIN) | {"AI_PROVIDER": "paced", "PACED_URL": self.url} | declared
 
     def most_in(self, seconds: float) -> int:
-        """Return how many calls came in the fullest window of that length."""
+        """Return the most calls within that many seconds."""
         times = sorted(self.called_at)
         return max(sum(first <= each < first + seconds for each in times) for first in times)

@@ -1,4 +1,4 @@
-"""Pictures nobody means well with, and large ones that cost little to make. Pure: bytes only."""
+"""Hostile pictures, and large ones that are cheap to make. Pure: bytes only."""
 
 from __future__ import annotations
 
@@ -98,15 +98,15 @@ def box(kind: bytes, content: bytes) -> bytes:
 
 
 def many_items(brand: bytes, items: int) -> bytes:
-    """Return an AVIF or HEIC that says it holds so many pictures: libavif compares each with each."""
+    """Return an AVIF or HEIC that declares that many pictures: libavif compares each with each."""
     entries = b"".join(
         box(b"infe", b"\3\0\0\0" + struct.pack(">IH", number + 1, 0) + b"av01\0") for number in range(items)
     )
-    places = b"".join(struct.pack(">IHHHII", number + 1, 0, 0, 1, 0, 4) for number in range(items))
+    locations = b"".join(struct.pack(">IHHHII", number + 1, 0, 0, 1, 0, 4) for number in range(items))
     meta = [
         box(b"hdlr", bytes(8) + b"pict" + bytes(13)),
         box(b"pitm", b"\1\0\0\0" + struct.pack(">I", 1)),
-        box(b"iloc", b"\2\0\0\0\x44\0" + struct.pack(">I", items) + places),
+        box(b"iloc", b"\2\0\0\0\x44\0" + struct.pack(">I", items) + locations),
         box(b"iinf", b"\1\0\0\0" + struct.pack(">I", items) + entries),
         heif_properties((64, 48)),
     ]
@@ -114,14 +114,14 @@ def many_items(brand: bytes, items: int) -> bytes:
 
 
 def heif_properties(size: tuple[int, int], *more: bytes) -> bytes:
-    """Return the box that says of item 1 that it has that size and these properties."""
-    kept = box(b"ipco", box(b"ispe", bytes(4) + struct.pack(">II", *size)) + b"".join(more))
+    """Return the box that gives item 1 that size and these properties."""
+    properties = box(b"ipco", box(b"ispe", bytes(4) + struct.pack(">II", *size)) + b"".join(more))
     indices = bytes(range(1, 2 + len(more)))
-    return box(b"iprp", kept + box(b"ipma", bytes(4) + struct.pack(">IHB", 1, 1, len(indices)) + indices))
+    return box(b"iprp", properties + box(b"ipma", bytes(4) + struct.pack(">IHB", 1, 1, len(indices)) + indices))
 
 
 def many_samples(samples: int) -> bytes:
-    """Return a moving AVIF that says it has so many frames, each of a byte: libavif makes a record of each."""
+    """Return a moving AVIF that declares that many frames of one byte: libavif allocates a record for each."""
     frames = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
     content = bytearray(encode(frames[0], "AVIF", save_all=True, append_images=frames[1:]))
     struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, samples)

@@ -1,7 +1,7 @@
-"""Runs `plugins verify` on many plugins at once: each in a fork of one process that has imported everything already.
+"""Runs `plugins verify` on many plugins at once: each in a fork of one process that has imported everything.
 
-As a script: argument 1 is a folder with plugins of one file each, 2 an empty folder, 3 how many at once, 4 seconds for
-each. Prints {name: [the child's messages, ..., {"exit": code}]}.
+A script with four arguments: a folder with plugins of one file each, an empty folder, the number of forks at once, and
+the seconds for each. Prints {name: [the child's messages, ..., {"exit": code}]}.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ GRACE_SECONDS = 3.0
 
 
 def main() -> None:
-    """Verify them all."""
+    """Verify all plugins."""
     plugins, work = Path(sys.argv[1]), Path(sys.argv[2]).resolve()
     at_once, seconds = int(sys.argv[3]), float(sys.argv[4])
     for module in BUILT_IN_MODULES:
         importlib.import_module(module)
-    gc.freeze()  # else each child copies all of it as soon as it looks for garbage
+    gc.freeze()  # else each child copies this memory in its first garbage collection
     waiting = sorted(plugins.glob("*.py"), reverse=True)
     running: dict[int, tuple[Path, float]] = {}
     codes = {}

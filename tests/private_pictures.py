@@ -1,6 +1,6 @@
-"""Pictures that tell more than they show, as cameras, phones and programs write them. Pure: bytes only.
+"""Pictures with private metadata, as cameras, phones and programs write them. Pure: bytes only.
 
-Every text that must not survive holds SECRET.
+Every text that must be removed contains SECRET.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLORS = ("red", "lime", "blue", "white")
 
 
 def corners() -> Image.Image:
-    """Return a picture with another colour in each quarter, so that one sees how it is turned."""
+    """Return a picture with another colour in each quarter, which shows its orientation."""
     picture = Image.new("RGB", SIZE)
     width, height = SIZE[0] // 2, SIZE[1] // 2
     for number, color in enumerate(COLORS):
@@ -81,7 +81,7 @@ def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
 
 
 def jpeg(*, progressive: bool = False, quality: int = 90) -> bytes:
-    """Return a JPEG with all that is known to be in some."""
+    """Return a JPEG with every known kind of metadata."""
     plain = encode(corners(), "JPEG", quality=quality, progressive=progressive, icc_profile=PROFILE, subsampling=0)
     second = encode(gradient((32, 32)), "JPEG", comment=b"SECRET second picture")
     thumbnail = b"SECRET thumbnail".ljust(48, b"\0")
@@ -115,7 +115,7 @@ def with_chunks(png: bytes, before: Iterable[bytes] = (), after: Iterable[bytes]
 
 
 def png() -> bytes:
-    """Return a PNG with all that is known to be in some."""
+    """Return a PNG with every known kind of metadata."""
     texts = [
         chunk(b"tEXt", b"Author\0SECRET author"),
         chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"SECRET")),
@@ -125,12 +125,12 @@ def png() -> bytes:
         chunk(b"vpAg", b"SECRET of a program"),
     ]
     plain = encode(corners(), "PNG", icc_profile=PROFILE)
-    whole = with_chunks(plain, [*texts, chunk(b"eXIf", exif().removeprefix(b"Exif\0\0"))], texts)
-    return whole + b"SECRET trailer" + plain
+    full = with_chunks(plain, [*texts, chunk(b"eXIf", exif().removeprefix(b"Exif\0\0"))], texts)
+    return full + b"SECRET trailer" + plain
 
 
 def webp(*, moving: bool = False) -> bytes:
-    """Return a WebP with all that is known to be in some, also in its frames."""
+    """Return a WebP with every known kind of metadata, also in its frames."""
     pictures = [corners(), corners().rotate(180)]
     options: dict[str, Any] = {}
     if moving:
@@ -154,7 +154,7 @@ def _riff_chunks(content: bytes, at: int) -> Iterable[tuple[bytes, bytes]]:
 
 
 def gif() -> bytes:
-    """Return a moving GIF with all that is known to be in some."""
+    """Return a moving GIF with every known kind of metadata."""
     frames = [corners(), corners().rotate(180)]
     plain = encode(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=70, loop=3)
     at = plain.index(b"!\xff\x0bNETSCAPE2.0")
@@ -171,15 +171,15 @@ def gif() -> bytes:
 
 
 def mpo() -> bytes:
-    """Return a JPEG with a second picture behind the first, and the index that says so."""
+    """Return a JPEG with a second picture after the first, and the index of both."""
     return encode(corners(), "MPO", save_all=True, append_images=[gradient((96, 64))], exif=exif(), icc_profile=PROFILE)
 
 
 def heif(format: str, *, moving: bool = False) -> bytes:
-    """Return a HEIC or AVIF with all that is known to be in some. format: a Pillow name."""
+    """Return a HEIC or AVIF with every known kind of metadata; format: a Pillow name."""
     options: dict[str, Any] = {"exif": exif(), "xmp": xmp(), "icc_profile": PROFILE}
     if moving:
-        del options["exif"]  # with which the encoder crashes
+        del options["exif"]  # crashes the encoder
         options |= {"save_all": True, "append_images": [corners().rotate(180).convert("RGBA")], "duration": 70}
     if format == "HEIF":
         options["thumbnails"] = [32]

@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.parts import program
+from tests.requirements import program
 from tests.toxiproxy import free_port
 
 ROOT = Path(__file__).parents[1]
 GRAFANA = ROOT / "grafana"
 DEPLOY = ROOT / "deploy" / "prometheus"
 WAIT_SECONDS = 60.0
-# Tests wait that much less than an operator: `for: 1m` is 2 s.
+# The times in the rules are divided by it: `for: 1m` is 2 s.
 HURRY = 30
 HURRIED = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
 
@@ -34,9 +34,11 @@ def running_prometheus(
     times: Mapping[str, str] = HURRIED,
     **discovery: list[dict[str, Any]],
 ) -> Iterator[httpx.Client]:
-    """A Prometheus with a configuration of ours. rules: other ones than ours. times: its intervals.
+    """Run a Prometheus with one of our configurations.
 
-    discovery: what finds the targets, in place of what the configuration has, e.g. static_configs=[...].
+    rules: instead of our rules.
+    times: its intervals.
+    discovery: replaces the service discovery of the configuration, e.g. static_configs=[...].
     """
     loaded = yaml.safe_load(config.read_text())
     loaded["global"] = dict(times)
@@ -53,7 +55,7 @@ def running_prometheus(
 
 @contextmanager
 def running_alertmanager(folder: Path, config: Path) -> Iterator[httpx.Client]:
-    """An Alertmanager with that configuration, alone."""
+    """Run an Alertmanager with that configuration."""
     binary = program("prometheus-alertmanager", "alertmanager")
     address = f"127.0.0.1:{free_port()}"
     options = ("--cluster.listen-address=", f"--storage.path={folder / 'data'}", f"--web.listen-address={address}")
@@ -68,18 +70,18 @@ def firing_alerts(prometheus: httpx.Client) -> list[dict[str, Any]]:
 
 
 def hurried_rules() -> str:
-    """Return our alerts with every `for` HURRY times shorter."""
+    """Return our rules with every `for` HURRY times shorter."""
     rules = (GRAFANA / "alerts.yml").read_text()
     return re.sub(r"for: (\w+)", lambda part: f"for: {seconds(part[1]) * 1000 // HURRY}ms", rules)
 
 
 def seconds(duration: str) -> int:
-    """Return how long a duration is, as Prometheus spells it."""
+    """Return the seconds of a duration in the notation of Prometheus."""
     return int(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
 
 
 def until(condition: Callable[[], Any], explain: Callable[[], Any]) -> None:
-    """Ask again until the condition holds: another process has no signal to wait for."""
+    """Poll until the condition holds: another process sends no signal to wait for."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, explain()

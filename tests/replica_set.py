@@ -1,4 +1,4 @@
-"""A replica set whose secondary lags for ever: real commands to a real server, made to look like two members."""
+"""A replica set whose secondary never gets data: a proxy in front of one real server that looks like two members."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ OP_MSG, OP_QUERY, OP_REPLY = 2013, 2004, 1
 
 
 class LaggingReplicaSet:
-    """The primary hands every command on to the server; the secondary has not yet heard of any document.
+    """The primary forwards every command to the server; the secondary has no document.
 
-    reads_of_secondary: the names of the reads it was asked, to be empty where nobody relies on it.
-    before: awaited with the name of each command before the primary hands it on; a document that it returns is the
-    answer instead.
+    reads_of_secondary: the names of the reads that the secondary got.
+    before: awaited with the name of each command before the primary forwards it; a document that it returns is sent as
+        the answer instead.
     """
 
     def __init__(self, database_uri: str) -> None:
@@ -45,7 +45,7 @@ class LaggingReplicaSet:
     async def __aexit__(self, *_: object) -> None:
         for listener in self._listeners:
             listener.close()
-        # A connection that is still served would be found by the garbage collector, in whichever test it runs.
+        # Else the garbage collector warns about a connection that is still served, in a later test.
         await cancel(self._serving)
 
     def uri(self, options: str = "") -> str:
@@ -72,13 +72,13 @@ class LaggingReplicaSet:
             "maxWireVersion": 21,
         }
 
-    def _note_serving(self) -> None:
+    def _add_task(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
 
     async def _serve_primary(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._note_serving()
+        self._add_task()
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         try:
             while True:
@@ -99,7 +99,7 @@ class LaggingReplicaSet:
             writer.close()
 
     async def _serve_secondary(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._note_serving()
+        self._add_task()
         try:
             while True:
                 header, _body, command = await _receive(reader)

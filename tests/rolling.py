@@ -1,7 +1,7 @@
-"""Several processes of the service that share all they have, restarts of them, and clients that note all they notice.
+"""Several processes of the service on one Redis and one store, their restarts, and clients that record every failure.
 
-The clients that upload and ask repeat nothing by themselves: what fails, somebody sees. The clients that listen are
-pipeline.client, which comes back when a process says goodbye, as the protocol wants it.
+The clients that upload and read do not retry, so every failure counts. The clients that listen are pipeline.client,
+which reconnects after the frame `goodbye`, as the protocol says.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 from tests.toxiproxy import free_port
 
-# Longest a request may take; far above what any does, so that one that hangs is seen as such.
+# The longest time of a request: far above that of any, so that only a request that hangs exceeds it.
 REQUEST_SECONDS = 30.0
 EVENT_SECONDS = 30.0
-# A request of a client, given its session, its user and a key of its own; "" when it went well, else what came of it.
+# A request of a client, with its session, its user and a unique key; returns "" for a success, else the failure.
 Act = Callable[[aiohttp.ClientSession, str, str], Awaitable[str]]
 
 
@@ -35,7 +35,11 @@ class Instances:
     """Processes of the service on one Redis and one store; `with` starts them all."""
 
     def __init__(self, folder: Path, *, count: int = 2, is_one_port: bool = False, **environment: str) -> None:
-        """is_one_port: they share a port (REUSE_PORT). environment: of all."""
+        """Start nothing yet.
+
+        is_one_port: the processes share a port (REUSE_PORT).
+        environment: of all processes.
+        """
         self._folder, self._environment = folder, environment
         self._stack = ExitStack()
         port = free_port()
@@ -59,19 +63,19 @@ class Instances:
             if service.is_running:
                 service.signal(signal.SIGTERM)
                 service.wait_log("service_stopping")
-                # The second one ends it without its time as a lame duck.
+                # The second SIGTERM ends it without waiting for LAME_DUCK_SECONDS.
                 service.stop()
         self._stack.__exit__(kind, error, trace)
 
     async def roll(self, pause_seconds: float = 0) -> None:
-        """Restart one after the other, as a supervisor does: the next when the one before serves again."""
+        """Restart the processes one after the other, as a supervisor does: each after the previous one serves."""
         for service in self.services:
             assert await asyncio.to_thread(service.stop) == 0
             await asyncio.to_thread(service.start)
             await asyncio.sleep(pause_seconds)
 
     async def kill_one(self, down_seconds: float = 1) -> None:
-        """kill -9 of one, which is started again after a while."""
+        """Kill the first process with -9, and start it after a while."""
         await asyncio.to_thread(self.services[0].kill)
         await asyncio.sleep(down_seconds)
         await asyncio.to_thread(self.services[0].start)
@@ -79,32 +83,36 @@ class Instances:
 
 @dataclass
 class Seen:
-    """What clients have noticed. failures: of requests, in words, with how often each came."""
+    """The results of the clients.
+
+    failures: of requests, in words, with their counts.
+    received: the assets whose event came, with their counts.
+    """
 
     requests: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     uploaded: dict[str, str] = field(default_factory=dict)
-    heard: Counter[str] = field(default_factory=Counter)
+    received: Counter[str] = field(default_factory=Counter)
 
     @property
     def failed(self) -> int:
-        """How many requests failed."""
+        """The number of failed requests."""
         return sum(self.failures.values())
 
     @property
     def lost(self) -> list[str]:
-        """Assets whose upload was accepted and whose event no socket of their users has had."""
-        return [asset_id for asset_id in self.uploaded if asset_id not in self.heard]
+        """The accepted assets whose event did not come."""
+        return [asset_id for asset_id in self.uploaded if asset_id not in self.received]
 
     @property
     def p99_ms(self) -> float:
-        """The 99th of hundred requests, by how long they took."""
+        """The 99th percentile of the requests' times."""
         return round(1000 * sorted(self.seconds)[int(len(self.seconds) * 0.99)], 1) if self.seconds else 0.0
 
 
 class Load:
-    """Clients under one address: some upload, some ask for the queue's state, some listen; `async with` runs them."""
+    """Clients of one address: some upload, some read the queue's state, some listen; `async with` runs them."""
 
     def __init__(
         self,
@@ -116,7 +124,10 @@ class Load:
         image: bytes = b"",
         keyed: bool = False,
     ) -> None:
-        """keyed: uploads carry an Idempotency-Key and are sent again once when they fail."""
+        """Start nothing yet.
+
+        keyed: uploads have an Idempotency-Key and are repeated once when they fail.
+        """
         self.url, self.seen = url, Seen()
         self._counts = uploaders, askers, listeners
         self._image = image or make_image(size=(640, 480))
@@ -133,7 +144,7 @@ class Load:
         ]
         for event in ready:
             await event.wait()
-        # Half of them open a connection for each request, as curl does; the others keep theirs.
+        # Half of them open a connection for each request, as curl does; the other half use keep-alive.
         self._requests = [
             *(asyncio.create_task(self._work(self._upload, number)) for number in range(uploaders)),
             *(asyncio.create_task(self._work(self._ask, number)) for number in range(askers)),
@@ -153,7 +164,7 @@ class Load:
         await asyncio.gather(*self._listeners, return_exceptions=True)
 
     async def until(self, requests: int) -> None:
-        """Return when so many requests more have been made."""
+        """Return after that many further requests."""
         wanted = self.seen.requests + requests
         while self.seen.requests < wanted:
             await asyncio.sleep(0.01)
@@ -168,16 +179,16 @@ class Load:
             while not self._is_over:
                 count += 1
                 begun_at = time.monotonic()
-                failure = await self._tried(act(session, user, f"{number}-{count}"))
+                failure = await self._failure(act(session, user, f"{number}-{count}"))
                 if failure and self._keyed and act == self._upload:
-                    failure = await self._tried(act(session, user, f"{number}-{count}"))
+                    failure = await self._failure(act(session, user, f"{number}-{count}"))
                 self.seen.requests += 1
                 self.seen.seconds.append(time.monotonic() - begun_at)
                 if failure:
                     self.seen.failures[failure] += 1
                 await asyncio.sleep(0.02)
 
-    async def _tried(self, request: Awaitable[str]) -> str:
+    async def _failure(self, request: Awaitable[str]) -> str:
         try:
             return await request
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -204,11 +215,11 @@ class Load:
             await client.listen()
             ready.set()
             async for event in client.events():
-                self.seen.heard[str(event["assetId"])] += 1
+                self.seen.received[str(event["assetId"])] += 1
 
 
 async def slow_upload(url: str, image: bytes, bytes_per_second: int) -> tuple[int, float]:
-    """Send a photo at that pace; return the status and how long it took."""
+    """Send a photo at that speed; return the status and the seconds."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, len(image), bytes_per_second // 10):

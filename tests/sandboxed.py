@@ -1,4 +1,4 @@
-"""What the tests of the sandbox let a child do: functions at the top of a module, as it wants them."""
+"""The functions that tests run in a child of the sandbox; it needs functions at the top of a module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.sandbox.wire import PREFIX
 
 
 def echo(*values: Any) -> list[Any]:
-    """Return what came."""
+    """Return the arguments."""
     return list(values)
 
 
@@ -25,40 +25,40 @@ def pid() -> int:
 
 
 def environment() -> dict[str, Any]:
-    """Return all that a child has of ours: variables, open files, whether it may gain rights."""
+    """Return what a child inherits: variables, open files, and whether it may gain privileges."""
     files = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists()]
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {"variables": dict(os.environ), "files": files, "NoNewPrivs": status["NoNewPrivs"].strip()}
 
 
-def hold(fifo: str, value: int = 0) -> int:
-    """Return the value once somebody has opened the other end and closed it."""
+def wait_for_fifo(fifo: str, value: int = 0) -> int:
+    """Return the value once the test has opened and closed the other end of the FIFO."""
     Path(fifo).read_bytes()
     return value
 
 
 def spin() -> None:
-    """Use the processor for ever, in C, where nothing interrupts it."""
+    """Use the processor for ever, in C code that cannot be interrupted."""
     sum(iter(int, 1))
 
 
 def spin_within(cpu_seconds: float) -> None:
-    """The same, with a limit of its own."""
+    """Use the processor for ever, with its own limit."""
     allow(cpu_seconds)
     spin()
 
 
-def take(megabytes: int) -> int:
-    """Return how many bytes it has taken."""
+def allocate(megabytes: int) -> int:
+    """Allocate memory and return its bytes."""
     return len(bytes(megabytes * 1024 * 1024))
 
 
 def crash(*args: Any) -> None:
-    """Die as broken C code does."""
+    """Abort, as broken C code does."""
     os.abort()
 
 
-def leave() -> None:
+def exit_process() -> None:
     """End the process."""
     os._exit(3)
 
@@ -68,23 +68,23 @@ def write_file(path: str) -> None:
     Path(path).write_text("something")
 
 
-def refuse() -> None:
-    """Fail for good."""
+def fail_permanently() -> None:
+    """Raise a permanent error."""
     raise PermanentJobError("The photo is a drawing")
 
 
-def put_off() -> None:
-    """Fail for now."""
+def fail_for_now() -> None:
+    """Raise a retryable error."""
     raise RetryableJobError("The photo is not there yet")
 
 
-def stumble() -> None:
-    """Fail as bugs do."""
+def fail_unexpectedly() -> None:
+    """Raise an unknown error, as a bug does."""
     raise KeyError("no such thing")
 
 
 def unsendable() -> set[int]:
-    """Return what JSON does not have."""
+    """Return a value that JSON cannot have."""
     return {1}
 
 
@@ -95,8 +95,8 @@ class Attack:
         return os._exit, (66,)
 
 
-def take_over(kind: str) -> None:
-    """Write to the service what no child of ours writes, as a child that a photo has taken over might."""
+def write_hostile_reply(kind: str) -> None:
+    """Write an invalid message to the service, as a child could that a hostile photo controls."""
     deep = b"[]\n" + b"[" * 500_000
     messages = {
         "pickle": pickle.dumps(Attack()),
@@ -127,7 +127,7 @@ STARTED = False
 
 
 def start() -> None:
-    """A setup that goes well."""
+    """A setup that succeeds."""
     global STARTED
     STARTED = True
 
@@ -137,11 +137,11 @@ def is_started() -> bool:
     return STARTED
 
 
-def start_with(path: str) -> None:
-    """Raise when that file is not there."""
+def require_file(path: str) -> None:
+    """Raise when that file does not exist."""
     Path(path).read_bytes()
 
 
 def start_when_ready() -> None:
     """A setup that fails until the home folder holds a certain file."""
-    start_with(os.path.expanduser("~/ready"))
+    require_file(os.path.expanduser("~/ready"))

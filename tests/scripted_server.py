@@ -1,4 +1,4 @@
-"""What the fakes of AI services share: a real HTTP server in the test's loop that gives the answers a test ordered."""
+"""The base of the fake AI services: a real HTTP server in the test's loop that sends scripted answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Reply = TypeVar("Reply")
 
 
 class ScriptedServer(Generic[Reply]):
-    """Answers well unless told otherwise with `script` or `hold`; a subclass says how."""
+    """Answers well unless `script` or `hold` order otherwise; a subclass makes the answers."""
 
-    # What its URL ends with.
+    # The path at the end of its URL.
     root = ""
 
     def __init__(self, routes: list[tuple[Any, ...]]) -> None:
-        """routes: as Tornado's Application takes them."""
+        """Start nothing yet; routes: those of Tornado's Application."""
         self.url = ""
         self._script: deque[Reply] = deque()
         self._open = asyncio.Event()
@@ -35,13 +35,13 @@ class ScriptedServer(Generic[Reply]):
         return self.url
 
     async def stop(self) -> None:
-        """Stop listening and drop every connection; held calls are let go."""
+        """Stop listening, answer the held calls and close every connection."""
         self._server.stop()
         self.release()
         await self._server.close_all_connections()
 
     def script(self, *replies: Reply) -> None:
-        """Answer the next calls with these, in order; after them all is well again."""
+        """Answer the next calls with these, in order; later calls are answered well."""
         self._script.extend(replies)
 
     def hold(self) -> None:
@@ -54,4 +54,4 @@ class ScriptedServer(Generic[Reply]):
 
 
 def _silent(_handler: RequestHandler) -> None:
-    """Scripted 5xx answers are no warnings."""
+    """Do not log: scripted 5xx answers are no warnings."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chromium import BROWSER, Page, browsing
-from tests.parts import find_program, require
+from tests.requirements import find_program, require
 
 CLIENT = Path(__file__).parents[1] / "clients" / "js"
 

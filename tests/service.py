@@ -1,6 +1,6 @@
-"""The service as its users have it: a real process of run.py, spoken to over real sockets.
+"""The service as its users run it: a real process of run.py, called over real sockets.
 
-Its log lines are JSON; they are the signals tests wait for.
+Its log lines are JSON; tests wait for them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ WAIT_SECONDS = 60.0
 
 
 def inherited() -> dict[str, str]:
-    """Return what processes of tests have of this one's environment: none of its settings."""
+    """Return the part of this process's environment that processes of tests inherit: no settings."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
 
 class Service:
-    """One process of the service on one data directory; `with` starts it and ends it."""
+    """One process of the service on one data directory; `with` starts it and ends it.
+
+    Many methods because it has the process, its log and its HTTP client: almost every test uses all three.
+    """
 
     command: Sequence[str] = ("run.py",)
     checkout, python = ROOT, sys.executable
@@ -50,9 +53,9 @@ class Service:
         self.environment = (
             inherited()
             | {"PORT": "0", "DATA_DIR": str(data_dir), "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
-            # Tests that count images, children or turns of work ask for previews themselves.
+            # Previews would change the counts of images and child processes in many tests.
             | {"AI_SERVICE_URL": ai_service_url, "PREVIEW_PROCESSES": "0"}
-            # Tests and benchmarks ask far more often than people do, and most as one user.
+            # Tests and benchmarks send far more requests than people, and most as one user.
             | {"UPLOADS_PER_MINUTE_PER_USER": "0", "REQUESTS_PER_MINUTE_PER_USER": "0"}
             | environment
         )
@@ -73,7 +76,7 @@ class Service:
         if self.is_running:
             self.stop()
         if kind is None:
-            assert self.errors() == [], "the service logged errors nobody expected"
+            assert self.errors() == [], "the service logged unexpected errors"
 
     @property
     def pid(self) -> int:
@@ -86,13 +89,13 @@ class Service:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start the process and wait until it serves."""
+        """Start the process and wait until it accepts requests."""
         self.launch()
         self.url = self.wait_log("service_started")["address"]
 
     def launch(self) -> None:
         """Start the process."""
-        assert not self.is_running, "its first process would be left behind"
+        assert not self.is_running, "its first process still runs"
         self._lines, self._taken_bytes = [], 0
         constants = {name: value for name, value in self.environment.items() if "." in name}
         environment = {name: value for name, value in self.environment.items() if name not in constants}
@@ -127,14 +130,14 @@ class Service:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The log lines so far: all that the process had written when they were asked for, as before its answer."""
+        """All log lines that the process has written so far, e.g. before its answer to a request."""
         with self._arrived:
             if self._process is not None and self._reader is not None and self._reader.is_alive():
                 wanted = self._taken_bytes + _unread_bytes(self._process)
                 self._arrived.wait_for(lambda: self._taken_bytes >= wanted, WAIT_SECONDS)
             return list(self._lines)
 
-    def forget_lines(self, *forgotten: dict[str, Any]) -> None:
+    def remove_lines(self, *forgotten: dict[str, Any]) -> None:
         """Remove these log lines, or all."""
         with self._arrived:
             self._lines = [line for line in self.lines if forgotten and line not in forgotten]
@@ -168,11 +171,9 @@ class Service:
             with self._arrived:
                 chunk = os.read(descriptor, 65536)
                 self._taken_bytes += len(chunk)
-                *whole, rest = (rest + chunk).split(b"\n")
-                self._lines += map(_parsed, whole if chunk or not rest else [rest])
+                *lines, rest = (rest + chunk).split(b"\n")
+                self._lines += map(_parsed, lines if chunk or not rest else [rest])
                 self._arrived.notify_all()
-
-    # the client's side
 
     def headers(self, sub: str = "user-1", **claims: Any) -> dict[str, str]:
         """Return the Authorization header of a user."""
@@ -201,7 +202,7 @@ class Service:
         return httpx.get(self.url + path, headers=self.headers(sub), params=params, timeout=WAIT_SECONDS)
 
     def wait_status(self, **counts: Any) -> dict[str, Any]:
-        """Return the queue status once it shows these; a job is acknowledged only after its last log line."""
+        """Return the queue status once it has these counts; a job is acknowledged only after its last log line."""
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             status: dict[str, Any] = self.get("/api/assets/queue-status").json()["data"]
@@ -231,7 +232,7 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 class AiService:
-    """The scriptable AI service of fake_ai_service.py as a process of its own, so that it outlives a killed service."""
+    """The scriptable AI service of fake_ai_service.py in its own process, so that it survives a killed service."""
 
     def __init__(self, **orders: Any) -> None:
         self._orders = orders
@@ -262,11 +263,11 @@ class AiService:
         self._process.stdout.close()
 
     def order(self, **orders: Any) -> None:
-        """Change what it does: replies=[{"status": 503, "times": 2}], delay_ms=5, held=True, forgets=True."""
+        """Change its answers: replies=[{"status": 503, "times": 2}], delay_ms=5, held=True, forgets=True."""
         httpx.post(f"{self.url}/_script", json=orders).raise_for_status()
 
     def calls(self) -> dict[str, int]:
-        """Return how often each asset was asked about since the last start."""
+        """Return the number of calls for each asset since the last start."""
         calls: dict[str, int] = httpx.get(f"{self.url}/_calls").json()
         return calls
 

@@ -1,7 +1,6 @@
-"""The socket side of one process of the service on the test's own loop, and clients that hold every frame to the
-contract.
-"""
+"""The sockets of one process of the service on the test's own loop, and clients that check every frame."""
 
+# Long because the process and its clients know each other's frames.
 from __future__ import annotations
 
 import asyncio
@@ -44,7 +43,7 @@ WAIT_SECONDS = 10.0
 
 
 def check_frame(frame: dict[str, Any]) -> None:
-    """A server frame against rooms.asyncapi.json and, for the event, asset-processed-event.schema.json."""
+    """Check a server frame against rooms.asyncapi.json and, for the event, asset-processed-event.schema.json."""
     if frame["event"] == "asset_processed":
         contracts.check_event(frame)
     else:
@@ -76,7 +75,7 @@ def make_handshake(host: str, *headers: str) -> bytes:
 
 
 class Client:
-    """A WebSocket as a program has it."""
+    """A client's WebSocket."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self.socket = socket
@@ -94,7 +93,7 @@ class Client:
         return [await self.frame() for _ in range(count)]
 
     async def code(self) -> int | None:
-        """Return the code the server closes with; no frame may come before."""
+        """Return the code with which the server closes; no frame may come before."""
         message = await self.socket.receive(WAIT_SECONDS)
         assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED), message
         return self.socket.close_code
@@ -105,11 +104,11 @@ class Client:
 
 
 class Stream:
-    """An event stream as a program has it."""
+    """A client's event stream."""
 
     def __init__(self, reply: aiohttp.ClientResponse) -> None:
         self.reply = reply
-        self.last_id = ""  # as a browser keeps it
+        self.last_id = ""  # as in a browser
         self.retry_ms = 0
 
     async def block(self) -> dict[str, str]:
@@ -158,6 +157,7 @@ class Process:
         max_replay_events: int = MAX_REPLAY_EVENTS,
         **settings: Any,
     ) -> None:
+        # Long because it wires the parts as app.py does.
         if "jwt_jwks_url" not in settings:
             settings["jwt_secret"] = SECRET
         self.settings = Settings(**settings)
@@ -192,7 +192,7 @@ class Process:
         self._server = tornado.httpserver.HTTPServer(
             tornado.web.Application(routes, log_function=access_log.log_request)
         )
-        self._clients: list[Client] = []  # a socket that nobody holds would close itself
+        self._clients: list[Client] = []  # a socket without a reference closes itself
         self._streams: list[Stream] = []
         self._listeners = tornado.netutil.bind_sockets(0, "127.0.0.1")
         self.port: int = self._listeners[0].getsockname()[1]
@@ -216,7 +216,7 @@ class Process:
         await self.session.close()
         self._server.stop()
         await self._server.close_all_connections()
-        await self.forgotten()
+        await self.wait_closed()
         await self.fanout.stop()
         await self.tickets.close()
         await cancel([self._replaying])
@@ -250,7 +250,7 @@ class Process:
         return stream
 
     async def connect_raw(self, sub: str = "user-1", receive_bytes: int = 4096) -> socket.socket:
-        """Open a socket that does only what the test does; its `connected` frame is not read."""
+        """Open a plain TCP socket and make the upgrade; its `connected` frame is not read."""
         raw = self.tcp(receive_bytes)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(raw, ("127.0.0.1", self.port))
@@ -272,8 +272,8 @@ class Process:
         """Return the bytes of an upgrade request with the user's token."""
         return make_handshake(f"127.0.0.1:{self.port}", f"Authorization: Bearer {make_token(sub)}")
 
-    async def forgotten(self, left: int = 0) -> None:
-        """Return when no more than so many sockets are left."""
+    async def wait_closed(self, left: int = 0) -> None:
+        """Return when at most `left` sockets are open."""
         async with asyncio.timeout(WAIT_SECONDS):
             while len(self.rooms.connections) > left:
                 closing = [connection.closed for connection in self.rooms.connections]
@@ -287,7 +287,7 @@ class Process:
 
 
 async def read_raw(raw: socket.socket) -> list[tuple[int, bytes]]:
-    """Return (opcode, payload) of every whole frame until the server, left without an answer, ends the connection."""
+    """Return (opcode, payload) of every complete frame until the server ends the connection; send nothing."""
     loop = asyncio.get_running_loop()
     received = b""
     try:
@@ -311,6 +311,6 @@ async def read_raw(raw: socket.socket) -> list[tuple[int, bytes]]:
 
 
 def reset(raw: socket.socket) -> None:
-    """Vanish: close with a reset instead of a goodbye."""
+    """Close with a TCP reset, without a close frame."""
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()

@@ -1,4 +1,4 @@
-"""Network links that can be cut, held and slowed: a real toxiproxy-server from PATH."""
+"""Network links that a test can cut, stop and slow: a real toxiproxy-server from PATH."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from types import TracebackType
 
 import httpx
 
-from tests.parts import program
+from tests.requirements import program
 
 START_SECONDS = 20.0
-# Tests that run beside each other have ports of their own, and none is given twice: a server that is started again may
-# have to come back to its port.
+# Parallel tests use different ports, and no port is used twice: a restarted server may need its port again.
 WORKERS = 8
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
 GIVEN: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port nobody listens on now.
+    """Return a free port.
 
-    Below those that the kernel gives to whoever asks for any: tests beside this one do so all the time, and one of
-    theirs would be taken again before its server is up.
+    It is below the kernel's ephemeral ports: parallel tests get those all the time, so one of them could be taken
+    before the server of this test listens.
     """
     while True:
         port = random.randrange(10_000 + WORKER, 32_768, WORKERS)
@@ -39,7 +38,7 @@ def free_port() -> int:
 
 
 class Link:
-    """One way through the network, from whoever connects to `port` to the upstream address."""
+    """One network link, from `port` to the upstream address."""
 
     def __init__(self, http: httpx.Client, name: str, port: int) -> None:
         self.port = port
@@ -50,7 +49,7 @@ class Link:
         self._http.post(self._path, json={"enabled": False}).raise_for_status()
 
     def hold(self) -> None:
-        """Keep whatever is sent upstream until `heal`: a write in flight arrives late."""
+        """Delay all data that is sent upstream until `heal`: a write in flight arrives late."""
         self._add("latency", {"latency": 60_000})
 
     def slow(self, milliseconds: int) -> None:
@@ -62,7 +61,7 @@ class Link:
         self._add("reset_peer", {"timeout": 0})
 
     def heal(self) -> None:
-        """Be a good link again; what was held is delivered."""
+        """Work normally again; delayed data are delivered."""
         self._http.post(self._path, json={"enabled": True}).raise_for_status()
         for toxic in self._http.get(f"{self._path}/toxics").json():
             self._http.delete(f"{self._path}/toxics/{toxic['name']}").raise_for_status()

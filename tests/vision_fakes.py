@@ -1,9 +1,10 @@
-"""The endpoints of OpenAI, Anthropic and Gemini on real sockets: questions about a photo and about the model, one key.
+"""The endpoints of OpenAI, Anthropic and Gemini on real sockets: analysis of a photo and information about the model.
 
-In a test's loop: `fake = FAKES["openai"](); fake.start(); ...; await fake.stop()`. As strict as the real ones about
-what they are sent, by their API references, and worse in one thing: when they refuse a key they repeat it in full.
+In a test's loop: `fake = FAKES["openai"](); fake.start(); ...; await fake.stop()`. They check requests as strictly as
+the API references say, and are worse in one point: a refusal of a key repeats the whole key.
 """
 
+# Long because three endpoints stand beside each other, so that their differences are seen.
 from __future__ import annotations
 
 import asyncio
@@ -28,7 +29,7 @@ PRODUCT = {
     "colorway": {"value": "Infrared", "confidence": 0.71},
 }
 SEEN_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
-# What a strict schema may not have; some endpoints take a few of them, none takes all.
+# Keywords that a strict schema may not have; some endpoints accept a few of them, none accepts all.
 UNSUPPORTED = {"minimum", "maximum", "minLength", "maxLength", "pattern", "default", "oneOf", "not"}
 
 
@@ -36,8 +37,9 @@ UNSUPPORTED = {"minimum", "maximum", "minLength", "maxLength", "pattern", "defau
 class Reply:
     """One scripted answer.
 
-    body: a JSON value, or bytes sent as they are. cut: close the connection instead. trickles: send a blank now and
-    then for ever instead.
+    body: a JSON value, or bytes sent as they are.
+    cut: close the connection instead.
+    trickles: send a space every 0.05 s instead, without an end.
     """
 
     status: int = 200
@@ -49,7 +51,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One call as it arrived. image: the photo's bytes, b"" without one. client_port: one per connection."""
+    """One call as it arrived.
+
+    image: the photo's bytes, b"" without one.
+    client_port: one per connection.
+    """
 
     method: str
     path: str
@@ -60,13 +66,15 @@ class Recorded:
 
 
 class FakeVision(ScriptedServer[Reply]):
-    """Names the product in every photo unless told otherwise with `script` or `hold`.
+    """Names the product in every photo unless `script` or `hold` order otherwise.
 
-    requests: all calls. dropped: set once a caller went away without waiting for the answer. key: None to look at none.
+    requests: all calls.
+    dropped: set once a caller closed its connection before the answer.
+    key: the valid key, None to accept every key.
     """
 
     name = ""
-    # What a good answer says it took, all in all.
+    # The usage in a good answer: input and output tokens.
     tokens = (0, 0)
 
     def __init__(self, key: str | None = KEY) -> None:
@@ -102,7 +110,10 @@ class FakeVision(ScriptedServer[Reply]):
         return Reply(body=self.completion(self.product))
 
     def completion(self, content: Any, **more: Any) -> dict[str, Any]:
-        """Return a good answer. content: what the model says: text as it is, anything else as JSON."""
+        """Return a good answer.
+
+        content: of the model: text as it is, anything else as JSON.
+        """
         raise NotImplementedError
 
     def error(self, message: str, kind: str = "") -> dict[str, Any]:
@@ -114,11 +125,11 @@ class FakeVision(ScriptedServer[Reply]):
         raise NotImplementedError
 
     def about_model(self, recorded: Recorded) -> Reply:
-        """Return what is told of models."""
+        """Return the answer to a request for information about models."""
         raise NotImplementedError
 
     def fault(self, recorded: Recorded) -> str:
-        """Return what the real endpoint would not take in this call, "" when it is fine."""
+        """Return the reason for which the real endpoint would refuse this call, "" without one."""
         raise NotImplementedError
 
     def image_in(self, body: Any) -> bytes:
@@ -336,17 +347,17 @@ class _Api(RequestHandler):
             self.write(b" ")
             with suppress(StreamClosedError):
                 await self.flush()
-            await asyncio.sleep(0.05)  # slow is what it is meant to be
+            await asyncio.sleep(0.05)  # the answer must be slow
         self.finish(reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body))
 
 
 def as_text(content: Any) -> str | None:
-    """Return what a model says as the text it is."""
+    """Return the content as text."""
     return content if isinstance(content, str) or content is None else json.dumps(content)
 
 
 def photo_fault(image: bytes, content_type: str = "image/jpeg") -> str:
-    """Return why an endpoint would not take the photo."""
+    """Return why an endpoint would refuse the photo, "" without a reason."""
     try:
         picture = Image.open(io.BytesIO(image), formats=SEEN_FORMATS)
         picture.load()
@@ -356,7 +367,7 @@ def photo_fault(image: bytes, content_type: str = "image/jpeg") -> str:
 
 
 def strict_fault(schema: dict[str, Any]) -> str:
-    """Return why a strict JSON schema would not be taken."""
+    """Return why an endpoint would refuse a strict JSON schema, "" without a reason."""
     if unsupported := UNSUPPORTED & set(schema):
         return f"Invalid schema: {unsupported} not permitted"
     if schema["type"] != "object":
@@ -367,7 +378,7 @@ def strict_fault(schema: dict[str, Any]) -> str:
 
 
 def openapi_fault(schema: dict[str, Any]) -> str:
-    """Return why a schema as Gemini knows them would not be taken."""
+    """Return why Gemini would refuse a schema, "" without a reason."""
     if unknown := set(schema) - {"type", "properties", "required", "propertyOrdering"}:
         return f'Invalid JSON payload received. Unknown name "{unknown}" at generation_config.response_schema'
     if schema["type"] not in ("OBJECT", "STRING", "NUMBER"):

@@ -1,4 +1,4 @@
-"""Workers on a real queue, with handlers that only signal what happens to them."""
+"""Workers on a real queue, with handlers that only record their calls."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ Work = Callable[[Job], Awaitable[None]]
 
 
 class Handler:
-    """Runs a coroutine function per job and tells what happened through queues a test can wait on."""
+    """Runs a coroutine function for each job; a test can wait for its calls in asyncio queues."""
 
-    def __init__(self, work: Work, keep: Work | None = None) -> None:
-        """work: what process awaits. keep: what commit awaits."""
-        self.work, self.keep = work, keep or nothing
+    def __init__(self, work: Work, on_commit: Work | None = None) -> None:
+        """Record nothing yet.
+
+        work: awaited by process.
+        on_commit: awaited by commit.
+        """
+        self.work, self.on_commit = work, on_commit or nothing
         self.started: asyncio.Queue[Job] = asyncio.Queue()
         self.ended: asyncio.Queue[str] = asyncio.Queue()
         self.given_up: asyncio.Queue[tuple[Job, str]] = asyncio.Queue()
-        self.excused: asyncio.Queue[Job] = asyncio.Queue()
+        self.refunded: asyncio.Queue[Job] = asyncio.Queue()
         self.running = self.most_running = 0
         self.give_up_error: Exception | None = None
 
@@ -45,10 +49,10 @@ class Handler:
 
     async def commit(self, job: Job, result: Any) -> None:
         assert result == "result"
-        await self.keep(job)
+        await self.on_commit(job)
 
     async def refund_attempt(self, job: Job) -> None:
-        self.excused.put_nowait(job)
+        self.refunded.put_nowait(job)
 
     async def give_up(self, job: Job, message: str) -> None:
         self.given_up.put_nowait((job, message))
@@ -60,7 +64,7 @@ class Handler:
 
 
 class Bench:
-    """A queue and the workers on it; stops them all at the end."""
+    """A queue and its workers; `close` stops them all."""
 
     def __init__(self, url: str, **queue_options: Any) -> None:
         self.url, self.queue_options = url, queue_options
@@ -87,7 +91,7 @@ class Bench:
         return ids
 
     async def until(self, condition: Callable[[Any], bool]) -> Any:
-        """Poll the queue's own counts: what is waited for happens inside Redis, which sends no signal."""
+        """Poll the queue's counts until the condition holds: they change inside Redis, which sends no signal."""
         while not condition(stats := await self.queue.stats()):
             await asyncio.sleep(0.01)
         return stats
@@ -115,7 +119,7 @@ def count(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 class Claimer:
-    """Steps like a worker does, with a new mark each time."""
+    """Calls JobQueue.step as a worker does, with a new mark each time."""
 
     def __init__(self, queue: JobQueue, worker_id: str = "worker-a") -> None:
         self.queue, self.worker_id, self.steps = queue, worker_id, 0
@@ -124,7 +128,7 @@ class Claimer:
         return (await self.step(free, *finishes)).claimed
 
     async def step(
-        self, free: int = 1, *finishes: Finish, found: Sequence[ProviderReport] = (), avoided: Sequence[str] = ()
+        self, free: int = 1, *finishes: Finish, reports: Sequence[ProviderReport] = (), avoided: Sequence[str] = ()
     ) -> Step:
         self.steps += 1
-        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free, found, avoided)
+        return await self.queue.step(f"{self.worker_id}:{self.steps}", finishes, free, reports, avoided)

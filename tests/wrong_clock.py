@@ -1,15 +1,15 @@
-"""A machine whose clock is wrong, for a process of the service: libfaketime gives it another time. Durations stay."""
+"""A wrong clock for a process of the service, by libfaketime. Only the wall clock is wrong, durations are right."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from tests.parts import require
+from tests.requirements import require
 
 LIBRARY = "libfaketimeMT.so.1"
 FOLDERS = ("/usr/lib", "/usr/local/lib", "/usr/lib64")
-# With a monotonic clock that is left alone libfaketime refuses to sleep by it, as time.sleep does.
+# libfaketime cannot sleep by a monotonic clock that it does not change, as time.sleep does.
 SLEEP = """
 import threading, time
 time.sleep = lambda seconds: threading.Event().wait(seconds) and None
@@ -17,10 +17,14 @@ time.sleep = lambda seconds: threading.Event().wait(seconds) and None
 
 
 class WrongClock:
-    """How far a process's clock is off, in seconds; `environment` starts a process with it."""
+    """The offset of a process's clock; `environment` starts a process with it."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
-        """folder: for files of its own."""
+        """Set the first offset.
+
+        folder: for its own files.
+        seconds: see `jump`.
+        """
         library = find_library()
         require(library is not None, "libfaketime is not installed")
         self._file = folder / "clock"
@@ -36,8 +40,8 @@ class WrongClock:
         self.jump(seconds)
 
     def jump(self, seconds: float) -> None:
-        """Let the clock be so far ahead from now on; below 0: behind."""
-        # Read at every question for the time, so it must never be found half written.
+        """Set the clock that many seconds ahead, or behind for a negative number."""
+        # Every read of the time reads the file, so it must never be incomplete.
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+g}")
         os.replace(new, self._file)

@@ -1,4 +1,4 @@
-// BullMQ, as tally.py asks for it. Finished jobs are removed at once: with any of them kept it is slower.
+// BullMQ with the roles of noop_job.py. It removes finished jobs at once: it is slower when it keeps them.
 "use strict";
 
 const { Queue, Worker } = require("bullmq");

@@ -1,5 +1,5 @@
-"""celery, as tally.py asks for it: five threads, acks_late; a killed worker's job comes back after an hour (visibility
-timeout). Results are ignored.
+"""celery with the roles of noop_job.py: five threads, acks_late, no results. A killed worker's job runs again after an
+hour (visibility timeout).
 """
 
 from __future__ import annotations
@@ -11,18 +11,27 @@ from typing import Any
 
 from celery import Celery
 
-from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, Tally, say, timed, trickled
+from benchmarks.queue.noop_job import (
+    GAP_SECONDS,
+    PAYLOAD,
+    SLOTS,
+    TRICKLE,
+    JobCounter,
+    print_figures,
+    timed,
+    stamped_payload,
+)
 
 
 def main(role: str, url: str, count: int) -> None:
     logging.disable(logging.INFO)
     app = Celery("bench", broker=url)
     app.conf.update(task_acks_late=True, task_ignore_result=True, worker_redirect_stdouts=False)
-    tally = Tally(count)
+    counter = JobCounter(count)
 
     @app.task(name="noop")
     def noop(payload: dict[str, Any]) -> None:
-        tally.seen(payload)
+        counter.count(payload)
 
     if role == "work":
         options = ["--pool", "threads", "--concurrency", str(SLOTS), "--loglevel", "ERROR"]
@@ -31,9 +40,9 @@ def main(role: str, url: str, count: int) -> None:
         timed(lambda: [noop.delay(PAYLOAD) for _ in range(count)])
     else:
         for _ in range(TRICKLE):
-            noop.delay(trickled())
+            noop.delay(stamped_payload())
             time.sleep(GAP_SECONDS)
-        say()
+        print_figures()
 
 
 if __name__ == "__main__":

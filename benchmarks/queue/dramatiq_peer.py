@@ -1,5 +1,5 @@
-"""dramatiq, as tally.py asks for it: scripts that keep what is unacknowledged; a dead worker's jobs come back after a
-minute. Five threads of one process.
+"""dramatiq with the roles of noop_job.py: five threads of one process. Its Lua scripts store unacknowledged messages; a
+dead worker's jobs run again after a minute.
 """
 
 from __future__ import annotations
@@ -13,18 +13,27 @@ from typing import Any
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
 
-from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, Tally, say, timed, trickled
+from benchmarks.queue.noop_job import (
+    GAP_SECONDS,
+    PAYLOAD,
+    SLOTS,
+    TRICKLE,
+    JobCounter,
+    print_figures,
+    timed,
+    stamped_payload,
+)
 
 
 def main(role: str, url: str, count: int) -> None:
     logging.disable(logging.INFO)
     broker = RedisBroker(url=url)
     dramatiq.set_broker(broker)
-    tally = Tally(count)
+    counter = JobCounter(count)
 
     @dramatiq.actor(actor_name="noop")
     def noop(payload: dict[str, Any]) -> None:
-        tally.seen(payload)
+        counter.count(payload)
 
     if role == "work":
         dramatiq.Worker(broker, worker_threads=SLOTS).start()
@@ -33,9 +42,9 @@ def main(role: str, url: str, count: int) -> None:
         timed(lambda: [noop.send(PAYLOAD) for _ in range(count)])
     else:
         for _ in range(TRICKLE):
-            noop.send(trickled())
+            noop.send(stamped_payload())
             time.sleep(GAP_SECONDS)
-        say()
+        print_figures()
 
 
 if __name__ == "__main__":

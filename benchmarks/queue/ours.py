@@ -1,4 +1,4 @@
-"""Our job queue, as tally.py asks for it."""
+"""Our job queue with the roles of noop_job.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, Tally, say, trickled
+from benchmarks.queue.noop_job import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, JobCounter, print_figures, stamped_payload
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Job, NewJob
@@ -26,11 +26,11 @@ IDS = (f"ai-processing:{number:024x}" for number in itertools.count(time.time_ns
 class Noop:
     """A JobHandler that only counts."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self, counter: JobCounter) -> None:
+        self._counter = counter
 
     async def process(self, job: Job) -> None:
-        self._tally.seen(dict(job.data))
+        self._counter.count(dict(job.data))
 
     async def commit(self, job: Job, result: Any) -> None:
         return None
@@ -46,12 +46,12 @@ class Noop:
 
 
 async def main(role: str, url: str, count: int) -> None:
-    # As in production, less the writing of the log.
+    # As in production, but without log lines below warnings.
     level = structlog.make_filtering_bound_logger(logging.WARNING)
     structlog.configure(wrapper_class=level, cache_logger_on_first_use=True)
     queue = JobQueue(url)
     if role == "work":
-        Worker(queue, Noop(Tally(count)), RetryPolicy(), Metrics(), concurrency=SLOTS).start()
+        Worker(queue, Noop(JobCounter(count)), RetryPolicy(), Metrics(), concurrency=SLOTS).start()
         await asyncio.Event().wait()
     started_at = time.perf_counter()
     if role == "enqueue":
@@ -61,10 +61,10 @@ async def main(role: str, url: str, count: int) -> None:
         jobs = [NewJob(next(IDS), PAYLOAD) for _ in range(count)]
         for first in range(0, count, BATCH):
             await queue.restore(jobs[first : first + BATCH])
-    say(seconds=time.perf_counter() - started_at)
+    print_figures(seconds=time.perf_counter() - started_at)
     if role == "trickle":
         for _ in range(TRICKLE):
-            await queue.enqueue(next(IDS), trickled())
+            await queue.enqueue(next(IDS), stamped_payload())
             await asyncio.sleep(GAP_SECONDS)
     await queue.close()
 

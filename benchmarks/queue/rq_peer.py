@@ -1,4 +1,4 @@
-"""rq, as tally.py asks for it: its SimpleWorker, one job at a time in one process: its usual worker forks for each."""
+"""rq with the roles of noop_job.py: a SimpleWorker, one job at a time. Its default worker forks for each job."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from redis import Redis
 from rq import Queue, SimpleWorker
 
-from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, TRICKLE, Tally, say, timed, trickled
+from benchmarks.queue.noop_job import GAP_SECONDS, PAYLOAD, TRICKLE, JobCounter, print_figures, timed, stamped_payload
 
-tally: Tally
+counter: JobCounter
 
 
 def noop(payload: dict[str, Any]) -> None:
-    """Count; the worker imports it by its name."""
-    sys.modules["__main__"].tally.seen(payload)
+    """Count a job; the worker imports this function by its name."""
+    sys.modules["__main__"].counter.count(payload)
 
 
 def main(role: str, url: str, count: int) -> None:
@@ -25,7 +25,7 @@ def main(role: str, url: str, count: int) -> None:
     queue = Queue(connection=Redis.from_url(url))
     name = "benchmarks.queue.rq_peer.noop"
     if role == "work":
-        setattr(sys.modules["__main__"], "tally", Tally(count))  # noqa: B010
+        setattr(sys.modules["__main__"], "counter", JobCounter(count))  # noqa: B010
         SimpleWorker([queue], connection=queue.connection).work(logging_level="ERROR")
     elif role == "enqueue":
         timed(lambda: [queue.enqueue(name, PAYLOAD, result_ttl=0) for _ in range(count)])
@@ -34,9 +34,9 @@ def main(role: str, url: str, count: int) -> None:
         timed(lambda: queue.enqueue_many(calls))
     else:
         for _ in range(TRICKLE):
-            queue.enqueue(name, trickled(), result_ttl=0)
+            queue.enqueue(name, stamped_payload(), result_ttl=0)
             time.sleep(GAP_SECONDS)
-        say()
+        print_figures()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""saq, as tally.py asks for it: moved to an active list, acknowledged at the end; a sweeper brings lost jobs back."""
+"""saq with the roles of noop_job.py. A running job is in an active list; a sweeper enqueues lost jobs again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from saq import Queue, Worker
 
-from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, Tally, say, trickled
+from benchmarks.queue.noop_job import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, JobCounter, print_figures, stamped_payload
 
 
 async def main(role: str, url: str, count: int) -> None:
@@ -18,20 +18,20 @@ async def main(role: str, url: str, count: int) -> None:
     queue = Queue.from_url(url)
     await queue.connect()
     if role == "work":
-        tally = Tally(count)
+        counter = JobCounter(count)
 
         async def noop(_context: object, *, payload: dict[str, Any]) -> None:
-            tally.seen(payload)
+            counter.count(payload)
 
         await Worker(queue, [("noop", noop)], concurrency=SLOTS).start()
     started_at = time.perf_counter()
     if role == "enqueue":
         for _ in range(count):
             await queue.enqueue("noop", payload=PAYLOAD, ttl=-1)
-    say(seconds=time.perf_counter() - started_at)
+    print_figures(seconds=time.perf_counter() - started_at)
     if role == "trickle":
         for _ in range(TRICKLE):
-            await queue.enqueue("noop", payload=trickled(), ttl=-1)
+            await queue.enqueue("noop", payload=stamped_payload(), ttl=-1)
             await asyncio.sleep(GAP_SECONDS)
     await queue.disconnect()
 

@@ -2,9 +2,9 @@
 
 A no-op job with a payload of 300 bytes, five at a time in one worker process, a Redis with an append-only file that is
 new for every run. Measured of each: how fast one producer enqueues, one by one and in bulk; how fast a worker drains
-what waits, from the first job to the last, with its CPU, Redis' CPU and what Redis is asked; and how long one job waits
-on an idle worker, one every 20 ms, from before the enqueue call to its first line. `trips` are reads from sockets
-(total_reads_processed): what is sent in one go counts once. `commands` are all that Redis runs, inside scripts too.
+the waiting jobs, from the first to the last, with its CPU, Redis' CPU and the load of Redis; and, on an idle worker
+with one job every 20 ms, the time from the enqueue call to the job's first line. `trips` are reads from sockets
+(total_reads_processed): a batch sent at once counts once. `commands` are all that Redis runs, inside scripts too.
 """
 
 from __future__ import annotations
@@ -14,24 +14,20 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from pathlib import Path
 
 from benchmarks import machine
 from benchmarks.comparison import OURS, Column, Comparison, Goal, Report, best, show
-from benchmarks.peers import CHECKOUT, FOLDER, CannotHave, environment, from_npm, from_pypi, python_of
+from benchmarks.peers import CHECKOUT, CannotHave, environment
+from benchmarks.queue.candidates import BULLMQ, Candidate, all_candidates
 from tests.redis_server import RedisServer
 
-HERE = Path(__file__).parent
 COUNT = 10_000
 ONE_BY_ONE = 2_000
 IDLE_SECONDS = 10
 WAIT_SECONDS = 180
-BULLMQ = "BullMQ"
 COLUMNS = [
     Column("drain", "jobs/s", more_is_better=True),
     Column("enqueue", "jobs/s", more_is_better=True),
@@ -46,109 +42,9 @@ COLUMNS = [
 ]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One library. command: its program without role, URL and count. slowness: jobs are divided by it, so that slow
-    ones end too; rates are rates. remark: what it promises of a job whose worker is killed.
-    """
-
-    name: str
-    install: Callable[[], str]
-    command: Sequence[str]
-    remark: str
-    slowness: int = 1
-    has_bulk: bool = False
-    acknowledges: bool = True
-    is_python: bool = True
-
-
-def python_peer(name: str, packages: str, module: str, remark: str, *options: str, **more: object) -> Candidate:
-    """Return a library from PyPI with a venv of its own."""
-    folder = FOLDER / packages.split("[")[0]
-    shown = [package.split("[")[0] for package in packages.split()]
-    command = [python_of(folder), "-m", f"benchmarks.queue.{module}", *options]
-    return Candidate(name, lambda: from_pypi(folder, packages, shown), command, remark, **more)  # type: ignore
-
-
-def all_candidates() -> list[Candidate]:
-    """Return ours first."""
-    node = FOLDER / "bullmq"
-    return [
-        Candidate(
-            OURS,
-            lambda: f"redis-py {version('redis')}, hiredis {version('hiredis')}",
-            [python_of(None), "-m", "benchmarks.queue.ours"],
-            "a lease per job, renewed; a killed worker's job runs again when it ends; an id is enqueued once; retries, "
-            "dead letters, pause, breaker and metrics are on",
-            has_bulk=True,
-        ),
-        Candidate(
-            BULLMQ,
-            lambda: from_npm(node, "bullmq@5 ioredis@5", ("bullmq", "ioredis")),
-            ["env", f"NODE_PATH={node / 'node_modules'}", "node", str(HERE / "bullmq.js")],
-            "a lock per job, renewed; a killed worker's job runs again when it ends",
-            has_bulk=True,
-            is_python=False,
-        ),
-        python_peer(
-            "taskiq, list",
-            "taskiq-redis",
-            "taskiq_peer",
-            "BRPOP: a killed worker's job is lost",
-            "list",
-            slowness=2,
-            acknowledges=False,
-        ),
-        python_peer(
-            "taskiq, stream",
-            "taskiq-redis",
-            "taskiq_peer",
-            "acknowledged after the job; others claim what is pending after ten minutes",
-            "stream",
-            slowness=4,
-        ),
-        python_peer(
-            "dramatiq",
-            "dramatiq[redis]",
-            "dramatiq_peer",
-            "acknowledged after the job; a dead worker's jobs come back after a minute; threads",
-            slowness=4,
-        ),
-        python_peer(
-            "saq",
-            "saq[redis] typing_extensions",
-            "saq_peer",
-            "an active list; a sweeper brings lost jobs back",
-            slowness=4,
-        ),
-        python_peer(
-            "celery",
-            "celery[redis]",
-            "celery_peer",
-            "acks_late; a killed worker's job comes back after the visibility timeout, an hour; threads",
-            slowness=10,
-        ),
-        python_peer(
-            "arq",
-            "arq",
-            "arq_peer",
-            "a lock per job, a lost job runs again when it ends; polls each millisecond here, 0.5 s by default",
-            slowness=10,
-        ),
-        python_peer(
-            "rq",
-            "rq",
-            "rq_peer",
-            "one job at a time (SimpleWorker); a lost job is moved to the failed ones",
-            slowness=10,
-            has_bulk=True,
-        ),
-    ]
-
-
 @contextmanager
 def program(candidate: Candidate, role: str, url: str, count: int) -> Iterator[subprocess.Popen[str]]:
-    """Run one of the candidate's roles; it is killed at the end."""
+    """Start the candidate's program in a role; it ends with the block."""
     command = ["timeout", "-k", "1", str(WAIT_SECONDS), *candidate.command, role, url, str(count)]
     process = subprocess.Popen(command, cwd=CHECKOUT, env=environment(), stdout=subprocess.PIPE, text=True)
     try:
@@ -158,27 +54,27 @@ def program(candidate: Candidate, role: str, url: str, count: int) -> Iterator[s
         process.wait()
 
 
-def read(process: subprocess.Popen[str]) -> dict[str, float | list[float]]:
-    """Return what the program says next."""
+def next_figures(process: subprocess.Popen[str]) -> dict[str, float | list[float]]:
+    """Return the figures that the program prints next."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("{"):
-            found: dict[str, float | list[float]] = json.loads(line)
-            return found
+            figures: dict[str, float | list[float]] = json.loads(line)
+            return figures
     raise RuntimeError(f"{process.args!r} ended without figures")
 
 
-def tell(candidate: Candidate, role: str, url: str, count: int) -> float:
-    """Run a role that ends by itself; return its seconds."""
+def run_role(candidate: Candidate, role: str, url: str, count: int) -> float:
+    """Run the candidate's program in a role that ends by itself; return the seconds that it prints."""
     with program(candidate, role, url, count) as process:
-        seconds = read(process).get("seconds", 0.0)
+        seconds = next_figures(process).get("seconds", 0.0)
         process.wait()
     assert isinstance(seconds, float)
     return seconds
 
 
-def asked(server: RedisServer) -> tuple[int, int]:
-    """Return how often clients were read from and how many commands were run, those inside scripts included."""
+def redis_counts(server: RedisServer) -> tuple[int, int]:
+    """Return the number of reads from clients' sockets and of commands, with the commands inside scripts."""
     stats: dict[str, dict[str, int]] = server.client().info("commandstats")  # type: ignore[assignment]
     commands = sum(figures["calls"] for name, figures in stats.items() if not name.startswith("cmdstat_info"))
     reads: int = server.client().info("stats")["total_reads_processed"]  # type: ignore[index]
@@ -191,20 +87,20 @@ def measure_one(candidate: Candidate, count: int) -> dict[str, float]:
     few = ONE_BY_ONE // candidate.slowness
     figures = {}
     with RedisServer() as server:
-        figures["enqueue"] = few / tell(candidate, "enqueue", server.url, few)
+        figures["enqueue"] = few / run_role(candidate, "enqueue", server.url, few)
         server.client().flushall()
-        seconds = tell(candidate, "bulk" if candidate.has_bulk else "enqueue", server.url, count)
+        seconds = run_role(candidate, "bulk" if candidate.has_bulk else "enqueue", server.url, count)
         if candidate.has_bulk:
             figures["bulk"] = count / seconds
-        reads, commands = asked(server)
+        reads, commands = redis_counts(server)
         redis_cpu = machine.cpu_seconds([server.pid])
         with program(candidate, "work", server.url, count) as worker:
-            drained = read(worker)
-            reads_after, commands_after = asked(server)
+            drained = next_figures(worker)
+            reads_after, commands_after = redis_counts(server)
             redis_cpu = machine.cpu_seconds([server.pid]) - redis_cpu
             figures["memory"] = machine.resident_mib(machine.descendants(worker.pid)[1:])
-            tell(candidate, "trickle", server.url, 0)
-            waits = read(worker)["waits"]
+            run_role(candidate, "trickle", server.url, 0)
+            waits = next_figures(worker)["waits"]
     assert isinstance(waits, list) and isinstance(drained["seconds"], float) and isinstance(drained["cpu"], float)
     percentiles = statistics.quantiles(waits, n=100)
     return figures | {
@@ -219,14 +115,14 @@ def measure_one(candidate: Candidate, count: int) -> dict[str, float]:
 
 
 def measure_idle(candidate: Candidate) -> dict[str, float]:
-    """Return what a worker without jobs asks of Redis, per second."""
+    """Return the load of Redis by a worker without jobs, per second."""
     with RedisServer() as server, program(candidate, "work", server.url, 1):
         while not server.client().info("clients")["blocked_clients"]:
             time.sleep(0.1)
-        reads, commands = asked(server)
+        reads, commands = redis_counts(server)
         time.sleep(IDLE_SECONDS)
-        reads_after, commands_after = asked(server)
-    # Less the questions of ours, which are read too.
+        reads_after, commands_after = redis_counts(server)
+    # Without the two calls of redis_counts itself.
     return {
         "trips/s": (reads_after - reads - 2) / IDLE_SECONDS,
         "commands/s": (commands_after - commands) / IDLE_SECONDS,
@@ -234,7 +130,7 @@ def measure_idle(candidate: Candidate) -> dict[str, float]:
 
 
 def measure(rounds: int, count: int = COUNT, only: Sequence[str] = ()) -> Report:
-    """Install what can be had and measure it all."""
+    """Install the libraries and measure them; one that cannot be installed is left out."""
     report = Report("queue", machine=machine.describe())
     candidates = []
     for candidate in all_candidates():
@@ -256,7 +152,7 @@ def measure(rounds: int, count: int = COUNT, only: Sequence[str] = ()) -> Report
 
 
 def goals(drain: Comparison, idle: Comparison, candidates: Sequence[Candidate]) -> Iterator[Goal]:
-    """Yield what was aimed at."""
+    """Yield the goals and whether they are met."""
     others = [candidate.name for candidate in candidates if candidate.name != OURS]
     rivals = [candidate.name for candidate in candidates[1:] if candidate.is_python and candidate.acknowledges]
     for name, wanted in ((BULLMQ, 2), (best(drain, "drain", rivals, more_is_better=True), 5)):

@@ -1,4 +1,4 @@
-"""taskiq, as tally.py asks for it: `list` is BRPOP, and a killed worker's job is lost; `stream` acknowledges."""
+"""taskiq with the roles of noop_job.py. `list` is BRPOP: a killed worker's job is lost. `stream` acknowledges jobs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 from taskiq.receiver import Receiver
 from taskiq_redis import ListQueueBroker, RedisStreamBroker
 
-from benchmarks.queue.tally import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, Tally, say, trickled
+from benchmarks.queue.noop_job import GAP_SECONDS, PAYLOAD, SLOTS, TRICKLE, JobCounter, print_figures, stamped_payload
 
 
 async def main(kind: str, role: str, url: str, count: int) -> None:
     logging.disable(logging.INFO)
     broker = ListQueueBroker(url) if kind == "list" else RedisStreamBroker(url)
     broker.is_worker_process = role == "work"
-    tally = Tally(count)
+    counter = JobCounter(count)
 
     async def noop(payload: dict[str, Any]) -> None:
-        tally.seen(payload)
+        counter.count(payload)
 
     task = broker.register_task(noop, task_name="noop")
     await broker.startup()
@@ -31,10 +31,10 @@ async def main(kind: str, role: str, url: str, count: int) -> None:
     if role == "enqueue":
         for _ in range(count):
             await task.kiq(PAYLOAD)
-    say(seconds=time.perf_counter() - started_at)
+    print_figures(seconds=time.perf_counter() - started_at)
     if role == "trickle":
         for _ in range(TRICKLE):
-            await task.kiq(trickled())
+            await task.kiq(stamped_payload())
             await asyncio.sleep(GAP_SECONDS)
     await broker.shutdown()
 

@@ -1,1 +1,1 @@
-"""Does the offline AI provider know how sure it is? Drawn pictures with known answers, and how often it is right."""
+"""Are the confidences of the offline AI provider right? Drawn pictures with known answers, and its right answers."""

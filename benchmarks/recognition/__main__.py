@@ -1,6 +1,6 @@
-"""Prints how sure the offline AI provider is beside how often it is right: python -m benchmarks.recognition
+"""Prints the confidence of the offline AI provider beside its share of right answers: python -m benchmarks.recognition
 
-Takes one to two minutes. Needs the extra [local]. With --save FOLDER the pictures are written there, to look at.
+Takes one to two minutes. Needs the extra [local]. With --save FOLDER the pictures are written there.
 """
 
 from __future__ import annotations

@@ -21,7 +21,12 @@ READ_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the provider says about one picture: (value, confidence) each; `overlap` of its cut-out, None without."""
+    """The provider's answer about one picture: (value, confidence) each.
+
+    turn: how it turned the photo, None for not at all.
+    overlap: of its cut-out with the product, None without a cut-out.
+    text: the lettering that it read.
+    """
 
     picture: Picture
     brand: tuple[str, float]
@@ -32,7 +37,7 @@ class Answer:
     text: list[str] = field(default_factory=list)
 
     def claims(self) -> Iterator[tuple[str, float, bool]]:
-        """Yield (field, confidence, whether it is right) of each thing the provider says."""
+        """Yield (field, confidence, whether it is right) of each value in the answer."""
         truth = self.picture
         for name, (value, sure), right in (("brand", self.brand, truth.brand), ("model", self.model, truth.model)):
             if value:
@@ -42,7 +47,7 @@ class Answer:
 
     @property
     def is_turned_wrongly(self) -> bool:
-        """True when an upright picture was turned, or one that lies was turned to where it still does not stand."""
+        """True when an upright picture was turned, or a turned picture was not turned upright."""
         return self.turn is not None and self.turn != self.picture.turn_back
 
 

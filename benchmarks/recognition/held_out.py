@@ -1,6 +1,6 @@
 """Pictures that the provider's rules were not made with: other shapes, letters, grounds, angles and names.
 
-Whoever changes a rule looks at them afterwards, and not while searching for its numbers. Rows are as in table.py.
+Check them after a change of a rule, but do not use them to find its numbers. Rows are as in table.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The set: each picture with what is to be said about it, drawn when it is asked for."""
+"""The set: each picture with the right answers; a picture is drawn when it is needed."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def held_out() -> list[Picture]:
 
 
 def few() -> list[Picture]:
-    """Return one of each kind, and some more lettered ones: a test has no time for all."""
+    """Return one picture of each kind and some more with lettering, for a test that has no time for all."""
     by_name = {picture.name: picture for picture in pictures()}
     return [by_name[name] for name in FEW]
 

@@ -1,6 +1,6 @@
-"""What the set shows: rows of (category, background, product, brand, model, colours).
+"""The pictures of the set: rows of (category, background, product, brand, model, colours).
 
-"" is what nobody can tell from the picture; of the colours, any is right for the product's main one. The names are
+"" is a value that the picture does not show; each of the colours is right for the product's main colour. The names are
 those that makers print on their products.
 """
 

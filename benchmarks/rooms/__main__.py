@@ -1,23 +1,23 @@
 """Our rooms beside Socket.IO, python-socketio and Centrifugo, in one run: python -m benchmarks.rooms
 
-1,000 sockets of 1,000 users, each let in by a JWT (HS256) that the server checks, each in the room of its user. Events
-go to one room each, round robin: asset_processed as in contracts/, 330 bytes, made and encoded anew for each. Every
-event must reach exactly its socket once, or the run fails. Measured of one process, and of two that share a Redis (the
-sockets on one, the emission in the other):
+1,000 sockets of 1,000 users. Each socket sends a JWT (HS256) that the server checks, and is in the room of its user.
+Each event goes to one room, round robin: asset_processed as in contracts/, 330 bytes, built and encoded for each.
+Every event must reach its socket exactly once, or the run fails. Measured with one process, and with two processes that
+share a Redis (all sockets on the first, the events emitted in the second):
 
-- events/s: 20,000 events emitted inside the server as fast as it takes them, in slices of 100 between which its event
-  loop runs, from the request that starts them to the last one received; the median of five rounds;
-- p50, p99: from the making of an event to its arrival, at a steady 2,000 events/s for 5 s;
+- events/s: 20,000 events emitted inside the server as fast as possible, in slices of 100 between which its event loop
+  runs, from the request that starts them to the last event received; the median of five rounds;
+- p50, p99: from the creation of an event to its arrival, at a steady 2,000 events/s for 5 s;
 - CPU: seconds of the server's processes for 1,000 events of these rounds;
-- memory: resident memory the process has gained with 1,000 idle sockets, over 1,000; before, 50 have come and gone.
+- memory: growth of the process's resident memory per idle socket, with 1,000; before that, 50 sockets open and close.
 
-Servers run in turn, in another order each time, beside one load client (load.py), which is this process. `blaster` has
-nothing to do but write to sockets: what it reaches is what the load client can take. Centrifugo cannot emit from
-inside, so a third process sends it batches of 1,000 over HTTP (of 10 at the steady pace); that process's CPU is not
-counted. Peers are installed into --peers the first time: npm, Go and PyPI are needed; what cannot be had is left out.
+The servers run one after the other, in another order each time. This process is the load client (load.py). `blaster`
+only writes to sockets: its figures are the limit of the load client. Centrifugo cannot emit from inside, so a third
+process sends it batches of 1,000 over HTTP (of 10 at the steady pace); the CPU of that process is not counted. The
+first run installs the peers into --peers with npm, Go and PyPI; a peer that cannot be installed is left out.
 
-Compare ratios within one run only. The second program, python -m benchmarks.rooms.slow, is about clients that do not
-read. Linux only (/proc).
+Compare ratios within one run only. python -m benchmarks.rooms.slow measures clients that do not read. Linux only
+(/proc).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ Row = tuple[Peer, bool]
 
 
 def measure(peer: Peer, with_redis: bool, tokens: list[str], events: int) -> dict[str, float]:
-    """Start the server, measure all of it, end it; the columns by name."""
+    """Start the server, measure it and end it; return the figures by column."""
     with ExitStack() as stack:
         redis_url = stack.enter_context(RedisServer("--appendonly", "no")).url if with_redis else None
         server = peer.start(peer.folder, redis_url, stack)
@@ -78,7 +78,7 @@ def measure(peer: Peer, with_redis: bool, tokens: list[str], events: int) -> dic
 
 
 def render(title: str, results: dict[str, list[dict[str, float]]]) -> list[str]:
-    """Return a table: median (lowest - highest), and times the median of Socket.IO."""
+    """Return a table: median (lowest - highest), and the ratio to the median of Socket.IO."""
     lines = [f"**{title}**", "", "| server | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, runs in results.items():
         if not runs:
@@ -96,17 +96,41 @@ def render(title: str, results: dict[str, list[dict[str, float]]]) -> list[str]:
 
 
 def install(peers: list[Peer], folder: Path) -> tuple[list[Peer], list[str]]:
-    """Return the peers that can be had, and a line about each."""
-    had, lines = [], []
+    """Return the peers that could be installed, and a line about every peer."""
+    installed, lines = [], []
     for peer in peers:
         peer.folder = folder / peer.name
         try:
             lines.append(f"- {peer.name}: {peer.install(peer.folder)}")
-            had.append(peer)
+            installed.append(peer)
         except CannotHave as error:
-            lines.append(f"- {peer.name}: left out, it could not be set up: {error}")
+            lines.append(f"- {peer.name}: left out, it cannot be installed: {error}")
         print(lines[-1], file=sys.stderr, flush=True)
-    return had, lines
+    return installed, lines
+
+
+def measure_all(
+    rows: list[Row], tokens: list[str], events: int, repeats: int
+) -> tuple[dict[bool, dict[str, list[dict[str, float]]]], list[str]]:
+    """Return the figures of each row, by whether it has a Redis and by the name of the peer, and the failed runs."""
+    results: dict[bool, dict[str, list[dict[str, float]]]] = {False: {}, True: {}}
+    for peer, with_redis in rows:
+        results[with_redis][peer.name] = []
+    failures = []
+    for repeat in range(repeats):
+        first = repeat % len(rows) * 2
+        for peer, with_redis in rows[first:] + rows[:first]:
+            name = f"{peer.name}{', Redis' if with_redis else ''}"
+            try:
+                result = measure(peer, with_redis, tokens, events)
+            except (Failure, OSError, RuntimeError) as error:
+                failures.append(f"- {name}, run {repeat + 1}: failed: {error!r}")
+                print(failures[-1], file=sys.stderr, flush=True)
+                continue
+            results[with_redis][peer.name].append(result)
+            shown = "  ".join(f"{column} {value:.4g}" for column, value in result.items())
+            print(f"run {repeat + 1}: {name}: {shown}", file=sys.stderr, flush=True)
+    return results, failures
 
 
 def main() -> int:
@@ -114,7 +138,7 @@ def main() -> int:
     parser.add_argument("--sockets", type=int, default=1_000)
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="servers whose name begins so; default: all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only servers whose name starts with NAME")
     parser.add_argument("--peers", type=Path, default=FOLDER, help="where peers are installed")
     parser.add_argument("--out", type=Path, help="write the tables into this file too")
     options = parser.parse_args()
@@ -129,26 +153,10 @@ def main() -> int:
     users = [f"user-{number}" for number in range(options.sockets)]
     tokens = [make_token(user, channels=[f"user:{user}"]) for user in users]
     rows: list[Row] = [(peer, False) for peer in peers] + [(peer, True) for peer in peers if peer.has_redis]
-    results: dict[bool, dict[str, list[dict[str, float]]]] = {False: {}, True: {}}
-    for peer, with_redis in rows:
-        results[with_redis][peer.name] = []
-    failures = []
-    for repeat in range(options.repeats):
-        turn = repeat % len(rows) * 2
-        for peer, with_redis in rows[turn:] + rows[:turn]:
-            name = f"{peer.name}{', Redis' if with_redis else ''}"
-            try:
-                result = measure(peer, with_redis, tokens, options.events)
-            except (Failure, OSError, RuntimeError) as error:
-                failures.append(f"- {name}, run {repeat + 1}: failed: {error!r}")
-                print(failures[-1], file=sys.stderr, flush=True)
-                continue
-            results[with_redis][peer.name].append(result)
-            shown = "  ".join(f"{column} {value:.4g}" for column, value in result.items())
-            print(f"run {repeat + 1}: {name}: {shown}", file=sys.stderr, flush=True)
+    results, failures = measure_all(rows, tokens, options.events, options.repeats)
     report = [
         f"{options.sockets:,} sockets, {options.events:,} events, {options.repeats} runs: median (lowest - highest), "
-        f"and times {REFERENCE}'s median. {where}.",
+        f"and the ratio to {REFERENCE}'s median. {where}.",
         "",
         *versions,
         "",

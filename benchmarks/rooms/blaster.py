@@ -1,7 +1,7 @@
-"""The fastest sender that Python makes easy, to show what the load client can take: python -m benchmarks.rooms.blaster
+"""A very fast sender that shows the limit of the load client: python -m benchmarks.rooms.blaster
 
-Lets everybody in, checks nothing, and writes ready-made frames to bare sockets one system call each, as the servers
-under test do. Prints its port; GET /emit?count=&rate=&users= emits.
+It accepts every client without a check, and writes prepared frames to plain sockets, with one system call for each, as
+the servers under test do. Prints its port; GET /emit?count=&rate=&users= emits.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONNECTED = text_frame(b'{"event":"connected"}')
 
 
 class Blaster:
-    """Sockets by user number."""
+    """Sends frames to its sockets, which it has by user number."""
 
     def __init__(self) -> None:
         self.sockets: dict[int, socket.socket] = {}
@@ -29,7 +29,7 @@ class Blaster:
         self.parts = head, tail
 
     async def serve(self, raw: socket.socket) -> None:
-        """Take one request: an emission or a client."""
+        """Answer one request: of an emission or of a client."""
         loop = asyncio.get_running_loop()
         request = (await loop.sock_recv(raw, 65536)).decode()
         if request.startswith("GET /emit"):

@@ -1,4 +1,4 @@
-"""Emits into Centrifugo, which has no inside for us: python -m benchmarks.rooms.centrifugo_emitter API_PORT KEY
+"""Emits into Centrifugo from outside: python -m benchmarks.rooms.centrifugo_emitter API_PORT KEY
 
 Prints its port; GET /emit?count=&rate=&users= emits by POST /api/batch, one for each slice of events.
 """
@@ -20,7 +20,7 @@ PARALLEL = 3
 
 
 class EmitHandler(BaseHTTPRequestHandler):
-    """Emits and answers when Centrifugo has taken everything."""
+    """Emits, and answers when Centrifugo has confirmed every batch."""
 
     api_port: int
     key: str
@@ -29,16 +29,16 @@ class EmitHandler(BaseHTTPRequestHandler):
         query = parse_qs(urlsplit(self.path).query)
         count, rate, users = (int(query[name][0]) for name in ("count", "rate", "users"))
         headers = {"X-API-Key": self.key, "Content-Type": "application/json"}
-        # While Centrifugo works on one batch the next one is made and sent.
+        # While Centrifugo works on one batch, the next one is built and sent.
         free = deque(HTTPConnection("127.0.0.1", self.api_port) for _ in range(PARALLEL))
-        asked: deque[HTTPConnection] = deque()
+        busy: deque[HTTPConnection] = deque()
 
         def finish_one() -> None:
-            reply = asked[0].getresponse()
+            reply = busy[0].getresponse()
             text = reply.read()
             if reply.status != 200 or b'"error"' in text:
                 raise RuntimeError(text)
-            free.append(asked.popleft())
+            free.append(busy.popleft())
 
         async def send_slice(numbers: range) -> None:
             commands = [{"publish": {"channel": room_of(each, users), "data": make_event(each)}} for each in numbers]
@@ -46,10 +46,10 @@ class EmitHandler(BaseHTTPRequestHandler):
             if not free:
                 finish_one()
             free[0].request("POST", "/api/batch", body, headers)
-            asked.append(free.popleft())
+            busy.append(free.popleft())
 
         asyncio.run(emit(send_slice, count, rate, SLICE))
-        while asked:
+        while busy:
             finish_one()
         for api in free:
             api.close()
@@ -57,7 +57,7 @@ class EmitHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log requests."""
 
 
 def main(api_port: str, key: str) -> None:

@@ -1,16 +1,18 @@
 """Does every event reach its owner, and how soon? python -m benchmarks.rooms.delivery
 
 Three processes of the service on one Redis and one SQLite, an AI service that answers at once, 1,000 users with a
-socket each, spread over the processes, and 20,000 uploads. Meanwhile a third of the sockets, chosen by the seed, are
-cut off again and again, without a goodbye, and come back to another process with `since`; in the middle the server
-that has the queue is killed: one Redis and started again 2 s later, or, with --topology sentinel or cluster, for good,
-so that its replica takes over. At the end every user must have heard of each of its own photos and of no other.
+socket each, spread over the processes, and 20,000 uploads. During the uploads a third of the sockets, chosen by the
+seed, are cut repeatedly without a close frame, and connect to another process with `since`. After half of the uploads
+the Redis server with the queue is killed: a single Redis is started again after 2 s; with --topology sentinel or
+cluster it stays down, so that its replica takes over. At the end every user must have the event of each own photo and
+no other event.
 
-As fast as they are taken, uploads keep every core busy and latencies are those of an overload; --rate tells the others.
+Without --rate the uploads are as fast as the service accepts them: they keep every core busy, and the latencies are
+those of an overload. Measure latencies with --rate.
 
-Prints what was lost (must be 0), foreign (must be 0) or heard more than once, and percentiles of the time from an
-asset's finishedAt to its event, at the sockets that were left alone: by whether another process ran the job, and
-without the events of the outage (finished from the kill until 2 s after the queue could be written again).
+Prints the events that were lost (must be 0), foreign (must be 0) or repeated, and percentiles of the time from an
+asset's finishedAt to its event at the sockets that were not cut: by whether the same process ran the job, and apart the
+events of the outage (finished from the kill until 2 s after the queue could be written again).
 """
 
 from __future__ import annotations
@@ -39,18 +41,22 @@ from tests.service import AiService, Service
 PROCESSES = 3
 OUTAGE_SECONDS = 2.0
 AFTER_SECONDS = 2.0
-PATIENCE_SECONDS = 120.0
+LONGEST_SECONDS = 120.0
 
 
 @dataclass
 class Listener:
-    """A user, its socket and what it has heard, as a client library would keep it."""
+    """A user and its socket, with the state that a client library has.
+
+    home: the number of the process it is connected to.
+    received: asset id -> (when it was finished, when its event came).
+    """
 
     user: str
     is_disturbed: bool
     home: int
     since: str | None = None
-    heard: dict[str, tuple[float, float]] = field(default_factory=dict)  # asset -> when finished, when heard
+    received: dict[str, tuple[float, float]] = field(default_factory=dict)
     repeats: int = 0
     resyncs: int = 0
     reconnects: int = 0
@@ -58,7 +64,7 @@ class Listener:
     is_connected: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def listen(self, session: aiohttp.ClientSession, urls: list[str]) -> None:
-        """Hear until cancelled; whatever ends the connection, come back."""
+        """Read events until cancelled; connect to the next process whenever the connection ends."""
         token = make_token(self.user, expires_in=7200)
         while True:
             try:
@@ -66,7 +72,7 @@ class Listener:
                     asked = {"since": self.since} if self.since else {}
                     await self.socket.send_json({"auth": {"token": token}} | asked)
                     async for message in self.socket:
-                        self._take(json.loads(message.data))
+                        self._on_frame(json.loads(message.data))
             except aiohttp.ClientError:
                 pass
             self.is_connected.clear()
@@ -74,7 +80,7 @@ class Listener:
             self.home = (self.home + 1) % len(urls)
             await asyncio.sleep(random.uniform(0.05, 0.5))
 
-    def _take(self, frame: dict[str, Any]) -> None:
+    def _on_frame(self, frame: dict[str, Any]) -> None:
         now = time.time()
         if frame["event"] == "connected":
             self.since = self.since or frame["serverTime"]
@@ -83,10 +89,10 @@ class Listener:
             self.resyncs += 1
         elif frame["event"] == "asset_processed":
             finished_at = datetime.fromisoformat(frame["timestamp"]).timestamp()
-            if frame["assetId"] in self.heard:
+            if frame["assetId"] in self.received:
                 self.repeats += 1
             else:
-                self.heard[frame["assetId"]] = (finished_at, now)
+                self.received[frame["assetId"]] = (finished_at, now)
                 self.since = max(self.since or "", frame["timestamp"])
 
     def cut(self) -> None:
@@ -97,11 +103,16 @@ class Listener:
 
 @dataclass
 class Result:
-    """What the run came to. owners: asset -> user. outage: when Redis was stopped and when it was back."""
+    """The result of the run.
+
+    owners: asset id -> user.
+    ran_at: asset id -> number of the process that ran its job.
+    outage: when Redis was killed, and when it could be written again.
+    """
 
     owners: dict[str, str]
     listeners: list[Listener]
-    ran_at: dict[str, int]  # asset -> number of the process that ran its job
+    ran_at: dict[str, int]
     outage: tuple[float, float]
     seconds: float
 
@@ -110,8 +121,8 @@ class Result:
         expected: dict[str, set[str]] = {listener.user: set() for listener in self.listeners}
         for asset_id, user in self.owners.items():
             expected[user].add(asset_id)
-        lost = sum(len(expected[each.user] - each.heard.keys()) for each in self.listeners)
-        foreign = sum(len(each.heard.keys() - expected[each.user]) for each in self.listeners)
+        lost = sum(len(expected[each.user] - each.received.keys()) for each in self.listeners)
+        foreign = sum(len(each.received.keys() - expected[each.user]) for each in self.listeners)
         disturbed = [each for each in self.listeners if each.is_disturbed]
         print(f"outage {self.outage[1] - self.outage[0]:.1f} s")
         print(f"sockets {len(self.listeners)}  events {len(self.owners)}  in {self.seconds:.0f} s")
@@ -125,29 +136,29 @@ class Result:
         stopped, back = self.outage
         kinds: dict[str, list[float]] = {"all": [], "same process": [], "another process": [], "finished in outage": []}
         for listener in listeners:
-            for asset_id, (finished_at, heard_at) in listener.heard.items():
-                kinds["all"].append(heard_at - finished_at)
+            for asset_id, (finished_at, received_at) in listener.received.items():
+                kinds["all"].append(received_at - finished_at)
                 if stopped <= finished_at <= back + AFTER_SECONDS:
-                    kinds["finished in outage"].append(heard_at - finished_at)
+                    kinds["finished in outage"].append(received_at - finished_at)
                 elif asset_id in self.ran_at:
                     kind = "same process" if self.ran_at[asset_id] == listener.home else "another process"
-                    kinds[kind].append(heard_at - finished_at)
+                    kinds[kind].append(received_at - finished_at)
         for kind, waits in kinds.items():
             if len(waits) > 1:
                 cuts = statistics.quantiles(waits, n=100)
                 figures = "  ".join(f"p{n} {cuts[n - 1] * 1000:.1f} ms" for n in (50, 95, 99))
-                print(f"finished -> heard, undisturbed, {kind}: {len(waits)} events  {figures}  max {max(waits):.2f} s")
+                print(f"finished -> event, undisturbed, {kind}: {len(waits)} events  {figures}  max {max(waits):.2f} s")
 
 
 async def disturb(listeners: list[Listener], source: random.Random) -> None:
-    """Cut somebody's connection, again and again, until cancelled."""
+    """Cut the connection of a random listener, repeatedly, until cancelled."""
     while True:
         await asyncio.sleep(source.uniform(0, 0.1))
         source.choice(listeners).cut()
 
 
 def outage(redis: Topology) -> tuple[float, float]:
-    """Kill the server that has the queue; return when, and when the queue could be written again."""
+    """Kill the server that has the queue; return the time of the kill and the time of the next possible write."""
     stopped = time.time()
     redis.cause(redis.faults[-1] if "kill" not in redis.faults else "kill", QUEUE_KEY)
     if "kill" not in redis.faults:
@@ -168,42 +179,55 @@ def outage(redis: Topology) -> tuple[float, float]:
     return stopped, time.time()
 
 
+async def upload_all(
+    session: aiohttp.ClientSession, urls: list[str], sockets: int, events: int, rate: float, owners: dict[str, str]
+) -> None:
+    """Upload photos of all users, over 16 connections.
+
+    rate: uploads a second, 0 for as fast as possible.
+    owners: gets the user of each accepted asset, by asset id.
+    """
+    image, started_at, numbers = make_image(), time.time(), iter(range(events))
+
+    async def upload() -> None:
+        for number in numbers:
+            if rate:
+                await asyncio.sleep(started_at + number / rate - time.time())
+            user = f"user-{number % sockets}"
+            form = aiohttp.FormData({"category": "sneaker"})
+            form.add_field("image", image, filename="photo.jpg")
+            url = f"{urls[number % PROCESSES]}/api/assets/analyze-queue"
+            headers = {"Authorization": f"Bearer {make_token(user)}"}
+            async with session.post(url, data=form, headers=headers) as reply:
+                assert reply.status == 202, await reply.text()
+                owners[(await reply.json())["data"]["assetId"]] = user
+
+    await asyncio.gather(*[upload() for _ in range(16)])
+
+
 async def run(services: list[Service], redis: Topology, sockets: int, events: int, seed: int, rate: float) -> Result:
-    """Drive it all and return what happened. rate: uploads a second, 0 for as many as are taken."""
+    """Run the listeners, the uploads and the outage, and return the result.
+
+    rate: uploads a second, 0 for as fast as possible.
+    """
     source = random.Random(seed)
     urls = [service.url for service in services]
     disturbed = set(source.sample(range(sockets), sockets // 3))
     listeners = [Listener(f"user-{number}", number in disturbed, number % PROCESSES) for number in range(sockets)]
     owners: dict[str, str] = {}
-    image = make_image()
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         tasks = [asyncio.create_task(listener.listen(session, urls)) for listener in listeners]
         await asyncio.gather(*[listener.is_connected.wait() for listener in listeners])
         started_at = time.time()
-        left = iter(range(events))
-
-        async def upload() -> None:
-            for number in left:
-                if rate:
-                    await asyncio.sleep(started_at + number / rate - time.time())
-                user = f"user-{number % sockets}"
-                form = aiohttp.FormData({"category": "sneaker"})
-                form.add_field("image", image, filename="photo.jpg")
-                url = f"{urls[number % PROCESSES]}/api/assets/analyze-queue"
-                headers = {"Authorization": f"Bearer {make_token(user)}"}
-                async with session.post(url, data=form, headers=headers) as reply:
-                    assert reply.status == 202, await reply.text()
-                    owners[(await reply.json())["data"]["assetId"]] = user
-
-        uploading = asyncio.gather(*[upload() for _ in range(16)])
+        uploading = asyncio.create_task(upload_all(session, urls, sockets, events, rate, owners))
         tasks.append(asyncio.create_task(disturb([listeners[number] for number in disturbed], source)))
         while len(owners) < events // 2 and not uploading.done():
             await asyncio.sleep(0.05)
         stopped, back = await asyncio.to_thread(outage, redis)
         await uploading
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while sum(len(each.heard) for each in listeners) < events and time.monotonic() < deadline:
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while sum(len(each.received) for each in listeners) < events and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         seconds = time.time() - started_at
         for task in tasks:
@@ -218,8 +242,10 @@ def main() -> None:
     parser.add_argument("--sockets", type=int, default=1000)
     parser.add_argument("--events", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=0, help="uploads a second; default: as many as are taken")
-    parser.add_argument("--topology", choices=list(TOPOLOGIES), default="redis", help="what REDIS_URL leads to")
+    parser.add_argument("--rate", type=float, default=0, help="uploads a second; default: as fast as possible")
+    parser.add_argument(
+        "--topology", choices=list(TOPOLOGIES), default="redis", help="the kind of Redis that REDIS_URL names"
+    )
     options = parser.parse_args()
     with ExitStack() as stack:
         redis = stack.enter_context(TOPOLOGIES[options.topology]())

@@ -1,4 +1,4 @@
-"""What every server of the comparison emits, and at what pace. Needs nothing but Python: the peers import it too."""
+"""The events that every server of the comparison emits, and their pace. No packages: the peers import it too."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 SLICE = 100
 PACE_SECONDS = 0.005
-# The load client looks for this; then come, in fixed width, 8 digits of number, a space and 19 digits of nanoseconds.
+# The load client searches for this. Then follow 8 digits of the number, a space and 19 digits of nanoseconds.
 MARK = b"Nike "
 
 
 def make_value(number: int) -> str:
-    """Return what tells the event's number and the moment, on CLOCK_MONOTONIC, it was made."""
+    """Return a text with the event's number and the current nanoseconds of CLOCK_MONOTONIC."""
     return f"Nike {number:08d} {time.monotonic_ns():019d}"
 
 
@@ -40,9 +40,9 @@ def room_of(number: int, users: int) -> str:
 
 
 async def emit(send: Callable[[range], Awaitable[None]], count: int, rate: int, slice_size: int = SLICE) -> None:
-    """Have `send` emit the events 0 to count - 1 in slices.
+    """Emit the events 0 to count - 1 in slices; `send` emits one slice.
 
-    rate: events a second, in slices of 5 ms; 0 for slices of slice_size as fast as they are taken.
+    rate: events a second, in slices of 5 ms; 0 for slices of slice_size as fast as possible.
     """
     if not rate:
         for first in range(0, count, slice_size):

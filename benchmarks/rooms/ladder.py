@@ -1,12 +1,12 @@
-"""What of the network is enough for our clients? python -m benchmarks.rooms.ladder
+"""Do our clients get all events through hostile proxies? python -m benchmarks.rooms.ladder
 
-One service, both clients with the times they have by default, each behind each of four hostile proxies (one that
-refuses an Upgrade, one that accepts it and stays mute, one that buffers responses, one that cuts every connection after
-20 s), and 100 uploads for each of them, spread over 45 s. Then the proxies become honest.
+One service and both clients with their default times, each behind each of four hostile proxies (one refuses an Upgrade,
+one accepts it and passes no byte, one buffers responses, one cuts every connection after 20 s), and 100 uploads for
+each client, spread over 45 s. After that the proxies pass everything.
 
-Prints a Markdown table: how many events were lost (must be 0) and handed on twice (must be 0), how many seconds after
-the start the client used the best transport that works, how late the events were from their asset's finishedAt, and how
-many seconds after the proxy became honest the client was back on the socket.
+Prints a Markdown table: the events that were lost (must be 0) and repeated (must be 0), the seconds from the start
+until the client used the best transport that works, the time from an asset's finishedAt to its event, and the seconds
+from the change of the proxy until the client was back on the socket.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.service import AiService, Service
 CLIENT = Path(__file__).parents[2] / "clients" / "js" / "pipeline-client.js"
 BEST = {"refuses-upgrade": "sse", "mute": "sse", "buffers": "poll", "cuts": "socket"}
 UPLOAD_SECONDS = 45.0
-PATIENCE_SECONDS = 90.0
+LONGEST_SECONDS = 90.0
 CLIMB_SECONDS = 300.0
 LISTENING = """
 const [path, url, token] = process.argv.slice(1);
@@ -50,12 +50,18 @@ client.connect();
 
 @dataclass
 class Listener:
-    """One client behind one proxy, and what it told. heard: asset -> how late."""
+    """One client behind one proxy, and what it reported.
+
+    mode: of the proxy.
+    transports: (when the client changed to it, its name).
+    received: asset id -> seconds from finishedAt to the event.
+    honest_at: when the proxy began to pass everything.
+    """
 
     client: str
     mode: str
     transports: list[tuple[float, str]] = field(default_factory=list)
-    heard: dict[str, float] = field(default_factory=dict)
+    received: dict[str, float] = field(default_factory=dict)
     repeats: int = 0
     uploaded: set[str] = field(default_factory=set)
     honest_at: float | None = None
@@ -66,23 +72,23 @@ class Listener:
         return f"{self.client}-{self.mode}"
 
     def is_on(self, transport: str) -> bool:
-        """Return whether it uses that transport now."""
+        """Return whether the client uses that transport now."""
         return bool(self.transports) and self.transports[-1][1] == transport
 
-    def tell_transport(self, name: str) -> None:
-        """Take note of the transport it uses from now on."""
+    def on_transport(self, name: str) -> None:
+        """Record that the client changed to a transport."""
         self.transports.append((time.monotonic(), name))
         self.changed.set()
 
-    def tell_event(self, event: dict[str, Any]) -> None:
-        """Take note of an event."""
-        self.repeats += event["assetId"] in self.heard
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Record an event."""
+        self.repeats += event["assetId"] in self.received
         late = time.time() - datetime.fromisoformat(event["timestamp"]).timestamp()
-        self.heard.setdefault(event["assetId"], late)
+        self.received.setdefault(event["assetId"], late)
         self.changed.set()
 
     async def until(self, is_so: Any, seconds: float) -> None:
-        """Return once it is so, or after so many seconds."""
+        """Return once `is_so` answers true, or after that many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not is_so():
@@ -90,13 +96,16 @@ class Listener:
                     await self.changed.wait()
 
     def row(self, begun_at: float) -> str:
-        """Return its line of the table."""
-        lates = sorted(self.heard.values()) or [float("nan")]
+        """Return the client's row of the table.
+
+        begun_at: when the client started (time.monotonic).
+        """
+        lates = sorted(self.received.values()) or [float("nan")]
         reached = [at - begun_at for at, name in self.transports if name == BEST[self.mode]]
         honest = self.honest_at or 0.0
         back = [max(0.0, at - honest) for at, name in self.transports if name == "socket" and at >= honest]
         climbed = f"{back[-1]:.0f}" if back else "stays" if self.is_on("socket") else "never"
-        figures = [f"{len(self.uploaded - self.heard.keys())}", f"{self.repeats}"]
+        figures = [f"{len(self.uploaded - self.received.keys())}", f"{self.repeats}"]
         figures += [BEST[self.mode], f"{reached[0]:.1f}" if reached else "never"]
         figures += [f"{statistics.median(lates):.2f}", f"{lates[-1]:.1f}", climbed]
         return f"| {' | '.join([self.client, self.mode, str(len(self.uploaded)), *figures])} |"
@@ -112,13 +121,13 @@ async def listen_in_js(listener: Listener, url: str, token: str) -> None:
     try:
         assert process.stdout is not None
         async for line in process.stdout:
-            told = json.loads(line)
-            if told["name"] == "transport":
-                listener.tell_transport(told["transport"])
-            elif told["name"] == "asset_processed":
-                listener.tell_event(told)
+            report = json.loads(line)
+            if report["name"] == "transport":
+                listener.on_transport(report["transport"])
+            elif report["name"] == "asset_processed":
+                listener.on_event(report)
             else:
-                print(f"{listener.user}: {told}")
+                print(f"{listener.user}: {report}")
     finally:
         process.kill()
         await process.wait()
@@ -126,9 +135,9 @@ async def listen_in_js(listener: Listener, url: str, token: str) -> None:
 
 async def listen_in_python(listener: Listener, url: str, token: str) -> None:
     """Run the Python client until cancelled."""
-    async with Client(url, token, on_transport=listener.tell_transport) as client:
+    async with Client(url, token, on_transport=listener.on_transport) as client:
         async for event in client.events():
-            listener.tell_event(event)
+            listener.on_event(event)
 
 
 CLIENTS = {"js": listen_in_js, "python": listen_in_python}
@@ -148,15 +157,15 @@ async def upload(listener: Listener, url: str, count: int, session: aiohttp.Clie
 
 
 async def follow(listener: Listener, url: str, count: int) -> str:
-    """Run one client behind its proxy and return its line of the table."""
+    """Run one client behind its proxy and return its row of the table."""
     token = make_token(listener.user, expires_in=7200)
     async with HostileProxy(url, listener.mode) as proxy, aiohttp.ClientSession() as session:
         begun_at = time.monotonic()
         task = asyncio.create_task(CLIENTS[listener.client](listener, proxy.url, token))
         try:
-            await listener.until(lambda: listener.transports, PATIENCE_SECONDS)
+            await listener.until(lambda: listener.transports, LONGEST_SECONDS)
             await upload(listener, url, count, session)
-            await listener.until(lambda: listener.uploaded <= listener.heard.keys(), PATIENCE_SECONDS)
+            await listener.until(lambda: listener.uploaded <= listener.received.keys(), LONGEST_SECONDS)
             listener.honest_at = time.monotonic()
             proxy.mode = "honest"
             await listener.until(lambda: listener.is_on("socket"), CLIMB_SECONDS)
@@ -166,7 +175,7 @@ async def follow(listener: Listener, url: str, count: int) -> str:
 
 
 async def run(url: str, clients: list[str], events: int) -> list[str]:
-    """Run all of them at the same time and return the table."""
+    """Run all clients behind all proxies at the same time and return the table."""
     listeners = [Listener(client, mode) for client in clients for mode in BEST]
     rows = await asyncio.gather(*(follow(listener, url, events) for listener in listeners))
     head = "| client | proxy | events | lost | twice | transport | s until it | late, median s | most s | s to climb |"
@@ -174,7 +183,7 @@ async def run(url: str, clients: list[str], events: int) -> list[str]:
 
 
 def main() -> None:
-    """Run it with a service of its own and print the table."""
+    """Start a service, run all clients and print the table."""
     parser = argparse.ArgumentParser(description="Our clients behind hostile proxies.")
     parser.add_argument("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS))
     parser.add_argument("--events", type=int, default=100)

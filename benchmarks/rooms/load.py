@@ -1,7 +1,7 @@
-"""The load client: a thousand WebSockets, or streams of events, in one thread, reading as cheaply as Python can.
+"""The load client: a thousand WebSockets or event streams in one thread, with as little work per event as possible.
 
-It checks that every event comes once and to its owner, and counts; what it costs itself is shown by the row of the
-blaster (blaster.py), which has nothing to do but write.
+It counts the events and checks that each comes once and to its owner. The row of the blaster (blaster.py), which only
+writes, shows the cost of the load client itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.rooms.emission import MARK
 
 WAIT_SECONDS = 60.0
 BURST = 50
-# Larger ones are mapped and unmapped by malloc each time, which costs more than reading twice.
+# malloc maps and unmaps a larger buffer each time, which costs more than a second read.
 RECEIVE_BYTES = 16 * 1024
 CLOSE, PING, PONG = 0x8, 0x9, 0xA
 HANDSHAKE = (
@@ -32,19 +32,21 @@ TEXT = 0x81
 
 
 class Failure(Exception):
-    """A run that does not count: a lost, repeated or foreign event, a closed socket, a refused token."""
+    """The run is not valid: a lost, repeated or foreign event, a closed socket, or a refused token."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """How a client of one server comes in; `%s` in header, greeting and answers stands for the token.
+    """How a client of one server connects; `%s` in header, greeting and answers stands for the token.
 
-    is_in: what a text begins with that tells the client is in its room. greeting: sent after the handshake.
-    answers: (what a text begins with, what to send back). is_stream: server-sent events, no WebSocket.
+    joined: the beginning of the text that says that the client is in its room.
+    greeting: sent after the handshake.
+    answers: (the beginning of a text, the answer to it).
+    is_stream: server-sent events instead of a WebSocket.
     """
 
     path: str
-    is_in: bytes
+    joined: bytes
     header: str = ""
     greeting: bytes = b""
     answers: tuple[tuple[bytes, bytes], ...] = ()
@@ -67,7 +69,10 @@ CENTRIFUGO = Codec(
 
 
 class Client:
-    """One socket and what has come of the next frame."""
+    """One socket.
+
+    rest: the part of the next frame that has arrived.
+    """
 
     __slots__ = ("socket", "index", "token", "rest", "is_upgraded")
 
@@ -79,26 +84,31 @@ class Client:
         self.is_upgraded = False
 
     def send(self, opcode: int, payload: bytes) -> None:
-        """Send a masked frame; a mask of zeros is one too."""
+        """Send a frame, masked with zeros."""
         size = bytes((0x80 | len(payload),)) if len(payload) < 126 else struct.pack("!BH", 0xFE, len(payload))
         self.socket.sendall(bytes((0x80 | opcode,)) + size + b"\0\0\0\0" + payload)
 
-    def say(self, text: bytes) -> None:
-        """Send a text with the token in its place."""
+    def send_text(self, text: bytes) -> None:
+        """Send a text, with the token in place of `%s`."""
         self.send(1, text.replace(b"%s", self.token.encode()))
 
 
 class Load:
-    """Client i is user i. `with` closes the sockets.
+    """The sockets of users; socket i is that of user i. `with` closes them.
 
-    received: events since `expect`. waits: nanoseconds from the making of each to its arrival. last_at: when the last
-    one came, on CLOCK_MONOTONIC.
+    received: the number of events since `expect`.
+    waits: for each event the nanoseconds from its creation to its arrival.
+    last_at: when the last event came, in nanoseconds of CLOCK_MONOTONIC.
     """
 
     def __init__(
         self, codec: Codec, port: int, tokens: Sequence[str], *, first: int = 0, receive_bytes: int = 0
     ) -> None:
-        """first: user of the first socket. receive_bytes: of the kernel's buffer, 0 for the usual."""
+        """Open no socket yet.
+
+        first: the user of the first socket.
+        receive_bytes: the size of the kernel's receive buffer, 0 for the default.
+        """
         self.received = 0
         self.last_at = 0
         self.waits = array("q")
@@ -121,14 +131,14 @@ class Load:
         self._epoll.close()
 
     def connect(self, count: int) -> None:
-        """Open so many sockets, and return when all are in their rooms."""
+        """Open that many sockets and return when all are in their rooms."""
         while self._ready < count:
             for index in range(self._ready, min(self._ready + BURST, count)):
                 self._open(self._first + index)
             self.run(lambda: self._ready == len(self._clients))
 
     def close(self) -> None:
-        """Close all sockets, properly."""
+        """Close all sockets, WebSockets with a close frame."""
         for client in self._clients.values():
             self._epoll.unregister(client.socket)
             with suppress(OSError):
@@ -139,13 +149,21 @@ class Load:
         self._ready = 0
 
     def expect(self, count: int, first: int = 0) -> None:
-        """Begin to count from nothing. first: the lowest number; events of before may come again and do not count."""
+        """Count from zero.
+
+        count: the number of events that will come.
+        first: the number of the first event; events with a lower number may be repeated and do not count.
+        """
         self._seen, self._lowest = bytearray(count), first
         self.received = self.last_at = 0
         self.waits = array("q")
 
     def emit(self, port: int, count: int, rate: int = 0) -> float:
-        """Let the server emit so many events, take all of them, and return the seconds until the last one."""
+        """Let the server emit events, receive them all, and return the seconds until the last.
+
+        port: of the server's GET /emit.
+        rate: events a second, 0 for as fast as possible.
+        """
         self.expect(count)
         control = HTTPConnection("127.0.0.1", port, timeout=WAIT_SECONDS)
         control.connect()
@@ -156,19 +174,19 @@ class Load:
         if reply.status != 200:
             raise Failure(reply.read())
         control.close()
-        # A repeated event would come now.
+        # Time for repeated events.
         self.read_for(0.1)
         if self.received != count or self._seen.count(1) != count:
             raise Failure(f"{self.received} events instead of {count}")
         return (self.last_at - started_at) / 1e9
 
     def read_for(self, seconds: float) -> None:
-        """Go on reading for a while."""
+        """Read for that many seconds."""
         until = time.monotonic() + seconds
         self.run(lambda: time.monotonic() >= until)
 
     def run(self, is_done: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
-        """Read until done; Failure when that takes too long."""
+        """Read until `is_done` answers true. Raises Failure when that takes longer than `seconds`."""
         deadline = time.monotonic() + seconds
         clients, poll, now = self._clients, self._epoll.poll, time.monotonic_ns
         while not is_done():
@@ -179,7 +197,7 @@ class Load:
                     raise Failure(f"the server has closed socket {client.index}")
                 self._feed(client, client.rest + data if client.rest else data, now())
             if time.monotonic() > deadline:
-                raise Failure(f"{self._ready} sockets are in and {self.received} events came, but that was not all")
+                raise Failure(f"only {self._ready} sockets joined and {self.received} events came in time")
 
     def _open(self, index: int) -> None:
         raw = socket.socket()
@@ -192,7 +210,7 @@ class Load:
         header = self._codec.header % client.token if self._codec.header else ""
         request = REQUEST if self._codec.is_stream else HANDSHAKE
         raw.sendall(request.format(path=self._codec.path, header=header).encode())
-        raw.setblocking(False)  # with a timeout Python would ask the kernel twice for each read
+        raw.setblocking(False)  # with a timeout Python makes two system calls for each read
         self._clients[raw.fileno()] = client
         self._epoll.register(raw, select.EPOLLIN)
 
@@ -207,7 +225,7 @@ class Load:
                 raise Failure(data)
             client.is_upgraded = True
             if self._codec.greeting:
-                client.say(self._codec.greeting)
+                client.send_text(self._codec.greeting)
         if self._codec.is_stream:
             self._feed_stream(client, data, at, now)
             return
@@ -224,52 +242,52 @@ class Load:
             if found < 0:
                 self._control(client, data[at], data[start:stop])
             while found >= 0:
-                self._take(client, data, found, now)
+                self._count(client, data, found, now)
                 # Centrifugo puts several events into a frame.
                 found = data.find(MARK, found + 33, stop)
             at = stop
         client.rest = data[at:]
 
     def _feed_stream(self, client: Client, data: bytes, at: int, now: int) -> None:
-        """Take the events whose end has come; what HTTP puts between them is passed over."""
+        """Count the complete events in the data; skip the chunk sizes that HTTP puts between them."""
         stop = data.rfind(b"\n\n", at) + 2
         if stop < 2:
             client.rest = data[at:]
             return
-        if self._codec.is_in in data[at:stop]:
+        if self._codec.joined in data[at:stop]:
             self._ready += 1
         found = data.find(MARK, at, stop)
         while found >= 0:
-            self._take(client, data, found, now)
+            self._count(client, data, found, now)
             found = data.find(MARK, found + 33, stop)
         client.rest = data[stop:]
 
-    def _take(self, client: Client, data: bytes, found: int, now: int) -> None:
-        number = int(data[found + 5 : found + 13])
-        place = number - self._lowest
-        if place < 0:
+    def _count(self, client: Client, data: bytes, start: int, now: int) -> None:
+        number = int(data[start + 5 : start + 13])
+        index = number - self._lowest
+        if index < 0:
             return
-        if number % len(self._tokens) != client.index or self._seen[place]:
+        if number % len(self._tokens) != client.index or self._seen[index]:
             raise Failure(f"event {number} came to user {client.index} or came twice")
-        self._seen[place] = 1
-        self.waits.append(now - int(data[found + 14 : found + 33]))
+        self._seen[index] = 1
+        self.waits.append(now - int(data[start + 14 : start + 33]))
         self.received += 1
         self.last_at = now
 
     def _control(self, client: Client, head: int, payload: bytes) -> None:
         if head == 0x80 | PING:
             client.send(PONG, payload)
-        elif head == TEXT and payload.startswith(self._codec.is_in):
+        elif head == TEXT and payload.startswith(self._codec.joined):
             self._ready += 1
         else:
             for beginning, answer in self._codec.answers:
                 if head == TEXT and payload.startswith(beginning):
-                    return client.say(answer)
+                    return client.send_text(answer)
             raise Failure(f"frame {head:#x} {payload!r}")
 
 
 def wait_for_port(port: int) -> None:
-    """Return when somebody listens there."""
+    """Return when a server listens on the port."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:

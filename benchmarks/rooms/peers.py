@@ -1,6 +1,6 @@
-"""The servers of the comparison: how each is installed, started and spoken to.
+"""The servers of the comparison: how each is installed and started, and the codec of its clients.
 
-Nothing here needs more than npm, Go and PyPI; a peer whose tools are missing is left out with a reason.
+They need npm, Go and PyPI; a peer whose tools are missing is left out with a reason.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ API_KEY = "key"
 
 @dataclass
 class Running:
-    """A server under test. port: where sockets connect. emit_port: where GET /emit goes. pids: whose CPU counts, the
-    process of the sockets first."""
+    """A server under test.
+
+    port: of the sockets.
+    emit_port: of GET /emit.
+    pids: the processes whose CPU counts; the one with the sockets comes first.
+    """
 
     port: int
     emit_port: int
@@ -39,8 +43,11 @@ class Running:
 
 @dataclass
 class Peer:
-    """One product. install: brings it into a folder and returns its version. start: starts one process or, with a
-    Redis, two: sockets on the first, emission in the second."""
+    """One product.
+
+    install: installs it into a folder and returns its version.
+    start: starts one process or, with a Redis, two: the first has the sockets, the second emits.
+    """
 
     name: str
     codec: load.Codec
@@ -51,13 +58,13 @@ class Peer:
 
 
 def spawn(stack: ExitStack, command: list[str], **environment: str) -> tuple[int, int]:
-    """Start a program that prints its port; return its pid and the port. It ends with the stack."""
+    """Start a program that prints its port; return its pid and the port. The stack ends it."""
     pid, line = peers.spawn(stack, command, **environment)
     return pid, int(line)
 
 
 def start_pair(stack: ExitStack, command: list[str], redis_url: str | None, **environment: str) -> Running:
-    """Start one process, or two that know each other through Redis."""
+    """Start one process, or two that share a Redis."""
     if not redis_url:
         pid, port = spawn(stack, command, **environment)
         return Running(port, port, [pid])
@@ -131,7 +138,7 @@ def start_blaster(_folder: Path, _redis_url: str | None, stack: ExitStack) -> Ru
 
 
 def all_peers() -> list[Peer]:
-    """Return everything there is to compare, ours first; the last is the measure of the load client."""
+    """Return all servers, ours first; the last one shows the limit of the load client."""
     return [
         Peer("ours", load.OURS, install_nothing, start_ours),
         Peer("ours, event stream", load.OURS_STREAM, install_nothing, start_ours),

@@ -1,10 +1,10 @@
-"""What it costs to tell 1,000 users how 10,000 waiting photos go: python -m benchmarks.rooms.progress
+"""The cost of progress events for 1,000 users with 10,000 waiting photos: python -m benchmarks.rooms.progress
 
-One process that serves clients (ROLE=web), a Redis and a SQLite with 10,000 unfinished photos of 1,000 users, ten each,
-whose jobs wait; a socket for each user. Measured twice, without asking and with `?events=progress`: while the line
-stands, and while 50 jobs a second leave it, so that each of the other photos gets another place every second. Prints
-the CPU seconds a second of the process and of Redis, calls a second (scripts, and all commands, those that scripts make
-included), and the frames a second that the sockets were sent. The clients are this process.
+One process with ROLE=web, a Redis and a SQLite with 10,000 unfinished photos of 1,000 users, whose jobs wait, and a
+socket for each user. Measured without and with `?events=progress`: while the queue does not move, and while 50 jobs a
+second leave it, so that the position of every other photo changes each second. Prints the CPU seconds per second of the
+process and of Redis, the calls per second (scripts, and all commands, with those inside scripts), and the frames per
+second to all sockets. This process has the clients.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from tests.service import Service
 
 LEAVE_EACH_SECOND = 50
 SETTLE_SECONDS = 5.0
-# The reconciler must not bring back what has left the line.
+# The reconciler must not enqueue again the jobs that have left the queue.
 SETTINGS = {"ROLE": "web", RECONCILE_AGE_SECONDS: "3600"}
 
 
-class Line:
-    """The jobs, and what makes them leave."""
+class WaitingJobs:
+    """The waiting jobs; `leave` completes some of them each second."""
 
     def __init__(self, url: str) -> None:
         self._queue = JobQueue(url)
         self._steps = 0
 
     async def fill(self, assets: list[Asset]) -> None:
-        """Enqueue their jobs."""
+        """Enqueue the jobs of the assets."""
         await self._queue.restore([NewJob(each.processing_job_id, job_data(each)) for each in assets])
 
     async def leave(self) -> None:
-        """Complete jobs, so many a second, until cancelled."""
+        """Complete LEAVE_EACH_SECOND jobs a second until cancelled."""
         finishes: list[Finish] = []
         while True:
             self._steps += 1
@@ -62,7 +62,7 @@ class Line:
 
 @asynccontextmanager
 async def sockets(url: str, users: int, query: str) -> AsyncIterator[list[int]]:
-    """Give a socket of each user, and a list of one number: the frames that have come."""
+    """Open a socket for each user; yield a list of one number: the frames that have come."""
     frames = [0]
 
     async def read(socket: aiohttp.ClientWebSocketResponse) -> None:
@@ -82,21 +82,21 @@ async def sockets(url: str, users: int, query: str) -> AsyncIterator[list[int]]:
 
 
 def calls(redis: RedisServer) -> tuple[int, int]:
-    """Return how many scripts were called so far, and how many commands all in all."""
+    """Return the number of script calls and of all commands so far."""
     stats = redis.client().info("commandstats")
     return stats.get("cmdstat_evalsha", {"calls": 0})["calls"], sum(each["calls"] for each in stats.values())
 
 
 async def measure(service: Service, redis: RedisServer, users: int, seconds: float, query: str) -> list[float]:
-    """Return CPU of process and Redis, scripts, commands and frames, each a second."""
+    """Return, per second: CPU of the process and of Redis, scripts, commands and frames."""
     async with sockets(service.url, users, query) as frames:
         await asyncio.sleep(SETTLE_SECONDS)
         started, before = time.monotonic(), (*calls(redis), frames[0])
         cpu = [machine.cpu_seconds([pid]) for pid in (service.pid, redis.pid)]
         await asyncio.sleep(seconds)
-        lasted, after = time.monotonic() - started, (*calls(redis), frames[0])
+        seconds, after = time.monotonic() - started, (*calls(redis), frames[0])
         cpu = [machine.cpu_seconds([pid]) - each for pid, each in zip((service.pid, redis.pid), cpu, strict=True)]
-    return [each / lasted for each in (*cpu, *(late - early for early, late in zip(before, after, strict=True)))]
+    return [each / seconds for each in (*cpu, *(late - early for early, late in zip(before, after, strict=True)))]
 
 
 async def run(users: int, photos: int, seconds: float) -> list[str]:
@@ -110,20 +110,21 @@ async def run(users: int, photos: int, seconds: float) -> list[str]:
             await store.create(asset)
         await store.close()
         with Service(Path(folder), "", REDIS_URL=redis.url, **SETTINGS) as service:
-            line = Line(redis.url)
-            await line.fill(assets)
+            jobs = WaitingJobs(redis.url)
+            await jobs.fill(assets)
             for name, moves in (("stands", False), (f"moves {LEAVE_EACH_SECOND} a second", True)):
-                leaving = asyncio.create_task(line.leave()) if moves else None
+                leaving = asyncio.create_task(jobs.leave()) if moves else None
                 for asks in (False, True):
-                    found = await measure(service, redis, users, seconds, "?events=progress" if asks else "")
-                    row = f"| {name} | {'yes' if asks else 'no'} | {found[0]:.3f} | {found[1]:.3f} "
-                    rows.append(row + f"| {found[2]:.1f} | {found[3]:.1f} | {found[4]:,.0f} |")
+                    query = "?events=progress" if asks else ""
+                    cpu, redis_cpu, scripts, commands, frames = await measure(service, redis, users, seconds, query)
+                    row = f"| {name} | {'yes' if asks else 'no'} | {cpu:.3f} | {redis_cpu:.3f} "
+                    rows.append(row + f"| {scripts:.1f} | {commands:.1f} | {frames:,.0f} |")
                     print(rows[-1], flush=True)
                 if leaving is not None:
                     leaving.cancel()
                     with suppress(asyncio.CancelledError):
                         await leaving
-            await line.close()
+            await jobs.close()
     return rows
 
 
@@ -138,7 +139,7 @@ def main() -> None:
     lines = [
         f"{options.users:,} sockets, {options.photos:,} waiting photos. {machine.describe()}.",
         "",
-        "| line | sockets ask | CPU s/s of the process | of Redis | scripts/s | commands/s | frames/s |",
+        "| queue | sockets ask | CPU s/s of the process | of Redis | scripts/s | commands/s | frames/s |",
         "|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)

@@ -1,11 +1,13 @@
-"""Our side of the comparison, one process: python -m benchmarks.rooms.server [REDIS_URL]
+"""Our server of the comparison, one process: python -m benchmarks.rooms.server [REDIS_URL]
 
-The real rooms, fanout, socket handler and token check in a Tornado server, without store, queue and worker. Prints its
-port; GET /emit?count=&rate=&users= emits. Without Redis into the local rooms, with Redis as the worker does: through
-the fanout, for the sockets of another process. For slow.py: GET /flood?rounds=&first=&users=&bytes=&pace_ms= sends
-large events, GET /closed?code= tells how many sockets were closed with a code. For crowd.py: GET /finish?users=&first=
-puts an asset of each user in the store, finished now, that nobody is told of: as one that another process finished
-while Redis was away.
+The real rooms, fanout, socket handler and token check in a Tornado server, without queue and worker. Prints its port.
+
+- GET /emit?count=&rate=&users= emits events: without Redis into the local rooms; with Redis through the fanout, as the
+  worker does, for the sockets of another process.
+- GET /flood?rounds=&first=&users=&bytes=&pace_ms= sends large events (slow.py).
+- GET /closed?code= answers how many sockets were closed with that code (slow.py).
+- GET /finish?users=&first= puts a finished asset of each user into the store without an event, as if another process
+  had finished it while Redis was down (crowd.py).
 """
 
 from __future__ import annotations
@@ -45,13 +47,13 @@ from pipeline.usecases.limits import NoBuckets, limits_of
 from tests.factories import SECRET, make_asset
 from tests.memory_storage import MemoryStorage
 
-# Few, so that the other sockets do not wait for the flood itself.
+# Few, so that the flood does not delay the other sockets.
 FLOOD_SLICE = 10
 STORE_SLICE = 500
 
 
 class Wiring:
-    """The parts and the routes of sockets and streams, put together as app.py does it."""
+    """The parts of the rooms and the routes of sockets and streams, wired as in app.py."""
 
     def __init__(self, folder: Path, redis_url: str | None) -> None:
         settings = Settings(jwt_secret=SECRET)
@@ -77,7 +79,7 @@ class Wiring:
         ]
 
     async def start(self) -> None:
-        """Open what the parts lean on; the process ends by a signal, so nothing closes it."""
+        """Open the store and the fanout; the process ends by a signal, so nothing closes them."""
         await self.store.open()
         self._replaying = asyncio.create_task(self.replay.run())
         if self.fanout:
@@ -86,7 +88,7 @@ class Wiring:
 
 
 class EmitHandler(tornado.web.RequestHandler):
-    """Emits inside the server and answers when all is handed on."""
+    """Emits inside the server and answers after the last event."""
 
     def initialize(self, *, rooms: Rooms, fanout: RoomFanout | None) -> None:
         self.rooms = rooms
@@ -97,7 +99,7 @@ class EmitHandler(tornado.web.RequestHandler):
 
         async def send_here(numbers: range) -> None:
             for number in numbers:
-                # As RoomFanout.publish does first of all.
+                # The first step of RoomFanout.publish.
                 self.rooms.deliver(room_of(number, users), event_frame(make_event(number)))
 
         async def send_everywhere(numbers: range) -> None:
@@ -109,7 +111,7 @@ class EmitHandler(tornado.web.RequestHandler):
 
 
 class FloodHandler(tornado.web.RequestHandler):
-    """Sends an event of so many bytes to each of a range of users, again and again."""
+    """Sends rounds of large events to a range of users."""
 
     def initialize(self, *, rooms: Rooms) -> None:
         self.rooms = rooms
@@ -124,7 +126,7 @@ class FloodHandler(tornado.web.RequestHandler):
         for number in range(rounds):
             for at in range(first, first + users, FLOOD_SLICE):
                 for user in range(at, min(at + FLOOD_SLICE, first + users)):
-                    # Each encoded anew: a frame shared by all outboxes would lie in memory only once.
+                    # Encoded for each user: a frame that all outboxes share would be in memory only once.
                     self.rooms.deliver(room_of(user, first + users), event_frame(event))
                 await asyncio.sleep(0)
             await asyncio.sleep(started_at + (number + 1) * pace_ms / 1000 - time.monotonic())
@@ -132,7 +134,7 @@ class FloodHandler(tornado.web.RequestHandler):
 
 
 class FinishHandler(tornado.web.RequestHandler):
-    """Puts a finished asset of each user in the store."""
+    """Puts a finished asset of each user into the store."""
 
     def initialize(self, *, store: SqliteAssetStore) -> None:
         self.store = store
@@ -151,7 +153,7 @@ def _finished(user: str, number: int) -> Asset:
 
 
 class ClosedHandler(tornado.web.RequestHandler):
-    """Tells how many sockets were closed with a code."""
+    """Answers how many sockets were closed with a code."""
 
     def initialize(self, *, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -162,13 +164,13 @@ class ClosedHandler(tornado.web.RequestHandler):
 
 
 def log_request(handler: tornado.web.RequestHandler) -> None:
-    """Log requests of users as in production; the benchmark's own are nobody's."""
+    """Log the requests of users as in production, and not those of the benchmark."""
     if isinstance(handler, BaseHandler):
         access_log.log_request(handler)
 
 
 async def main(redis_url: str | None = None) -> None:
-    # As in production, less the writing of the log.
+    # As in production, but without log lines below warnings.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     folder = tempfile.TemporaryDirectory()
     wiring = Wiring(Path(folder.name), redis_url)

@@ -1,9 +1,9 @@
-"""What clients that never read cost: python -m benchmarks.rooms.slow
+"""The cost of clients that never read: python -m benchmarks.rooms.slow
 
-500 sockets with small buffers are let in and never read again, while 2,000 events of 4 KB are sent to each of their
-rooms, one round of 500 every 20 ms. Meanwhile 100 sockets that read get 1,000 ordinary events a second; their p99
-stands beside that of the same run with nobody in those rooms. Prints the server's resident memory before, at the peak
-and at the end, the bound (before, and OUTBOX_BYTES for each slow socket) and how many sockets were closed with 4503.
+500 sockets with small buffers connect and then never read, while 2,000 events of 4 KB are sent to each of their rooms,
+one round of 500 every 20 ms. At the same time 100 sockets that read get 1,000 ordinary events a second; the table has
+their p99, and their p99 in the same run without the slow sockets. It also has the server's resident memory before, at
+the peak and at the end, the bound (before, plus OUTBOX_BYTES for each slow socket) and the sockets closed with 4503.
 """
 
 from __future__ import annotations
@@ -26,23 +26,25 @@ READER_RATE = 1_000
 EVENT_BYTES = 4_096
 PACE_MS = 20
 RECEIVE_BYTES = 4_096
-# Tornado hangs up on a client that does not answer the close after 5 s.
+# Tornado closes the connection of a client that has not answered its close frame for 5 s.
 HANG_UP_SECONDS = 8.0
 OUTBOX_FULL = 4503
 
 
 def peak_kib(pid: int) -> int:
-    """Return the most resident memory a process has had; watching it meanwhile would hold it up."""
+    """Return the peak resident memory of a process in KiB, from the kernel: polling would slow the process down."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1])
     raise ValueError(f"process {pid} has no VmHWM")
 
 
-def measure(slow: int, rounds: int, *, are_there: bool) -> dict[str, float]:
-    """Return p99 in ms of those who read, memory in MiB and how many were cut off.
+def measure(slow: int, rounds: int, *, has_slow: bool) -> dict[str, float]:
+    """Return the latencies of the readers in ms, the memory in MiB and the number of closed sockets.
 
-    are_there: whether the slow ones are; events are sent to their rooms also when they are empty.
+    slow: the number of slow sockets.
+    rounds: the large events to each of their rooms.
+    has_slow: whether the slow sockets connect; the events are sent to their rooms in either case.
     """
     tokens = [make_token(f"user-{number}") for number in range(READERS + slow)]
     with ExitStack() as stack:
@@ -51,8 +53,8 @@ def measure(slow: int, rounds: int, *, are_there: bool) -> dict[str, float]:
         readers = stack.enter_context(Load(OURS, server.port, tokens[:READERS]))
         readers.connect(READERS)
         readers.emit(server.port, READER_RATE, READER_RATE)
-        deaf = stack.enter_context(Load(OURS, server.port, tokens, receive_bytes=RECEIVE_BYTES, first=READERS))
-        deaf.connect(slow if are_there else 0)
+        slow_sockets = stack.enter_context(Load(OURS, server.port, tokens, receive_bytes=RECEIVE_BYTES, first=READERS))
+        slow_sockets.connect(slow if has_slow else 0)
         readers.read_for(2)
         base = round(1024 * machine.resident_mib(server.pids[:1]))
 
@@ -96,7 +98,7 @@ def main() -> None:
     ]
     print("\n".join(lines), flush=True)
     for number in range(options.repeats):
-        without, with_slow = (measure(options.slow, options.rounds, are_there=each) for each in (False, True))
+        without, with_slow = (measure(options.slow, options.rounds, has_slow=each) for each in (False, True))
         bound = with_slow["base"] + options.slow * outbox_mib
         lines.append(
             f"| {number + 1} | {with_slow['base']:.0f} | {with_slow['peak']:.0f} | {with_slow['after']:.0f} "

@@ -1,7 +1,7 @@
-// Socket.IO's side of the comparison, one process: node socketio_server.js SECRET [REDIS_URL], in a folder with its
-// packages (NODE_PATH). What its "Performance tuning" page advises, short of another WebSocket server than ws: the
-// native add-ons are installed, only the WebSocket transport is on, the first request is dropped. Prints its port;
-// GET /emit?count=&rate=&users= emits. With Redis: the sharded adapter, whose subscriptions follow the rooms as ours do.
+// The Socket.IO server of the comparison, one process: node socketio_server.js SECRET [REDIS_URL], with its packages on
+// NODE_PATH. It follows the "Performance tuning" page of Socket.IO, but keeps ws as the WebSocket server: the native
+// add-ons are installed, only the WebSocket transport is on, the first request is dropped. Prints its port;
+// GET /emit?count=&rate=&users= emits. With Redis: the sharded adapter, which subscribes to rooms as ours does.
 "use strict";
 const http = require("node:http");
 const jwt = require("jsonwebtoken");

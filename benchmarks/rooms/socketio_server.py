@@ -1,4 +1,4 @@
-"""python-socketio's side of the comparison, one process: python -m benchmarks.rooms.socketio_server SECRET [REDIS_URL]
+"""The python-socketio server of the comparison: python -m benchmarks.rooms.socketio_server SECRET [REDIS_URL]
 
 Runs in an environment of its own with python-socketio and uvicorn[standard] (uvloop, httptools). Prints its port; GET
 /emit?count=&rate=&users= emits. With Redis: AsyncRedisManager.

@@ -1,4 +1,4 @@
-"""The rooms as one of the suites of `python -m benchmarks`: see __main__.py of this folder for what is measured."""
+"""The rooms as a suite of `python -m benchmarks`; __main__.py of this folder says what is measured."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE, TWO = "Rooms in one process", "Rooms in two processes over Redis"
 
 
 def measure(rounds: int) -> Report:
-    """Install what can be had and measure it all."""
+    """Install the peers and measure them; a peer that cannot be installed is left out."""
     raise_file_limit()  # for the servers too
     report = Report("rooms", machine=machine.describe())
     peers, lines = install(all_peers(), FOLDER)
@@ -47,7 +47,7 @@ def measure(rounds: int) -> Report:
 
 
 def goals(one: Comparison) -> Iterator[Goal]:
-    """Yield what was aimed at."""
+    """Yield the goals and whether they are met."""
     if (ratio := one.ratio("events/s", OURS, REFERENCE)) is not None:
         yield Goal("rooms in one process, events", f">= 1.5 x {REFERENCE}", f"{ratio:.2f} x", ratio >= 1.5)
     if (ratio := one.ratio("KB/socket", OURS, REFERENCE)) is not None:

@@ -1,4 +1,4 @@
-"""What the server alone costs: a Tornado handler that reads the body, throws it away and answers 202."""
+"""The cost of Tornado alone: a handler that reads the body, discards it and answers 202."""
 
 from __future__ import annotations
 

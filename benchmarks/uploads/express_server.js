@@ -1,5 +1,5 @@
-// What a Node team would write: Express, Multer in memory, the image in a local folder, the asset in MongoDB (or nowhere,
-// when no URL is given), a BullMQ job worked off in the same process, the result to the user's WebSockets (ws).
+// The service as a Node team would write it: Express, Multer in memory, the image in a local folder, the asset in MongoDB
+// (or in no database, without a URL), a BullMQ job that runs in the same process, the result to the user's WebSockets.
 "use strict";
 
 const crypto = require("node:crypto");
@@ -16,14 +16,14 @@ const { WebSocketServer } = require("ws");
 
 const { REDIS_URL, MONGODB_URI, AI_SERVICE_URL, JWT_SECRET, MEDIA } = process.env;
 const CATEGORIES = ["sneaker", "lego", "camera", "other"];
-const KEPT = { removeOnComplete: { age: 86400 }, removeOnFail: { age: 604800 } };
+const RETENTION = { removeOnComplete: { age: 86400 }, removeOnFail: { age: 604800 } };
 const RETRIES = { attempts: 3, backoff: { type: "exponential", delay: 2000 } };
 
 const verify = (token) => jwt.verify(token, JWT_SECRET, { algorithms: ["HS256"] });
 
 async function main() {
   const connection = new Redis(REDIS_URL, { maxRetriesPerRequest: null });
-  const queue = new Queue("ai-processing", { connection, defaultJobOptions: { ...KEPT, ...RETRIES } });
+  const queue = new Queue("ai-processing", { connection, defaultJobOptions: { ...RETENTION, ...RETRIES } });
   const mongo = MONGODB_URI ? await new MongoClient(MONGODB_URI).connect() : null;
   const assets = mongo?.db().collection("assets");
   await assets?.createIndex({ userId: 1, createdAt: -1 });
@@ -54,8 +54,20 @@ async function main() {
       const now = new Date();
       const imageUrl = `http://127.0.0.1/media/${name}`;
       const { category } = request.body;
-      await assets?.insertOne({ _id: assetId, userId, category, status: "processing", imageUrl, createdAt: now, updatedAt: now });
-      const job = await queue.add("analyze", { assetId, userId, imageUrl, category, createdAt: now }, { jobId: assetId });
+      await assets?.insertOne({
+        _id: assetId,
+        userId,
+        category,
+        status: "processing",
+        imageUrl,
+        createdAt: now,
+        updatedAt: now,
+      });
+      const job = await queue.add(
+        "analyze",
+        { assetId, userId, imageUrl, category, createdAt: now },
+        { jobId: assetId },
+      );
       const data = { assetId, jobId: job.id, status: "processing", message: "Asset queued for AI analysis" };
       response.status(202).json({ success: true, data });
     },
@@ -75,12 +87,21 @@ async function main() {
     const reply = await fetch(`${AI_SERVICE_URL}/analyze`, { method: "POST", headers, body });
     const aiMetadata = await reply.json();
     const finishedAt = new Date();
-    await assets?.updateOne({ _id: assetId }, { $set: { status: "active", aiMetadata, finishedAt, updatedAt: finishedAt } });
-    const event = JSON.stringify({ event: "asset_processed", assetId, status: "active", aiMetadata, timestamp: finishedAt });
+    await assets?.updateOne(
+      { _id: assetId },
+      { $set: { status: "active", aiMetadata, finishedAt, updatedAt: finishedAt } },
+    );
+    const event = JSON.stringify({
+      event: "asset_processed",
+      assetId,
+      status: "active",
+      aiMetadata,
+      timestamp: finishedAt,
+    });
     for (const socket of rooms.get(userId) || []) socket.send(event);
   };
   const own = new Redis(REDIS_URL, { maxRetriesPerRequest: null });
-  new Worker("ai-processing", analyze, { connection: own, concurrency: 5, ...KEPT });
+  new Worker("ai-processing", analyze, { connection: own, concurrency: 5, ...RETENTION });
   server.listen(0, "127.0.0.1", () => console.log(server.address().port));
 }
 

@@ -1,5 +1,6 @@
-"""What a Python team would write: FastAPI, the image in a local folder, the asset in MongoDB (pymongo's asynchronous
-client), an arq job worked off in the same process, the result to the user's WebSockets. uvicorn with uvloop.
+"""The service as a Python team would write it: FastAPI, the image in a local folder, the asset in MongoDB (pymongo's
+asynchronous client), an arq job that runs in the same process, the result to the user's WebSockets. uvicorn with
+uvloop.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def user_of(headers: Any) -> str:
 async def analyze(context: dict[str, Any], job: dict[str, Any]) -> None:
     reply = await context["http"].post(f"{AI_URL}/analyze", json=job)
     now = datetime.now(UTC)
-    found = {"status": "active", "aiMetadata": reply.json(), "finishedAt": now, "updatedAt": now}
-    await assets.update_one({"_id": job["assetId"]}, {"$set": found})
+    result = {"status": "active", "aiMetadata": reply.json(), "finishedAt": now, "updatedAt": now}
+    await assets.update_one({"_id": job["assetId"]}, {"$set": result})
     event = {"event": "asset_processed", "assetId": job["assetId"], "status": "active", "aiMetadata": reply.json()}
     text = json.dumps(event | {"timestamp": now.isoformat()})
     for socket in list(ROOMS.get(job["userId"], ())):

@@ -1,9 +1,11 @@
 """The client of the upload benchmarks, a process of its own: python -m benchmarks.uploads.load PLAN
 
-PLAN is JSON: port, token, bytes (of the image) or image (its file), count, parallel, and what to do: "upload"
-(keep-alive connections as fast as they go, beside a probe of /livez each 10 ms), "events" (the same, and one WebSocket
-of the user until the last event) or "flight" (all bodies stop half-way until every one has, `count` at once). Prints
-JSON. Requests are prebuilt and replies barely parsed: the client must not be what is measured.
+PLAN is JSON: port, token, bytes (the size of the image) or image (its file), count, parallel, and do:
+- "upload": uploads over keep-alive connections as fast as possible, beside a probe of /livez every 10 ms;
+- "events": the same without the probe, with one WebSocket of the user, until the last event;
+- "flight": `count` uploads at once; each body stops half-way until all bodies are half-way.
+
+Prints JSON. Requests are prebuilt and replies are hardly parsed, so that the client itself costs little.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ PROBE_SECONDS = 0.01
 
 
 class Client:
-    """Everything one plan needs."""
+    """Carries out one plan."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
@@ -39,7 +41,7 @@ class Client:
         self.request = head.encode() + body
         self.latencies: list[float] = []
         self.sent_at: dict[str, float] = {}
-        self.heard_at: dict[str, float] = {}
+        self.event_at: dict[str, float] = {}
 
     async def send(self, pieces: AsyncIterator[bytes] | Iterator[bytes], writer: asyncio.StreamWriter) -> None:
         if isinstance(pieces, AsyncIterator):
@@ -59,12 +61,12 @@ class Client:
         return await reader.readexactly(length)
 
     async def upload_all(self) -> float:
-        """Upload over keep-alive connections; return the seconds it took."""
-        left = iter(range(self.plan["count"]))
+        """Upload all photos over keep-alive connections; return the seconds."""
+        numbers = iter(range(self.plan["count"]))
 
         async def one_connection() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.plan["port"])
-            for _ in left:
+            for _ in numbers:
                 started_at = time.perf_counter()
                 await self.send(self.pieces(), writer)
                 body = await self.read_reply(reader, b"202")
@@ -89,7 +91,7 @@ class Client:
         return {"seconds": seconds, "latencies": self.latencies, "probes": waits}
 
     async def probe(self, waits: list[float]) -> None:
-        """Ask /livez again and again, on a connection of its own."""
+        """Request /livez repeatedly, on a connection of its own; append the seconds of each to `waits`."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.plan["port"])
         while True:
             started_at = time.perf_counter()
@@ -108,12 +110,12 @@ class Client:
             await socket.receive()
 
             async def listen() -> None:
-                while len(self.heard_at) < self.plan["count"]:
+                while len(self.event_at) < self.plan["count"]:
                     message = await socket.receive()
                     if message.type is not aiohttp.WSMsgType.TEXT:
                         raise RuntimeError(f"the socket was closed: {socket.close_code} {message.extra or ''}")
                     event = json.loads(message.data)
-                    self.heard_at.setdefault(event["assetId"], time.perf_counter())
+                    self.event_at.setdefault(event["assetId"], time.perf_counter())
 
             yield asyncio.create_task(listen())
 
@@ -123,7 +125,7 @@ class Client:
             accepted = await self.upload_all()
             await listened
             total = time.perf_counter() - started_at
-        waits = [self.heard_at[asset_id] - sent_at for asset_id, sent_at in self.sent_at.items()]
+        waits = [self.event_at[asset_id] - sent_at for asset_id, sent_at in self.sent_at.items()]
         return {"accepted": accepted, "total": total, "waits": waits}
 
     async def flight(self) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Our service beside an Express and a FastAPI stack, from the upload to the event: python -m benchmarks.uploads
 
 Every candidate is one process with five job slots, a JWT check, the image in a local folder, the asset in a database
-and the job in a Redis with an append-only file; the AI service is a stub that takes 5 ms. `ours` keeps assets in
-SQLite, as it does where nothing is configured, and has image, asset and job on the disk (fsync) before it answers 202.
-The others keep them in DocumentDB behind FerretDB 2 (where `documentdb` is on PATH, else in MongoDB), and so does ours
-in a row of its own. The load client is a process of its own on the same machine, with 32 keep-alive connections.
+and the job in a Redis with an append-only file; the AI service is a fake that takes 5 ms. `ours` stores assets in
+SQLite, which is the default, and has image, asset and job on the disk (fsync) before it answers 202. The peers store
+assets in DocumentDB behind FerretDB 2 (or in MongoDB, without `documentdb` on PATH); a second row of ours does the
+same. The load client is a process of its own on the same machine, with 32 keep-alive connections.
 """
 
+# Long because it also starts the candidates, which only this suite has.
 from __future__ import annotations
 
 import argparse
@@ -56,7 +57,10 @@ THROUGHPUT = [
 
 @dataclass
 class Running:
-    """A service under test. pids: of the service and what it started itself."""
+    """A service under test.
+
+    others: further processes whose CPU counts, as its Redis.
+    """
 
     port: int
     pid: int
@@ -71,7 +75,7 @@ Start = Callable[[ExitStack, str], Running]
 
 
 def start_ours(with_mongo: bool, stack: ExitStack, ai_url: str) -> Running:
-    """Start run.py with its defaults; the embedded Redis and SQLite are its own."""
+    """Start run.py with its defaults: the embedded Redis, and SQLite or a MongoDB."""
     settings = {"SHUTDOWN_SECONDS": "1", "LOG_FORMAT": "json"}
     if with_mongo:
         settings["MONGODB_URI"] = stack.enter_context(MongoServer()).uri("bench")
@@ -95,19 +99,19 @@ def start_peer(command: Sequence[str], with_mongo: bool, stack: ExitStack, ai_ur
 
 
 def start_floor(stack: ExitStack, _ai_url: str) -> Running:
-    """Start the server that does nothing with what it reads."""
+    """Start the server that discards the bodies."""
     pid, port = spawn(stack, [sys.executable, "-m", "benchmarks.uploads.bare_server"])
     return Running(int(port), pid)
 
 
 def install(report: Report) -> dict[str, Start]:
-    """Return how to start those that can be had; says of the others why not."""
-    found: dict[str, Start] = {OURS: partial(start_ours, False)}
+    """Return the start function of each candidate that can be installed; the report says why another is left out."""
+    starts: dict[str, Start] = {OURS: partial(start_ours, False)}
     has_mongo = bool(shutil.which("documentdb") or shutil.which("mongod"))
     if not has_mongo:
         report.notes.append("Like for like is left out: neither documentdb (.ci/documentdb) nor mongod is on PATH.")
     else:
-        found[OURS_MONGO] = partial(start_ours, True)
+        starts[OURS_MONGO] = partial(start_ours, True)
         if STORE == "DocumentDB":
             report.versions.append("DocumentDB: DocumentDB 1.0 behind FerretDB 2.7, in place of a MongoDB")
     try:
@@ -115,34 +119,41 @@ def install(report: Report) -> dict[str, Start]:
         shown = ("express", "multer", "bullmq", "mongodb")
         report.versions.append(f"Express: {from_npm(folder, NPM, shown)}")
         command = ["env", f"NODE_PATH={folder / 'node_modules'}", "node", str(HERE / "express_server.js")]
-        found |= {EXPRESS: partial(start_peer, command, True)} if has_mongo else {}
-        found[BARE] = partial(start_peer, command, False)
+        starts |= {EXPRESS: partial(start_peer, command, True)} if has_mongo else {}
+        starts[BARE] = partial(start_peer, command, False)
     except CannotHave as error:
         report.notes.append(f"Express is left out: {error}")
     try:
         folder = FOLDER / "fastapi"
         report.versions.append(f"FastAPI: {from_pypi(folder, PYPI, ('fastapi', 'uvicorn', 'arq', 'pymongo'))}")
         command = [python_of(folder), "-m", "benchmarks.uploads.fastapi_server"]
-        found |= {FASTAPI: partial(start_peer, command, True)} if has_mongo else {}
+        starts |= {FASTAPI: partial(start_peer, command, True)} if has_mongo else {}
     except CannotHave as error:
         report.notes.append(f"FastAPI is left out: {error}")
-    return found
+    return starts
 
 
 def drive(running: Running, do: str, count: int, parallel: int = 32, *, image: int | Path = SMALL) -> dict[str, Any]:
-    """Let the load client do its plan; return what it says. image: the size of one to be made, or a file."""
+    """Run the load client with a plan and return its figures.
+
+    do: see load.py.
+    image: the size in bytes of a generated image, or a file.
+    """
     plan = {"do": do, "port": running.port, "count": count, "parallel": parallel, "token": make_token(expires_in=3600)}
     plan |= {"bytes": image} if isinstance(image, int) else {"image": str(image)}
     command = [sys.executable, "-m", "benchmarks.uploads.load", json.dumps(plan)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=CLIENT_SECONDS)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
 
 
 class Peak:
-    """The highest resident memory of a process while the block runs, in MiB."""
+    """The peak resident memory of a process during the block, in MiB.
+
+    base: the memory before the block.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -164,10 +175,13 @@ class Peak:
 
 
 def lag_p99_ms(port: int, before: dict[float, float]) -> tuple[float, dict[float, float]]:
-    """Return our own figure of how late the event loop was, since `before`, and the counts to begin with next time."""
+    """Return the p99 of the event loop's lag since `before`, from our own metric, and the metric's buckets now.
+
+    before: the buckets of an earlier call, empty for those of the start.
+    """
     page = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-    found = re.findall(r'pipeline_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', page)
-    now = {float(bound): float(count) for bound, count in found}
+    buckets = re.findall(r'pipeline_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)', page)
+    now = {float(bound): float(count) for bound, count in buckets}
     counts = {bound: count - before.get(bound, 0) for bound, count in now.items()}
     wanted, low, reached = 0.99 * max(counts.values(), default=0), 0.0, 0.0
     for bound, count in sorted(counts.items()):
@@ -187,12 +201,12 @@ def measure_throughput(start: Start, image_bytes: int, count: int) -> dict[str, 
         before = lag_p99_ms(running.port, {})[1] if is_ours else {}
         cpu = machine.cpu_seconds(running.pids)
         with Peak(running.pid) as peak:
-            found = drive(running, "upload", count, image=image_bytes)
+            times = drive(running, "upload", count, image=image_bytes)
         cpu = machine.cpu_seconds(running.pids) - cpu
         figures = {"loop lag p99": lag_p99_ms(running.port, before)[0]} if is_ours else {}
-    latencies, probes = (statistics.quantiles(found[name], n=100) for name in ("latencies", "probes"))
+    latencies, probes = (statistics.quantiles(times[name], n=100) for name in ("latencies", "probes"))
     return figures | {
-        "accepted": count / found["seconds"],
+        "accepted": count / times["seconds"],
         "p50": latencies[49] * 1000,
         "p99": latencies[98] * 1000,
         "probe p99": probes[98] * 1000,
@@ -202,7 +216,7 @@ def measure_throughput(start: Start, image_bytes: int, count: int) -> dict[str, 
 
 
 def measure_flight(start: Start) -> dict[str, float]:
-    """Return what a hundred uploads half-way cost, after one whole one."""
+    """Return the memory of IN_FLIGHT uploads at once, after one complete upload."""
     with ExitStack() as stack:
         ai_service = stack.enter_context(AiService(delay_ms=5))
         running = start(stack, ai_service.url)
@@ -213,35 +227,35 @@ def measure_flight(start: Start) -> dict[str, float]:
 
 
 def measure_events(start: Start, count: int) -> dict[str, float]:
-    """Return how long uploads take to their events."""
+    """Return the times from uploads to their events."""
     with ExitStack() as stack:
         ai_service = stack.enter_context(AiService(delay_ms=5))
         running = start(stack, ai_service.url)
         drive(running, "events", 32, image=20_000)
         cpu = machine.cpu_seconds(running.pids)
-        found = drive(running, "events", count)
+        times = drive(running, "events", count)
         cpu = machine.cpu_seconds(running.pids) - cpu
-    waits = statistics.quantiles(found["waits"], n=100)
-    figures = {"accepted": found["accepted"], "total": found["total"], "p50": waits[49], "p99": waits[98]}
+    waits = statistics.quantiles(times["waits"], n=100)
+    figures = {"accepted": times["accepted"], "total": times["total"], "p50": waits[49], "p99": waits[98]}
     return figures | {"CPU": 1000 * cpu / count}
 
 
 def measure(rounds: int, small: int = 2_000, large: int = 200, events: int = 500) -> Report:
-    """Install what can be had and measure it all."""
+    """Install the peers and measure all candidates; a peer that cannot be installed is left out."""
     report = Report("uploads", machine=machine.describe())
     starts = install(report)
-    what = "Until all were answered with 202; jobs run meanwhile. `probe` is GET /livez each 10 ms."
+    what = "Until all were answered with 202; jobs run at the same time. `probe` is GET /livez every 10 ms."
     lag = Column("loop lag p99", "ms")
     seconds = [*(Column(name, "s") for name in ("accepted", "total", "p50", "p99")), Column("CPU", "ms per photo")]
     memory = [Column("base", "MiB"), Column("peak", "MiB"), Column("difference", "MiB")]
     only_uploads = starts | {FLOOR: start_floor}
     for title, size, count in (("Uploads of 100 KB", SMALL, small), ("Uploads of 5 MB", LARGE, large)):
         comparison = Comparison(title, f"{count} uploads. {what}", [*THROUGHPUT, lag])
-        comparison.remarks[FLOOR] = "throws the body away: no check, no file, no asset, no job; what any Tornado costs"
+        comparison.remarks[FLOOR] = "discards the body: no check, no file, no asset, no job; the cost of Tornado itself"
         candidates = {name: partial(measure_throughput, start, size, count) for name, start in only_uploads.items()}
         comparison.measure(candidates, rounds)
         report.comparisons.append(comparison)
-    text = f"{IN_FLIGHT} bodies stop half-way until all are there, then all are stored. Of the service process alone."
+    text = f"{IN_FLIGHT} bodies stop half-way until all are half-way, then all go on. Of the service process alone."
     flight = Comparison(f"{IN_FLIGHT} uploads of 9.5 MB at once", text, memory)
     flight.measure({name: partial(measure_flight, start) for name, start in starts.items()}, 1)
     text = (
@@ -257,7 +271,7 @@ def measure(rounds: int, small: int = 2_000, large: int = 200, events: int = 500
 
 
 def goals(small: Comparison, large: Comparison, flight: Comparison, events: Comparison) -> Iterator[Goal]:
-    """Yield what was aimed at: our default store, and like for like, both on the same database."""
+    """Yield the goals: with our default store, and with the same database as the peers."""
     stored, peers = (EXPRESS, FASTAPI), (EXPRESS, FASTAPI, BARE)
     for comparison, name, rivals, least in (
         (small, OURS, stored, 1.5),

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.chromium import AXE, BROWSER, Page, browsing
 from tests.factories import make_image, make_token
-from tests.parts import require
+from tests.requirements import require
 
 QUEUE = "document.querySelector('photo-queue').shadowRoot"
 ROWS = f"""[...{QUEUE}.querySelectorAll('.list .photo:not([hidden])')].map((row) => {{

@@ -16,7 +16,7 @@ import pytest
 
 from tests.chromium import AXE, BROWSER, Page, browsing
 from tests.factories import make_token
-from tests.parts import require
+from tests.requirements import require
 from tests.service import WAIT_SECONDS, AiService, Service
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"

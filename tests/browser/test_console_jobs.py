@@ -14,7 +14,7 @@ from tests.chromium import AXE, BROWSER, Page
 from tests.constants import BREAKER_FAILURES, NOTIFIER_ATTEMPTS
 from tests.fake_receiver import FakeReceiver, running_in_thread
 from tests.fake_receiver import Reply as ReceiverReply
-from tests.parts import require
+from tests.requirements import require
 from tests.service import AiService, Service
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"

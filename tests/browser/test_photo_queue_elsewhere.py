@@ -11,7 +11,7 @@ from aiohttp import web
 from tests.browser.photo_page import QUEUE, check_looks, choose, photos, until_rows
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_token
-from tests.parts import require
+from tests.requirements import require
 from tests.scripts import CLIENT
 from tests.service import ROOT, AiService, Service
 

@@ -11,7 +11,7 @@ from pipeline.auth import make_token as sign
 from pipeline.settings import Settings
 from tests.chromium import BROWSER, Page, browsing
 from tests.factories import SECRET, make_token
-from tests.parts import require
+from tests.requirements import require
 from tests.service import Service
 
 STORED = "localStorage.getItem('pipeline.user.session')"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT, Service, inherited
 
 FOLDER = ROOT / "tests/contract/trials"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.parts import program
+from tests.requirements import program
 
 # linux/prctl.h, since Linux 6.3; seccomp.h.
 PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1

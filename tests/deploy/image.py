@@ -15,7 +15,7 @@ from signal import Signals
 from typing import Any
 
 from tests.faults.test_process import children
-from tests.parts import program, require
+from tests.requirements import program, require
 from tests.service import Service
 
 # Arguments: the image's files, an empty folder, the volume, the user, and the command.

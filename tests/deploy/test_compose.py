@@ -19,7 +19,7 @@ from redis.exceptions import AuthenticationError
 from pipeline.embedded import find_server
 from pipeline.settings import Settings
 from tests.factories import SECRET
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT, AiService, Service, inherited
 from tests.toxiproxy import free_port
 

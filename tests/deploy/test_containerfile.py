@@ -6,7 +6,7 @@ import re
 import subprocess
 from configparser import ConfigParser
 
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT
 
 

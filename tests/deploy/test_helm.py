@@ -20,7 +20,7 @@ from pipeline.handlers.multipart import max_body_bytes
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from tests.factories import SECRET
-from tests.parts import program, require
+from tests.requirements import program, require
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/pipeline"

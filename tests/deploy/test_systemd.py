@@ -14,7 +14,7 @@ import pytest
 
 from pipeline import systemd
 from pipeline.settings import Settings
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT, Service
 
 UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))

@@ -245,7 +245,7 @@ def test_probes_are_quiet(service: Service) -> None:
 @pytest.mark.fault("O15")
 def test_documented_fields_are_those_of_the_access_log(service: Service) -> None:
     """Every field of every line is in the table of docs/operations.md, and the reverse."""
-    service.forget_lines()  # of the same requests, which the tests above have made
+    service.remove_lines()  # of the same requests, which the tests above have made
     test_sockets_and_streams_say_how_long_and_how_much(service)
     test_access_line_says_who_did_what(service)
     test_client_that_leaves_has_its_line(service)
@@ -283,7 +283,7 @@ def test_outage_and_those_who_ask_do_not_flood_the_log(tmp_path: Path, ai_servic
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, LOG_LEVEL="DEBUG") as service:
         redis.kill()
         service.wait_log("queue_unreachable")
-        service.forget_lines()
+        service.remove_lines()
         with httpx.Client(timeout=WAIT_SECONDS) as client:
             while client.get(service.url + "/readyz").status_code == 200:
                 pass

@@ -26,7 +26,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.service import ROOT
 
 
@@ -202,7 +202,7 @@ async def test_mongo_outage_holds_nobody_longer_than_the_timeout(own_mongo_serve
     try:
         started_at = time.monotonic()
         results = await asyncio.gather(*(store.get("0" * 24) for _ in range(100)), return_exceptions=True)
-        assert time.monotonic() - started_at < 1.5 * patience()
+        assert time.monotonic() - started_at < 1.5 * slowdown()
         assert {type(result) for result in results} == {DependencyUnavailable}
     finally:
         if is_hung:

@@ -21,7 +21,7 @@ from pipeline.embedded import EmbeddedRedis
 from pipeline.embedded_files import Fault, RedisFiles
 from pipeline.errors import ConfigurationError
 from tests.faults.test_process import accept, children, is_alive, statuses, wait_until
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.service import AiService, Service
 
 
@@ -77,7 +77,7 @@ def test_killed_server_comes_back_and_no_job_is_lost(
         assert service.get("/livez").status_code == 200
         service.wait_log("embedded_redis_started")
         assert service.find("embedded_redis_ended", why="SIGKILL")
-        assert seconds_since(killed_at) < 3 * patience()
+        assert seconds_since(killed_at) < 3 * slowdown()
         assert 'pipeline_task_restarts_total{task="embedded"} 1.0' in service.get("/metrics").text
         ai_service.order(held=False)
         service.wait_log("job_completed", count=26)
@@ -127,7 +127,7 @@ def test_signal_for_the_whole_group_lets_running_jobs_finish(
         ai_service.order(held=False)
         released_at = time.monotonic()
         assert service.wait() == 0
-        assert seconds_since(released_at) < 3 * patience()
+        assert seconds_since(released_at) < 3 * slowdown()
         assert len(service.find("job_completed")) == 5
         assert not service.find("embedded_redis_ended") and not is_alive(redis_pid)
 

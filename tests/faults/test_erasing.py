@@ -221,7 +221,7 @@ def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
         wait_until(lambda: len(call(service, "GET", "/api/queue/audit", who=GONE).json()["data"]["items"]) == 1)
         assert len(call(service, "GET", "/api/queue/deliveries").json()["data"]["items"]) == 5
         assert files_with(tmp_path, GONE)
-        service.forget_lines()
+        service.remove_lines()
         gone = erase(service, GONE)
         assert (gone["assets"], gone["state"]) == (12, "done")
         assert gone["images"] >= 12
@@ -238,7 +238,7 @@ def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
         told = call(service, "GET", "/api/queue/deliveries").json()["data"]["items"]
         assert {each["assetId"] for each in told} == set(kept)
         damage = service.wait_log("asset_damaged", assetId=damaged)
-        service.forget_lines(damage)
+        service.remove_lines(damage)
         assert {service.asset(asset_id, STAYS)["id"] for asset_id in kept} == set(kept)
         ai_service.order(held=False)
         back = upload(service, GONE)

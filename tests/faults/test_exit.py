@@ -18,7 +18,7 @@ from pipeline.embedded import find_server
 from tests.faults.chaos.world import children_of
 from tests.faults.test_process import accept, children, is_alive, statuses, wait_until
 from tests.packages import install
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 
@@ -133,7 +133,7 @@ def test_what_a_plugin_leaves_behind_keeps_nothing(tmp_path: Path, provider: str
         if kind == "children":
             wait_until(lambda: len(children(service.pid)) == 3)  # the embedded Redis and two of the plugin's
         pids = children(service.pid)
-        assert stop(service) < PROMPT_SECONDS * patience()
+        assert stop(service) < PROMPT_SECONDS * slowdown()
         assert service.find("service_stopped") and not service.find("shutdown_overrun")
         named = service.find("left_behind")
         assert len(named) == bool(kind)
@@ -169,7 +169,7 @@ def test_provider_that_hangs_is_given_its_time_and_no_more(tmp_path: Path, provi
     with rude(tmp_path, provider) as service:
         accept(service, 1)
         service.wait_log("job_claimed")
-        assert SHUTDOWN_SECONDS <= stop(service) < LONGEST_SECONDS * patience()
+        assert SHUTDOWN_SECONDS <= stop(service) < LONGEST_SECONDS * slowdown()
         assert service.find("job_released") and service.find("service_stopped")
 
 
@@ -183,7 +183,7 @@ def test_plugin_that_keeps_the_loop_does_not_keep_the_process(tmp_path: Path, pr
         accept(service, 1)
         (redis_pid,) = children(service.pid)
         time.sleep(0.3)  # the plugin blocks the loop; nothing can tell
-        assert stop(service) < LONGEST_SECONDS * patience()
+        assert stop(service) < LONGEST_SECONDS * slowdown()
         (overrun,) = service.find("shutdown_overrun")
         assert where in overrun["where"] and f"provider {provider}: analyze" in overrun["tasks"]
         wait_until(lambda: not is_alive(redis_pid))
@@ -208,7 +208,7 @@ def test_log_that_nobody_reads_does_not_keep_the_process(tmp_path: Path) -> None
         time.sleep(1)  # it is at its first line
         process.terminate()
         started_at = time.monotonic()
-        assert process.wait(60) == 0 and time.monotonic() - started_at < LONGEST_SECONDS * patience()
+        assert process.wait(60) == 0 and time.monotonic() - started_at < LONGEST_SECONDS * slowdown()
         wait_until(lambda: not any(map(is_alive, pids)))
     os.close(read_end)
     os.close(write_end)
@@ -224,7 +224,7 @@ def test_redis_that_is_away_is_not_waited_for(tmp_path: Path, ai_service: AiServ
         os.kill(redis.pid, number)
         if number == signal.SIGKILL:
             service.wait_log("queue_unreachable")
-        assert stop(service) < REDIS_SECONDS * patience()
+        assert stop(service) < REDIS_SECONDS * slowdown()
         os.kill(redis.pid, signal.SIGCONT)
 
 
@@ -241,7 +241,7 @@ def test_running_jobs_are_committed_though_redis_is_away(tmp_path: Path, ai_serv
         ai_service.order(held=False)
         released_at = time.monotonic()
         assert service.wait() == 0
-        assert time.monotonic() - released_at < (REDIS_SECONDS + 1) * patience()
+        assert time.monotonic() - released_at < (REDIS_SECONDS + 1) * slowdown()
         redis.start()
         service.start()
         assert statuses(service, ids) == {"active"}
@@ -252,9 +252,9 @@ def test_running_jobs_are_committed_though_redis_is_away(tmp_path: Path, ai_serv
 def test_store_that_is_away_is_not_waited_for_when_idle(tmp_path: Path, ai_service: AiService) -> None:
     """A MongoDB that nobody runs; a SQLite file that another process has locked."""
     with Service(tmp_path / "mongo", ai_service.url, MONGODB_URI="mongodb://127.0.0.1:1/assets") as service:
-        assert stop(service) < PROMPT_SECONDS * patience()
+        assert stop(service) < PROMPT_SECONDS * slowdown()
     with Service(tmp_path / "sqlite", ai_service.url) as service, locked(tmp_path / "sqlite"):
-        assert stop(service) < PROMPT_SECONDS * patience()
+        assert stop(service) < PROMPT_SECONDS * slowdown()
 
 
 @pytest.mark.fault("E16")
@@ -275,7 +275,7 @@ def test_job_that_waits_for_the_store_is_given_its_time(
             if comes_back:
                 other.execute("ROLLBACK")
             assert service.wait() == 0
-            assert time.monotonic() - started_at < (PROMPT_SECONDS if comes_back else 5) * patience()
+            assert time.monotonic() - started_at < (PROMPT_SECONDS if comes_back else 5) * slowdown()
         assert len(service.find("job_completed" if comes_back else "job_released")) == 1
         service.start()
         wait_until(lambda: statuses(service, [asset_id]) == {"active"})
@@ -344,7 +344,7 @@ def test_start_is_ended_while_redis_loads(tmp_path: Path, ai_service: AiService)
     log_path = tmp_path / "redis" / "server.log"
     wait_until(lambda: log_path.exists() and "initialized" in log_path.read_text())
     (redis_pid,) = children(service.pid)
-    assert stop(service) < (PROMPT_SECONDS + 1) * patience()  # Redis itself may take a second
+    assert stop(service) < (PROMPT_SECONDS + 1) * slowdown()  # Redis itself may take a second
     wait_until(lambda: not is_alive(redis_pid))
     assert not service.find("service_started") and service.errors() == []
 
@@ -358,7 +358,7 @@ def test_start_is_ended_while_the_store_is_opened(tmp_path: Path, ai_service: Ai
     (redis_pid,) = children(service.pid)
     time.sleep(1.5)  # it is ready, and the search has begun: nothing tells
     assert not service.find("service_started")
-    assert stop(service) < PROMPT_SECONDS * patience()
+    assert stop(service) < PROMPT_SECONDS * slowdown()
     wait_until(lambda: not is_alive(redis_pid))
 
 
@@ -398,5 +398,5 @@ def test_failure_ends_the_process_with_exit_code_1(loop: str, seconds: float) ->
     started_at = time.monotonic()
     command = [sys.executable, "-c", FAILING, loop]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and time.monotonic() - started_at < seconds * patience()
+    assert done.returncode == 1 and time.monotonic() - started_at < seconds * slowdown()
     assert "a task has ended" in done.stdout

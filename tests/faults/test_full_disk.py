@@ -21,7 +21,7 @@ from tests.constants import RECONCILE_AGE_SECONDS, RECONCILE_SECONDS
 from tests.factories import make_noise_image
 from tests.faults.test_process import accept, statuses, wait_until
 from tests.packages import install
-from tests.parts import program, require
+from tests.requirements import program, require
 from tests.service import AiService, Service
 
 pytestmark = pytest.mark.fault("E27")

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tests.factories import make_image
 from tests.faults.chaos.world import children_of
-from tests.parts import require
-from tests.patience import patience
+from tests.requirements import require
+from tests.slowdown import slowdown
 from tests.pictures import empty_webp, encode, endless_jpeg, many_items
 from tests.service import Service
 
@@ -65,7 +65,7 @@ def test_blank_photos_are_partial_in_seconds(service: Service) -> None:
     good = send(service, make_image(size=(640, 480)), "bob")
     assert [wait(service, asset_id)["status"] for asset_id in ids] == ["partial", "partial"]
     assert wait(service, good, "bob")["status"] in ("active", "partial")
-    assert time.monotonic() - started_at < 30 * patience()
+    assert time.monotonic() - started_at < 30 * slowdown()
     assert service.find("sandbox_child_ended") == [] and service.find("job_retrying") == []
 
 

@@ -101,7 +101,7 @@ def test_storage_that_is_needed_but_not_set_up_is_named(
         (named,) = [each for each in plugins(service) if each["state"] == "missing"]
         assert (named["name"], named["kind"]) == ("object", "storage") and named["reason"]
         assert service.asset(asset_id)["id"] == asset_id
-        service.forget_lines(missing)
+        service.remove_lines(missing)
 
 
 @pytest.mark.fault("U13")

@@ -16,7 +16,7 @@ from tornado.ioloop import IOLoop
 from pipeline.errors import DependencyUnavailable
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
 from tests.workers import Bench, Handler, count, nothing
 
@@ -111,7 +111,7 @@ async def test_shutdown_of_an_idle_worker_loses_no_job(bench: Bench) -> None:
         await asyncio.sleep(0.01)
     started_at = time.monotonic()
     await idle.drain(5)
-    assert time.monotonic() - started_at < 2 * patience()
+    assert time.monotonic() - started_at < 2 * slowdown()
     ids = await bench.enqueue(20)
     bench.start(handler)
     assert [(await handler.started.get()).id for _ in ids] == ids

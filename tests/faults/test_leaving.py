@@ -14,7 +14,7 @@ import pytest
 
 from tests.factories import make_token, make_upload
 from tests.faults.test_process import accept
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.rolling import Instances
 from tests.service import AiService, Service
 
@@ -70,7 +70,7 @@ async def test_lame_duck_serves_and_says_so(tmp_path: Path, ai_service: AiServic
             assert (await opened.receive_json(timeout=30))["event"] == "connected"
             begun_at = time.monotonic()
             assert await asyncio.to_thread(service.stop) == 130
-            assert time.monotonic() - begun_at < 2 * patience()
+            assert time.monotonic() - begun_at < 2 * slowdown()
 
 
 def test_lame_duck_and_shutdown_add_up(tmp_path: Path, ai_service: AiService) -> None:
@@ -81,7 +81,7 @@ def test_lame_duck_and_shutdown_add_up(tmp_path: Path, ai_service: AiService) ->
         service.wait_log("job_claimed")
         begun_at = time.monotonic()
         assert service.stop() == 0
-        assert 3 <= time.monotonic() - begun_at < 5 * patience()
+        assert 3 <= time.monotonic() - begun_at < 5 * slowdown()
         assert service.find("job_released", assetId=asset_id) and not service.find("shutdown_overrun")
 
 
@@ -131,7 +131,7 @@ def test_upload_that_comes_is_taken_in(tmp_path: Path, ai_service: AiService) ->
                 idle.get(f"{service.url}/livez")
         begun_at = time.monotonic()
         assert service.wait() == 0
-        assert time.monotonic() - begun_at < 10 * patience()  # of SHUTDOWN_SECONDS' 25
+        assert time.monotonic() - begun_at < 10 * slowdown()  # of SHUTDOWN_SECONDS' 25
 
 
 def test_processes_share_a_port(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_pages_of_public_url_may_call(service: Service) -> None:
 )
 def test_broken_and_foreign_origins_are_refused_readably(service: Service, origin: str) -> None:
     """403 in the envelope, with the setting that would allow it; never a 500."""
-    service.forget_lines()
+    service.remove_lines()
     status, body = handshake(service, f"Origin: {origin}")
     assert status == 403 and b'"Origin not allowed"' in body and b"ALLOWED_ORIGINS" in body
     assert service.errors() == []
@@ -102,7 +102,7 @@ def test_broken_and_foreign_origins_are_refused_readably(service: Service, origi
 @pytest.mark.parametrize("host", ["[", "[::1", "a:b", "", "photos.example:99999999999", "\xff"])
 def test_broken_hosts_let_no_page_in(service: Service, host: str) -> None:
     """Neither 101 nor 500, whatever Host says."""
-    service.forget_lines()
+    service.remove_lines()
     assert handshake(service, f"Origin: http://{host}", host=host)[0] in (400, 403)
     assert service.errors() == []
 
@@ -135,7 +135,7 @@ def test_browsers_word_that_the_page_is_ours_counts(
 @pytest.mark.fault("R11")
 def test_foreign_origin_is_logged_once_with_the_setting(service: Service) -> None:
     """Sockets, calls and preflights of a foreign page cost one line, which says what would allow it."""
-    service.forget_lines()
+    service.remove_lines()
     for _ in range(3):
         assert handshake(service, "Origin: https://once.example")[0] == 403
         httpx.get(f"{service.url}/api/assets", headers={"Origin": "https://once.example"})
@@ -151,7 +151,7 @@ def test_foreign_origin_is_logged_once_with_the_setting(service: Service) -> Non
 @pytest.mark.fault("R11")
 def test_own_and_allowed_pages_are_not_logged(service: Service) -> None:
     """Nobody is alarmed by what works."""
-    service.forget_lines()
+    service.remove_lines()
     for origin in (PUBLIC, FRIEND, service.url):
         httpx.post(f"{service.url}/api/assets/analyze-queue", headers={"Origin": origin})
     assert service.find("origin_refused") == []

@@ -12,7 +12,7 @@ import pytest
 from pipeline.client import Client
 from tests.constants import MAX_STALLS, RENEWALS_PER_LEASE
 from tests.factories import make_token
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
@@ -58,7 +58,7 @@ async def test_event_that_could_not_be_published_is_sent_by_the_next_process(
             begun = time.monotonic()
             worker.signal(end)
             code = await asyncio.to_thread(worker.wait)
-            assert (code, time.monotonic() - begun < 5 * patience()) == (0 if end is signal.SIGTERM else -end, True)
+            assert (code, time.monotonic() - begun < 5 * slowdown()) == (0 if end is signal.SIGTERM else -end, True)
             own_redis.client().config_set("maxclients", 1000)
             await asyncio.to_thread(worker.start)
             event = await asyncio.wait_for(anext(events), 30)
@@ -89,7 +89,7 @@ async def test_redis_that_refuses_events_makes_no_dead_letters(
         status = await asyncio.to_thread(web.wait_status, active=1, waiting=0)
         assert (status["failed"], web.asset(asset_id)["status"]) == (0, "active")
         begun = time.monotonic()
-        assert worker.stop() == 0 and time.monotonic() - begun < 5 * patience()
+        assert worker.stop() == 0 and time.monotonic() - begun < 5 * slowdown()
         own_redis.client().execute_command(*acl, "allchannels")
         worker.start()
         await asyncio.to_thread(web.wait_status, completed=1, active=0, waiting=0, failed=0)

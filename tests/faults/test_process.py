@@ -23,8 +23,8 @@ from pipeline.client import Client
 from tests.constants import RECONCILE_AGE_SECONDS
 from tests.factories import make_token
 from tests.mongo_server import MongoServer
-from tests.parts import program
-from tests.patience import patience
+from tests.requirements import program
+from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 
@@ -157,7 +157,7 @@ def test_sigterm_hands_back_what_does_not_finish(tmp_path: Path, ai_service: AiS
         service.wait_log("job_claimed")
         started_at = time.monotonic()
         assert service.stop() == 0
-        assert time.monotonic() - started_at < 10 * patience()
+        assert time.monotonic() - started_at < 10 * slowdown()
         assert service.find("job_released", assetId=asset_id)
         ai_service.order(held=False)
         service.start()
@@ -191,7 +191,7 @@ def test_upload_is_accepted_while_redis_is_away(tmp_path: Path, ai_service: AiSe
         redis.stop()
         started_at = time.monotonic()
         ids = accept(service, 3)
-        assert time.monotonic() - started_at < 3 * 2 * patience()
+        assert time.monotonic() - started_at < 3 * 2 * slowdown()
         assert service.get("/api/assets/queue-status").status_code == 503
         assert service.get("/readyz").status_code == 503
         assert service.get("/livez").status_code == 200

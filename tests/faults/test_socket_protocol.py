@@ -92,7 +92,7 @@ class Raw:
 
 @pytest.fixture
 def raw(service: Service) -> Iterator[Raw]:
-    service.forget_lines()
+    service.remove_lines()
     with Raw(service, f"Authorization: Bearer {make_token()}") as raw:
         assert (frame := raw.read()) is not None and b'"connected"' in frame[1]
         yield raw
@@ -237,7 +237,7 @@ def test_largest_message_is_taken(service: Service) -> None:
 )
 def test_extensions_are_never_agreed_to_nor_stumbled_over(service: Service, extensions: str) -> None:
     """Whatever the header says, the socket opens without one."""
-    service.forget_lines()
+    service.remove_lines()
     with Raw(service, f"Authorization: Bearer {make_token()}", f"Sec-WebSocket-Extensions: {extensions}") as raw:
         assert raw.status == 101
         assert (answer := raw.read()) is not None and b'"connected"' in answer[1]

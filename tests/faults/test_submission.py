@@ -124,7 +124,7 @@ def test_deleted_asset_uploaded_again_with_its_key_is_processed(pair: Pair) -> N
     url = f"{pair[0].url}/api/assets/{asset_id}"
     assert httpx.delete(url, headers=pair[0].headers()).status_code == 204
     for service in pair:
-        service.forget_lines()
+        service.remove_lines()
     (again,) = asset_ids([pair[0].upload(headers=key)])
     wait_finished(pair, again)
     assert again != asset_id and pair[0].asset(again)["status"] == "active"

@@ -19,6 +19,6 @@ async def test_no_event_is_lost_when_a_server_goes(name: str, tmp_path: Path) ->
     """Sockets that stay open on one process hear of every photo that another took before, while and after."""
     with TOPOLOGIES[name]() as topology, Pair(tmp_path, topology) as pair:
         for fault in topology.faults[:2]:
-            outcome = await pair.suffer(fault, uploads=40, sockets=5)
+            outcome = await pair.run_fault(fault, uploads=40, sockets=5)
             assert len(outcome.accepted) == 40 and not outcome.lost, fault
             assert outcome.live_seconds < float("inf"), f"no later photo was heard of after {fault}"

@@ -25,8 +25,8 @@ from pipeline.plugins.ai_local import register_ai_providers, work
 from pipeline.plugins.ai_local.provider import LocalProvider
 from tests import sandboxed
 from tests.factories import make_image
-from tests.parts import require
-from tests.patience import patience
+from tests.requirements import require
+from tests.slowdown import slowdown
 
 EXPECTED = {
     "camera": ("Canon", "EOS R5", "Black"),
@@ -276,7 +276,7 @@ def test_flat_picture_is_answered_soon(provider: LocalProvider, color: Any, size
     analysis = analyze(provider, encode(Image.new("RGB", size, color), "PNG"), "camera")
 
     assert (analysis.brand, analysis.processed_image) == (UNKNOWN, None)
-    assert monotonic() - started_at < 10 * patience()
+    assert monotonic() - started_at < 10 * slowdown()
 
 
 class Short(Sandbox):
@@ -321,4 +321,4 @@ def test_photo_whose_turn_does_not_come_was_not_asked_about(provider: LocalProvi
 
     error, seconds = asyncio.run(behind_others())
     assert isinstance(error, RetryableJobError) and error.spends_attempt is False
-    assert seconds < 1.5 * patience()
+    assert seconds < 1.5 * slowdown()

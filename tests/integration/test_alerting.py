@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.fake_receiver import FakeReceiver, running_in_thread
-from tests.parts import program
+from tests.requirements import program
 from tests.prometheus import (
     DEPLOY,
     GRAFANA,

@@ -35,7 +35,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
 from tests.mongo_server import MongoServer
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.service import ROOT
 
 NOON = datetime(2026, 1, 31, 12, 0, 0, 123_000, UTC)
@@ -730,7 +730,7 @@ async def test_mongo_away_is_one_error_in_time_and_comes_back() -> None:
                 started_at = time.monotonic()
                 with pytest.raises(DependencyUnavailable) as raised:
                     await call(store)
-                assert raised.value.__cause__ is not None and time.monotonic() - started_at < 2 * patience(), name
+                assert raised.value.__cause__ is not None and time.monotonic() - started_at < 2 * slowdown(), name
             server.start()
             await patient.check()
             assert await store.get(asset.id) == asset

@@ -73,7 +73,7 @@ async def test_lane_whose_parked_job_was_cancelled_goes_on(redis_url: str) -> No
     await queue.enqueue("ai-processing:a", {}, lane="sneaker")
     (job,) = await claim()
     away = ProviderReport("acme", ProviderState.AWAY, 15, "AI service unavailable", "refused")
-    await claim.step(0, Finish(job, Outcome.PARKED, refunds_attempt=True, error="no"), found=[away])
+    await claim.step(0, Finish(job, Outcome.PARKED, refunds_attempt=True, error="no"), reports=[away])
     assert await queue.cancel(job.id) is JobState.WAITING
     assert (await queue.stats()).waiting == 0
     queue.clock_offset_ms += 2000
@@ -109,7 +109,7 @@ async def test_running_job_ends_on_the_process_that_is_asked(bench: Bench) -> No
     assert (stats.failed, stats.waiting, stats.active) == (0, 0, 1)
     assert count(metrics, "pipeline_jobs_finished_total", outcome="cancelled") == 1
     assert count(metrics, "pipeline_leases_lost_total") == 0
-    assert handler.given_up.empty() and handler.excused.empty()
+    assert handler.given_up.empty() and handler.refunded.empty()
 
 
 @pytest.mark.gen_test(timeout=20)

@@ -17,7 +17,7 @@ from pipeline.commands.checks.findings import Finding, Mark, Masker
 from pipeline.settings import Settings
 from tests.factories import SECRET
 from tests.packages import install
-from tests.parts import require
+from tests.requirements import require
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 from tests.wrong_clock import WrongClock

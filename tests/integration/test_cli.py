@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.demo import pictures
 from tests.factories import SECRET, make_image, make_token
-from tests.parts import require
+from tests.requirements import require
 from tests.service import ROOT, AiService, Service
 from tests.toxiproxy import free_port
 

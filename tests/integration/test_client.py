@@ -99,7 +99,7 @@ class Peer:
 Script = Callable[[Peer], Awaitable[None]]
 
 
-class FarEnd:
+class FakeService:
     """A service that does as told: each connection plays the next script, further ones the last.
 
     requests: the handshakes, as they came. replies: what is answered under /api, a response or a function of the
@@ -113,7 +113,7 @@ class FarEnd:
         self._scripts = scripts
         self._came = asyncio.Condition()
 
-    async def __aenter__(self) -> FarEnd:
+    async def __aenter__(self) -> FakeService:
         application = web.Application()
         application.router.add_get("/ws", self._play)
         application.router.add_route("*", "/api/{path:.*}", self._answer)
@@ -345,10 +345,10 @@ async def test_client_waits_longer_each_time(drawn: list[tuple[float, float]]) -
         return lambda peer: peer.end(code)
 
     refusals = [refuse(code) for code in (1001, 1011, 1012, 1013, 4503, 4504, 1000, 1013)]
-    async with FarEnd(hello_and_end, *refusals, hello_and_end, hello_and_stay) as far_end:
-        async with Client(far_end.url, "a token") as client:
+    async with FakeService(hello_and_end, *refusals, hello_and_end, hello_and_stay) as fake:
+        async with Client(fake.url, "a token") as client:
             await client.listen()
-            await far_end.came(11)
+            await fake.came(11)
     assert drawn == [(0, high) for high in (0.5, 1, 2, 4, 8, 16, 30, 30, 30, 0.5)]
 
 
@@ -365,9 +365,9 @@ async def test_client_comes_back_when_goodbye_said(monkeypatch: pytest.MonkeyPat
         await peer.say({"event": "goodbye", "retryInMs": 400})
         await peer.end(1012)
 
-    async with FarEnd(leave, hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
+    async with FakeService(leave, hello_and_stay) as fake, Client(fake.url, "a token") as client:
         await client.listen()
-        await far_end.came(2)
+        await fake.came(2)
         assert time.monotonic() - left_at >= 0.4
 
 
@@ -387,11 +387,11 @@ async def test_client_yields_each_event_once() -> None:
         await peer.say(*(make_event(number) for number in (1, 2, 3, 4)), rerun, make_event(6))
         await peer.stay()
 
-    async with FarEnd(first, second) as far_end, Client(far_end.url, "a token", since=at(0)) as client:
+    async with FakeService(first, second) as fake, Client(fake.url, "a token", since=at(0)) as client:
         await client.listen()
         assert client.since == at(0)
         assert numbers(await take(client, 1)) == [1]
-        assert (await far_end.came(2)).query["since"] == client.since == at(1)
+        assert (await fake.came(2)).query["since"] == client.since == at(1)
         assert numbers(await take(client, 5)) == [2, 3, 4, 2, 6]
         assert client.since == at(6)
 
@@ -408,7 +408,7 @@ async def test_client_forgets_old_events_only(monkeypatch: pytest.MonkeyPatch) -
         await peer.say(*(make_event(number) for number in (1, 2, 3, 4, 2, 3, 4, 1, 5)))
         await peer.stay()
 
-    async with FarEnd(script) as far_end, Client(far_end.url, "a token") as client:
+    async with FakeService(script) as fake, Client(fake.url, "a token") as client:
         await client.listen()
         assert numbers(await take(client, 6)) == [1, 2, 3, 4, 1, 5]
 
@@ -422,21 +422,21 @@ async def test_client_keeps_the_first_server_time() -> None:
         await peer.hello(at(100))
         await peer.end(1011)
 
-    async with FarEnd(hello_and_end, later, hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
+    async with FakeService(hello_and_end, later, hello_and_stay) as fake, Client(fake.url, "a token") as client:
         await client.listen()
-        assert "since" not in (await far_end.came(1)).query
-        assert (await far_end.came(3)).query["since"] == client.since == at(0)
+        assert "since" not in (await fake.came(1)).query
+        assert (await fake.came(3)).query["since"] == client.since == at(0)
 
 
 @pytest.mark.gen_test(timeout=60)
 async def test_client_starts_where_another_ended() -> None:
     """`since` goes out with the first connection, as an instant in the service's spelling."""
-    async with FarEnd(hello_and_stay) as far_end:
-        async with Client(far_end.url, "a token", since="2026-01-31T13:00:07+01:00") as client:
+    async with FakeService(hello_and_stay) as fake:
+        async with Client(fake.url, "a token", since="2026-01-31T13:00:07+01:00") as client:
             await client.listen()
-        assert (await far_end.came(1)).query["since"] == client.since == at(7)
+        assert (await fake.came(1)).query["since"] == client.since == at(7)
     with pytest.raises(ValueError, match="zone"):
-        Client(far_end.url, "a token", since="2026-01-31T13:00:07")
+        Client(fake.url, "a token", since="2026-01-31T13:00:07")
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -450,7 +450,7 @@ async def test_client_goes_on_after_a_consumer_lost_patience() -> None:
         await peer.say(make_event(1))
         await peer.stay()
 
-    async with FarEnd(script) as far_end, Client(far_end.url, "a token") as client:
+    async with FakeService(script) as fake, Client(fake.url, "a token") as client:
         await client.listen()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.01):
@@ -462,10 +462,10 @@ async def test_client_goes_on_after_a_consumer_lost_patience() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_closed_client_lets_its_consumer_go() -> None:
     """A task that waits for an event hears that there will be none; leaving at once leaves nothing open either."""
-    async with FarEnd(hello_and_stay) as far_end:
-        async with Client(far_end.url, "a token") as client:
+    async with FakeService(hello_and_stay) as fake:
+        async with Client(fake.url, "a token") as client:
             await client.listen()
-        async with Client(far_end.url, "a token") as client:
+        async with Client(fake.url, "a token") as client:
             await client.listen()
             waiting = asyncio.create_task(take(client, 1))
             await asyncio.sleep(0)  # it has begun to wait
@@ -486,8 +486,8 @@ async def test_client_reads_the_list_after_resync() -> None:
         await peer.say({"event": "resync"}, make_event(900))
         await peer.stay()
 
-    async with FarEnd(script) as far_end, Client(far_end.url, "a token", since=at(30)) as client:
-        far_end.replies += [page(range(20, 120), "the cursor"), page([*range(120, 150), 900])]
+    async with FakeService(script) as fake, Client(fake.url, "a token", since=at(30)) as client:
+        fake.replies += [page(range(20, 120), "the cursor"), page([*range(120, 150), 900])]
         await client.listen()
         events = await take(client, 1)
         assert client.since == at(30)  # the first is from before
@@ -497,7 +497,7 @@ async def test_client_reads_the_list_after_resync() -> None:
         assert numbers(events) == [*range(20, 150), 900]
         assert events[0] == make_event(20)
         asked = {"finishedSince": at(0), "limit": "100"}
-        assert [dict(request.query) for request in far_end.asked] == [asked, asked | {"cursor": "the cursor"}]
+        assert [dict(request.query) for request in fake.asked] == [asked, asked | {"cursor": "the cursor"}]
 
 
 def page(of: Any, cursor: str | None = None) -> web.Response:
@@ -529,11 +529,11 @@ async def test_client_reads_on_where_the_list_broke(fault: Callable[[], Any], mo
         await peer.say(*(make_event(number) for number in (3, 4, 5, 900)))
         await peer.stay()
 
-    async with FarEnd(resync, replay) as far_end, Client(far_end.url, "a token", since=at(0)) as client:
-        far_end.replies += [page([1, 2, 3], "the cursor"), fault()]
+    async with FakeService(resync, replay) as fake, Client(fake.url, "a token", since=at(0)) as client:
+        fake.replies += [page([1, 2, 3], "the cursor"), fault()]
         await client.listen()
         events = await take(client, 3)
-        assert (await far_end.came(2)).query["since"] == at(3)
+        assert (await fake.came(2)).query["since"] == at(3)
         assert numbers(events + await take(client, 3)) == [1, 2, 3, 4, 5, 900]
 
 
@@ -588,12 +588,12 @@ async def test_client_asks_for_a_token_when_its_own_has_expired() -> None:
         await peer.hello()
         await peer.end(4419, "Token expired")
 
-    async with FarEnd(expire, hello_and_stay) as far_end, Client(far_end.url, token) as client:
+    async with FakeService(expire, hello_and_stay) as fake, Client(fake.url, token) as client:
         await client.listen()
-        await far_end.came(2)
-        far_end.replies.append(web.json_response({"success": True, "data": {}}))
+        await fake.came(2)
+        fake.replies.append(web.json_response({"success": True, "data": {}}))
         await client.queue_status()
-        sent = [request.headers["Authorization"] for request in far_end.requests + far_end.asked]
+        sent = [request.headers["Authorization"] for request in fake.requests + fake.asked]
         assert sent == ["Bearer token-1", "Bearer token-2", "Bearer token-2"]
         assert asked == 2
 
@@ -612,13 +612,13 @@ async def test_client_renews_its_token_before_the_end() -> None:
         await peer.say(make_event(1))
         await peer.stay()
 
-    async with FarEnd(script) as far_end, Client(far_end.url, lambda: tokens.pop(0)) as client:
+    async with FakeService(script) as fake, Client(fake.url, lambda: tokens.pop(0)) as client:
         await client.listen()
         await take(client, 1)
         assert shown == [{"auth": {"token": new}}]
-        far_end.replies.append(web.json_response({"success": True, "data": {}}))
+        fake.replies.append(web.json_response({"success": True, "data": {}}))
         await client.queue_status()
-        assert far_end.asked[0].headers["Authorization"] == f"Bearer {new}"
+        assert fake.asked[0].headers["Authorization"] == f"Bearer {new}"
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -630,25 +630,25 @@ async def test_client_asks_for_a_token_once() -> None:
         asked.append(None)
         return "a token"
 
-    async with FarEnd(lambda peer: peer.end(4403, "Invalid token")) as far_end, Client(far_end.url, token) as client:
+    async with FakeService(lambda peer: peer.end(4403, "Invalid token")) as fake, Client(fake.url, token) as client:
         with pytest.raises(ClientError, match=r"Invalid token \(4403\)"):
             await client.listen()
-        assert (len(asked), len(far_end.requests)) == (2, 2)
+        assert (len(asked), len(fake.requests)) == (2, 2)
 
 
 @pytest.mark.gen_test(timeout=60)
 async def test_ids_and_tokens_name_nothing_else() -> None:
     """An id with slashes is one part of the path, one that steps up is refused, and so is a token of two lines."""
-    async with FarEnd(hello_and_stay) as far_end, Operator(far_end.url, "a token") as operator:
+    async with FakeService(hello_and_stay) as fake, Operator(fake.url, "a token") as operator:
         for number, ask in enumerate((operator.delete, operator.asset, operator.erase_user, operator.retry_failed), 1):
-            far_end.replies.append(web.json_response({"success": True, "data": {}}))
+            fake.replies.append(web.json_response({"success": True, "data": {}}))
             await ask("../users/ada")
-            assert far_end.asked[-1].raw_path.count("/") == 3 + (ask == operator.retry_failed) * 2, number
+            assert fake.asked[-1].raw_path.count("/") == 3 + (ask == operator.retry_failed) * 2, number
             for none in ("", ".", ".."):
                 with pytest.raises(ClientError, match="is not an id"):
                     await ask(none)
-            assert len(far_end.asked) == number
-    async with FarEnd(hello_and_stay) as far_end, Operator(far_end.url, "a\r\ntoken") as operator:
+            assert len(fake.asked) == number
+    async with FakeService(hello_and_stay) as fake, Operator(fake.url, "a\r\ntoken") as operator:
         for ask_with in (operator.queue_status, operator.listen):
             with pytest.raises(ClientError, match="line break"):
                 await ask_with()
@@ -671,11 +671,11 @@ async def test_client_tries_again_when_no_token_can_be_had() -> None:
         await peer.hello()
         await peer.end(4419, "Token expired")
 
-    async with FarEnd(expire) as far_end, Client(far_end.url, token) as client:
+    async with FakeService(expire) as fake, Client(fake.url, token) as client:
         await client.listen()
         with pytest.raises(ZeroDivisionError):
             await take(client, 1)
-        assert [request.headers["Authorization"] for request in far_end.requests] == ["Bearer 1", "Bearer 2"]
+        assert [request.headers["Authorization"] for request in fake.requests] == ["Bearer 1", "Bearer 2"]
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -683,18 +683,18 @@ async def test_request_asks_for_a_token_once() -> None:
     """401: a request is sent again with a fresh token, and a second 401 stands; a fixed token is not tried twice."""
     tokens = ["1", "2", "3"]
     refusal = {"success": False, "error": {"code": "UNAUTHORIZED", "message": "Invalid token"}}
-    async with FarEnd(hello_and_stay) as far_end:
-        async with Client(far_end.url, lambda: tokens.pop(0)) as client:
-            far_end.replies += [web.json_response(refusal, status=401), make_accepted()]
+    async with FakeService(hello_and_stay) as fake:
+        async with Client(fake.url, lambda: tokens.pop(0)) as client:
+            fake.replies += [web.json_response(refusal, status=401), make_accepted()]
             await client.asset("1")
-            far_end.replies += [web.json_response(refusal, status=401) for _ in range(2)]
+            fake.replies += [web.json_response(refusal, status=401) for _ in range(2)]
             with pytest.raises(ClientError, match="Invalid token"):
                 await client.asset("1")
-        async with Client(far_end.url, "fixed") as client:
-            far_end.replies.append(web.json_response(refusal, status=401))
+        async with Client(fake.url, "fixed") as client:
+            fake.replies.append(web.json_response(refusal, status=401))
             with pytest.raises(ClientError, match="Invalid token"):
                 await client.asset("1")
-    sent = [request.headers["Authorization"] for request in far_end.asked]
+    sent = [request.headers["Authorization"] for request in fake.asked]
     assert sent == ["Bearer 1", "Bearer 2", "Bearer 2", "Bearer 3", "Bearer fixed"]
 
 
@@ -715,16 +715,16 @@ async def test_client_waits_for_a_token_to_become_valid() -> None:
         await peer.hello()
         await peer.end(4403, "Invalid token")
 
-    async with FarEnd(refuse, not_yet, not_yet, not_yet, hello_and_stay) as far_end:
-        async with Client(far_end.url, lambda: tokens.pop(0), on_transport=transports.append) as client:
+    async with FakeService(refuse, not_yet, not_yet, not_yet, hello_and_stay) as fake:
+        async with Client(fake.url, lambda: tokens.pop(0), on_transport=transports.append) as client:
             await client.listen()
-            await far_end.came(5)
+            await fake.came(5)
             refusal = {"success": False, "error": {"code": "UNAUTHORIZED", "message": "Token not valid yet"}}
-            far_end.replies.append(web.json_response(refusal, status=401, headers={"Retry-After": "3"}))
+            fake.replies.append(web.json_response(refusal, status=401, headers={"Retry-After": "3"}))
             with pytest.raises(Unavailable) as caught:
                 await client.asset("1")
             assert caught.value.retry_seconds == 3
-    sent = [request.headers["Authorization"] for request in far_end.requests]
+    sent = [request.headers["Authorization"] for request in fake.requests]
     assert sent == ["Bearer old"] + ["Bearer early"] * 4
     assert (tokens, transports) == (["never asked for"], ["socket"])
 
@@ -759,10 +759,10 @@ async def test_nothing_that_heals_by_itself_is_final(drawn: list[tuple[float, fl
         await peer.end(1013, "Too many connections")
 
     notices: list[str] = []
-    async with FarEnd(too_many_frames, too_many_sockets, hello_and_stay) as far_end:
-        async with Client(far_end.url, "a fixed token", on_notice=notices.append) as client:
+    async with FakeService(too_many_frames, too_many_sockets, hello_and_stay) as fake:
+        async with Client(fake.url, "a fixed token", on_notice=notices.append) as client:
             await client.listen()
-            await far_end.came(3)
+            await fake.came(3)
             assert drawn == [(30, 60)]
             assert time.monotonic() - ended_at >= 0.4
     assert "Too many frames (4429)" in notices[0] and "Too many connections (1013)" in notices[2]
@@ -778,12 +778,12 @@ async def test_client_yields_progress_to_those_who_ask() -> None:
         await peer.say(queued, make_event(1), queued)
         await peer.stay()
 
-    async with FarEnd(script) as far_end:
-        async with Client(far_end.url, "a token", progress=True) as client:
+    async with FakeService(script) as fake:
+        async with Client(fake.url, "a token", progress=True) as client:
             assert await take(client, 3) == [queued, make_event(1), queued]
-        async with Client(far_end.url, "a token") as client:
+        async with Client(fake.url, "a token") as client:
             assert await take(client, 1) == [make_event(1)]
-    assert [request.query.get("events") for request in far_end.requests] == ["progress", None]
+    assert [request.query.get("events") for request in fake.requests] == ["progress", None]
 
 
 @pytest.mark.usefixtures("soon")
@@ -807,13 +807,13 @@ async def test_client_gives_up_when_refused(code: int, message: str | None) -> N
         await peer.say(make_event(1))
         await peer.end(code, message)
 
-    async with FarEnd(hello_and_end, refuse) as far_end, Client(far_end.url, "a fixed token") as client:
+    async with FakeService(hello_and_end, refuse) as fake, Client(fake.url, "a fixed token") as client:
         await client.listen()
         assert numbers(await take(client, 1)) == [1]
         for _ in range(2):
             with pytest.raises(ClientError, match=rf"{message or ''}.*\({code}\)"):
                 await take(client, 1)
-        assert len(far_end.requests) == 2
+        assert len(fake.requests) == 2
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -823,11 +823,11 @@ async def test_listen_tells_at_once_what_is_wrong() -> None:
     async def refuse(peer: Peer) -> None:
         await peer.end(1013)
 
-    async with FarEnd(refuse, hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
+    async with FakeService(refuse, hello_and_stay) as fake, Client(fake.url, "a token") as client:
         with pytest.raises(ClientError, match="1013"):
             await client.listen()
         assert await client.listen() == await client.listen() == "user:user-1"
-        assert len(far_end.requests) == 2
+        assert len(fake.requests) == 2
     async with Client(f"http://127.0.0.1:{free_port()}", "a token") as client:
         with pytest.raises(ClientError, match="Cannot reach"):
             await client.listen()
@@ -851,12 +851,12 @@ async def test_attempt_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         await release.wait()
         await peer.end(1011)
 
-    async with FarEnd(stay_silent, hold_then_end, stay_silent, hello_and_stay) as far_end:
+    async with FakeService(stay_silent, hold_then_end, stay_silent, hello_and_stay) as fake:
         async with Switch(None) as switch, Client(switch.url, "a token") as client:
             with pytest.raises(ClientError, match="no answer in time"):
                 await client.listen()
-            switch.port = int(far_end.url.rpartition(":")[2])
-            far_end.replies += [web.Response(status=404) for _ in range(4)]
+            switch.port = int(fake.url.rpartition(":")[2])
+            fake.replies += [web.Response(status=404) for _ in range(4)]
             with pytest.raises(ClientError, match="404"):
                 await client.listen()
             await left.wait()
@@ -864,9 +864,9 @@ async def test_attempt_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -
             switch.port = None
             release.set()
             await switch.hung(5)
-            far_end.replies += [web.Response(status=404) for _ in range(4)]
-            switch.port = int(far_end.url.rpartition(":")[2])
-            await far_end.came(4)
+            fake.replies += [web.Response(status=404) for _ in range(4)]
+            switch.port = int(fake.url.rpartition(":")[2])
+            await fake.came(4)
 
 
 @pytest.mark.usefixtures("soon")
@@ -891,9 +891,9 @@ async def test_client_notices_a_dead_link(monkeypatch: pytest.MonkeyPatch) -> No
         await release.wait()
         return response
 
-    async with FarEnd(fall_silent) as far_end:
-        async with Client(far_end.url, "a token", on_transport=transports.append) as client:
-            far_end.replies += [stream, page([]), page([]), page([1])]
+    async with FakeService(fall_silent) as fake:
+        async with Client(fake.url, "a token", on_transport=transports.append) as client:
+            fake.replies += [stream, page([]), page([]), page([1])]
             await client.listen()
             assert numbers(await take(client, 1)) == [1]
             assert transports == ["socket", "sse", "poll"] and client.transport == "poll"
@@ -903,11 +903,11 @@ async def test_client_notices_a_dead_link(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.gen_test(timeout=60)
 async def test_list_without_the_time_of_the_service_is_no_transport() -> None:
     """There is no cursor to begin at: that is a transport that could not be opened."""
-    async with FarEnd() as far_end:
-        http = Http(far_end.url, TokenSource("a token"))
+    async with FakeService() as fake:
+        http = Http(fake.url, TokenSource("a token"))
         http.open()
         data = {"items": [], "nextCursor": None}
-        far_end.replies.append(web.json_response({"success": True, "data": data}, headers={"Date": ""}))
+        fake.replies.append(web.json_response({"success": True, "data": data}, headers={"Date": ""}))
         with pytest.raises(Unavailable, match="time") as caught:
             await open_connection("poll", http, "a token", Cursor(None), False)
         assert caught.value.fault is Fault.NOT_OPENED
@@ -931,7 +931,7 @@ async def test_client_answers_pings_while_its_consumer_is_busy() -> None:
             answered.set()
         await peer.stay()
 
-    async with FarEnd(script) as far_end, Client(far_end.url, "a token") as client:
+    async with FakeService(script) as fake, Client(fake.url, "a token") as client:
         await client.listen()
         async for _ in client.events():
             busy.set()
@@ -965,7 +965,7 @@ async def test_client_far_behind_stops_reading_and_catches_up() -> None:
         await peer.say(*(make_event(number) for number in range(1, count + 1)))
         await peer.stay()
 
-    async with FarEnd(flood, replay) as far_end, Client(far_end.url, "a token") as client:
+    async with FakeService(flood, replay) as fake, Client(fake.url, "a token") as client:
         await client.listen()
         events = await take(client, 1)
         await ended.wait()
@@ -999,18 +999,18 @@ async def test_upload_is_repeated_under_one_key(photo: Path, monkeypatch: pytest
         photos.append(image.file.read())
         return make_accepted()
 
-    async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
-        far_end.replies += [cut, web.Response(status=502, text="<html>"), web.Response(status=503)]
-        far_end.replies += [web.json_response(busy, status=429), accept]
+    async with FakeService(hello_and_stay) as fake, Client(fake.url, "a token") as client:
+        fake.replies += [cut, web.Response(status=502, text="<html>"), web.Response(status=503)]
+        fake.replies += [web.json_response(busy, status=429), accept]
         assert (await client.upload(photo, "lego", on_progress=progress.append))["assetId"] == "0" * 24
-        far_end.replies += [accept]
+        fake.replies += [accept]
         await client.upload(photo, "lego")
-        far_end.replies += [cut, accept]
+        fake.replies += [cut, accept]
         await client.upload(photo, "lego", idempotency_key="mine")
-        far_end.replies += [web.json_response(busy, status=429) for _ in range(5)]
+        fake.replies += [web.json_response(busy, status=429) for _ in range(5)]
         with pytest.raises(ClientError, match="Too many photos"):
             await client.upload(photo, "lego")
-    keys = [request.headers["Idempotency-Key"] for request in far_end.asked]
+    keys = [request.headers["Idempotency-Key"] for request in fake.asked]
     assert sorted(Counter(keys).values()) == [1, 2, 5, 5] and keys[6:8] == ["mine", "mine"]
     assert photos == [photo.read_bytes()] * 3
     assert sum(progress) == photo.stat().st_size and min(progress) < 0
@@ -1034,16 +1034,16 @@ async def test_uploads_that_were_too_many_wait_together(photo: Path, monkeypatch
         now[0] += seconds
         waits.append(seconds)
 
-    async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
-        far_end.replies += [web.Response(status=429, headers={"Retry-After": "120"}) for _ in range(3)]
-        far_end.replies += [make_accepted(), make_accepted()]
-        far_end.replies += [web.Response(status=429, headers={"Retry-After": "7"}), make_accepted()]
+    async with FakeService(hello_and_stay) as fake, Client(fake.url, "a token") as client:
+        fake.replies += [web.Response(status=429, headers={"Retry-After": "120"}) for _ in range(3)]
+        fake.replies += [make_accepted(), make_accepted()]
+        fake.replies += [web.Response(status=429, headers={"Retry-After": "7"}), make_accepted()]
         with monkeypatch.context() as patched:
             patched.setattr(pipeline.client.access, "time", SimpleNamespace(monotonic=refuse))
             patched.setattr(pipeline.client.client, "time", SimpleNamespace(monotonic=lambda: now[0]))
             patched.setattr(asyncio, "sleep", sleep)
             await asyncio.gather(*(client.upload(photo, "lego") for _ in range(3)))
-        assert [seconds for seconds in waits if seconds] == [120, 7] and far_end.replies == []
+        assert [seconds for seconds in waits if seconds] == [120, 7] and fake.replies == []
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -1052,9 +1052,9 @@ async def test_waits_that_were_too_many_do_not_come_back_together(
 ) -> None:
     """Beyond Retry-After they spread over a longer time after each refusal, at most half a minute."""
     monkeypatch.setattr(pipeline.client.client, "WAIT_RETRY_SECONDS", 0)
-    async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
-        far_end.replies += [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(6)]
-        far_end.replies += [web.json_response({"success": True, "data": make_asset_json(1)})]
+    async with FakeService(hello_and_stay) as fake, Client(fake.url, "a token") as client:
+        fake.replies += [web.Response(status=429, headers={"Retry-After": "0"}) for _ in range(6)]
+        fake.replies += [web.json_response({"success": True, "data": make_asset_json(1)})]
         assert (await client.wait("1"))["id"] == make_asset_json(1)["id"]
     assert drawn == [(0, 2), (0, 4), (0, 8), (0, 16), (0, 30), (0, 30)]
 
@@ -1062,17 +1062,17 @@ async def test_waits_that_were_too_many_do_not_come_back_together(
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_waits_as_long_as_it_is_told(photo: Path) -> None:
     """Retry-After is kept to, but nobody waits an hour; other refusals are not repeated."""
-    async with FarEnd(hello_and_stay) as far_end, Client(far_end.url, "a token") as client:
-        far_end.replies += [web.Response(status=503, headers={"Retry-After": "1"}), make_accepted()]
+    async with FakeService(hello_and_stay) as fake, Client(fake.url, "a token") as client:
+        fake.replies += [web.Response(status=503, headers={"Retry-After": "1"}), make_accepted()]
         started_at = time.monotonic()
         await client.upload(photo, "lego")
         assert time.monotonic() - started_at >= 1
-        far_end.replies += [web.Response(status=429, headers={"Retry-After": "3600"})]
+        fake.replies += [web.Response(status=429, headers={"Retry-After": "3600"})]
         with pytest.raises(ClientError, match="429"):
             await client.upload(photo, "lego")
-        far_end.replies += [web.Response(status=500)]
+        fake.replies += [web.Response(status=500)]
         with pytest.raises(ClientError, match="500"):
             await client.upload(photo, "lego")
         with pytest.raises(ClientError, match="Cannot read"):
             await client.upload(photo.parent / "missing.jpg", "lego")
-        assert far_end.replies == []
+        assert fake.replies == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.factories import make_image, make_token
-from tests.parts import require
+from tests.requirements import require
 from tests.service import AiService, Service
 
 ROOT = Path(__file__).parents[2]

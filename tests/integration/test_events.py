@@ -273,13 +273,13 @@ async def test_client_that_leaves_is_noticed(redis_url: str) -> None:
     async with Process(redis_url) as process:
         stream = await process.stream()
         stream.reply.close()
-        await process.forgotten()
+        await process.wait_closed()
         raw = await begin_raw(process)
         reset(raw)
-        await process.forgotten()
+        await process.wait_closed()
         raw = await begin_raw(process)
         await asyncio.get_running_loop().sock_sendall(raw, b"GET / HTTP/1.1\r\n\r\n")
-        await process.forgotten()
+        await process.wait_closed()
         raw.close()
         assert process.rooms.names() == []
         assert process.count("sockets_closed_total", code="1006") == 3
@@ -356,7 +356,7 @@ async def test_stream_that_is_not_read_is_ended(redis_url: str) -> None:
             await process.fanout.publish("user:user-1", make_event(number, "x" * 4000))
             assert (await quick.frame())["assetId"] == f"{number:024x}"
             assert process.rooms.outbox_bytes < 3 * process.settings.outbox_bytes
-        await process.forgotten(1)
+        await process.wait_closed(1)
         assert process.count("sockets_closed_total", code="4503") == 1
         raw.close()
 
@@ -369,7 +369,7 @@ async def test_stream_stuck_on_one_frame_is_ended(redis_url: str, monkeypatch: p
         raw = await begin_raw(process)
         for number in range(100):
             await process.fanout.publish("user:user-1", make_event(number, "x" * 4000))
-        await process.forgotten()
+        await process.wait_closed()
         assert process.count("sockets_closed_total", code="4503") == 1
         raw.close()
 
@@ -406,7 +406,7 @@ async def test_streams_that_nobody_reads_any_more_make_room_first(redis_url: str
             await publish(process, number, error="x" * 20_000)
         assert [frame["assetId"][-2:] for frame in await alive.frames(30)][-1] == "1d"
         newest = await process.stream()
-        await process.forgotten(2)
+        await process.wait_closed(2)
         assert process.count("sockets_closed_total", code="4504") == 1
         await publish(process, 99)
         for stream in (alive, newest):

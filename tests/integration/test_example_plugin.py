@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT
 
 EXAMPLE = ROOT / "examples/pipeline-plugin-example"

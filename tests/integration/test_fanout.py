@@ -38,7 +38,7 @@ from pipeline.testing import NotifierSuite
 from pipeline.plugins.notify_websocket import WebSocketNotifier
 from tests.factories import SECRET
 from tests.forwarder import Forwarder
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.redis_server import RedisCluster, RedisServer
 from tests.sockets import WAIT_SECONDS, Process, make_event
 
@@ -144,7 +144,7 @@ async def test_room_is_subscribed_only_while_somebody_is_in_it(redis_url: str, r
         first, second = await process.connect("ann"), await process.connect("ann")
         assert channels(redis) == ["pipeline:0:room:user:ann"]
         await first.socket.close()
-        await process.forgotten(1)
+        await process.wait_closed(1)
         other = await process.connect("bob")
         assert channels(redis) == ["pipeline:0:room:user:ann", "pipeline:0:room:user:bob"]
         await second.socket.close()
@@ -275,7 +275,7 @@ async def test_users_who_come_and_go_while_redis_hangs_leave_nothing_behind(
             for number in range(3):
                 client = await process.connect(f"user-{number}")
                 await client.socket.close()
-            await process.forgotten()
+            await process.wait_closed()
             await process.connect("last")
             unhang(own_redis)
             await gaps.wait("last")
@@ -301,11 +301,11 @@ async def test_local_sockets_get_the_event_while_redis_is_away(own_redis: RedisS
             assert await client.frame() == make_event(1)
             assert time.monotonic() - started_at < 0.5
             await publishing
-            assert time.monotonic() - started_at < 1.5 * patience()
+            assert time.monotonic() - started_at < 1.5 * slowdown()
             assert process.count("fanout_errors_total") == 1
             started_at = time.monotonic()
             late = await process.connect("user-2")
-            assert time.monotonic() - started_at < 1.5 * patience(), "a new socket does not wait for Redis for long"
+            assert time.monotonic() - started_at < 1.5 * slowdown(), "a new socket does not wait for Redis for long"
             await process.fanout.publish("user:user-2", make_event(2))
             assert await late.frame() == make_event(2)
         finally:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.factories import make_image, make_token
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT, AiService, Service, inherited
 
 SOURCES = ROOT / "tests/clients_generated"

@@ -39,7 +39,7 @@ from pipeline.settings import Settings
 from pipeline.usecases.processes import Processes
 from tests.constants import RECONCILE_SECONDS
 from tests.factories import SECRET, make_image, make_token
-from tests.parts import program
+from tests.requirements import program
 from tests.prometheus import GRAFANA, ROOT, WAIT_SECONDS, hurried_rules, running_prometheus, seconds, until
 from tests.service import AiService, Service
 

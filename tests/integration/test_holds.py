@@ -75,7 +75,7 @@ async def test_jobs_of_other_lanes_pass_those_of_a_held_provider(queue: JobQueue
     (first,) = await claim(1)
     cameras = await enqueue(queue, "camera", 11, 12)
     legos = await enqueue(queue, "lego", 21)
-    assert ids_of(await claim(5, parked(first), found=[busy(8)])) == cameras + legos
+    assert ids_of(await claim(5, parked(first), reports=[busy(8)])) == cameras + legos
     assert await claim(5) == []
     stats = await queue.stats()
     assert (stats.waiting, stats.active, stats.oldest_ready_seconds) == (5, 3, None)
@@ -93,10 +93,10 @@ async def test_lane_stays_open_while_one_of_its_providers_may_be_asked(queue: Jo
     """A chain is closed only when all of it is held; a lane nobody named is that of all others."""
     legos, strange = await enqueue(queue, "lego", 1), await enqueue(queue, "shoe box", 2)
     claim = Claimer(queue)
-    step = await claim.step(0, found=[busy(30, "other")])
+    step = await claim.step(0, reports=[busy(30, "other")])
     assert ids_of(await claim(5)) == legos
     await enqueue(queue, "lego", 3)
-    assert await claim(5, found=[busy(10)]) == []
+    assert await claim(5, reports=[busy(10)]) == []
     assert [hold.provider for hold in sorted(step.holds)] == ["other"]
     queue.clock_offset_ms += 10_001
     assert ids_of(await claim(5)) == [f"ai-processing:{3:024x}"]
@@ -110,18 +110,20 @@ async def test_single_jobs_try_a_provider_that_could_not_be_asked(queue: JobQueu
     ids = await enqueue(queue, "sneaker", *range(1, 8))
     one, other = Claimer(queue), Claimer(queue, "worker-b")
     (first,) = await one(1)
-    step = await one.step(5, parked(first), found=[away()])
+    step = await one.step(5, parked(first), reports=[away()])
     assert step.claimed == [] and 900 < step.next_due_ms <= 1000
     queue.clock_offset_ms += 1001
     (trying,) = await other(5)
     assert (trying.id, trying.tries, trying.attempt) == (ids[1], "acme", 1)
     assert await one(5) == []
-    step = await other.step(5, parked(trying), found=[still_away()])
+    step = await other.step(5, parked(trying), reports=[still_away()])
     assert step.claimed == [] and 1900 < step.next_due_ms <= 2000
     queue.clock_offset_ms += 2001
     (trying,) = await one(5)
     assert trying.id == ids[2]
-    step = await one.step(5, Finish(trying, Outcome.COMPLETED), found=[ProviderReport("acme", ProviderState.ANSWERED)])
+    step = await one.step(
+        5, Finish(trying, Outcome.COMPLETED), reports=[ProviderReport("acme", ProviderState.ANSWERED)]
+    )
     assert ids_of(step.claimed) == [*ids[:2], *ids[3:6]] and step.holds == [] and not step.claimed[0].tries
 
 
@@ -130,7 +132,7 @@ async def test_job_that_tries_and_dies_is_followed_by_another(queue: JobQueue) -
     """Nobody hears of the first one again; after the same wait the next one tries."""
     await enqueue(queue, "sneaker", 1, 2)
     claim = Claimer(queue)
-    await claim.step(0, found=[away()])
+    await claim.step(0, reports=[away()])
     for number in (1, 2):
         queue.clock_offset_ms += 1001
         (trying,) = await claim(5)
@@ -144,11 +146,11 @@ async def test_job_whose_own_fault_it_is_does_not_keep_the_others_waiting(queue:
     claim = Claimer(queue)
     for _ in range(2):
         (bad,) = await claim(1)
-        assert await claim(5, parked(bad), found=[away()]) == []
+        assert await claim(5, parked(bad), reports=[away()]) == []
         queue.clock_offset_ms += 1001
         (trying,) = await claim(5)
         assert (bad.id, trying.tries) == (ids[0], "acme") and trying.id != bad.id
-        await claim.step(0, Finish(trying, Outcome.COMPLETED), found=[ProviderReport("acme", ProviderState.ANSWERED)])
+        await claim.step(0, Finish(trying, Outcome.COMPLETED), reports=[ProviderReport("acme", ProviderState.ANSWERED)])
     assert (await queue.stats()).completed == 2
 
 
@@ -158,13 +160,13 @@ async def test_each_job_has_its_turn_to_try(queue: JobQueue) -> None:
     """However many in front make it unreachable, and in whichever lane, one that would find it there gets its try."""
     ids = {*await enqueue(queue, "sneaker", *range(1, 9)), *await enqueue(queue, "boots", *range(11, 19))}
     claim = Claimer(queue)
-    await claim.step(0, found=[away()])
+    await claim.step(0, reports=[away()])
     queue.clock_offset_ms += 1001
     tried = set()
     (trying,) = await claim(5)
     for _ in range(len(ids) + 1):  # the very first did not go by turns
         tried.add(trying.id)
-        assert await claim(5, parked(trying), found=[still_away()]) == []
+        assert await claim(5, parked(trying), reports=[still_away()]) == []
         queue.clock_offset_ms += 15_001
         (trying,) = await claim(5)
     assert tried == ids
@@ -174,7 +176,7 @@ async def test_each_job_has_its_turn_to_try(queue: JobQueue) -> None:
 async def test_job_that_comes_while_nobody_waits_tries_the_provider(queue: JobQueue) -> None:
     """A provider that was away an hour ago is not taken for away for ever."""
     claim = Claimer(queue)
-    await claim.step(0, found=[away()])
+    await claim.step(0, reports=[away()])
     queue.clock_offset_ms += 3_600_000
     ids = await enqueue(queue, "sneaker", 1, 2)
     (trying,) = await claim(5)
@@ -186,11 +188,11 @@ async def test_hold_is_no_longer_than_ten_minutes(queue: JobQueue) -> None:
     """However long a service asks for, and after a clock that was set back."""
     ids = await enqueue(queue, "sneaker", 1)
     claim = Claimer(queue)
-    await claim.step(0, found=[busy(86_400)])
+    await claim.step(0, reports=[busy(86_400)])
     queue.clock_offset_ms += 600_100
     assert ids_of(await claim(1)) == ids
     await enqueue(queue, "sneaker", 2)
-    await claim.step(0, found=[busy(600)])
+    await claim.step(0, reports=[busy(600)])
     queue.clock_offset_ms -= 3_600_000
     await claim.step(0)
     queue.clock_offset_ms += 600_100
@@ -201,8 +203,8 @@ async def test_hold_is_no_longer_than_ten_minutes(queue: JobQueue) -> None:
 async def test_longer_of_two_waits_stands(queue: JobQueue) -> None:
     """Of calls that were under way together one was told 10 s and the next 1 s."""
     claim = Claimer(queue)
-    await claim.step(0, found=[busy(10)])
-    (hold,) = (await claim.step(0, found=[busy(1)])).holds
+    await claim.step(0, reports=[busy(10)])
+    (hold,) = (await claim.step(0, reports=[busy(1)])).holds
     assert 9 < hold.left_seconds <= 10
 
 
@@ -212,7 +214,7 @@ async def test_parked_jobs_wake_nobody(queue: JobQueue, redis: Redis) -> None:
     await enqueue(queue, "sneaker", 1, 2, 3)
     claim = Claimer(queue)
     redis.delete(BASE + "wake")
-    await claim.step(5, found=[busy(1)])
+    await claim.step(5, reports=[busy(1)])
     assert not redis.exists(BASE + "wake")
     queue.clock_offset_ms += 1001
     await claim(1)
@@ -228,14 +230,14 @@ async def test_parked_job_that_is_too_old_is_claimed_all_the_same(queue: JobQueu
     assert await queue.restore([old]) == 1
     ids = await enqueue(queue, "sneaker", 2, 3)
     claim = Claimer(queue)
-    assert (await claim.step(5, found=[busy(600)])).next_due_ms == 0
+    assert (await claim.step(5, reports=[busy(600)])).next_due_ms == 0
     (claimed,) = await claim(5)
     assert (claimed.id, claimed.submitted_at_ms, claimed.tries) == (old.id, now_ms, "")
     assert await claim(5) == []
     assert (await claim.step(1)).next_due_ms <= 600_000
     assert (await claim.step(0)).next_due_ms is None  # without a free slot there is no use in coming back
     queue.clock_offset_ms += DAY_MS - 1000
-    step = await claim.step(5, found=[busy(600)])
+    step = await claim.step(5, reports=[busy(600)])
     assert step.claimed == [] and 0 < step.next_due_ms <= 1000
     queue.clock_offset_ms += 1001
     assert ids_of(await claim(5)) == ids
@@ -247,7 +249,7 @@ async def test_restore_leaves_parked_jobs_where_they_are(queue: JobQueue, redis:
     jobs = [NewJob(f"ai-processing:{number:024x}", {}, lane="sneaker") for number in range(1, 4)]
     assert await queue.restore(jobs) == 3
     claim = Claimer(queue)
-    await claim.step(5, found=[busy(30)])
+    await claim.step(5, reports=[busy(30)])
     assert await queue.restore(jobs) == 0
     redis.delete(BASE + "parked")
     assert await queue.restore(jobs) == 3
@@ -262,7 +264,7 @@ async def test_restore_leaves_parked_jobs_where_they_are(queue: JobQueue, redis:
 async def test_process_that_asks_another_provider_takes_the_parked_jobs(redis_url: str, queue: JobQueue) -> None:
     """While a fleet changes its AI_PROVIDER each process goes by its own."""
     ids = await enqueue(queue, "sneaker", 1, 2)
-    assert await Claimer(queue)(5, found=[busy(30)]) == []
+    assert await Claimer(queue)(5, reports=[busy(30)]) == []
     changed = JobQueue(redis_url, lanes={"": ("new",)})
     assert ids_of(await Claimer(changed, "worker-b")(5)) == ids
     await changed.close()
@@ -274,7 +276,7 @@ async def test_users_take_turns_again_after_a_hold(queue: JobQueue) -> None:
     many = await enqueue(queue, "sneaker", *range(1, 301), group="anna")
     few = await enqueue(queue, "sneaker", 1001, group="ben")
     claim = Claimer(queue)
-    assert await claim(5, found=[busy(1)]) == []
+    assert await claim(5, reports=[busy(1)]) == []
     assert (await queue.stats()).waiting == 301
     queue.clock_offset_ms += 1001
     for _ in range(4):
@@ -289,7 +291,7 @@ async def test_paused_queue_parks_and_claims_nothing(queue: JobQueue) -> None:
     """A pause is a person's decision: not even a job that would try the provider is claimed."""
     await enqueue(queue, "sneaker", 1)
     claim = Claimer(queue)
-    await claim.step(5, found=[away()])
+    await claim.step(5, reports=[away()])
     await queue.pause()
     queue.clock_offset_ms += DAY_MS + 1000
     step = await claim.step(5)
@@ -306,7 +308,7 @@ async def test_ten_thousand_parked_jobs_delay_a_good_one_by_a_few_steps(queue: J
     await queue.restore(jobs)
     good = await enqueue(queue, "camera", 20_000)
     claim = Claimer(queue)
-    assert ids_of(await claim(5, found=[busy(30)])) == good
+    assert ids_of(await claim(5, reports=[busy(30)])) == good
     assert claim.steps <= 12
     step = await claim.step(5)
     assert step.claimed == [] and not step.has_more and (await queue.stats()).waiting == 10_000
@@ -318,15 +320,15 @@ async def test_waits_between_jobs_that_try_double_up_to_the_longest(queue: JobQu
     await enqueue(queue, "sneaker", *range(1, 20))
     claim = Claimer(queue)
     (job,) = await claim(1)
-    await claim.step(0, parked(job), found=[away()])
+    await claim.step(0, parked(job), reports=[away()])
     for seconds in (1, 2, 4, 8, 15, 15):
-        step = await claim.step(5, found=[away()])
+        step = await claim.step(5, reports=[away()])
         assert step.claimed == [] and (seconds - 0.1) * 1000 < step.next_due_ms <= seconds * 1000
         queue.clock_offset_ms += seconds * 1000
         (trying,) = await claim(5)
-        await claim.step(0, parked(trying), found=[still_away()])
-    await claim.step(0, found=[ProviderReport("acme", ProviderState.ANSWERED)])
-    (hold,) = (await claim.step(0, found=[away()])).holds
+        await claim.step(0, parked(trying), reports=[still_away()])
+    await claim.step(0, reports=[ProviderReport("acme", ProviderState.ANSWERED)])
+    (hold,) = (await claim.step(0, reports=[away()])).holds
     assert (hold.wait_seconds, hold.reason, hold.cause) == (1, "AI service unavailable", "ConnectionRefusedError: no")
 
 
@@ -334,8 +336,8 @@ async def test_waits_between_jobs_that_try_double_up_to_the_longest(queue: JobQu
 async def test_answer_ends_no_wait_that_was_asked_for(queue: JobQueue) -> None:
     """Of calls under way together one has an answer after another was told to wait."""
     claim = Claimer(queue)
-    await claim.step(0, found=[busy(10)])
-    (hold,) = (await claim.step(0, found=[ProviderReport("acme", ProviderState.ANSWERED), away()])).holds
+    await claim.step(0, reports=[busy(10)])
+    (hold,) = (await claim.step(0, reports=[ProviderReport("acme", ProviderState.ANSWERED), away()])).holds
     assert hold.wait_seconds == 0 and 9 < hold.left_seconds <= 10
 
 
@@ -344,10 +346,10 @@ async def test_provider_that_asks_to_wait_is_there(queue: JobQueue) -> None:
     """One that could not be asked and then says 429 is asked by all after that time, not by single jobs."""
     ids = await enqueue(queue, "sneaker", *range(1, 4))
     claim = Claimer(queue)
-    await claim.step(0, found=[away()])
+    await claim.step(0, reports=[away()])
     queue.clock_offset_ms += 1001
     (trying,) = await claim(5)
-    await claim.step(0, parked(trying), found=[busy(3)])
+    await claim.step(0, parked(trying), reports=[busy(3)])
     queue.clock_offset_ms += 3001
     assert ids_of(await claim(5)) == ids
 
@@ -357,7 +359,7 @@ async def test_held_provider_with_another_to_go_to_is_tried_by_single_jobs(queue
     """The lane stays open; one of its jobs at a time is told to ask the first provider again."""
     await enqueue(queue, "lego", *range(1, 9))
     claim = Claimer(queue)
-    assert [job.tries for job in await claim(2, found=[away()])] == ["", ""]
+    assert [job.tries for job in await claim(2, reports=[away()])] == ["", ""]
     queue.clock_offset_ms += 1001
     assert [job.tries for job in await claim(3)] == ["acme", "", ""]
     assert [job.tries for job in await claim(1)] == [""]
@@ -373,7 +375,7 @@ async def test_worker_leaves_jobs_that_it_alone_cannot_do_to_others(queue: JobQu
     assert ids_of(step.claimed) == cameras and not step.has_more
     assert ids_of(await good(2)) == ids
     again = await enqueue(queue, "sneaker", 3)
-    assert await broken(5, avoided=["sneaker", ""], found=[away()]) == []
+    assert await broken(5, avoided=["sneaker", ""], reports=[away()]) == []
     queue.clock_offset_ms += 1001
     step = await broken.step(5, avoided=["sneaker"])
     assert step.claimed == [] and step.next_due_ms > 1000

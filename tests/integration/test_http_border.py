@@ -49,7 +49,7 @@ from pipeline.usecases.upload import Upload
 from tests.constants import BODY_SECONDS, BYTES_PER_SECOND
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
 from tests.memory_storage import MemoryStorage
-from tests.parts import program, require
+from tests.requirements import program, require
 
 UPLOAD = "/api/assets/analyze-queue"
 ASSET_ID = "0123456789abcdef01234567"

@@ -19,7 +19,7 @@ from pipeline.handlers import intake
 from pipeline.handlers.intake import QUICK_READS, Intake, NotQuick
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_noise_image
-from tests.parts import require
+from tests.requirements import require
 from tests.private_pictures import COLORS, PRIVATE, SECRET, chunk, corners, segment, with_chunks, with_segments
 from tests.service import AiService, Service
 from tests.unit.test_hygiene import TURNED, type_of

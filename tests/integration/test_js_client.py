@@ -22,8 +22,8 @@ from pipeline.assets.events import asset_processed
 from pipeline.clock import utc_now
 from tests.contract.contracts import check_event
 from tests.factories import make_asset, make_image, make_noise_image, make_token
-from tests.far_end import FarEnd
-from tests.parts import require
+from tests.fake_service import FakeService
+from tests.requirements import require
 from tests.scripts import CLIENT, HURRIED, NODE, WAIT_SECONDS, ChromiumScript, node, photo
 from tests.service import AiService, Service
 
@@ -52,7 +52,7 @@ def started(url: str, token: str = '"a-token"', **options: Any) -> str:
 @pytest.mark.gen_test(timeout=60)
 async def test_operators_hear_of_the_whole_service(kind: str, tmp_path: Path) -> None:
     """With `operators` and an operator's token `overview` comes at once, also while Redis is away."""
-    async with FarEnd() as page:
+    async with FakeService() as page:
         with Service(tmp_path, ALLOWED_ORIGINS=page.url, ROLE="web", REDIS_URL="redis://127.0.0.1:9/0") as service:
             async with page.script(kind) as script:
                 token = json.dumps(make_token(role="operator-read"))
@@ -67,7 +67,7 @@ async def test_operators_hear_of_the_whole_service(kind: str, tmp_path: Path) ->
 async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_service: AiService) -> None:
     """From another origin: connect, upload with progress, get the one event, read the asset; refusals say why."""
     image = make_noise_image(600_000)
-    async with FarEnd() as page:
+    async with FakeService() as page:
         with Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
             async with page.script(kind) as script:
                 got = await script.run(
@@ -106,7 +106,7 @@ async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_ser
 async def test_failed_photo_is_run_again_and_removed(kind: str, tmp_path: Path, ai_service: AiService) -> None:
     """retry gives a new job to what failed, and 409 for what did not; remove leaves nothing, also when asked twice."""
     ai_service.order(replies=[{"status": 422}])
-    async with FarEnd() as page:
+    async with FakeService() as page:
         with Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
             async with page.script(kind) as script:
                 got = await script.run(
@@ -132,7 +132,7 @@ async def test_failed_photo_is_run_again_and_removed(kind: str, tmp_path: Path, 
 @pytest.mark.gen_test(timeout=60)
 async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> None:
     """The server is killed and comes back at its address; what finished meanwhile arrives, and so does what is new."""
-    async with FarEnd() as page:
+    async with FakeService() as page:
         with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
             port = service.url.rpartition(":")[2]
             async with page.script(kind) as script:
@@ -161,7 +161,7 @@ async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> Non
 @pytest.mark.gen_test(timeout=60)
 async def test_since_is_the_newest_event_handed_on(kind: str) -> None:
     """Without one it is the first serverTime; older events and later serverTimes never move it; it is sent again."""
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         await script.run(started(far.url))
         link = await far.accept()
         assert link.first == {"auth": {"token": "a-token"}}
@@ -183,7 +183,7 @@ async def test_repeats_are_dropped() -> None:
     The memory for this is bounded.
     """
     events = [make_event(number) for number in range(5000)]
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(started(far.url, since=SINCE))
         link = await far.accept()
         await link.connected()
@@ -220,7 +220,7 @@ async def test_resync_is_read_page_by_page(kind: str) -> None:
     """
     assets = finished_assets()
     live = make_event(1, 600)
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         await script.run(started(far.url, since=SINCE))
         link = await far.accept()
         await link.connected()
@@ -255,7 +255,7 @@ async def test_resync_survives_a_broken_connection() -> None:
     to wait for an hour, it does not give up.
     """
     assets = finished_assets()
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(started(far.url, since=SINCE))
         link = await far.accept()
         await link.connected()
@@ -273,7 +273,7 @@ async def test_resync_survives_a_broken_connection() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_resync_asked_for_twice_is_read_twice() -> None:
     """A second resync while the first is being read begins when that has ended."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(started(far.url, since=SINCE))
         link = await far.accept()
         await link.connected()
@@ -296,7 +296,7 @@ async def test_resync_asked_for_twice_is_read_twice() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_resync_ends_with_the_client() -> None:
     """A listener that closes the client hears nothing more of the page."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(started(far.url, since=SINCE) + "client.on('asset_processed', () => client.close())")
         link = await far.accept()
         await link.connected()
@@ -319,7 +319,7 @@ def asset_json(event: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.gen_test(timeout=60)
 async def test_goodbye_tells_when_to_come_back(kind: str) -> None:
     """The client waits as long as the server said, neither less nor by its own backoff."""
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         await script.run(started(far.url))
         link = await far.accept()
         await link.connected()
@@ -333,7 +333,7 @@ async def test_goodbye_tells_when_to_come_back(kind: str) -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_waits_double_with_full_jitter() -> None:
     """Half a second doubling to half a minute, a random part of it each time; a good connection starts it anew."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         with socket.create_server(("127.0.0.1", 0)) as unused:
             nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
         await script.run(f"Math.random = () => 0.01; {started(nowhere)}")
@@ -369,7 +369,7 @@ async def test_attempt_that_hangs_is_given_up(kind: str) -> None:
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     mute = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, FarEnd() as far, far.script(kind) as script:
+    async with server, FakeService() as far, far.script(kind) as script:
         begun_at = time.monotonic()
         await script.run(HURRIED + started(mute))
         assert (await script.heard("disconnected"))["code"] == 1006
@@ -386,7 +386,7 @@ async def test_attempt_that_hangs_is_given_up(kind: str) -> None:
 async def test_network_that_returns_is_used_at_once() -> None:
     """In a browser `online` ends a wait, or a connection that only looks open; to be looked at ends a wait too."""
     minute = {"event": "goodbye", "retryInMs": 60_000}
-    async with FarEnd() as far, far.script("chromium") as script:
+    async with FakeService() as far, far.script("chromium") as script:
         assert isinstance(script, ChromiumScript)
         await script.run(started(far.url))
         link = await far.accept()
@@ -422,7 +422,7 @@ FRESH = "() => `token-${(globalThis.asked = (globalThis.asked ?? 0) + 1)}`"
 async def test_refused_token_is_replaced_once(kind: str) -> None:
     """A token function is asked again at once; if the fresh one is refused too, the client gives up and says so."""
     refused = {"event": "error", "message": "Invalid token"}
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         await script.run(started(far.url, FRESH))
         for number, code in enumerate((4419, 4403, 4401), start=1):
             link = await far.accept()
@@ -453,7 +453,7 @@ async def test_refused_token_is_replaced_once(kind: str) -> None:
 async def test_expired_token_that_is_borne_with_is_no_fresh_one() -> None:
     """The server lets one in that expired seconds ago and then closes with 4419; this must not become a loop."""
     token = json.dumps(make_token(expires_in=-1))
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(started(far.url, f"() => {token}"))
         for _ in range(2):
             link = await far.accept()
@@ -469,7 +469,7 @@ async def test_expired_token_that_is_borne_with_is_no_fresh_one() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_refusal_for_good_ends_it(kind: str, code: int) -> None:
     """With a token that cannot be refreshed, or by a code that means "not unchanged", connect() rejects."""
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         await script.run(f"globalThis.refusal = failure(start({{ url: '{far.url}', token: 'a-token' }}))")
         await (await far.accept()).close(code)
         assert (await script.run("return refusal"))["status"] == code
@@ -492,7 +492,7 @@ async def test_token_is_renewed_before_it_expires(kind: str) -> None:
       };
     """
     answer = "() => tokens.shift() ?? Promise.reject(new Error('no session'))"
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         # "???" is where base64 and the base64url of tokens differ.
         tokens = [make_token(expires_in=3600 + 300, note="?" * 6), None, make_token(expires_in=3600 + 7200)]
         await script.run(f"globalThis.tokens = {json.dumps(tokens)}; {hurried} {started(far.url, answer)}")
@@ -511,7 +511,7 @@ async def test_token_is_renewed_before_it_expires(kind: str) -> None:
 async def test_renewal_of_a_token_that_lives_for_years_can_wait() -> None:
     """No timer is set beyond what setTimeout can bear: it would fire at once, again and again."""
     token = make_token(expires_in=400 * 86_400)
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         watched = "const real = setTimeout; globalThis.setTimeout = (...all) => (say('timer', all[1]), real(...all));"
         await script.run(f"{watched} {started(far.url, f'() => (say(0), {json.dumps(token)})')}")
         await (await far.accept()).connected()
@@ -542,7 +542,7 @@ async def test_app_may_bring_its_own_parts() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_failing_app_code_breaks_nothing(kind: str) -> None:
     """A token function, listeners and a progress listener that fail are told to `error`; all goes on."""
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         await script.run(f"""
           let calls = 0;
           {started(far.url, '() => { if (!calls++) throw new Error("no session"); return "a-token"; }')}
@@ -586,7 +586,7 @@ async def test_close_counts_in_every_listener() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_close_lets_the_process_end(state: str) -> None:
     """No timer, socket or request of the client keeps Node alive, wherever close() finds it."""
-    async with FarEnd() as far, node() as script:
+    async with FakeService() as far, node() as script:
         await script.run(f"globalThis.room = failure(start({{ url: '{far.url}', token: 'a-token' }}))")
         link = await far.accept()
         if state != "connecting":
@@ -617,7 +617,7 @@ async def test_upload_is_repeated_with_one_key(kind: str) -> None:
     """After a broken line, 429, 502 and 503 the same body comes again with the same key, not before Retry-After."""
     image = make_noise_image(200_000)
     uploading = f"client.upload({photo(image)}, {{ category: 'lego', onProgress: (...step) => say('step', step) }})"
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         await script.run(f"""
           Math.random = () => 0.01;
           globalThis.client = new PipelineClient({{ url: "{far.url}/", token: {FRESH} }});
@@ -645,7 +645,7 @@ async def test_upload_is_repeated_with_one_key(kind: str) -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_ends_when_it_should() -> None:
     """It throws after five tries, at once if told to wait for long, and on the caller's signal; a 401 is met once."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(f"""
           globalThis.client = new PipelineClient({{ url: "{far.url}", token: {FRESH} }});
           globalThis.upload = (options) => {{
@@ -678,7 +678,7 @@ async def test_upload_ends_when_it_should() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_uploads_that_were_too_many_wait_together_and_go_one_by_one() -> None:
     """Each waits as long as it was told, two minutes as well, but not once more when its turn in the line comes."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(f"""
           const real = setTimeout;
           const now = performance.now.bind(performance);
@@ -724,7 +724,7 @@ async def test_uploads_that_were_too_many_wait_together_and_go_one_by_one() -> N
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_that_waits_in_line_is_aborted_at_once() -> None:
     """Not when those in front of it are done; and those behind it stay behind them."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(f"""
           globalThis.client = new PipelineClient({{ url: "{far.url}", token: {FRESH} }});
           globalThis.abort = new AbortController();

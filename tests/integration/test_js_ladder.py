@@ -18,7 +18,7 @@ from pipeline.assets.asset import AssetStatus, to_timestamp
 from pipeline.clock import utc_now
 from tests.constants import RENEWALS_PER_LEASE
 from tests.factories import make_asset, make_image, make_token
-from tests.far_end import FarEnd
+from tests.fake_service import FakeService
 from tests.hostile_proxy import HostileProxy
 from tests.scripts import CLIENT, HURRIED, Script, chromium, photo
 from tests.service import AiService, Service
@@ -69,7 +69,7 @@ async def test_no_event_is_lost_on_the_ladder(kind: str, mode: str, tmp_path: Pa
     """The client finds the best transport that works, climbs up when the proxy becomes honest, and hands on every event
     once, those of the moments between included.
     """
-    async with FarEnd() as page:
+    async with FakeService() as page:
         with Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
             async with HostileProxy(service.url, mode, cut_seconds=1.0) as proxy, page.script(kind) as script:
                 await script.run(started(proxy.url, times=TIMES))
@@ -85,7 +85,7 @@ async def test_no_event_is_lost_on_the_ladder(kind: str, mode: str, tmp_path: Pa
                 assert sorted(await heard_ids(script, 10)) == sorted(ids)
                 assert await script.all("error") == []
                 told = [each["transport"] for each in await script.all("transport")]
-                assert told == list(PROXY_FOR)[list(PROXY_FOR).index(RUNGS[mode])::-1]
+                assert told == list(PROXY_FOR)[list(PROXY_FOR).index(RUNGS[mode]) :: -1]
                 if mode == "mute":
                     proxy.cut()  # Node's WebSocket waits for the answer to its close
 
@@ -100,7 +100,9 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
     lease = {"LEASE_SECONDS": "2", RENEWALS_PER_LEASE: "4"}
     with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, **lease) as service:
         service.environment["PORT"] = service.url.rpartition(":")[2]
-        async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FarEnd() as far, far.script("node") as script:
+        async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FakeService() as far, far.script(
+            "node"
+        ) as script:
             # A service that has just started may take long to answer: that is no reason to leave a transport.
             await script.run(started(proxy.url, times=STAYS | {"connectMs": 4000}))
             await on_rung(script, rung)
@@ -125,7 +127,9 @@ async def test_expiring_tokens_are_replaced_on_every_rung(rung: str, tmp_path: P
     service bears with a token for five seconds more.)
     """
     with Service(tmp_path, ai_service.url) as service:
-        async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FarEnd() as far, far.script("node") as script:
+        async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FakeService() as far, far.script(
+            "node"
+        ) as script:
             tokens = [make_token(expires_in=4 + number) for number in range(40)]
             begun = "const begun = Date.now();"
             asked = f"() => (say('token'), {json.dumps(tokens)}[Math.floor((Date.now() - begun) / 1000)])"
@@ -144,7 +148,9 @@ async def test_expiring_tokens_are_replaced_on_every_rung(rung: str, tmp_path: P
 async def test_slow_phone_keeps_its_rung(rung: str, tmp_path: Path, ai_service: AiService) -> None:
     """All that the client sends takes more than a second: no event is lost, and slow is not taken for mute."""
     with Service(tmp_path, ai_service.url) as service, Toxiproxy() as toxiproxy:
-        async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FarEnd() as far, far.script("node") as script:
+        async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FakeService() as far, far.script(
+            "node"
+        ) as script:
             line = toxiproxy.link("phone", int(proxy.url.rpartition(":")[2]))
             line.slow(1200)
             await script.run(started(f"http://127.0.0.1:{line.port}", times=STAYS | {"connectMs": 4000}))
@@ -170,7 +176,7 @@ def refused_sockets(url: str, **options: Any) -> str:
 async def test_stream_is_read_in_any_pieces(kind: str) -> None:
     """Letters and line ends cut in two, several data lines, comments and other fields; the cursor follows `id:`."""
     event = {"event": "asset_processed", "assetId": "1", "timestamp": to_timestamp(utc_now()), "error": "grüße"}
-    async with FarEnd() as far, far.script(kind) as script:
+    async with FakeService() as far, far.script(kind) as script:
         await script.run(refused_sockets(far.url, progress=True))
         stream = await far.stream()
         assert stream.query == {"events": "progress"}
@@ -178,7 +184,7 @@ async def test_stream_is_read_in_any_pieces(kind: str) -> None:
         await stream.connected()
         data = json.dumps(event, ensure_ascii=False)
         text = f"id: {event['timestamp']}\r\nevent: asset_processed\r\ndata: {data}\r\n\r\n".encode()
-        await stream.send(*(text[place:place + 1] for place in range(len(text))))
+        await stream.send(*(text[place : place + 1] for place in range(len(text))))
         await stream.send(b'data:{"event":\ndata: "asset_queued",\ndata\ndata:"position":3}\n\n:\n\nretry: 10\n\n')
         assert await script.heard("asset_processed") == event
         await script.run("client.on('asset_queued', (frame) => say('queued', frame))")
@@ -198,7 +204,7 @@ async def test_stream_is_read_in_any_pieces(kind: str) -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_stream_ends_as_a_socket_does() -> None:
     """`close` stands for the close code, `goodbye` tells when to come back; a silent stream is left for the list."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(refused_sockets(far.url, times=STAYS | {"silenceMs": 500}))
         stream = await far.stream()
         await stream.connected()
@@ -217,7 +223,7 @@ async def test_stream_ends_as_a_socket_does() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_reconnections_do_not_put_off_the_climb() -> None:
     """Streams that each end before the climb is due: the socket is tried all the same."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(refused_sockets(far.url, times=STAYS | {"climbMs": 600}))
         for _ in range(20):
             stream = await far.stream()
@@ -235,7 +241,7 @@ async def test_list_is_asked_to_wait_from_before_the_cursor_on() -> None:
     """
     now = to_timestamp(utc_now())
     finished = make_asset(status=AssetStatus.FAILED, finished_at=datetime.fromisoformat(now)).to_json({})
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(refused_sockets(far.url, times=STAYS | {"connectMs": 300}, since=now))
         (await far.stream()).end()
         (await far.call()).refuse(503, "UNAVAILABLE", Retry_After="0")
@@ -263,7 +269,7 @@ async def test_list_is_asked_to_wait_from_before_the_cursor_on() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_list_without_the_time_of_the_service_is_no_transport() -> None:
     """There is no cursor to begin at: the next transport is tried, and nobody is told of a connection."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(refused_sockets(far.url))
         (await far.stream()).end()
         for _ in range(2):
@@ -276,7 +282,7 @@ async def test_list_without_the_time_of_the_service_is_no_transport() -> None:
 async def test_polls_leave_no_listeners_behind() -> None:
     """A connection that polls for days does not gather one for each wait, and Node warns of nothing."""
     page = {"items": [], "nextCursor": None, "serverTime": to_timestamp(utc_now())}
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run("process.on('warning', ({ message }) => say('warning', message));" + HURRIED)
         await script.run(refused_sockets(far.url, times=STAYS | {"connectMs": 20_000}))
         (await far.stream()).end()
@@ -290,7 +296,7 @@ async def test_silent_socket_of_a_page_is_checked_by_the_list() -> None:
     """A page sees no pings. A list without news lets the socket be; an event that should have come long ago is handed
     on, and the next transport used.
     """
-    async with FarEnd() as far, far.script("chromium") as script:
+    async with FakeService() as far, far.script("chromium") as script:
         await script.run(started(far.url, times=STAYS | {"silenceMs": 300, "longestSilenceMs": 600}))
         link = await far.accept()
         await link.connected()
@@ -309,7 +315,7 @@ async def test_event_of_an_upload_before_the_first_connection_is_not_lost() -> N
     """A client without a cursor begins at the reply to its first upload; one that had asked for events before then
     reads the list.
     """
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(started(far.url) + "globalThis.sent = client.upload(new Blob(['x']), { category: 'lego' })")
         link, call = await far.accept(), await far.call()
         assert "since" not in link.first
@@ -339,7 +345,7 @@ def test_close_codes_are_those_of_the_contract() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_nothing_that_heals_by_itself_is_final() -> None:
     """Too many frames: back after half a minute to a minute. Too many sockets: when the service says so."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(started(far.url))
         link = await far.accept()
         await link.connected()
@@ -359,7 +365,7 @@ async def test_nothing_that_heals_by_itself_is_final() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_token_that_is_not_valid_yet_is_no_reason_to_give_up() -> None:
     """1013 before `connected`, many times: the client comes back, over the same transport; over HTTP it waits."""
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run("Math.random = () => 0.01;" + started(far.url))
         for _ in range(5):
             await (await far.accept()).close(1013, {"event": "error", "message": "Token not valid yet"})
@@ -381,7 +387,7 @@ async def test_cursor_never_passes_the_time_of_the_service() -> None:
     """
     now = utc_now()
     ahead = to_timestamp(now + timedelta(hours=1))
-    async with FarEnd() as far, far.script("node") as script:
+    async with FakeService() as far, far.script("node") as script:
         await script.run(started(far.url, since=ahead))
         link = await far.accept()
         assert link.first["since"] == ahead
@@ -407,7 +413,7 @@ async def test_cursor_never_passes_the_time_of_the_service() -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_page_of_a_foreign_origin_is_told_which_setting_is_missing(tmp_path: Path) -> None:
     """`error` says it once, the client goes on trying, and is let in when the setting names the origin."""
-    async with FarEnd() as page, chromium(f"{page.url}/") as script:
+    async with FakeService() as page, chromium(f"{page.url}/") as script:
         with Service(tmp_path) as service:
             service.environment["PORT"] = service.url.rpartition(":")[2]
             await script.run("Math.random = () => 0.01;" + started(service.url))

@@ -17,7 +17,7 @@ from pipeline.handlers.contracts import asyncapi
 from pipeline.settings import DEFAULT_CATEGORIES
 from tests.contract.contracts import API
 from tests.integration.test_generated_clients import run, tool
-from tests.parts import program
+from tests.requirements import program
 from tests.scripts import CLIENT
 from tests.service import ROOT
 

@@ -71,8 +71,8 @@ class Scene:
         try:
             for store in stores:
                 await store.open()
-            patience = OutageRetry(longest_seconds=5)
-            move = StoreMove(*stores, new or self.new, patience, on_phase=on_phase, lease_seconds=0.3, **options)
+            slowdown = OutageRetry(longest_seconds=5)
+            move = StoreMove(*stores, new or self.new, slowdown, on_phase=on_phase, lease_seconds=0.3, **options)
             copied = await move.run()
             await self.movable.look()
             return copied

@@ -171,7 +171,7 @@ async def test_process_that_starts_after_a_move_saves_its_first_upload_there(
     with elsewhere:
         assert elsewhere.upload().status_code == 202
         assert len(moto.keys(bucket)) == 1
-        elsewhere.forget_lines(elsewhere.wait_log("storage_not_chosen", storage="object"))
+        elsewhere.remove_lines(elsewhere.wait_log("storage_not_chosen", storage="object"))
 
 
 @pytest.mark.gen_test(timeout=180)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT
 
 FILES = ("Makefile", "install.py", "setup.cfg", "pyproject.toml", "run.py", "pipeline/__init__.py", "pipeline/start.py")

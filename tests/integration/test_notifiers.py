@@ -30,8 +30,8 @@ from pipeline.plugins import notify_apprise, notify_webhook
 from pipeline.plugins.notify_apprise import AppriseNotifier, AppriseSettings, describe
 from pipeline.plugins.notify_webhook import WebhookNotifier, WebhookSettings, is_public
 from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
-from tests.parts import require
-from tests.patience import patience
+from tests.requirements import require
+from tests.slowdown import slowdown
 
 # Apprise's mail service imports what Python 3.13 no longer has, and copes.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
@@ -269,7 +269,7 @@ async def test_webhook_leaves_a_hanging_receiver_in_time(receiver: FakeReceiver)
     webhook = make_webhook(receiver.url, budget_seconds=0.3)
     started = time.monotonic()
     error = await failure(webhook)
-    assert 0.2 < time.monotonic() - started < 2 * patience()
+    assert 0.2 < time.monotonic() - started < 2 * slowdown()
     assert isinstance(error, RetryableJobError) and error.message == "Webhook receiver took too long"
     assert len(receiver.requests) == 1
     await webhook.close()
@@ -587,7 +587,7 @@ def test_apprise_leaves_a_hanging_service_in_time(receiver: FakeReceiver) -> Non
     started = time.monotonic()
     with pytest.raises(RetryableJobError):
         apprise.notify(make_notification())
-    assert 0.2 < time.monotonic() - started < 2 * patience()
+    assert 0.2 < time.monotonic() - started < 2 * slowdown()
 
 
 @pytest.mark.parametrize(

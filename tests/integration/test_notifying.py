@@ -21,7 +21,7 @@ from tests.constants import BREAKER_FAILURES, BREAKER_PROBE_SECONDS, NOTIFIER_AT
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver, Reply
 from tests.packages import install
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.service import AiService, Service
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
@@ -192,7 +192,7 @@ def test_receiver_that_hangs_holds_no_slot_of_the_ai(
         started_at = time.monotonic()
         upload(service, count)
         service.wait_status(completed=2 * count, active=0, waiting=0)
-        assert time.monotonic() - started_at < (2 * normal_seconds + 2) * patience()
+        assert time.monotonic() - started_at < (2 * normal_seconds + 2) * slowdown()
         wait_metric(service, depth("active"), 5.0)
         wait_metric(service, depth("waiting"), float(count - 5))
         receiver.release()
@@ -387,4 +387,4 @@ def test_hanging_plain_notifiers_delay_no_event_and_are_held(tmp_path: Path, ai_
         expected = service.errors()
         assert {line["event"] for line in expected} == {"notifier_failed"}
         assert all("PluginOverrun" in line["cause"] for line in expected)
-        service.forget_lines(*expected)
+        service.remove_lines(*expected)

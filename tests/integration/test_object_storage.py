@@ -38,8 +38,8 @@ from pipeline.texts import cause_of
 from pipeline.plugins.storage_object import ObjectSettings, ObjectStorage, register_settings, register_storage_backends
 from tests.factories import make_image
 from tests.moto_server import REGION, MotoServer
-from tests.parts import require
-from tests.patience import patience
+from tests.requirements import require
+from tests.slowdown import slowdown
 
 WRONG_SECRET = "c29tZS1vdGhlci1zZWNyZXQ="
 WEEK_SECONDS = 604_800
@@ -281,7 +281,7 @@ def test_a_storage_that_cannot_be_reached_is_unavailable(own: ObjectSettings) ->
     started = time.monotonic()
     for call in calls(storage):
         assert "after 2 retries" in (reason := str(fault_of(call).__cause__)) and "tcp connect error" in reason
-    assert time.monotonic() - started < 20 * patience()
+    assert time.monotonic() - started < 20 * slowdown()
 
 
 def test_a_storage_that_never_answers_is_given_up_on_in_time(own: ObjectSettings) -> None:
@@ -292,7 +292,7 @@ def test_a_storage_that_never_answers_is_given_up_on_in_time(own: ObjectSettings
         for call in calls(storage):
             started = time.monotonic()
             fault = fault_of(call)
-            assert time.monotonic() - started < 2 * patience()
+            assert time.monotonic() - started < 2 * slowdown()
             # Ours, or the library's own at the same moment.
             assert re.search("TimeoutError: no answer in time|error sending request", str(fault.__cause__))
 

@@ -257,7 +257,7 @@ async def test_a_clock_that_was_set_back_closes_nobody_for_hours(queue: JobQueue
     await enqueue(queue, "sneaker", 3)
     away = ProviderReport("slow", ProviderState.AWAY, 15, "AI service unavailable", "no")
     claim = Claimer(queue, "worker-b")
-    assert (await claim.step(1, found=[away])).claimed == []
+    assert (await claim.step(1, reports=[away])).claimed == []
     queue.clock_offset_ms += 2100
     (trying,) = await claim(1)
     assert trying.tries == "slow"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_token
-from tests.parts import require
+from tests.requirements import require
 from tests.service import AiService, Service
 
 GUIDE = (Path(__file__).parents[2] / "docs/client-guide.md").read_text()

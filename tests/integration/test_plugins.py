@@ -30,7 +30,7 @@ from pipeline.plugins.storage_cloudinary import CloudinaryStorage, PrivateCloudi
 from pipeline.plugins.storage_local import LocalStorage
 from tests.factories import make_image, make_upload
 from tests.fake_cloudinary import SECRET, FakeCloudinary
-from tests.parts import require
+from tests.requirements import require
 
 
 @pytest.fixture(scope="module")

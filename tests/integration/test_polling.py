@@ -21,7 +21,7 @@ from pipeline.settings import Settings
 from pipeline.usecases.admission import Admission
 from tests.contract.contracts import check_reply
 from tests.factories import SECRET
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.service import WAIT_SECONDS, AiService, Service
 
 
@@ -106,7 +106,7 @@ def test_poll_that_waited_in_vain_is_answered_with_what_is_known(service: Servic
     began_at = time.monotonic()
     assert data(service.get("/api/assets", finishedSince=now(service), wait=1))["items"] == []
     assert data(service.get(f"/api/assets/{asset_id}", wait=1))["status"] == "processing"
-    assert 2 <= time.monotonic() - began_at < 10 * patience()
+    assert 2 <= time.monotonic() - began_at < 10 * slowdown()
 
 
 def test_poll_knows_who_asks(service: Service, ai_service: AiService) -> None:
@@ -184,7 +184,7 @@ def test_polls_do_not_keep_a_process_from_ending(service: Service, ai_service: A
         assert data(one.result())["status"] == "processing"
         assert data(two.result())["items"] == []
         assert data(upload.result(), "/api/assets/analyze-queue")["status"] == "processing"
-        assert time.monotonic() - began_at < 2 * patience()
+        assert time.monotonic() - began_at < 2 * slowdown()
         assert one.result().headers["Connection"] == "close"
         ai_service.order(held=False)  # the job that runs is waited for
         stopping.join()

@@ -21,7 +21,7 @@ import pytest
 from tests.contract.contracts import check_reply
 from tests.factories import make_token
 from tests.packages import install
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 from tests.sockets import Stream, check_frame
@@ -321,7 +321,7 @@ async def test_without_redis_assets_are_shown_all_the_same(tmp_path: Path, ai_se
         for _ in range(3):
             started = time.monotonic()
             assert await progress(service, first) == NOTHING | {"state": "queued"}
-            assert time.monotonic() - started < 2 * patience()
+            assert time.monotonic() - started < 2 * slowdown()
         second = await upload(service)
         assert await progress(service, second) == NOTHING | {"state": "queued"}
         redis.start()

@@ -21,10 +21,10 @@ import pytest
 import requests
 import urllib3
 
-from tests import parts
+from tests import requirements
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_token
-from tests.parts import require
+from tests.requirements import require
 from tests.service import ROOT, Service
 
 UPLOAD = "/api/assets/analyze-queue"
@@ -81,7 +81,7 @@ def program(name: str) -> Client:
     """Return a client that is a program of tests/clients; one process sends all."""
 
     def send_all(uploads: list[Sent]) -> list[Answer]:
-        command = parts.program(name, hint="tests/clients/install FOLDER builds it")
+        command = requirements.program(name, hint="tests/clients/install FOLDER builds it")
         lines = [
             "\t".join([sent.client, sent.url, sent.token, sent.category, str(sent.file), FILENAME]) for sent in uploads
         ]
@@ -103,7 +103,7 @@ def curl(*options: str, is_form: bool = True) -> Client:
     """Return curl with these options, which sends a form of its own or one that was made by hand."""
 
     def send(sent: Sent) -> Answer:
-        command = [parts.program("curl"), "--silent", "--show-error", "--noproxy", "*", *options]
+        command = [requirements.program("curl"), "--silent", "--show-error", "--noproxy", "*", *options]
         command += ["--write-out", "\n%{http_code}"]
         command += ["--header", f"Authorization: Bearer {sent.token}"]
         given = b""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import program, require
+from tests.requirements import program, require
 from tests.service import ROOT, Service
 
 PASSWORD = "s3cretWord"

@@ -108,9 +108,9 @@ async def test_only_functions_that_a_child_can_import_are_taken(pool: Pool) -> N
 @pytest.mark.parametrize(
     ("function", "kind", "message"),
     [
-        (sandboxed.refuse, PermanentJobError, "The photo is a drawing"),
-        (sandboxed.put_off, RetryableJobError, "The photo is not there yet"),
-        (sandboxed.stumble, RetryableJobError, "Reading the photo failed"),
+        (sandboxed.fail_permanently, PermanentJobError, "The photo is a drawing"),
+        (sandboxed.fail_for_now, RetryableJobError, "The photo is not there yet"),
+        (sandboxed.fail_unexpectedly, RetryableJobError, "Reading the photo failed"),
     ],
 )
 @pytest.mark.gen_test
@@ -119,7 +119,7 @@ async def test_exceptions_come_back(pool: Pool, function: Any, kind: type[Except
     first = await pool.run(sandboxed.pid, **IN_TIME)
     with pytest.raises(kind, match=message) as caught:
         await pool.run(function, **IN_TIME)
-    if function is sandboxed.stumble:
+    if function is sandboxed.fail_unexpectedly:
         assert isinstance(caught.value.__cause__, SandboxError)
         assert str(caught.value.__cause__) == "KeyError: 'no such thing'"
     assert await pool.run(sandboxed.pid, **IN_TIME) == first
@@ -132,9 +132,9 @@ LIMITS: list[tuple[Any, tuple[Any, ...], dict[str, float], str, str]] = [
     (sandboxed.spin, (), {"seconds": 0.3}, "time", "time"),
     (sandboxed.spin_within, (0.5,), {"cpu_seconds": 1000}, "cpu", "cpu"),
     (sandboxed.spin_within, (1000,), {"cpu_seconds": 0.5}, "cpu", "cpu"),
-    (sandboxed.take, (2 * MEMORY_MB,), {}, "memory", "memory"),
+    (sandboxed.allocate, (2 * MEMORY_MB,), {}, "memory", "memory"),
     (sandboxed.crash, (), {}, "crash", "Aborted"),
-    (sandboxed.leave, (), {}, "crash", "exit code 3"),
+    (sandboxed.exit_process, (), {}, "crash", "exit code 3"),
 ]
 
 
@@ -160,7 +160,7 @@ async def test_memory_below_the_limit_is_given_each_time(pool: Pool) -> None:
     """What one call has taken and given back does not count against the next."""
     first = await pool.run(sandboxed.pid, **IN_TIME)
     for _ in range(20):
-        assert await pool.run(sandboxed.take, MEMORY_MB - 20, **IN_TIME) > 0
+        assert await pool.run(sandboxed.allocate, MEMORY_MB - 20, **IN_TIME) > 0
     assert await pool.run(sandboxed.pid, **IN_TIME) == first
 
 
@@ -179,7 +179,7 @@ async def test_child_writes_no_files(pool: Pool, tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_waiting_for_a_child_costs_nothing(pool: Pool, fifo: Path) -> None:
     """A call's time begins when a child takes it: one that waited longer than its own time is answered all the same."""
-    first = asyncio.create_task(pool.run(sandboxed.hold, str(fifo), **IN_TIME))
+    first = asyncio.create_task(pool.run(sandboxed.wait_for_fifo, str(fifo), **IN_TIME))
     held = await is_held(fifo)
     second = asyncio.create_task(pool.run(sandboxed.echo, 2, seconds=0.5))
     await asyncio.wait([second], timeout=0.7)
@@ -192,7 +192,7 @@ async def test_waiting_for_a_child_costs_nothing(pool: Pool, fifo: Path) -> None
 @pytest.mark.gen_test
 async def test_no_child_in_time_spends_no_attempt(pool: Pool, fifo: Path) -> None:
     """A call that is given no child within wait_seconds could not be asked; the one in hand goes on."""
-    first = asyncio.create_task(pool.run(sandboxed.hold, str(fifo), **IN_TIME))
+    first = asyncio.create_task(pool.run(sandboxed.wait_for_fifo, str(fifo), **IN_TIME))
     held = await is_held(fifo)
     with pytest.raises(RetryableJobError) as caught:
         await pool.run(sandboxed.echo, 2, seconds=5, wait_seconds=0.1)
@@ -210,7 +210,7 @@ async def test_calls_are_served_in_order(pool: Pool, fifo: Path) -> None:
     async def call(number: int) -> None:
         order.extend(await pool.run(sandboxed.echo, number, **IN_TIME))
 
-    first = asyncio.create_task(pool.run(sandboxed.hold, str(fifo), **IN_TIME))
+    first = asyncio.create_task(pool.run(sandboxed.wait_for_fifo, str(fifo), **IN_TIME))
     held = await is_held(fifo)
     calls = [asyncio.create_task(call(number)) for number in range(12)]
     await asyncio.sleep(0)  # they stand in line
@@ -225,7 +225,7 @@ async def test_calls_are_served_in_order(pool: Pool, fifo: Path) -> None:
 async def test_cancelled_call_ends_its_child(pool: Pool, fifo: Path) -> None:
     """Who is not waited for any more holds nobody up: the child is ended, the next in line gets a new one."""
     first = await pool.run(sandboxed.pid, **IN_TIME)
-    running = asyncio.create_task(pool.run(sandboxed.hold, str(fifo), **IN_TIME))
+    running = asyncio.create_task(pool.run(sandboxed.wait_for_fifo, str(fifo), **IN_TIME))
     os.close(await is_held_still(fifo))
     waiting = asyncio.create_task(pool.run(sandboxed.pid, **IN_TIME))
     await asyncio.sleep(0)
@@ -250,7 +250,9 @@ async def test_children_work_side_by_side(open_pool: Open, tmp_path: Path) -> No
     fifos = [tmp_path / str(number) for number in range(2)]
     for fifo in fifos:
         os.mkfifo(fifo)
-    calls = [asyncio.create_task(pool.run(sandboxed.hold, str(each), n, **IN_TIME)) for n, each in enumerate(fifos)]
+    calls = [
+        asyncio.create_task(pool.run(sandboxed.wait_for_fifo, str(each), n, **IN_TIME)) for n, each in enumerate(fifos)
+    ]
     held = [await is_held(fifo) for fifo in fifos]
     third = asyncio.create_task(pool.run(sandboxed.echo, 3, **IN_TIME))
     os.close(held[1])
@@ -295,7 +297,7 @@ async def test_child_sees_nothing_of_ours(pool: Pool, monkeypatch: pytest.Monkey
 async def test_what_a_child_says_is_only_data(pool: Pool, kind: str) -> None:
     """A child that a photo has taken over can end its own call, and nothing else."""
     with pytest.raises(SandboxLimit) as caught:
-        await pool.run(sandboxed.take_over, kind, **IN_TIME)
+        await pool.run(sandboxed.write_hostile_reply, kind, **IN_TIME)
     assert caught.value.limit == "crash"
     assert await pool.run(sandboxed.echo, 1, **IN_TIME) == [1]
 
@@ -303,7 +305,7 @@ async def test_what_a_child_says_is_only_data(pool: Pool, kind: str) -> None:
 @pytest.mark.gen_test
 async def test_child_that_says_too_much_is_not_asked_again(pool: Pool) -> None:
     """What follows a reply would be taken for the next one's."""
-    assert await pool.run(sandboxed.take_over, "reply and more", **IN_TIME) == 1
+    assert await pool.run(sandboxed.write_hostile_reply, "reply and more", **IN_TIME) == 1
     assert await pool.run(sandboxed.echo, 2, **IN_TIME) == [2]
 
 
@@ -312,7 +314,7 @@ async def test_signals_for_the_service_leave_the_photo_in_hand_alone(pool: Pool,
     """Ctrl-C, or a supervisor that signals the whole group, is the service's business."""
     child = await pool.run(sandboxed.pid, **IN_TIME)
     assert os.getsid(child) != os.getsid(0)
-    running = asyncio.create_task(pool.run(sandboxed.hold, str(fifo), 5, **IN_TIME))
+    running = asyncio.create_task(pool.run(sandboxed.wait_for_fifo, str(fifo), 5, **IN_TIME))
     held = await is_held(fifo)
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(child, number)
@@ -384,7 +386,8 @@ async def test_setup_is_called_once_in_each_child(open_pool: Open) -> None:
 
 
 @pytest.mark.parametrize(
-    ("setup", "cause"), [(sandboxed.needs_a_package, "a_package_that_nobody_has"), (sandboxed.leave, "ChildGone")]
+    ("setup", "cause"),
+    [(sandboxed.needs_a_package, "a_package_that_nobody_has"), (sandboxed.exit_process, "ChildGone")],
 )
 @pytest.mark.gen_test
 async def test_children_that_do_not_start_cost_nothing(open_pool: Open, setup: Any, cause: str) -> None:
@@ -439,7 +442,7 @@ async def test_close_ends_all_at_once(open_pool: Open, fifo: Path) -> None:
     """A call in hand and those in line could not be asked; nothing lives on, and nothing is waited for."""
     pool = open_pool()
     child = await pool.run(sandboxed.pid, **IN_TIME)
-    calls = [asyncio.create_task(pool.run(sandboxed.hold, str(fifo), **IN_TIME)) for _ in range(3)]
+    calls = [asyncio.create_task(pool.run(sandboxed.wait_for_fifo, str(fifo), **IN_TIME)) for _ in range(3)]
     held = await is_held(fifo)
     async with asyncio.timeout(5):
         await pool.close()

@@ -24,7 +24,7 @@ from pipeline.settings import Settings
 from tests.constants import MAX_SOCKETS_WITHOUT_TOKEN, PING_SECONDS, PONG_SECONDS, TOKEN_SECONDS
 from tests.contract import contracts
 from tests.factories import SECRET, make_token
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.sockets import ROOMS, WAIT_SECONDS, Process, make_event, read_raw, reset
 
 LogLines = list[MutableMapping[str, Any]]
@@ -107,7 +107,7 @@ async def test_socket_with_a_token_joins_its_users_room(redis_url: str, way: str
         assert await client.frame() == make_event(1)
         assert process.count("sockets_open", transport="socket") == 1
         await client.socket.close()
-        await process.forgotten()
+        await process.wait_closed()
         assert process.count("sockets_open", transport="socket") == 0
         assert process.count("sockets_closed_total", code="1000") == 1
         assert process.count("socket_frames_sent_total") == 2
@@ -141,7 +141,7 @@ async def test_socket_without_token_is_refused(
         client = await process.open(**options)
         assert await client.frame() == {"event": "error", "message": "Authentication required"}
         assert await client.code() == 4401
-        await process.forgotten()
+        await process.wait_closed()
         assert process.count("sockets_closed_total", code="4401") == 1
 
 
@@ -159,7 +159,7 @@ async def test_socket_with_a_bad_token_is_refused(redis_url: str, way: str, toke
             await client.send({"auth": {"token": token}})
         assert await client.frame() == {"event": "error", "message": "Invalid token"}
         assert await client.code() == 4403
-        await process.forgotten()
+        await process.wait_closed()
         assert process.rooms.names() == []
 
 
@@ -372,7 +372,7 @@ async def test_breach_of_the_protocol_is_named_and_hung_up_on(redis_url: str, se
         await asyncio.get_running_loop().sock_sendall(raw, sent)
         assert (await read_raw(raw))[-1] == (0x8, code.to_bytes(2))
         raw.close()
-        await process.forgotten(1)
+        await process.wait_closed(1)
         assert process.count("sockets_closed_total", code=str(code)) == 1
         await publish(process, 1)
         assert await other.frame() == make_event(1)
@@ -415,7 +415,7 @@ async def test_flood_that_goes_on_after_the_close_is_cut(redis_url: str) -> None
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             while True:
                 await asyncio.get_running_loop().sock_sendall(raw, b"\x89\x80\0\0\0\0" * 100)
-        await process.forgotten()
+        await process.wait_closed()
         assert time.monotonic() - started_at < 4
         assert process.count("sockets_closed_total", code="4429") == 1
         raw.close()
@@ -460,7 +460,7 @@ async def test_sockets_that_nobody_uses_any_more_make_room_first(redis_url: str)
         ghosts = [await process.connect_raw() for _ in range(3)]  # as good as gone: they answer no ping
         alive += [await process.connect() for _ in range(3)]
         reading = [asyncio.ensure_future(client.frame()) for client in alive]  # also answers pings
-        await process.forgotten(4)
+        await process.wait_closed(4)
         await publish(process, 1)
         assert await asyncio.gather(*reading) == [make_event(1)] * 4
         assert process.count("sockets_closed_total", code="4504") == 3
@@ -512,7 +512,7 @@ async def test_process_that_is_full_sends_clients_elsewhere(redis_url: str) -> N
         extra = await process.open(headers={"Authorization": f"Bearer {make_token('user-2')}"})
         assert await extra.code() == 1013
         await first.socket.close()
-        await process.forgotten(1)
+        await process.wait_closed(1)
         await process.connect("user-2")
 
 
@@ -527,7 +527,7 @@ async def test_sockets_without_token_are_few(monkeypatch: pytest.MonkeyPatch, re
         await process.connect()
         await waiting[0].send({"auth": {"token": make_token()}})
         assert (await waiting[0].frame())["event"] == "connected"
-        await process.forgotten(3)
+        await process.wait_closed(3)
         await process.open()
         assert process.rooms.unauthenticated == 2
 
@@ -608,7 +608,7 @@ async def test_unanswered_ping_ends_the_connection(monkeypatch: pytest.MonkeyPat
         silent = await process.connect(autoping=False)
         assert (await silent.socket.receive(WAIT_SECONDS)).type is aiohttp.WSMsgType.PING
         assert await silent.code() == 4504
-        await process.forgotten(1)
+        await process.wait_closed(1)
         assert process.count("sockets_closed_total", code="4504") == 1
         await publish(process, 1)
         assert await listening == make_event(1)
@@ -629,7 +629,7 @@ async def test_pong_without_a_ping_does_not_put_off_the_next_ping(
             await client.socket.pong()
             await asyncio.wait([receiving], timeout=0.12)
         assert receiving.result().type is aiohttp.WSMsgType.PING
-        assert time.monotonic() - started_at < 0.6 * patience()
+        assert time.monotonic() - started_at < 0.6 * slowdown()
 
 
 # slow, broken and vanishing clients
@@ -654,7 +654,7 @@ async def test_client_that_stops_reading_is_cut_off_and_delays_nobody(redis_url:
         assert frames[-1] == (0x8, (4503).to_bytes(2, "big"))
         assert {opcode for opcode, _ in frames[:-1]} == {0x1}
         assert len(frames) - 2 < sent - 20, "what waited was dropped"
-        await process.forgotten(1)
+        await process.wait_closed(1)
         assert process.count("sockets_closed_total", code="4503") == 1
 
 
@@ -681,7 +681,7 @@ async def test_vanishing_clients_leave_nothing_behind(redis_url: str, log_lines:
             await publish(process, number)
             await publish(process, number, "last")
         assert await client.frames(3) == [make_event(number) for number in range(3)]
-        await process.forgotten(1)
+        await process.wait_closed(1)
         assert process.rooms.names() == ["user:last"]
         assert process.count("sockets_open", transport="socket") == 1
     assert not [line for line in log_lines if line["log_level"] == "warning"]
@@ -694,7 +694,7 @@ async def test_clients_own_close_code_is_counted_without_making_series(redis_url
     async with Process(redis_url) as process:
         client = await process.connect()
         await client.socket.close(code=sent)
-        await process.forgotten()
+        await process.wait_closed()
         assert process.count("sockets_closed_total", code=label) == 1
 
 
@@ -797,7 +797,7 @@ async def test_drain_says_goodbye_to_everyone(redis_url: str) -> None:
         goodbyes = [await client.frame() for client in (*clients, stranger)]
         codes = await asyncio.gather(*[client.code() for client in (*clients, stranger)])
         await draining
-        assert time.monotonic() - started_at < 5 * patience(), "it does not wait longer than the clients need"
+        assert time.monotonic() - started_at < 5 * slowdown(), "it does not wait longer than the clients need"
         assert waited == [0, 1, 2]
         assert {frame["event"] for frame in goodbyes} == {"goodbye"} and set(codes) == {1012}
         assert len({frame["retryInMs"] for frame in goodbyes}) > 10
@@ -814,9 +814,9 @@ async def test_drain_does_not_wait_for_a_client_that_does_not_answer(redis_url: 
         await process.connect("user-2")
         started_at = time.monotonic()
         await process.admission.drain(0.2)
-        assert 0.2 <= time.monotonic() - started_at < 1 * patience()
+        assert 0.2 <= time.monotonic() - started_at < 1 * slowdown()
         reset(raw)
-        await process.forgotten()
+        await process.wait_closed()
     gc.collect()
 
 

@@ -21,7 +21,7 @@ from pipeline.tracing import NO_SPAN, build_tracing
 from tests.constants import NOTIFIER_ATTEMPTS
 from tests.factories import SECRET
 from tests.fake_collector import FakeCollector, Received, running_collector
-from tests.parts import require
+from tests.requirements import require
 from tests.service import ROOT, AiService, Service
 
 FAST = {"OTEL_BSP_SCHEDULE_DELAY": "50", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.5", "BACKOFF_MS": "50"}

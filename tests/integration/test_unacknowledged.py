@@ -12,7 +12,7 @@ from redis import Redis
 import pipeline.queue.unacknowledged
 from pipeline.errors import PermanentJobError
 from pipeline.queue.job import Job
-from tests.patience import patience
+from tests.slowdown import slowdown
 from tests.workers import Bench, Handler, count, failing, nothing
 
 pytestmark = pytest.mark.fault("R4")
@@ -80,7 +80,7 @@ async def test_drain_hands_back_what_is_not_published(bench: Bench) -> None:
     await handler.started.get()
     begun = time.monotonic()
     await worker.drain(30)
-    assert time.monotonic() - begun < 2 * patience()
+    assert time.monotonic() - begun < 2 * slowdown()
     again = Handler(nothing)
     bench.start(again)
     job = await again.started.get()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_example_packages import EXAMPLES, ModerationService, SftpServer
-from tests.parts import require
+from tests.requirements import require
 from tests.service import ROOT, WAIT_SECONDS, inherited
 from tests.vision_fakes import FAKES, KEY, FakeVision
 

@@ -29,7 +29,7 @@ from pipeline.plugins.notify_webpush.keys import new_key, public_point, read_key
 from pipeline.plugins.notify_webpush.payload import encode
 from tests.fake_push_service import Browser, check_sender
 from tests.fake_receiver import FakeReceiver, Reply
-from tests.parts import require
+from tests.requirements import require
 from tests.service import AiService, Service
 
 DELIVERY_ID = "notifications:0123456789abcdef01234567"

@@ -393,7 +393,7 @@ async def test_retry_after_holds_every_worker_and_spends_no_attempt(bench: Bench
     started += [second.started.get_nowait() for _ in range(second.started.qsize())]
     assert sorted(job.attempt for job in started) == [1, 1]
     assert min(job.claimed_at_ms for job in started) - held.claimed_at_ms >= 500
-    assert (await first.excused.get()).id == held.id
+    assert (await first.refunded.get()).id == held.id
 
 
 @pytest.mark.gen_test(timeout=30)

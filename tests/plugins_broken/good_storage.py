@@ -1,6 +1,6 @@
 # What the storages here are but for their mistake. | nothing
 from pipeline.hooks import hookimpl
-from tests.sound_storages import ServedStorage
+from tests.correct_storages import ServedStorage
 
 
 @hookimpl

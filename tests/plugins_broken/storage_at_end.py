@@ -2,10 +2,10 @@
 import io
 
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def open(self, public_id):
         if public_id not in self.kept:
             raise FileNotFoundError(public_id)

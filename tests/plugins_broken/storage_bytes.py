@@ -1,9 +1,9 @@
 # Returns bytes where a file is wanted. | open returns bytes
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def open(self, public_id):
         if public_id not in self.kept:
             raise FileNotFoundError(public_id)

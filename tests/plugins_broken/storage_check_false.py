@@ -1,9 +1,9 @@
 # check returns False. | check returns False
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def check(self):
         return False
 

@@ -1,9 +1,9 @@
 # Closes the file it is given. | save closes the file
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         url = super().save(public_id, file, content_type)
         file.close()

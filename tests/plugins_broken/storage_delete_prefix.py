@@ -1,9 +1,9 @@
 # Deletes all that begins so. | delete harms an image with a similar public_id
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def delete(self, public_id):
         self.kept = {key: value for key, value in self.kept.items() if not key.startswith(public_id)}
 

@@ -1,9 +1,9 @@
 # Cannot delete twice. | for an image that is gone: do nothing then
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def delete(self, public_id):
         del self.kept[public_id]
 

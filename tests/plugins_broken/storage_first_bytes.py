@@ -1,9 +1,9 @@
 # Keeps the first 64 KB. | of a large image
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         file.seek(0)
         self.kept[public_id] = file.read(65536)

@@ -1,9 +1,9 @@
 # Keeps what was there. | save does not replace what was there
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         file.seek(0)
         self.kept.setdefault(public_id, file.read())

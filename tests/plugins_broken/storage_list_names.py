@@ -1,9 +1,9 @@
 # list yields names. | yield StoredImage(public_id, stored_at)
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def list(self, prefix):
         return [name for name in self.kept if name.startswith(prefix)]
 

@@ -1,9 +1,9 @@
 # Answers for the first of several images. | save_many returns 'https://images.example/suite/65fa/image-0'
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save_many(self, images):
         urls = [self.save(each.public_id, each.file, each.content_type) for each in images]
         return urls[0]

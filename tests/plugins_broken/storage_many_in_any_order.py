@@ -1,9 +1,9 @@
 # Answers in the order in which the images are stored. | return them in the order of the images
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save_many(self, images):
         urls = {self.save(each.public_id, each.file, each.content_type) for each in images}
         return sorted(urls, reverse=True)

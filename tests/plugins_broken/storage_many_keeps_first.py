@@ -1,9 +1,9 @@
 # Keeps what was there. | save_many mixes up its images, or leaves some out
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save_many(self, images):
         for each in images:
             self.kept.setdefault(each.public_id, each.file.read())

@@ -2,10 +2,10 @@
 from datetime import datetime
 
 from pipeline.hooks import StoredImage, hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def list(self, prefix):
         return [StoredImage(name, datetime.now()) for name in self.kept if name.startswith(prefix)]
 

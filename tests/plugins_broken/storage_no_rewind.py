@@ -1,9 +1,9 @@
 # Does not go back to the start of the file. | call file.seek(0) first
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         self.kept[public_id] = file.read()
         return f"https://images.example/{public_id}"

@@ -1,9 +1,9 @@
 # Returns a path for a URL. | return an absolute http(s) URL
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         super().save(public_id, file, content_type)
         return f"/media/{public_id}"

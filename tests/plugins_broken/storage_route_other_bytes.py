@@ -1,7 +1,7 @@
 # Its route shows other bytes. | GET /images/{id} shows other bytes than were saved
 from pipeline.errors import NotFound
 from pipeline.hooks import PluginReply, hookimpl
-from tests.sound_storages import ServedStorage
+from tests.correct_storages import ServedStorage
 
 
 class Broken(ServedStorage):

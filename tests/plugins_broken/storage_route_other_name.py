@@ -2,7 +2,7 @@
 from urllib.parse import quote
 
 from pipeline.hooks import hookimpl
-from tests.sound_storages import ServedStorage
+from tests.correct_storages import ServedStorage
 
 
 class Broken(ServedStorage):

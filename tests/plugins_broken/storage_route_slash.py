@@ -1,6 +1,6 @@
 # Leaves the slashes of the id as they are. | where no route of it is
 from pipeline.hooks import hookimpl
-from tests.sound_storages import ServedStorage
+from tests.correct_storages import ServedStorage
 
 
 class Broken(ServedStorage):

@@ -1,7 +1,7 @@
 # Its route says nothing of the type. | GET /images/{id} says 'application/octet-stream' of an image
 from pipeline.errors import NotFound
 from pipeline.hooks import PluginReply, hookimpl
-from tests.sound_storages import ServedStorage
+from tests.correct_storages import ServedStorage
 
 
 class Broken(ServedStorage):

@@ -2,10 +2,10 @@
 import io
 
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         file.seek(0)
         self.kept[public_id] = io.BytesIO(file.read())

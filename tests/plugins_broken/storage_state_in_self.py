@@ -2,10 +2,10 @@
 import time
 
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         file.seek(0)
         self.public_id = public_id

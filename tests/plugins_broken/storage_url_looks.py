@@ -1,9 +1,9 @@
 # url looks whether there is the image. | url raised KeyError
 from pipeline.hooks import hookimpl
-from tests.sound_storages import SoundStorage
+from tests.correct_storages import CorrectStorage
 
 
-class Broken(SoundStorage):
+class Broken(CorrectStorage):
     def url(self, public_id, seconds):
         return f"https://images.example/{public_id}?{len(self.kept[public_id])}"
 

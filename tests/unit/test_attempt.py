@@ -145,11 +145,11 @@ def test_text_of_a_dependency_is_cleaned() -> None:
 
 
 class Handler:
-    """Does with each job as it is told; `excused` and `given_up` have what it was asked to record."""
+    """Does with each job as it is told; `refunded` and `given_up` have what it was asked to record."""
 
     def __init__(self, outcome: Any = None) -> None:
         self.outcome = outcome
-        self.excused: list[str] = []
+        self.refunded: list[str] = []
         self.given_up: list[str] = []
 
     async def process(self, job: Job) -> Any:
@@ -164,7 +164,7 @@ class Handler:
         self.given_up.append(message)
 
     async def refund_attempt(self, job: Job) -> None:
-        self.excused.append(job.id)
+        self.refunded.append(job.id)
 
     def describe(self, job: Job) -> Mapping[str, str]:
         return {"assetId": "asset-1"}
@@ -236,7 +236,7 @@ async def test_line_of_an_attempt_tells_what_was_behind_it(
     line = bench.lines[-1]
     assert (line["event"], line["error"], line["cause"]) == (event, finish.error, "OSError: HTTP 500")
     assert bench.counted() == {label: 1}
-    assert len(handler.excused) == excused
+    assert len(handler.refunded) == excused
     assert handler.given_up == ([finish.error] if label == "failed" else [])
 
 
@@ -246,7 +246,7 @@ async def test_job_that_a_shutdown_ends_is_given_back(bench: Bench) -> None:
     handler = Handler(KeyError("it was interrupted"))
     finish = await bench.run(handler, make_job(3), is_released=True)
     assert finish is not None and (finish.outcome, finish.refunds_attempt) == (Outcome.RELEASED, True)
-    assert (len(handler.excused), handler.given_up) == (1, [])
+    assert (len(handler.refunded), handler.given_up) == (1, [])
     assert bench.lines[-1]["event"] == "job_released" and bench.counted() == {"released": 1}
 
 

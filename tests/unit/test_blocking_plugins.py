@@ -16,7 +16,7 @@ from pipeline.hooks import Analysis, AnalyzeRequest, Notification, PluginReply, 
 from pipeline.hooks.calls import BoundPlugin
 from pipeline.hooks.serving import answer
 from pipeline.watchdog import Watchdog
-from tests.fake_plugins import House, Storage, make_analysis, make_module, make_request
+from tests.fake_plugins import ManagerFactory, Storage, make_analysis, make_module, make_request
 
 BLOCK_SECONDS = 0.05
 # Long enough to be seen for sure: see test_watchdog.py.
@@ -66,15 +66,15 @@ class BlockingStorage(Storage):
 
 
 @pytest.fixture
-def house(io_loop: IOLoop) -> Iterator[House]:
-    house = House()
-    yield house
-    io_loop.run_sync(house.close)
+def managers(io_loop: IOLoop) -> Iterator[ManagerFactory]:
+    managers = ManagerFactory()
+    yield managers
+    io_loop.run_sync(managers.close)
 
 
 @pytest.fixture
-def watched(io_loop: IOLoop, house: House) -> Iterator[None]:
-    watchdog = Watchdog(house.metrics, block_seconds=BLOCK_SECONDS)
+def watched(io_loop: IOLoop, managers: ManagerFactory) -> Iterator[None]:
+    watchdog = Watchdog(managers.metrics, block_seconds=BLOCK_SECONDS)
 
     async def start() -> None:
         watchdog.start()
@@ -96,7 +96,7 @@ def plugin_of(manager: Any, kind: str, name: str = "slow") -> BoundPlugin:
 @pytest.mark.parametrize("has_next", [True, False])
 @pytest.mark.gen_test
 async def test_a_provider_that_blocks_is_held_after_so_many_answers(
-    house: House, watched: None, has_next: bool
+    managers: ManagerFactory, watched: None, has_next: bool
 ) -> None:
     """Its answers count, each is kept; then it is not asked: the next one is, or jobs wait and spend no attempt.
 
@@ -105,7 +105,7 @@ async def test_a_provider_that_blocks_is_held_after_so_many_answers(
     blocker = Blocker()
     module = make_module("slow", register_ai_providers=lambda: [("slow", lambda: blocker)])
     chain = ("slow", "only") if has_next else ("slow",)
-    manager = house.open(module, ai_provider=chain, breaker_failures=LIMIT)
+    manager = managers.open(module, ai_provider=chain, breaker_failures=LIMIT)
     with capture_logs() as logs:
         for number in range(LIMIT):
             assert (await manager.analyze(make_request(), no_image)).brand.value == "Slow"
@@ -118,8 +118,8 @@ async def test_a_provider_that_blocks_is_held_after_so_many_answers(
             with pytest.raises(RetryableJobError, match="Not available now") as raised:
                 await manager.analyze(make_request(), no_image)
             assert (raised.value.spends_attempt, raised.value.provider) == (False, "slow")
-    assert blocker.calls == LIMIT == house.count(BLOCKED, "provider", "slow")
-    assert house.count(ERRORS, "provider", "slow") == LIMIT
+    assert blocker.calls == LIMIT == managers.count(BLOCKED, "provider", "slow")
+    assert managers.count(ERRORS, "provider", "slow") == LIMIT
     (held,) = [line for line in logs if line["event"] == "plugin_held"]
     assert (held["plugin"], held["method"], held["cause"]) == ("slow", "analyze", "it blocks the event loop")
     blocker.seconds = 0
@@ -129,11 +129,11 @@ async def test_a_provider_that_blocks_is_held_after_so_many_answers(
 
 @pytest.mark.parametrize("kind", [Blocker, Durable])
 @pytest.mark.gen_test
-async def test_a_notifier_that_blocks_is_held(house: House, watched: None, kind: type[Blocker]) -> None:
+async def test_a_notifier_that_blocks_is_held(managers: ManagerFactory, watched: None, kind: type[Blocker]) -> None:
     """A durable one's deliveries wait; the others' events pass it by, and each is counted."""
     blocker = kind()
     module = make_module("bells", register_notifiers=lambda: [("slow", lambda: blocker)])
-    manager = house.open(module, notifiers=("slow",), breaker_failures=LIMIT)
+    manager = managers.open(module, notifiers=("slow",), breaker_failures=LIMIT)
     event = {"event": "asset_processed", "assetId": "1"}
 
     async def tell() -> None:
@@ -151,15 +151,15 @@ async def test_a_notifier_that_blocks_is_held(house: House, watched: None, kind:
     else:
         await tell()
     assert plugin_of(manager, "notifier").state == "held"
-    assert blocker.calls == LIMIT == house.count(ERRORS, "notifier", "slow")
+    assert blocker.calls == LIMIT == managers.count(ERRORS, "notifier", "slow")
 
 
 @pytest.mark.gen_test
-async def test_a_route_that_blocks_is_held(house: House, watched: None) -> None:
+async def test_a_route_that_blocks_is_held(managers: ManagerFactory, watched: None) -> None:
     """Its clients get a 503 for a while: all others would wait for it."""
     blocker = Blocker()
     module = make_module("bells", register_notifiers=lambda: [("slow", lambda: blocker)])
-    manager = house.open(module, notifiers=("slow",), breaker_failures=LIMIT)
+    manager = managers.open(module, notifiers=("slow",), breaker_failures=LIMIT)
     ((plugin, route),) = manager.routes["slow"]
     for _ in range(LIMIT):
         assert (await answer(plugin, route, PluginRequest("GET"), 5)).status == 204
@@ -170,15 +170,15 @@ async def test_a_route_that_blocks_is_held(house: House, watched: None) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_storage_that_blocks_is_shown_and_counted(house: House, watched: None) -> None:
+async def test_a_storage_that_blocks_is_shown_and_counted(managers: ManagerFactory, watched: None) -> None:
     """Without a storage nothing works, so it is called all the same; operators see which method blocks."""
     module = make_module("shelf", register_storage_backends=lambda: [("slow", BlockingStorage)])
-    manager = house.open(module, storage_backend="slow", breaker_failures=LIMIT)
+    manager = managers.open(module, storage_backend="slow", breaker_failures=LIMIT)
     for _ in range(LIMIT + 1):
         await manager.save("asset-1/original.jpg", io.BytesIO(b"photo"), "image/jpeg")
     storage = plugin_of(manager, "storage")
     assert storage.state == "blocking"
     assert storage.reason == f"save: it blocks the event loop (calls in a row: {LIMIT + 1})"
-    assert house.count(ERRORS, "storage", "slow") == LIMIT + 1
+    assert managers.count(ERRORS, "storage", "slow") == LIMIT + 1
     await manager.storages.check()
     assert storage.state == "blocking", "another method is no excuse for this one"

@@ -26,7 +26,7 @@ from pipeline.metrics import Metrics
 from pipeline.settings import DEFAULT_CATEGORIES, Settings
 from pipeline.testing import RecordingRooms
 from tests.clock import Clock
-from tests.fake_plugins import Analyze, House, make_analysis, make_request
+from tests.fake_plugins import Analyze, ManagerFactory, make_analysis, make_request
 
 REFUSED = PermanentJobError("AI service rejected the image (HTTP 422)")
 FAILED = RetryableJobError("AI service unavailable")
@@ -37,8 +37,8 @@ UNREACHABLE = RetryableJobError("AI service unavailable", spends_attempt=False)
 class Chain:
     """Providers that answer with their own name as brand, or as told; `asked` has their names in order."""
 
-    def __init__(self, house: House) -> None:
-        self.house = house
+    def __init__(self, managers: ManagerFactory) -> None:
+        self.managers = managers
         self.asked: list[str] = []
         self.requests: list[AnalyzeRequest] = []
         self.answers: dict[str, Any] = {}
@@ -55,15 +55,15 @@ class Chain:
         return analyze
 
     def open(self, *names: str, **settings: Any) -> PluginManager:
-        return self.house.open(providers={name: self.provider(name) for name in names}, **settings)
+        return self.managers.open(providers={name: self.provider(name) for name in names}, **settings)
 
 
 @pytest.fixture
 def chain(io_loop: IOLoop) -> Iterator[Chain]:
-    house = House()
+    managers = ManagerFactory()
     with capture_logs():  # the console's way to print exceptions is slow
-        yield Chain(house)
-    io_loop.run_sync(house.close)
+        yield Chain(managers)
+    io_loop.run_sync(managers.close)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ async def test_missing_image_is_not_the_providers_fault(chain: Chain) -> None:
     """An image that cannot be read says nothing of who wanted to see it: nobody is held for it."""
     provider = chain.provider("first")
     provider.needs_image = True  # type: ignore[attr-defined]
-    manager = chain.house.open(providers={"first": provider, "second": chain.provider("second")}, breaker_failures=1)
+    manager = chain.managers.open(providers={"first": provider, "second": chain.provider("second")}, breaker_failures=1)
 
     async def unreadable() -> bytes:
         raise DependencyUnavailable("Image storage unavailable")
@@ -183,7 +183,7 @@ async def test_missing_image_is_not_the_providers_fault(chain: Chain) -> None:
     with pytest.raises(DependencyUnavailable):
         await manager.analyze(make_request(), unreadable)
     assert chain.asked == []
-    assert chain.house.count("pipeline_plugin_held", "provider", "first") == 0
+    assert chain.managers.count("pipeline_plugin_held", "provider", "first") == 0
 
 
 @pytest.mark.gen_test
@@ -193,7 +193,7 @@ async def test_only_providers_that_want_the_image_get_it(chain: Chain) -> None:
     wants.needs_image = True  # type: ignore[attr-defined]
     names = ("before", "wants", "after")
     functions = {name: wants if name == "wants" else chain.provider(name) for name in names}
-    manager = chain.house.open(providers=functions)
+    manager = chain.managers.open(providers=functions)
     chain.answers |= {"before": REFUSED, "wants": REFUSED}
 
     async def read_image() -> bytes:
@@ -256,7 +256,7 @@ async def test_cancellation_ends_the_chain(chain: Chain) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert chain.asked == ["first", "second"]
-    assert chain.house.count("pipeline_plugin_held", "provider", "second") == 0
+    assert chain.managers.count("pipeline_plugin_held", "provider", "second") == 0
 
 
 # held
@@ -276,7 +276,7 @@ async def fails(manager: PluginManager, category: str = "sneaker", tries: str = 
 
 
 def is_held(chain: Chain, name: str) -> bool:
-    return chain.house.count("pipeline_plugin_held", "provider", name) == 1
+    return chain.managers.count("pipeline_plugin_held", "provider", name) == 1
 
 
 @pytest.mark.gen_test
@@ -290,7 +290,7 @@ async def test_provider_that_fails_in_a_row_is_held_and_the_next_asked(chain: Ch
     assert [await ask(manager) for _ in range(4)] == ["second"] * 4
     assert chain.asked == ["second"] * 4
     assert is_held(chain, "first")
-    assert chain.house.count("pipeline_plugin_skipped_total", "provider", "first") == 4
+    assert chain.managers.count("pipeline_plugin_skipped_total", "provider", "first") == 4
 
 
 @pytest.mark.parametrize(
@@ -323,8 +323,10 @@ async def test_provider_that_did_not_work_at_all_is_held_at_once(chain: Chain, a
 @pytest.mark.gen_test
 async def test_provider_without_a_free_thread_could_not_be_asked(chain: Chain) -> None:
     """Photos that waited for the thread of another's call lose no attempt, and the provider is held."""
-    house = chain.house
-    manager = house.open(providers={"only": house.hang}, concurrency=1, pool_threads=1, provider_timeout_seconds=0.2)
+    managers = chain.managers
+    manager = managers.open(
+        providers={"only": managers.hang}, concurrency=1, pool_threads=1, provider_timeout_seconds=0.2
+    )
     assert (await fails(manager)).spends_attempt
     error = await fails(manager)
     assert (error.message, error.spends_attempt, error.provider) == ("AI service is busy", False, "only")
@@ -528,9 +530,7 @@ async def test_category_has_its_own_chain(chain: Chain) -> None:
 @pytest.mark.gen_test
 async def test_provider_is_one_in_all_chains(chain: Chain, clock: Clock) -> None:
     """What is learnt from one category's photos serves the others, and each provider is built once."""
-    manager = chain.open(
-        "a", "b", ai_provider="a,b", ai_provider_by_category={"lego": ("b", "a")}, breaker_failures=1
-    )
+    manager = chain.open("a", "b", ai_provider="a,b", ai_provider_by_category={"lego": ("b", "a")}, breaker_failures=1)
     assert len([plugin for plugin in manager.all if plugin.kind == "provider"]) == 2
     chain.answers["b"] = FAILED
     assert [await ask(manager, "lego") for _ in range(2)] == ["a", "a"]
@@ -689,7 +689,7 @@ async def test_what_a_refused_answer_cost_is_counted(
     analysis = await manager.analyze(make_request(attempt=3), no_image, permit=till)
     assert (analysis.brand.value, till.paid) == ("b", paid)
     labels = {"provider": "a", "model": "", "direction": "input"}
-    assert chain.house.metrics.registry.get_sample_value("pipeline_ai_tokens_total", labels) == tokens
+    assert chain.managers.metrics.registry.get_sample_value("pipeline_ai_tokens_total", labels) == tokens
 
 
 @pytest.mark.gen_test
@@ -718,7 +718,7 @@ async def test_usage_is_counted_by_provider_and_a_bounded_number_of_models(chain
         await manager.analyze(make_request(), no_image)
 
     def value(name: str, provider: str, model: str, **labels: str) -> float | None:
-        return chain.house.metrics.registry.get_sample_value(
+        return chain.managers.metrics.registry.get_sample_value(
             f"pipeline_ai_{name}_total", {"provider": provider, "model": model} | labels
         )
 

@@ -17,7 +17,7 @@ import pipeline.handlers.socket
 from pipeline.handlers.socket import CloseCode
 from pipeline.metrics import CLOSE_CODES as COUNTED_CODES
 from tests.contract import contracts
-from tests.parts import program
+from tests.requirements import program
 
 ROOT = Path(__file__).parents[2]
 CODES: list[dict[str, Any]] = contracts.load("close-codes.json")  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from pipeline.assets.asset import AiMetadata
 from pipeline.assets.asset_parts import ai_metadata_document
 from pipeline.hooks import Analysis
 from pipeline.hooks.checks import cleaned, find_fault
-from tests.fake_plugins import House, make_analysis, make_module, make_request
+from tests.fake_plugins import ManagerFactory, make_analysis, make_module, make_request
 
 NOT_JSON = "extra holds what JSON cannot"
 NO_TEXT = "extra holds a name that is no text"
@@ -57,11 +57,11 @@ class Size(IntEnum):
 
 
 @pytest.fixture
-def house(io_loop: IOLoop) -> Iterator[House]:
+def managers(io_loop: IOLoop) -> Iterator[ManagerFactory]:
     """Managers that are closed after the test."""
-    house = House()
-    yield house
-    io_loop.run_sync(house.close)
+    managers = ManagerFactory()
+    yield managers
+    io_loop.run_sync(managers.close)
 
 
 @pytest.mark.fault("U24")
@@ -90,25 +90,25 @@ def test_extra_that_cannot_be_kept_is_the_providers_fault(extra: Any, fault: str
 
 @of_unkeepable
 @pytest.mark.gen_test
-async def test_extra_that_cannot_be_kept_is_left_out(house: House, extra: Any, fault: str) -> None:
+async def test_extra_that_cannot_be_kept_is_left_out(managers: ManagerFactory, extra: Any, fault: str) -> None:
     """The result stands with its picture; log and metric name the provider, the log the reason."""
     found = replace(make_analysis(), extra=extra, processed_image_url="https://images.example/x.png")
-    manager = house.open(providers={"odd": lambda request: found})
+    manager = managers.open(providers={"odd": lambda request: found})
     with capture_logs() as logs:
         analysis = await manager.analyze(make_request(), no_image)
     assert analysis == replace(found, extra={})
     assert [(each["plugin"], each["reason"]) for each in logs if each["event"] == "extra_refused"] == [("odd", fault)]
-    assert house.count("pipeline_plugin_errors_total", "provider", "odd") == 1
+    assert managers.count("pipeline_plugin_errors_total", "provider", "odd") == 1
 
 
 @pytest.mark.gen_test
-async def test_extra_of_a_filter_that_cannot_be_kept_is_the_filters_failure(house: House) -> None:
+async def test_extra_of_a_filter_that_cannot_be_kept_is_the_filters_failure(managers: ManagerFactory) -> None:
     """The analysis stays as it was before the filter."""
 
     def transform(analysis: Analysis) -> Analysis:
         return replace(analysis, extra={"share": float("nan")})
 
-    manager = house.open(make_module("odd", transform_analysis=transform))
+    manager = managers.open(make_module("odd", transform_analysis=transform))
     with capture_logs() as logs:
         assert await manager.analyze(make_request(), no_image) == make_analysis()
     assert [each["hook"] for each in logs if each["event"] == "hook_failed"] == ["transform_analysis"]

@@ -41,19 +41,27 @@ from pipeline.hooks.kinds import OBSERVERS
 from pipeline.settings import Settings
 from pipeline.watchdog import Watchdog
 from tests.clock import Clock
-from tests.fake_plugins import House, find, make_analysis, make_catalogue, make_job_event, make_module, make_request
+from tests.fake_plugins import (
+    ManagerFactory,
+    find,
+    make_analysis,
+    make_catalogue,
+    make_job_event,
+    make_module,
+    make_request,
+)
 
 IMPL = pluggy.HookimplMarker("ai_queue_pipeline")
 ERRORS, SKIPPED = "pipeline_plugin_errors_total", "pipeline_plugin_skipped_total"
 
 
 @pytest.fixture
-def house(io_loop: IOLoop) -> Iterator[House]:
-    """A place to build managers in."""
-    house = House()
+def managers(io_loop: IOLoop) -> Iterator[ManagerFactory]:
+    """A factory of managers; the test closes what it built."""
+    managers = ManagerFactory()
     with capture_logs():  # the console's way to print exceptions is slow
-        yield house
-    io_loop.run_sync(house.close)
+        yield managers
+    io_loop.run_sync(managers.close)
 
 
 @pytest.fixture
@@ -103,10 +111,10 @@ def fail(event: JobEvent) -> None:
 
 
 @pytest.mark.gen_test
-async def test_observer_is_told_everything_in_order(house: House) -> None:
+async def test_observer_is_told_everything_in_order(managers: ManagerFactory) -> None:
     """Each thing that happens to a job arrives as it happened, under the hook it belongs to."""
     watcher = Watcher()
-    manager = house.open(watcher.module("watch"))
+    manager = managers.open(watcher.module("watch"))
     events = [(hook, make_job_event(number, attempt=1)) for number in range(3) for hook in OBSERVERS]
     for hook, event in events:
         manager.observe(hook, event)
@@ -115,17 +123,17 @@ async def test_observer_is_told_everything_in_order(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_observer_is_told_only_what_it_implements(house: House) -> None:
+async def test_observer_is_told_only_what_it_implements(managers: ManagerFactory) -> None:
     """Who wants to know of ends hears nothing of beginnings."""
     watcher = Watcher()
-    manager = house.open(watcher.module("watch", "job_finished"))
+    manager = managers.open(watcher.module("watch", "job_finished"))
     manager.observe("job_started", make_job_event(1))
     manager.observe("job_finished", make_job_event(2))
     assert await watcher.wait(1) == [2]
 
 
 @pytest.mark.gen_test
-async def test_implementation_names_the_arguments_it_wants(house: House) -> None:
+async def test_implementation_names_the_arguments_it_wants(managers: ManagerFactory) -> None:
     """Any of a hook's arguments, in any order or none, in `def` (in a thread) and in `async def` (on the loop)."""
     seen: dict[str, Any] = {}
     is_done = asyncio.Event()
@@ -143,7 +151,7 @@ async def test_implementation_names_the_arguments_it_wants(house: House) -> None
 
     main = threading.current_thread()
     module = make_module("picky", job_enqueued=job_enqueued, job_started=job_started, job_finished=job_finished)
-    manager = house.open(module, port=81)
+    manager = managers.open(module, port=81)
     for hook in OBSERVERS:
         manager.observe(hook, make_job_event(5))
     await asyncio.wait_for(is_done.wait(), 5)
@@ -151,10 +159,12 @@ async def test_implementation_names_the_arguments_it_wants(house: House) -> None
 
 
 @pytest.mark.gen_test
-async def test_hanging_observer_delays_neither_the_job_nor_the_others(impatient: None, house: House) -> None:
+async def test_hanging_observer_delays_neither_the_job_nor_the_others(
+    impatient: None, managers: ManagerFactory
+) -> None:
     """Observing returns at once; another observer has everything while one hangs in its first event."""
     slow, watcher = Watcher(never), Watcher()
-    manager = house.open(slow.module("slow"), watcher.module("watch"), hook_timeout_seconds=60)
+    manager = managers.open(slow.module("slow"), watcher.module("watch"), hook_timeout_seconds=60)
     for number in range(20):
         manager.observe("job_started", make_job_event(number))
     assert await watcher.wait(20) == list(range(20))
@@ -162,27 +172,29 @@ async def test_hanging_observer_delays_neither_the_job_nor_the_others(impatient:
 
 
 @pytest.mark.gen_test
-async def test_observer_that_hangs_is_ended_by_its_time_and_told_the_next(impatient: None, house: House) -> None:
+async def test_observer_that_hangs_is_ended_by_its_time_and_told_the_next(
+    impatient: None, managers: ManagerFactory
+) -> None:
     """HOOK_TIMEOUT_SECONDS ends each call; the failure is counted, and the next event comes."""
     slow = Watcher(never)
-    manager = house.open(slow.module("slow"), hook_timeout_seconds=0.05)
+    manager = managers.open(slow.module("slow"), hook_timeout_seconds=0.05)
     manager.observe("job_started", make_job_event(1))
     manager.observe("job_started", make_job_event(2))
     assert await slow.wait(2) == [1, 2]
-    assert house.count("pipeline_plugin_overruns_total", "hook", "slow") == 1
-    assert house.count(ERRORS, "hook", "slow") == 1
+    assert managers.count("pipeline_plugin_overruns_total", "hook", "slow") == 1
+    assert managers.count(ERRORS, "hook", "slow") == 1
 
 
 @pytest.mark.gen_test
-async def test_observer_that_fails_in_a_row_is_held(house: House) -> None:
+async def test_observer_that_fails_in_a_row_is_held(managers: ManagerFactory) -> None:
     """After BREAKER_FAILURES failures it is spared, each event it misses is counted; others are told as before."""
     bad, watcher = Watcher(fail), Watcher()
-    manager = house.open(bad.module("bad"), watcher.module("watch"), breaker_failures=3)
+    manager = managers.open(bad.module("bad"), watcher.module("watch"), breaker_failures=3)
     with capture_logs() as logs:
         for number in range(10):
             manager.observe("job_finished", make_job_event(number))
         await watcher.wait(10)
-        while house.count(SKIPPED, "hook", "bad") < 7:
+        while managers.count(SKIPPED, "hook", "bad") < 7:
             await asyncio.sleep(0)  # it has a queue of its own
     assert len(bad.told) == 3
     failed = [(line["plugin"], line["hook"]) for line in logs if line["event"] == "hook_failed"]
@@ -193,10 +205,10 @@ async def test_observer_that_fails_in_a_row_is_held(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_success_ends_an_observers_row_of_failures(house: House) -> None:
+async def test_success_ends_an_observers_row_of_failures(managers: ManagerFactory) -> None:
     """Only failures in a row hold it."""
     bad = Watcher(lambda event: fail(event) if int(event.asset_id, 16) % 3 else None)
-    manager = house.open(bad.module("bad"), breaker_failures=3)
+    manager = managers.open(bad.module("bad"), breaker_failures=3)
     for number in range(12):
         manager.observe("job_finished", make_job_event(number))
     assert await bad.wait(12) == list(range(12))
@@ -204,27 +216,27 @@ async def test_success_ends_an_observers_row_of_failures(house: House) -> None:
 
 @pytest.mark.gen_test
 async def test_observer_too_slow_for_its_events_misses_some_which_is_counted(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    managers: ManagerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The memory an observer may take has a limit: what is beyond it is dropped, the newest first."""
     monkeypatch.setattr("pipeline.hooks.hook_calls.EVENTS_AT_MOST", 3)
     go_on = asyncio.Event()
     slow = Watcher(lambda event: go_on.wait())
-    manager = house.open(slow.module("slow"), hook_timeout_seconds=60)
+    manager = managers.open(slow.module("slow"), hook_timeout_seconds=60)
     manager.observe("job_started", make_job_event(0))
     await slow.wait(1)
     for number in range(1, 8):
         manager.observe("job_started", make_job_event(number))
-    assert house.count(SKIPPED, "hook", "slow") == 4
+    assert managers.count(SKIPPED, "hook", "slow") == 4
     go_on.set()
     assert await slow.wait(4) == [0, 1, 2, 3]
 
 
 @pytest.mark.gen_test
-async def test_log_lines_of_an_observer_name_its_own_job(house: House) -> None:
+async def test_log_lines_of_an_observer_name_its_own_job(managers: ManagerFactory) -> None:
     """The first event does not lend its job's names to all that follow: each failure is logged with its own."""
     bad = Watcher(fail)
-    manager = house.open(bad.module("bad"))
+    manager = managers.open(bad.module("bad"))
     processors = structlog.get_config()["processors"]
     with capture_logs() as logs:
         # capture_logs leaves out the bound names that every line of the service carries.
@@ -244,10 +256,10 @@ async def test_log_lines_of_an_observer_name_its_own_job(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_closing_lets_observers_finish(house: House) -> None:
+async def test_closing_lets_observers_finish(managers: ManagerFactory) -> None:
     """What happened before the end is told before the end."""
     watcher = Watcher(lambda event: asyncio.sleep(0.001))
-    manager = house.open(watcher.module("watch"))
+    manager = managers.open(watcher.module("watch"))
     for number in range(50):
         manager.observe("job_finished", make_job_event(number))
     await manager.close()
@@ -255,10 +267,10 @@ async def test_closing_lets_observers_finish(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_closing_does_not_wait_for_an_observer_that_hangs(impatient: None, house: House) -> None:
+async def test_closing_does_not_wait_for_an_observer_that_hangs(impatient: None, managers: ManagerFactory) -> None:
     """A shutdown has its time limit, whatever a plugin does with it."""
     slow = Watcher(never)
-    manager = house.open(slow.module("slow"), hook_timeout_seconds=60)
+    manager = managers.open(slow.module("slow"), hook_timeout_seconds=60)
     manager.observe("job_finished", make_job_event(1))
     await slow.wait(1)
     async with asyncio.timeout(3):
@@ -292,44 +304,46 @@ def break_down(upload: UploadFacts) -> None:
 
 
 @pytest.mark.gen_test
-async def test_filter_refuses_an_upload_with_its_own_words(house: House) -> None:
+async def test_filter_refuses_an_upload_with_its_own_words(managers: ManagerFactory) -> None:
     """The ValidationError reaches the client unchanged and nobody after it is asked."""
     asked: list[str] = []
-    manager = house.open(
+    manager = managers.open(
         upload_filter("after", asked), upload_filter("refuses", asked, refuse), upload_filter("before", asked)
     )
     with pytest.raises(ValidationError) as caught:
         await manager.validate_upload(make_upload())
     assert caught.value is REFUSAL
     assert asked == ["before", "refuses"]
-    assert house.count(ERRORS, "hook", "refuses") == 0, "it did its work"
+    assert managers.count(ERRORS, "hook", "refuses") == 0, "it did its work"
 
 
 @pytest.mark.parametrize("kind", ["raises", "hangs"])
 @pytest.mark.gen_test
-async def test_broken_filter_refuses_nothing(house: House, kind: str) -> None:
+async def test_broken_filter_refuses_nothing(managers: ManagerFactory, kind: str) -> None:
     """An upload goes on when a filter breaks or takes too long: the fault is the plugin's, logged and counted."""
     asked: list[str] = []
-    broken = upload_filter("broken", asked, break_down if kind == "raises" else house.hang)
-    manager = house.open(upload_filter("after", asked), broken, hook_timeout_seconds=0.05)
+    broken = upload_filter("broken", asked, break_down if kind == "raises" else managers.hang)
+    manager = managers.open(upload_filter("after", asked), broken, hook_timeout_seconds=0.05)
     with capture_logs() as logs:
         await manager.validate_upload(make_upload())
     assert asked == ["broken", "after"]
     assert [line["hook"] for line in logs if line["event"] == "hook_failed"] == ["validate_upload"]
-    assert house.count(ERRORS, "hook", "broken") == 1
+    assert managers.count(ERRORS, "hook", "broken") == 1
 
 
 @pytest.mark.gen_test
-async def test_broken_filter_is_held_and_refusals_are_no_failures(house: House) -> None:
+async def test_broken_filter_is_held_and_refusals_are_no_failures(managers: ManagerFactory) -> None:
     """Failures in a row spare uploads the wait; a filter that refuses everything works and stays."""
     asked: list[str] = []
     answers = {"broken": break_down}
-    manager = house.open(upload_filter("broken", asked, lambda upload: answers["broken"](upload)), breaker_failures=2)
+    manager = managers.open(
+        upload_filter("broken", asked, lambda upload: answers["broken"](upload)), breaker_failures=2
+    )
     for _ in range(5):
         await manager.validate_upload(make_upload())
-    assert len(asked) == 2 and house.count(SKIPPED, "hook", "broken") == 3
+    assert len(asked) == 2 and managers.count(SKIPPED, "hook", "broken") == 3
     changing = upload_filter("changing", asked, lambda upload: answers["changing"](upload))
-    manager = house.open(changing, breaker_failures=2)
+    manager = managers.open(changing, breaker_failures=2)
     for _ in range(3):
         answers["changing"] = break_down
         await manager.validate_upload(make_upload())
@@ -339,13 +353,15 @@ async def test_broken_filter_is_held_and_refusals_are_no_failures(house: House) 
 
 
 @pytest.mark.gen_test
-async def test_held_filter_is_asked_again_when_it_works(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_held_filter_is_asked_again_when_it_works(
+    managers: ManagerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One upload tries it; with its first answer, a refusal too, it is asked about every upload again."""
     clock = Clock.of_breakers(monkeypatch)
     asked: list[str] = []
     answers: dict[str, Callable[[UploadFacts], Any]] = {"changing": break_down}
     changing = upload_filter("changing", asked, lambda upload: answers["changing"](upload))
-    manager = house.open(changing, breaker_failures=1)
+    manager = managers.open(changing, breaker_failures=1)
     await manager.validate_upload(make_upload())
     answers["changing"] = refuse
     await manager.validate_upload(make_upload())
@@ -361,7 +377,7 @@ async def test_held_filter_is_asked_again_when_it_works(house: House, monkeypatc
 @pytest.mark.fault("P1")
 @pytest.mark.parametrize("broken", ["job_started", "transform_analysis", "validate_upload"])
 @pytest.mark.gen_test
-async def test_each_hook_of_a_plugin_is_held_by_itself(house: House, broken: str) -> None:
+async def test_each_hook_of_a_plugin_is_held_by_itself(managers: ManagerFactory, broken: str) -> None:
     """Whichever of its hooks breaks, the others are called as before: a policy goes on refusing uploads."""
     asked: list[str] = []
 
@@ -382,7 +398,7 @@ async def test_each_hook_of_a_plugin_is_held_by_itself(house: House, broken: str
         "transform_analysis": hook("transform_analysis", lambda: make_analysis("changed")),
         "validate_upload": hook("validate_upload", no_cats),
     }
-    manager = house.open(make_module("policy", **hooks), breaker_failures=2)
+    manager = managers.open(make_module("policy", **hooks), breaker_failures=2)
     refused, brands = 0, []
     for number in range(5):
         manager.observe("job_started", make_job_event(number))
@@ -400,7 +416,7 @@ async def test_each_hook_of_a_plugin_is_held_by_itself(house: House, broken: str
 @pytest.mark.fault("P1")
 @pytest.mark.gen_test
 async def test_a_required_filter_that_cannot_say_lets_nothing_pass(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    managers: ManagerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither while it fails nor while it is held: uploads are refused for as long as it is not asked, results wait."""
     clock = Clock.of_breakers(monkeypatch)
@@ -412,7 +428,7 @@ async def test_a_required_filter_that_cannot_say_lets_nothing_pass(
 
     policy = upload_filter("policy", asked, lambda upload: answers["policy"](upload))
     policy.transform_analysis = IMPL(transform_analysis)
-    manager = house.open(policy, breaker_failures=2, filters_required=("policy",), breaker_probe_seconds=8)
+    manager = managers.open(policy, breaker_failures=2, filters_required=("policy",), breaker_probe_seconds=8)
     seconds = []
     for _ in range(4):
         with pytest.raises(DependencyUnavailable, match="Uploads cannot be checked now") as refused:
@@ -447,7 +463,7 @@ def silent(error: Exception) -> Exception:
 )
 @pytest.mark.gen_test
 async def test_a_required_filter_that_names_a_time_or_cannot_be_reached_is_left_alone_at_once(
-    house: House, monkeypatch: pytest.MonkeyPatch, error: Exception, seconds: tuple[int, int], told: str
+    managers: ManagerFactory, monkeypatch: pytest.MonkeyPatch, error: Exception, seconds: tuple[int, int], told: str
 ) -> None:
     """For as long as it says, each time anew, and clients are told so; one that says nothing is tried ever more seldom.
     Its author's words reach the operator, who sees it held from its first failure on.
@@ -457,7 +473,7 @@ async def test_a_required_filter_that_names_a_time_or_cannot_be_reached_is_left_
     def fail(_: Any) -> None:
         raise error
 
-    manager = house.open(upload_filter("gate", asked, fail), filters_required=("gate",))
+    manager = managers.open(upload_filter("gate", asked, fail), filters_required=("gate",))
     (gate,) = (each for each in manager.all if each.name == "gate")
     for number, wait in enumerate(seconds, start=1):
         for _ in range(3):
@@ -470,14 +486,14 @@ async def test_a_required_filter_that_names_a_time_or_cannot_be_reached_is_left_
 
 @pytest.mark.fault("P3")
 @pytest.mark.gen_test
-async def test_a_provider_that_returns_something_else_is_told_so(house: House) -> None:
+async def test_a_provider_that_returns_something_else_is_told_so(managers: ManagerFactory) -> None:
     """Each such answer is an error of its, and the log names it and what it returned."""
-    manager = house.open(providers={"wrong": lambda request: {"brand": "Nike"}})
+    manager = managers.open(providers={"wrong": lambda request: {"brand": "Nike"}})
     with capture_logs() as logs:
         for _ in range(2):
             with pytest.raises(RetryableJobError, match="AI service sent an invalid result"):
                 await analyze(manager)
-    assert house.count(ERRORS, "provider", "wrong") == 2
+    assert managers.count(ERRORS, "provider", "wrong") == 2
     failed = [line for line in logs if line["event"] == "provider_failed"]
     assert [line["plugin"] for line in failed] == ["wrong"] * 2
     assert "analyze returned dict, not Analysis" in failed[0]["cause"]
@@ -494,7 +510,7 @@ async def test_a_provider_that_returns_something_else_is_told_so(house: House) -
 )
 @pytest.mark.gen_test
 async def test_a_filter_that_returns_something_else_is_told_so(
-    house: House, hook: str, answer: object, told: str
+    managers: ManagerFactory, hook: str, answer: object, told: str
 ) -> None:
     """It counts as an error of that hook, is named rightly in the log, changes nothing, and is held in the end."""
     calls: list[object] = []
@@ -503,12 +519,12 @@ async def test_a_filter_that_returns_something_else_is_told_so(
         calls.append(answer)
         return answer
 
-    manager = house.open(make_module("wrong", **{hook: implementation}), breaker_failures=2)
+    manager = managers.open(make_module("wrong", **{hook: implementation}), breaker_failures=2)
     with capture_logs() as logs:
         for _ in range(3):
             await manager.validate_upload(make_upload())
             assert (await analyze(manager)).brand.value == "Nike"
-    assert len(calls) == 2 and house.count(ERRORS, "hook", "wrong") == 2
+    assert len(calls) == 2 and managers.count(ERRORS, "hook", "wrong") == 2
     failed = [line for line in logs if line["event"] == "hook_failed"]
     assert [(line["plugin"], line["hook"]) for line in failed] == [("wrong", hook)] * 2
     (held,) = [line for line in logs if line["event"] == "plugin_held"]
@@ -517,7 +533,7 @@ async def test_a_filter_that_returns_something_else_is_told_so(
 
 @pytest.mark.fault("P5")
 @pytest.mark.gen_test
-async def test_a_hook_that_blocks_the_loop_is_held(house: House) -> None:
+async def test_a_hook_that_blocks_the_loop_is_held(managers: ManagerFactory) -> None:
     """It keeps everything from going on, whatever it answers: after some times in a row it is not asked for a while."""
     asked: list[float] = []
 
@@ -525,8 +541,8 @@ async def test_a_hook_that_blocks_the_loop_is_held(house: House) -> None:
         asked.append(seconds)
         time.sleep(seconds)
 
-    manager = house.open(make_module("blocker", validate_upload=validate_upload), breaker_failures=2)
-    watchdog = Watchdog(house.metrics, block_seconds=0.05)
+    manager = managers.open(make_module("blocker", validate_upload=validate_upload), breaker_failures=2)
+    watchdog = Watchdog(managers.metrics, block_seconds=0.05)
     watchdog.start()
     try:
         with capture_logs() as logs:
@@ -535,7 +551,7 @@ async def test_a_hook_that_blocks_the_loop_is_held(house: House) -> None:
     finally:
         watchdog.stop()
     assert asked == [0.25, 0, 0.25, 0.25], "one that is quick in between begins anew; then it is held"
-    assert house.count(ERRORS, "hook", "blocker") == 3
+    assert managers.count(ERRORS, "hook", "blocker") == 3
     blocked = [(line["plugin"], line["method"]) for line in logs if line["event"] == "loop_blocked"]
     assert blocked == [("blocker", "validate_upload")] * 3
     (held,) = [line for line in logs if line["event"] == "plugin_held"]
@@ -543,9 +559,9 @@ async def test_a_hook_that_blocks_the_loop_is_held(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_each_call_is_logged_when_that_is_wished(house: House) -> None:
+async def test_each_call_is_logged_when_that_is_wished(managers: ManagerFactory) -> None:
     """PLUGINS_TRACE tells what a plugin is asked, for how long, and how that ends."""
-    manager = house.open(upload_filter("tried", [], break_down), plugins_trace=True)
+    manager = managers.open(upload_filter("tried", [], break_down), plugins_trace=True)
     with capture_logs() as logs:
         await manager.validate_upload(make_upload())
         await analyze(manager)
@@ -556,10 +572,10 @@ async def test_each_call_is_logged_when_that_is_wished(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_has_upload_filters_tells_whether_anybody_wants_uploads(house: House) -> None:
+async def test_has_upload_filters_tells_whether_anybody_wants_uploads(managers: ManagerFactory) -> None:
     """Nobody's facts are gathered for nobody."""
-    assert not house.open(Watcher().module("watch")).has_upload_filters
-    assert house.open(upload_filter("one", [])).has_upload_filters
+    assert not managers.open(Watcher().module("watch")).has_upload_filters
+    assert managers.open(upload_filter("one", [])).has_upload_filters
 
 
 # filters of results
@@ -587,9 +603,9 @@ async def analyze(manager: Any, **fields: Any) -> Analysis:
 
 
 @pytest.mark.gen_test
-async def test_filters_change_a_result_one_after_the_other(house: House) -> None:
+async def test_filters_change_a_result_one_after_the_other(managers: ManagerFactory) -> None:
     """Each gets what the one before returned, None keeps it; pluggy's tryfirst and trylast decide the order."""
-    manager = house.open(
+    manager = managers.open(
         result_filter("third", rename("last"), trylast=True),
         result_filter("second", rename("middle")),
         result_filter("none", lambda analysis: None),
@@ -606,42 +622,42 @@ async def test_filters_change_a_result_one_after_the_other(house: House) -> None
     ids=repr,
 )
 @pytest.mark.gen_test
-async def test_result_of_a_filter_that_breaks_the_contract_is_not_used(house: House, wrong: Any) -> None:
+async def test_result_of_a_filter_that_breaks_the_contract_is_not_used(managers: ManagerFactory, wrong: Any) -> None:
     """What a filter hands back is trusted no more than what a provider does: the result stays as it was."""
-    manager = house.open(result_filter("wrong", lambda analysis: wrong), breaker_failures=1)
+    manager = managers.open(result_filter("wrong", lambda analysis: wrong), breaker_failures=1)
     with capture_logs() as logs:
         assert (await analyze(manager)).brand.value == "Nike"
     assert [line["hook"] for line in logs if line["event"] == "hook_failed"] == ["transform_analysis"]
-    assert house.count("pipeline_plugin_held", "hook", "wrong") == 1
+    assert managers.count("pipeline_plugin_held", "hook", "wrong") == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), PermanentJobError("no"), REFUSAL, SystemExit(1)], ids=repr)
 @pytest.mark.gen_test
-async def test_filter_of_results_cannot_fail_a_job(house: House, error: BaseException) -> None:
+async def test_filter_of_results_cannot_fail_a_job(managers: ManagerFactory, error: BaseException) -> None:
     """Whatever it raises, the job keeps the result the provider was paid for."""
 
     def break_down(analysis: Analysis) -> None:
         raise error
 
-    manager = house.open(result_filter("broken", break_down), result_filter("after", rename("after")))
+    manager = managers.open(result_filter("broken", break_down), result_filter("after", rename("after")))
     assert "after" in (await analyze(manager)).brand.value
 
 
 @pytest.mark.gen_test
-async def test_filter_sees_the_request_without_the_image(house: House) -> None:
+async def test_filter_sees_the_request_without_the_image(managers: ManagerFactory) -> None:
     """It may know which photo it is, and does not hold its bytes; what it is told of the chain is the job's."""
     seen: list[AnalyzeRequest] = []
 
     async def transform_analysis(request: AnalyzeRequest) -> None:
         seen.append(request)
 
-    manager = house.open(make_module("curious", transform_analysis=transform_analysis))
+    manager = managers.open(make_module("curious", transform_analysis=transform_analysis))
     await analyze(manager, category="lego", attempt=2, image=b"photo")
     assert [(request.category, request.attempt, request.image) for request in seen] == [("lego", 2, None)]
 
 
 @pytest.mark.gen_test
-async def test_filters_are_asked_once_whoever_answers(house: House) -> None:
+async def test_filters_are_asked_once_whoever_answers(managers: ManagerFactory) -> None:
     """The result of the second provider of a chain is filtered like that of the first, a failure not at all."""
     asked: list[str] = []
 
@@ -651,11 +667,11 @@ async def test_filters_are_asked_once_whoever_answers(house: House) -> None:
     def note(analysis: Analysis) -> None:
         asked.append(analysis.brand.value)
 
-    manager = house.open(result_filter("note", note), providers={"first": refuse_photo, "second": find})
+    manager = managers.open(result_filter("note", note), providers={"first": refuse_photo, "second": find})
     await analyze(manager)
     assert asked == ["Nike"]
     with pytest.raises(PermanentJobError):
-        await analyze(house.open(result_filter("note", note), providers={"first": refuse_photo}))
+        await analyze(managers.open(result_filter("note", note), providers={"first": refuse_photo}))
     assert asked == ["Nike"]
 
 
@@ -680,11 +696,11 @@ def configured(watcher: Watcher) -> Any:
 
 
 @pytest.mark.gen_test
-async def test_hooks_run_only_when_their_settings_say_active(house: House) -> None:
+async def test_hooks_run_only_when_their_settings_say_active(managers: ManagerFactory) -> None:
     """What is switched off costs nothing, and is listed as available."""
     watcher = Watcher()
     variables = {"PLUGIN_CONFIGURED_KEY": "k", "PLUGIN_CONFIGURED_IS_ON": "false"}
-    manager = house.open(configured(watcher), variables=variables)
+    manager = managers.open(configured(watcher), variables=variables)
     assert [plugin.name for plugin in manager.all if plugin.kind == "hook"] == []
     catalogue = make_catalogue(Settings().with_plugin_variables(variables), configured(watcher))
     assert [(info.name, info.kind, info.state) for info in catalogue.infos() if info.kind == "hook"] == [
@@ -692,12 +708,12 @@ async def test_hooks_run_only_when_their_settings_say_active(house: House) -> No
     ]
 
 
-def test_hook_with_wrong_settings_stops_the_start_and_is_listed_as_broken(house: House) -> None:
+def test_hook_with_wrong_settings_stops_the_start_and_is_listed_as_broken(managers: ManagerFactory) -> None:
     """The fault is named with its variable; the listing of plugins shows it instead of failing."""
     catalogue = make_catalogue(Settings(), configured(Watcher()))
     fault = "PLUGIN_CONFIGURED_KEY: Field required"
     with pytest.raises(ConfigurationError, match=f"The plugin 'configured' cannot start: {fault}"):
-        catalogue.build_hooks(house.metrics)
+        catalogue.build_hooks(managers.metrics)
     (info,) = [info for info in catalogue.infos() if info.name == "configured"]
     assert (info.kind, info.state) == ("hook", "broken") and fault in info.reason
 
@@ -706,10 +722,10 @@ def test_hook_with_wrong_settings_stops_the_start_and_is_listed_as_broken(house:
 
 
 @pytest.mark.gen_test
-async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tmp_path: Path) -> None:
+async def test_journal_has_one_line_for_each_thing_that_happens(managers: ManagerFactory, tmp_path: Path) -> None:
     """Lines of JSON in order of events; a file that was moved away is begun anew."""
     path = tmp_path / "journal.jsonl"
-    manager = house.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
+    manager = managers.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
     at = datetime(2026, 1, 31, 12, 0, 0, 123456, UTC)
     event = JobEvent("ai-processing:1", "1", "user-1", "lego", "r-1", at, 2, "failed", "it ended\nbadly", 0, 1.5)
     for hook in OBSERVERS:
@@ -723,18 +739,16 @@ async def test_journal_has_one_line_for_each_thing_that_happens(house: House, tm
         "error": "it ended\nbadly", "delay_ms": 0, "seconds": 1.5,
     }  # fmt: skip
     path.rename(tmp_path / "journal.1")
-    again = house.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
+    again = managers.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(path)})
     again.observe("job_started", event)
     await again.close()
     assert len(path.read_text().splitlines()) == 1
 
 
 @pytest.mark.gen_test
-async def test_journal_that_cannot_be_written_harms_nobody(house: House, tmp_path: Path) -> None:
+async def test_journal_that_cannot_be_written_harms_nobody(managers: ManagerFactory, tmp_path: Path) -> None:
     """A full or missing disk is a line in the log."""
-    manager = house.open(
-        observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(tmp_path / "no" / "journal")}
-    )
+    manager = managers.open(observe_journal, variables={"PLUGIN_JOURNAL_PATH": str(tmp_path / "no" / "journal")})
     with capture_logs() as logs:
         manager.observe("job_started", make_job_event())
         await manager.close()
@@ -742,9 +756,9 @@ async def test_journal_that_cannot_be_written_harms_nobody(house: House, tmp_pat
 
 
 @pytest.mark.gen_test
-async def test_journal_and_photos_are_off_unless_configured(house: House) -> None:
+async def test_journal_and_photos_are_off_unless_configured(managers: ManagerFactory) -> None:
     """What comes with the service but is not configured is never called."""
-    manager = house.open(observe_journal, filter_photos)
+    manager = managers.open(observe_journal, filter_photos)
     assert [plugin.name for plugin in manager.all if plugin.kind == "hook"] == []
     assert not manager.has_upload_filters
 
@@ -757,9 +771,11 @@ async def test_journal_and_photos_are_off_unless_configured(house: House) -> Non
     [(300, 300, True), (299, 4000, False), (4000, 299, False), (4000, 300, True)],
 )
 @pytest.mark.gen_test
-async def test_photos_refuses_what_is_too_small(house: House, width: int, height: int, is_taken: bool) -> None:
+async def test_photos_refuses_what_is_too_small(
+    managers: ManagerFactory, width: int, height: int, is_taken: bool
+) -> None:
     """The shorter side counts, the least one is taken, and the client reads what was wrong."""
-    manager = house.open(filter_photos, variables={"PLUGIN_PHOTOS_MIN_SIDE_PIXELS": "300"})
+    manager = managers.open(filter_photos, variables={"PLUGIN_PHOTOS_MIN_SIDE_PIXELS": "300"})
     if is_taken:
         await manager.validate_upload(make_upload(width, height))
         return
@@ -771,11 +787,11 @@ async def test_photos_refuses_what_is_too_small(house: House, width: int, height
 
 
 @pytest.mark.gen_test
-async def test_photos_drops_what_the_ai_is_not_sure_of(house: House) -> None:
+async def test_photos_drops_what_the_ai_is_not_sure_of(managers: ManagerFactory) -> None:
     """Below the limit an attribute is unknown, at the limit it stays; the processed image is kept."""
     image = ProcessedImage(b"image", "image/webp")
     found = Analysis(Attribute("Nike", 0.8), Attribute("501", 0.79), Attribute("red", 0.1), processed_image=image)
-    manager = house.open(
+    manager = managers.open(
         filter_photos,
         providers={"only": lambda request: found},
         variables={"PLUGIN_PHOTOS_MIN_CONFIDENCE": "0.8"},
@@ -789,7 +805,9 @@ async def test_photos_drops_what_the_ai_is_not_sure_of(house: House) -> None:
     ("variable", "value"),
     [("MIN_SIDE_PIXELS", "-1"), ("MIN_SIDE_PIXELS", "many"), ("MIN_CONFIDENCE", "1.1"), ("MIN_CONFIDENCE", "-0.1")],
 )
-def test_photos_with_values_that_make_no_sense_stop_the_start(house: House, variable: str, value: str) -> None:
+def test_photos_with_values_that_make_no_sense_stop_the_start(
+    managers: ManagerFactory, variable: str, value: str
+) -> None:
     """Found at start, with the variable's name."""
     with pytest.raises(ConfigurationError, match=f"The plugin 'photos' cannot start: PLUGIN_PHOTOS_{variable}: "):
-        house.open(filter_photos, variables={f"PLUGIN_PHOTOS_{variable}": value})
+        managers.open(filter_photos, variables={f"PLUGIN_PHOTOS_{variable}": value})

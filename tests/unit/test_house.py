@@ -177,10 +177,10 @@ def test_lua_script_is_used_and_says_what_it_does(path: Path) -> None:
 
 @pytest.mark.fault("O17")
 def test_tests_skip_where_a_program_is_missing() -> None:
-    """Each program of the system that a test starts comes from `tests.parts.program`, which skips without it."""
+    """Each program of the system that a test starts comes from tests.requirements.program, which skips without it."""
     faults = []
     for path in modules("tests"):
-        if path.parent.name.startswith("plugins_") or path.name == "parts.py" or "plugins_v1" in path.parts:
+        if path.parent.name.startswith("plugins_") or path.name == "requirements.py" or "plugins_v1" in path.parts:
             continue
         tree = ast.parse(path.read_text())
         lists = {
@@ -197,7 +197,7 @@ def test_tests_skip_where_a_program_is_missing() -> None:
             is_start = called.startswith(("subprocess.", "asyncio.create_subprocess")) and node.args
             if called in ("shutil.which", "which", "os.system") or (is_start and _names_program(node.args[0], lists)):
                 faults.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:60]}")
-    assert faults == [], "use tests.parts.program"
+    assert faults == [], "use tests.requirements.program"
 
 
 def _names_program(command: ast.expr, lists: dict[str, ast.expr]) -> bool:

@@ -102,7 +102,7 @@ class Notifier:
         self.durable = is_durable
 
 
-class House:
+class ManagerFactory:
     """Builds managers from plugins defined in the test and closes them after it."""
 
     def __init__(self) -> None:
@@ -168,14 +168,14 @@ def make_module(
     return module
 
 
-def build(settings: Settings, module: types.ModuleType, house: House) -> PluginManager:
+def build(settings: Settings, module: types.ModuleType, house: ManagerFactory) -> PluginManager:
     return assemble(make_catalogue(settings, module), settings, house.metrics, house.rooms)
 
 
 @pytest.fixture
-def house(io_loop: IOLoop) -> Iterator[House]:
-    """A place to build managers in."""
-    house = House()
+def house(io_loop: IOLoop) -> Iterator[ManagerFactory]:
+    """A factory of managers; the test closes what it built."""
+    house = ManagerFactory()
     with capture_logs():  # the console's way to print exceptions is slow
         yield house
     house.released.set()
@@ -264,7 +264,7 @@ def test_an_unknown_name_stops_the_start_and_lists_the_names_there_are(package: 
     assert "a_package_nobody_has" in str(caught.value)
 
 
-def test_a_factory_that_fails_stops_the_start_with_its_reason(house: House) -> None:
+def test_a_factory_that_fails_stops_the_start_with_its_reason(house: ManagerFactory) -> None:
     """A selected plugin that cannot be built is a fault of the configuration, not a job that fails later."""
 
     def fail() -> None:
@@ -275,7 +275,7 @@ def test_a_factory_that_fails_stops_the_start_with_its_reason(house: House) -> N
         build(Settings(ai_provider="tested"), module, house)
 
 
-def test_a_plugin_without_its_methods_stops_the_start(house: House) -> None:
+def test_a_plugin_without_its_methods_stops_the_start(house: ManagerFactory) -> None:
     """What is missing is named at start, not found out by the first upload."""
     module = make_module("tested", providers=[("tested", object)])
     with pytest.raises(ConfigurationError, match="it has no method analyze"):
@@ -311,7 +311,7 @@ async def test_the_settings_choose_what_is_built(tmp_path: Path) -> None:
     await manager.close()
 
 
-def test_a_provider_without_threads_stops_the_start(house: House) -> None:
+def test_a_provider_without_threads_stops_the_start(house: ManagerFactory) -> None:
     """max_concurrency = 0 would leave every call waiting."""
     provider = Provider(lambda request: FOUND)
     provider.max_concurrency = 0  # type: ignore[attr-defined]
@@ -321,7 +321,7 @@ def test_a_provider_without_threads_stops_the_start(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_two_managers_do_not_see_each_other(house: House) -> None:
+async def test_two_managers_do_not_see_each_other(house: ManagerFactory) -> None:
     """Each app has its own plugins, even under the same name."""
     one = house.open(lambda request: Analysis(brand=Attribute("one", 1)))
     two = house.open(lambda request: Analysis(brand=Attribute("two", 1)))
@@ -332,7 +332,7 @@ async def test_two_managers_do_not_see_each_other(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_async_methods_run_on_the_loop_and_plain_ones_in_a_thread(house: House) -> None:
+async def test_async_methods_run_on_the_loop_and_plain_ones_in_a_thread(house: ManagerFactory) -> None:
     """A plain method never blocks the loop; one that returns an awaitable has it awaited; each sees the context."""
     seen: dict[str, tuple[bool, str]] = {}
 
@@ -357,7 +357,7 @@ async def test_async_methods_run_on_the_loop_and_plain_ones_in_a_thread(house: H
 
 
 @pytest.mark.gen_test
-async def test_max_concurrency_is_the_number_of_the_providers_threads(house: House) -> None:
+async def test_max_concurrency_is_the_number_of_the_providers_threads(house: ManagerFactory) -> None:
     """A provider that asks for two threads is never run in three, and always in two."""
     barrier, running, lock = threading.Barrier(2, timeout=5), [0, 0], threading.Lock()
 
@@ -376,7 +376,7 @@ async def test_max_concurrency_is_the_number_of_the_providers_threads(house: Hou
 
 
 @pytest.mark.gen_test
-async def test_calls_are_timed_and_errors_counted_per_plugin(house: House) -> None:
+async def test_calls_are_timed_and_errors_counted_per_plugin(house: ManagerFactory) -> None:
     """Operators see which plugin is slow and which fails."""
 
     def fail(request: AnalyzeRequest) -> Analysis:
@@ -394,7 +394,7 @@ async def test_calls_are_timed_and_errors_counted_per_plugin(house: House) -> No
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
 @pytest.mark.gen_test
-async def test_a_provider_that_overruns_is_retryable_and_counted(house: House, is_async: bool) -> None:
+async def test_a_provider_that_overruns_is_retryable_and_counted(house: ManagerFactory, is_async: bool) -> None:
     """The time budget ends the call, not the plugin's goodwill."""
 
     async def never(request: AnalyzeRequest) -> Analysis:
@@ -411,7 +411,7 @@ async def test_a_provider_that_overruns_is_retryable_and_counted(house: House, i
 
 
 @pytest.mark.gen_test
-async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: House) -> None:
+async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: ManagerFactory) -> None:
     """When all threads of a plugin hang its calls end at once, others go on, and freed threads serve again."""
     storage = Storage()
     manager = house.open(house.hang, storage=storage, max_concurrency=2, provider_timeout_seconds=0.1)
@@ -432,7 +432,7 @@ async def test_stuck_threads_fail_calls_at_once_and_only_of_their_plugin(house: 
 
 @pytest.mark.fault("E5")
 @pytest.mark.gen_test
-async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house: House) -> None:
+async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house: ManagerFactory) -> None:
     """What nobody waits for any more is not begun, and spends no attempt; what has begun has all of its time."""
     started: list[str] = []
 
@@ -460,7 +460,7 @@ async def test_a_call_still_waiting_for_a_thread_never_runs_after_its_time(house
 
 @pytest.mark.fault("E5")
 @pytest.mark.gen_test
-async def test_waiting_for_a_thread_is_not_part_of_a_photos_time(house: House) -> None:
+async def test_waiting_for_a_thread_is_not_part_of_a_photos_time(house: ManagerFactory) -> None:
     """Three photos for one thread, each of which takes more than half of its time: all are done."""
     manager = house.open(lambda request: time.sleep(0.2) or FOUND, max_concurrency=1, provider_timeout_seconds=0.35)
     assert await asyncio.gather(*(manager.analyze(REQUEST, no_image) for _ in range(3))) == [FOUND] * 3
@@ -468,7 +468,7 @@ async def test_waiting_for_a_thread_is_not_part_of_a_photos_time(house: House) -
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
 @pytest.mark.gen_test
-async def test_cancellation_passes_through(house: House, is_async: bool) -> None:
+async def test_cancellation_passes_through(house: ManagerFactory, is_async: bool) -> None:
     """A cancelled job is cancelled, not failed; nothing is counted as the plugin's error."""
     begun = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -513,7 +513,7 @@ def raising_async(error: BaseException) -> Callable[[AnalyzeRequest], Any]:
 )
 @pytest.mark.gen_test
 async def test_anything_a_provider_raises_becomes_a_retryable_error(
-    house: House, error: BaseException, style: Callable[[BaseException], Any]
+    house: ManagerFactory, error: BaseException, style: Callable[[BaseException], Any]
 ) -> None:
     """Unknown is not permanent; no sys.exit or stray cancellation reaches the loop, and no detail the client."""
     with pytest.raises(RetryableJobError) as caught:
@@ -523,7 +523,7 @@ async def test_anything_a_provider_raises_becomes_a_retryable_error(
 
 
 @pytest.mark.gen_test
-async def test_a_providers_own_verdict_passes_unchanged(house: House) -> None:
+async def test_a_providers_own_verdict_passes_unchanged(house: ManagerFactory) -> None:
     """PermanentJobError and its message are for the owner."""
     refusal = PermanentJobError("No product in the image")
     with pytest.raises(PermanentJobError) as caught:
@@ -570,7 +570,7 @@ def test_find_fault_names_what_breaks_the_contract(result: Any, fault: str | Non
 
 
 @pytest.mark.gen_test
-async def test_a_result_that_breaks_its_contract_is_tried_twice(house: House) -> None:
+async def test_a_result_that_breaks_its_contract_is_tried_twice(house: ManagerFactory) -> None:
     """A model may stumble once; twice means it is broken. The author finds the fault in the cause."""
     manager = house.open(lambda request: Analysis(brand=Attribute("Nike", 93)))
     with pytest.raises(RetryableJobError) as caught:
@@ -583,7 +583,7 @@ async def test_a_result_that_breaks_its_contract_is_tried_twice(house: House) ->
 
 
 @pytest.mark.gen_test
-async def test_storage_calls_reach_the_backend(house: House) -> None:
+async def test_storage_calls_reach_the_backend(house: ManagerFactory) -> None:
     """save gives the URL, read the bytes, delete removes, check passes."""
     storage = Storage()
     manager = house.open(storage=storage)
@@ -596,7 +596,7 @@ async def test_storage_calls_reach_the_backend(house: House) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_storage_that_fails_in_any_way_is_unavailable(house: House) -> None:
+async def test_a_storage_that_fails_in_any_way_is_unavailable(house: ManagerFactory) -> None:
     """An unknown exception, an overrun and a URL that is none become DependencyUnavailable with the cause chained."""
     storage = Storage()
     manager = house.open(storage=storage, storage_timeout_seconds=0.1)
@@ -617,7 +617,7 @@ async def test_a_storage_that_fails_in_any_way_is_unavailable(house: House) -> N
 
 
 @pytest.mark.gen_test
-async def test_storage_errors_with_a_meaning_pass_unchanged(house: House) -> None:
+async def test_storage_errors_with_a_meaning_pass_unchanged(house: ManagerFactory) -> None:
     """A missing image is told from a missing storage, and a refused image is the client's error."""
     storage = Storage()
     manager = house.open(storage=storage)
@@ -635,7 +635,7 @@ async def test_storage_errors_with_a_meaning_pass_unchanged(house: House) -> Non
 
 
 @pytest.mark.gen_test
-async def test_each_notifier_gets_the_event_whatever_the_others_do(house: House) -> None:
+async def test_each_notifier_gets_the_event_whatever_the_others_do(house: ManagerFactory) -> None:
     """One that raises, one that hangs and one that changes its event neither silence, delay nor mislead the next."""
     told = asyncio.Event()
     seen: list[Notification] = []
@@ -667,7 +667,9 @@ async def test_each_notifier_gets_the_event_whatever_the_others_do(house: House)
 
 
 @pytest.mark.gen_test
-async def test_a_durable_notifier_that_fails_in_a_row_is_held(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_durable_notifier_that_fails_in_a_row_is_held(
+    house: ManagerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It takes no slot that another's events wait for; its deliveries cost nothing and say what held it."""
     calls = []
 
@@ -706,7 +708,7 @@ async def test_a_durable_notifier_that_fails_in_a_row_is_held(house: House, monk
 )
 @pytest.mark.gen_test
 async def test_a_durable_notifier_that_did_not_take_the_event_is_held_alone(
-    house: House, error: Exception, message: str
+    house: ManagerFactory, error: Exception, message: str
 ) -> None:
     """At its first word; the failure is logged with plugin, cause and trace, and shown to the other processes."""
 
@@ -726,7 +728,9 @@ async def test_a_durable_notifier_that_did_not_take_the_event_is_held_alone(
 
 
 @pytest.mark.gen_test
-async def test_a_plain_notifier_that_fails_in_a_row_is_held(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_plain_notifier_that_fails_in_a_row_is_held(
+    house: ManagerFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An event waits for a receiver that is away no longer than BREAKER_FAILURES times; the others are told."""
     told: list[str] = []
 
@@ -748,7 +752,7 @@ async def test_a_plain_notifier_that_fails_in_a_row_is_held(house: House, monkey
 
 
 @pytest.mark.gen_test
-async def test_close_closes_every_plugin_even_when_one_fails(house: House) -> None:
+async def test_close_closes_every_plugin_even_when_one_fails(house: ManagerFactory) -> None:
     """close may be async or plain, and is optional; a failing one is logged."""
     closed: list[str] = []
 

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.metrics import QUEUE_STATES, Metrics
-from tests.parts import program
+from tests.requirements import program
 
 QUEUE = "ai-processing"
 HELD = "pipeline_provider_held_seconds"

@@ -18,7 +18,7 @@ from pipeline.hooks.sources import ENTRY_POINT_GROUP
 from pipeline.metrics import Metrics
 from pipeline.commands.reference import ERRORS, hook_users, reference_lines
 from pipeline.settings import Settings
-from tests.parts import program
+from tests.requirements import program
 from tests.service import ROOT, inherited
 
 PAGE = (ROOT / "docs/plugins.md").read_text()

@@ -21,7 +21,7 @@ from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from tests.factories import SECRET
-from tests.fake_plugins import House, make_catalogue, make_module
+from tests.fake_plugins import ManagerFactory, make_catalogue, make_module
 from tests.handler_server import HandlerServer
 
 
@@ -135,8 +135,8 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
         routes.add("GET", "/a" if settings.port == 1 else "/b", answer)
 
     module = make_module("bell", register_notifiers=lambda: [("bell", Notifier)], register_routes=of_module)
-    house = House()
-    manager = house.open(module, notifiers=("bell",))
+    managers = ManagerFactory()
+    manager = managers.open(module, notifiers=("bell",))
     served = [(plugin.kind, route.path) for plugin, route in manager.routes["bell"]]
     assert served == [("notifier", "/a"), ("hook", "/b")]
     infos = make_catalogue(Settings(notifiers=("bell",)), module)
@@ -144,14 +144,14 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
     listed = {info.kind: info.routes for info in infos.infos() if info.name == "bell"}
     assert listed == {"notifier": ("GET /a (user)",), "hook": ("GET /b (user)",)}
     with pytest.raises(ConfigurationError, match="two plugins 'bell' have the route GET /a"):
-        house.open(module, notifiers=("bell",), port=1)
+        managers.open(module, notifiers=("bell",), port=1)
 
     async def late(self: Any, routes: Any) -> None:
         pass
 
     Notifier.register_routes = late  # type: ignore[method-assign, assignment]
     with pytest.raises(ConfigurationError, match="NOTIFIERS: notifier 'bell' cannot start: register_routes must be"):
-        house.open(module, notifiers=("bell",))
+        managers.open(module, notifiers=("bell",))
     old = make_module("old", register_notifiers=lambda: [("old", Old)])
     old.API_VERSION = 1  # type: ignore[attr-defined]
     catalogue = make_catalogue(Settings(notifiers=("old",)), old)

@@ -1,4 +1,4 @@
-"""Storages without a mistake: what those planted in tests/plugins_broken/ are but for the one thing that is wrong."""
+"""Correct storages. Each broken one in tests/plugins_broken/ is one of these with a single mistake."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pipeline.errors import NotFound
 from pipeline.hooks import Context, PluginReply, PluginRequest, Routes
 
 
-class SoundStorage:
-    """Keeps images in memory."""
+class CorrectStorage:
+    """Stores images in memory."""
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
@@ -33,8 +33,8 @@ class SoundStorage:
         pass
 
 
-class ServedStorage(SoundStorage):
-    """Shows its images by a route of its own, of a plugin that is called `broken`."""
+class ServedStorage(CorrectStorage):
+    """Serves its images by its own route, as the plugin `broken`."""
 
     async def start(self, context: Context) -> None:
         self.base = context.settings.public_url

@@ -1,4 +1,4 @@
-"""The other side of the JavaScript client, as a test tells it."""
+"""A service for tests of the JavaScript client; the test itself decides each answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from tests.scripts import CHROMIUM_PAGE, CLIENT, HARNESS, WAIT_SECONDS, Script, 
 
 
 class Link:
-    """One connection at the far end. first: the frame it began with."""
+    """One WebSocket of a client.
+
+    first: the client's first frame.
+    """
 
     def __init__(self, socket: web.WebSocketResponse, request: web.Request, first: dict[str, Any]) -> None:
         self.socket = socket
@@ -34,7 +37,10 @@ class Link:
             await self.socket.send_json(frame)
 
     async def connected(self, at: datetime | None = None) -> None:
-        """Let the client in. at: the time of the server's clock."""
+        """Send `connected`.
+
+        at: the server's time in it, by default now.
+        """
         await self.send({"event": "connected", "room": "user:ann", "serverTime": to_timestamp(at or utc_now())})
 
     async def frame(self) -> dict[str, Any]:
@@ -51,13 +57,13 @@ class Link:
         await asyncio.wait_for(self.ended.wait(), WAIT_SECONDS)
 
     def cut(self) -> None:
-        """Break the line."""
+        """Abort the TCP connection."""
         assert self._request.transport is not None
         self._request.transport.abort()
 
 
 class Call:
-    """One HTTP request at the far end, which waits for its answer."""
+    """One HTTP request of a client, which waits for its answer."""
 
     def __init__(self, request: web.Request, body: bytes) -> None:
         self.method, self.path, self.query = request.method, request.path, dict(request.query)
@@ -66,7 +72,7 @@ class Call:
         self.answer: asyncio.Future[web.Response | None] = asyncio.get_running_loop().create_future()
 
     def reply(self, data: Any, status: int = 200) -> None:
-        """Answer well."""
+        """Answer with the envelope of a success."""
         self.answer.set_result(web.json_response({"success": True, "data": data}, status=status))
 
     def refuse(self, status: int, code: str, **headers: str) -> None:
@@ -76,16 +82,16 @@ class Call:
         self.answer.set_result(web.json_response(body, status=status, headers=named))
 
     def reply_html(self, status: int) -> None:
-        """Answer as a proxy does whose service is gone."""
+        """Answer as a proxy does whose service is down."""
         self.answer.set_result(web.Response(status=status, text="<h1>Bad Gateway</h1>", content_type="text/html"))
 
     def cut(self) -> None:
-        """Break the line."""
+        """Abort the TCP connection."""
         self.answer.set_result(None)
 
 
 class Stream:
-    """One stream of server-sent events at the far end."""
+    """One stream of server-sent events."""
 
     def __init__(self, response: web.StreamResponse, request: web.Request) -> None:
         self.query, self.headers = dict(request.query), request.headers
@@ -93,17 +99,17 @@ class Stream:
         self._response = response
 
     async def send(self, *pieces: bytes) -> None:
-        """Send these bytes, each by itself."""
+        """Send these pieces one by one."""
         for piece in pieces:
             await self._response.write(piece)
-            await asyncio.sleep(0.01)  # or they would arrive as one
+            await asyncio.sleep(0.01)  # else they arrive together
 
     async def frames(self, *frames: dict[str, Any]) -> None:
         """Send frames."""
         await self.send(*(f"event: {each['event']}\ndata: {json.dumps(each)}\n\n".encode() for each in frames))
 
     async def connected(self) -> None:
-        """Let the client in."""
+        """Send `connected`."""
         await self.frames({"event": "connected", "room": "user:ann", "serverTime": to_timestamp(utc_now())})
 
     def end(self) -> None:
@@ -111,8 +117,8 @@ class Stream:
         self.ended.set()
 
 
-class FarEnd:
-    """The other side of the client, as the test tells it; also serves the client and a page that loads it."""
+class FakeService:
+    """The service; it also serves the client's files and a page that loads them."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -128,7 +134,7 @@ class FarEnd:
         application.router.add_route("*", "/api/{path:.*}", self._api)
         self._runner = web.AppRunner(application, shutdown_timeout=1)
 
-    async def __aenter__(self) -> FarEnd:
+    async def __aenter__(self) -> FakeService:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -153,7 +159,7 @@ class FarEnd:
 
     @asynccontextmanager
     async def script(self, kind: str) -> AsyncIterator[Script]:
-        """Give a script in Node, or in a page of this origin."""
+        """Yield a script in Node, or in a page of this origin."""
         async with node() if kind == "node" else chromium(f"{self.url}/") as script:
             yield script
 
@@ -162,7 +168,7 @@ class FarEnd:
         return web.Response(text=text, content_type="text/html")
 
     async def _socket(self, request: web.Request) -> web.WebSocketResponse:
-        # Uncompressed, like the service's.
+        # Without compression, as in the service.
         socket = web.WebSocketResponse(protocols=("pipeline.v1",), timeout=1, compress=False)
         await socket.prepare(request)
         self.accepted += 1
