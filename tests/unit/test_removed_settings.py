@@ -17,7 +17,8 @@ from pipeline.rooms import rooms
 from pipeline.sandbox import cost
 from pipeline.settings import REMOVED, Settings, load
 from pipeline.settings import settings as derived
-from pipeline.usecases import admission, upload, notifying, reconciler, replay, result_cache
+from pipeline.usecases import admission, notifying, reconciler, replay, result_cache
+from pipeline.usecases.upload import IDEMPOTENCY_SECONDS
 from tests import constants
 from tests.service import ROOT
 
@@ -25,7 +26,7 @@ IN_FORCE = {
     "AI_CACHE_DAYS": result_cache.REUSE_DAYS,
     "MAX_IMAGE_PIXELS": cost.MAX_IMAGE_PIXELS,
     "UPLOAD_TIMEOUT_SECONDS": upload.BODY_SECONDS,
-    "IDEMPOTENCY_SECONDS": upload.IDEMPOTENCY_SECONDS,
+    "IDEMPOTENCY_SECONDS": IDEMPOTENCY_SECONDS,
     "BREAKER_FAILURES": calls.BREAKER_FAILURES,
     "BREAKER_PROBE_SECONDS": calls.BREAKER_PROBE_SECONDS,
     "NOTIFIER_SLOTS": notifiers.SLOTS,
