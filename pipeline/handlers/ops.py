@@ -13,7 +13,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.handlers import contracts
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
 from pipeline.texts import clean, mask
 from pipeline.usecases.dependencies import Dependencies

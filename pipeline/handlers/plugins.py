@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.assets.asset import to_timestamp
 from pipeline.clock import utc_now
 from pipeline.handlers.base import OperatorHandler
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.limits import Limits
 from pipeline.hooks.listing import PluginInfo, limits_as_json
 from pipeline.hooks.manager import PluginManager

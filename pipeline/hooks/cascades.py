@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigurationError
 from pipeline.hold import lane_behind
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -48,6 +48,6 @@ def flat(cascade: Cascade) -> tuple[str, ...]:
     return tuple(name for stage in cascade for name in stage)
 
 
-def behind_others(of: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+def with_background_lanes(of: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
     """Return the same for the lanes of jobs that are claimed only when no other job is ready."""
     return {lane_behind(category): names for category, names in of.items()}

@@ -1,6 +1,6 @@
 """The plugins there are: lists them with what is wrong with each, and builds those the settings name.
 
-What was found: registry.py. How it is made: building.py. Runs at start, on the main thread.
+What was found: registry.py. How it is made: plugin_builder.py. Runs at start, on the main thread.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.building import Building, Made, described
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.plugin_builder import PluginBuilder, BuildResult, described
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.kinds import BUILT_IN_MODULES, HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Kind, Offer
 from pipeline.hooks.listing import NOT_INSTALLED, PluginInfo, broken_info, info_of
 from pipeline.hooks.load_checks import nearest
@@ -46,19 +46,19 @@ class Catalogue:
         self._settings = settings
         self._modules = modules
         self._registry = Registry(settings, modules, self.sandbox)
-        self._building = Building(settings, self._registry.own)
-        # By `look_into`.
-        self._made: dict[tuple[Kind, str], Made] = {}
+        self._building = PluginBuilder(settings, self._registry.own)
+        # By `inspect_plugins`.
+        self._made: dict[tuple[Kind, str], BuildResult] = {}
 
-    def renew(self) -> None:
+    def rebuild(self) -> None:
         """Make plugins with another sandbox from now on, as one that was built anew would: to find them takes longest.
 
         Whoever uses the one before closes it.
         """
         self.sandbox, self._made = _sandbox(self._settings), {}
-        self._registry.ask_again(self.sandbox)
+        self._registry.collect_offers_again(self.sandbox)
 
-    def look_into(self) -> None:
+    def inspect_plugins(self) -> None:
         """Make what is selected or does not come with the service, so that `infos` tells what is wrong with it."""
         for (kind, name), offer in self._registry.offers.items():
             if name in self.selected[kind] or offer.source.package != BUILT_IN:
@@ -76,9 +76,9 @@ class Catalogue:
         ]
         return sorted(usable + hooks + silent + registry.unused, key=lambda info: (info.kind, info.name, info.package))
 
-    def tell(self) -> None:
+    def log_faults(self) -> None:
         """Log what is wrong with plugins that stop no start: nobody selected them, or it is harmless."""
-        self._registry.tell()
+        self._registry.log_faults()
 
     @property
     def broken(self) -> list[PluginInfo]:
@@ -124,7 +124,7 @@ class Catalogue:
         """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
         return self._make_well(kind, name)[1].plugin
 
-    def _make_well(self, kind: Kind, name: str) -> tuple[Offer, Made]:
+    def _make_well(self, kind: Kind, name: str) -> tuple[Offer, BuildResult]:
         offer = self._registry.offers.get((kind, name))
         if offer is None:
             is_by_category = any(name in self._settings.chain(each) for each in self._settings.ai_provider_by_category)
@@ -137,7 +137,7 @@ class Catalogue:
             raise ConfigurationError(told) from made.cause
         return offer, made
 
-    def _try_to_make(self, offer: Offer, name: str) -> Made:
+    def _try_to_make(self, offer: Offer, name: str) -> BuildResult:
         made = self._building.make(offer, name)
         needed = missing_packages(self._registry.module(offer.key), offer.source)
         if made.faults and needed and "pip install" not in "".join(made.faults):
@@ -157,7 +157,7 @@ class Catalogue:
         )
 
     def _offer_info(self, kind: Kind, name: str, offer: Offer) -> PluginInfo:
-        is_selected, made = name in self.selected[kind], self._made.get((kind, name), Made(None))
+        is_selected, made = name in self.selected[kind], self._made.get((kind, name), BuildResult(None))
         warnings = (*self._registry.warnings[offer.key], *made.warnings)
         if made.faults and (is_selected or made.plugin is not None):
             return replace(broken_info(offer.source, kind.name, made.faults, name), warnings=warnings)

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from pipeline.hooks.extra import kept_extra
+from pipeline.hooks.extra import clean_extra
 from pipeline.hooks.protocols import CONFIDENCE_KINDS, Analysis, Attribute, ProcessedImage, Usage
 from pipeline.texts import HALVES, clean
 
@@ -90,7 +90,7 @@ def cleaned(analysis: Analysis) -> Analysis:
         brand=brand,
         model=model,
         colorway=colorway,
-        extra=kept_extra(analysis.extra),
+        extra=clean_extra(analysis.extra),
         is_cached=False,
         ai_model=clean(analysis.ai_model).strip(),
         prompt_version=clean(analysis.prompt_version).strip(),
@@ -100,7 +100,7 @@ def cleaned(analysis: Analysis) -> Analysis:
 def extra_fault(extra: object) -> str | None:
     """Return what is wrong with what a provider has to say besides."""
     try:
-        kept_extra(extra)
+        clean_extra(extra)
     except ValueError as error:
         return str(error)
     return None

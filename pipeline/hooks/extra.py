@@ -16,7 +16,7 @@ MAX_BYTES, MAX_LEVELS = 8192, 10
 TOO_LARGE = f"extra has more than {MAX_BYTES} bytes"
 
 
-def kept_extra(extra: object) -> dict[str, Any]:
+def clean_extra(extra: object) -> dict[str, Any]:
     """Return it as it is kept: plain JSON values, texts and names without terminal escapes and control characters.
 
     ValueError, in words for the provider's author, when it cannot be kept.

@@ -19,7 +19,7 @@ from pipeline.errors import (
     words_of,
 )
 from pipeline.hooks.breaker import Breaker
-from pipeline.hooks.running import PluginBusy, PluginOverrun
+from pipeline.hooks.running_calls import PluginBusy, PluginOverrun
 from pipeline.texts import cause_of, clean, mask
 
 HOOK_FAILED, NOT_READY = "The hook failed", "Not ready"
@@ -49,7 +49,7 @@ def job_error(raised: Exception, name: str, service: str) -> JobError:
     return error
 
 
-def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) -> None:
+def record_failure(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) -> None:
     """Tell the breaker of what was raised. counts: so many failures in a row, whatever they are, hold the plugin, but
     not those of which it said when this one is to be tried again.
     """
@@ -69,7 +69,7 @@ def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) 
         breaker.answered()
 
 
-def note_hook(breaker: Breaker, raised: Exception, name: str) -> None:
+def record_hook_failure(breaker: Breaker, raised: Exception, name: str) -> None:
     """Tell the breaker of what a filter or observer raised, which is about no job: a time that it gives is its own."""
     error = job_error(raised, name, "The hook")
     if not isinstance(error, RetryableJobError) or isinstance(error, SandboxLimit):
@@ -80,7 +80,7 @@ def note_hook(breaker: Breaker, raised: Exception, name: str) -> None:
         error.message = mask(clean(str(getattr(raised, "message", "")))) or HOOK_FAILED
     else:
         error.message = NOT_READY if isinstance(raised, NotReady) else HOOK_FAILED
-    note(breaker, error, raised, counts=True)
+    record_failure(breaker, error, raised, counts=True)
 
 
 def cause_beside(error: JobError, raised: Exception) -> str:
@@ -88,7 +88,7 @@ def cause_beside(error: JobError, raised: Exception) -> str:
     return cause_of(raised) if error.message == getattr(raised, "message", None) else words_of(raised)
 
 
-def held(name: str, breaker: Breaker) -> RetryableJobError:
+def held_error(name: str, breaker: Breaker) -> RetryableJobError:
     """Return the error of a job that did not ask the plugin because it is held."""
     error = RetryableJobError(breaker.reason, spends_attempt=False)
     error.provider = name

@@ -18,10 +18,10 @@ import structlog
 
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.hooks import faults
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
 from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
-from pipeline.hooks.pictures import Pictures
+from pipeline.hooks.processed_images import ProcessedImages
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
 
 if TYPE_CHECKING:
@@ -35,15 +35,15 @@ EVENTS_AT_MOST = 1000
 CLOSE_SECONDS = 2.0
 
 
-class Hooked:
+class HookCalls:
     """The plugins that observe or filter."""
 
     def __init__(
-        self, plugins: Sequence[BoundPlugin], settings: Settings, pictures: Pictures | None = None
+        self, plugins: Sequence[BoundPlugin], settings: Settings, pictures: ProcessedImages | None = None
     ) -> None:
         """pictures: judges the images that filters hand back."""
         self._settings = settings
-        self._pictures = pictures or Pictures(settings)
+        self._pictures = pictures or ProcessedImages(settings)
         self._seconds = settings.hook_timeout_seconds
         self._required = frozenset(settings.filters_required)
         self.plugins = tuple(plugins)
@@ -192,4 +192,4 @@ def _failed(plugin: BoundPlugin, hook: str, error: Exception) -> None:
     if isinstance(error, WrongAnswer):
         plugin.count_error(hook)
     log.warning("hook_failed", plugin=plugin.name, hook=hook, exc_info=True)
-    faults.note_hook(plugin.breaker(hook), error, plugin.name)
+    faults.record_hook_failure(plugin.breaker(hook), error, plugin.name)

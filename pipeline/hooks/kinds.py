@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START
+from pipeline.hooks.bound_plugin import CHECK, REGISTER_ROUTES, START
 from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
 from pipeline.hooks.sources import Source
 

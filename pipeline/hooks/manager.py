@@ -1,7 +1,7 @@
-"""Calls the plugins in use for the use cases: providers in chains, one storage, notifiers, observers and filters.
+"""Calls the plugins in use for the use cases: providers in cascades, one storage, notifiers, observers and filters.
 
-What there is and what is selected: catalogue.py; how one is called: calls.py. A manager belongs to the app that built
-it: two in one process know nothing of each other. Runs on the event loop.
+catalogue.py finds and selects the plugins; bound_plugin.py calls one of them. A manager belongs to the app that built
+it: two managers in one process share nothing. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import ContextFactory
-from pipeline.hooks.hook_calls import Hooked
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListener
+from pipeline.hooks.hook_calls import HookCalls
+from pipeline.hooks.job_protocols import NO_LIMITS, NO_LISTENER, Permit, AnalysisListener
 from pipeline.hooks.kinds import FILTERS, NOTIFIER, PROVIDER, STORAGE
 from pipeline.hooks.context_api import PluginStore
 from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.notifiers import Notifiers
 from pipeline.hooks.photo import ReadImage
-from pipeline.hooks.pictures import Inspect, Pictures
+from pipeline.hooks.processed_images import Inspect, ProcessedImages
 from pipeline.hooks.protocols import (
     Analysis,
     AnalyzeRequest,
@@ -33,10 +33,10 @@ from pipeline.hooks.protocols import (
 )
 from pipeline.hooks.providers import Providers
 from pipeline.hooks.routes import Route
-from pipeline.hooks.starting import start
+from pipeline.hooks.plugin_start import start
 from pipeline.hooks.storages import Storages
-from pipeline.hooks.storage_calls import Storing
-from pipeline.hooks.usage import UsageCounts
+from pipeline.hooks.storage_calls import StorageCalls
+from pipeline.hooks.usage import UsageCounters
 from pipeline.hooks.values import MemoryValues
 from pipeline.images import ImageName, SavedImage
 from pipeline.tracing import OFF, Tracing
@@ -58,7 +58,7 @@ class PluginManager:
         providers: Mapping[str, BoundPlugin],
         storages: Storages,
         notifiers: Sequence[BoundPlugin],
-        usage: UsageCounts,
+        usage: UsageCounters,
         hooks: Sequence[BoundPlugin] = (),
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
@@ -70,7 +70,7 @@ class PluginManager:
         sandbox: where plugins work, closed with them. inspect: looks at the bytes of the images that plugins made.
         usage: counts what the AI takes. broken: plugins that cannot be used, to be shown.
         """
-        pictures = Pictures(settings, inspect)
+        pictures = ProcessedImages(settings, inspect)
         self._providers = Providers(settings, providers, tracing, pictures, sandbox, usage)
         self._asked = tuple(providers.values())
         # Which AI providers are not asked for now, and which of them the jobs of each category may ask.
@@ -79,12 +79,12 @@ class PluginManager:
         self.provider_paces = self._providers.paces
         self.free_providers = self._providers.free
         self.provider_versions = self._providers.versions
-        # Whom the jobs of each category ask only after another has answered.
-        self.provider_behind = self._providers.behind
+        # The providers that the jobs of each category ask only after another one has answered.
+        self.later_providers = self._providers.later_providers
         self.storages = storages
         seconds, slots = settings.notifier_timeout_seconds, settings.notifier_slots
         self.notifiers = Notifiers(notifiers, rooms, seconds, tracing, slots)
-        self._hooked = Hooked(hooks, settings, pictures)
+        self._hook_calls = HookCalls(hooks, settings, pictures)
         self.sandbox = sandbox
         self._contexts, self.usage, self.broken = contexts, usage, broken
         # By the plugin's name; those that are opened later have none.
@@ -98,7 +98,7 @@ class PluginManager:
         """
         asked = self._asked if asks_providers else ()
         storages = (storing.storage for storing in self.storages.all)
-        starting = [start(plugin) for plugin in (*asked, *storages, *self.notifiers.all, *self._hooked.plugins)]
+        starting = [start(plugin) for plugin in (*asked, *storages, *self.notifiers.all, *self._hook_calls.plugins)]
         for fault in await asyncio.gather(*starting):
             if fault is not None:
                 raise fault
@@ -107,7 +107,7 @@ class PluginManager:
     def all(self) -> tuple[BoundPlugin, ...]:
         """Every plugin in use."""
         storages = (storing.storage for storing in self.storages.all)
-        return (*self._asked, *storages, *self.notifiers.all, *self._hooked.plugins)
+        return (*self._asked, *storages, *self.notifiers.all, *self._hook_calls.plugins)
 
     @property
     def sees(self) -> Mapping[str, str]:
@@ -123,7 +123,7 @@ class PluginManager:
         request: AnalyzeRequest,
         read_image: ReadImage,
         tries: str = "",
-        listener: AnalysisListener = NO_WITNESS,
+        listener: AnalysisListener = NO_LISTENER,
         permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
@@ -131,9 +131,9 @@ class PluginManager:
 
         What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
-        self._hooked.check_transforming()
+        self._hook_calls.check_transforming()
         analysis = await self._providers.analyze(request, read_image, tries, listener, permit, only)
-        return await self._hooked.transform_analysis(analysis, request)
+        return await self._hook_calls.transform_analysis(analysis, request)
 
     @property
     def backends(self) -> Sequence[str]:
@@ -179,21 +179,21 @@ class PluginManager:
 
     def observe(self, hook: str, event: JobEvent) -> None:
         """Let the observers know; returns at once."""
-        self._hooked.observe(hook, event)
+        self._hook_calls.observe(hook, event)
 
     @property
     def has_upload_filters(self) -> bool:
         """True when some plugin wants to see uploads."""
-        return self._hooked.has_upload_filters
+        return self._hook_calls.has_upload_filters
 
     async def validate_upload(self, upload: UploadFacts) -> None:
         """Return when no filter refuses the upload; else its ValidationError."""
-        await self._hooked.validate_upload(upload)
+        await self._hook_calls.validate_upload(upload)
 
     async def close(self) -> None:
         """Close the plugins and leave their threads, also the stuck ones, behind."""
         called = (*self._asked, *self.notifiers.all)
-        closing = (self._hooked.close(), self.storages.close(), *(plugin.close() for plugin in called))
+        closing = (self._hook_calls.close(), self.storages.close(), *(plugin.close() for plugin in called))
         await asyncio.gather(*closing)
         if self._contexts is not None:
             await self._contexts.close()
@@ -214,7 +214,7 @@ def build_plugins(
     """
     catalogue = Catalogue(settings)
     catalogue.check_names()
-    catalogue.tell()
+    catalogue.log_faults()
     return assemble(catalogue, settings, metrics, rooms, tracing, inspect, values)
 
 
@@ -232,21 +232,22 @@ def assemble(
     hooks = catalogue.build_hooks(metrics, contexts)
     _check_required(catalogue, settings, hooks)
 
-    def stored_in(name: str) -> Storing:
-        return Storing(catalogue.build(STORAGE, name, metrics, contexts), settings.storage_timeout_seconds, tracing)
+    def build_storage(name: str) -> StorageCalls:
+        storage = catalogue.build(STORAGE, name, metrics, contexts)
+        return StorageCalls(storage, settings.storage_timeout_seconds, tracing)
 
     return PluginManager(
         settings,
         rooms,
         providers={name: catalogue.build(PROVIDER, name, metrics, contexts) for name in catalogue.selected[PROVIDER]},
-        storages=Storages(stored_in(settings.storage_name), stored_in),
+        storages=Storages(build_storage(settings.storage_name), build_storage),
         notifiers=[catalogue.build(NOTIFIER, name, metrics, contexts) for name in catalogue.selected[NOTIFIER]],
         hooks=hooks,
         tracing=tracing,
         sandbox=catalogue.sandbox,
         inspect=inspect,
         contexts=contexts,
-        usage=UsageCounts(metrics, catalogue.selected[PROVIDER]),
+        usage=UsageCounters(metrics, catalogue.selected[PROVIDER]),
         broken=catalogue.broken,
     )
 

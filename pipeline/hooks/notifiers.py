@@ -20,7 +20,7 @@ from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import faults
 from pipeline.hooks.batches import Batches, batch_limits, checked_answers
 from pipeline.hooks.breaker import Breaker, SharedBreakers
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.context import trace_of_call
 from pipeline.hooks.protocols import Notification, RoomPublisher
 from pipeline.texts import clean
@@ -127,7 +127,7 @@ class Notifiers:
             if name == tries:
                 breaker.tries()
             elif not notifier.lets_through(self._method(notifier)):
-                raise faults.held(name, breaker)
+                raise faults.held_error(name, breaker)
             notification = self._notification(event, user_id, about, delivery_id, trace_context)
             answer = await self._hand(notifier, notification)
         return clean(answer)[:LONGEST_RESPONSE] if isinstance(answer, str) and answer else None
@@ -152,7 +152,7 @@ class Notifiers:
         except Exception as raised:
             error = faults.job_error(raised, notifier.name, RECEIVER)
             self._log(notifier, error, raised, assetId=notification.event.get("assetId"))
-            faults.note(breaker, error, raised, counts=True)
+            faults.record_failure(breaker, error, raised, counts=True)
             if error is raised:
                 raise
             raise error from raised
@@ -179,7 +179,7 @@ class Notifiers:
         if len(errors) < len(batch):
             breaker.answered()
         elif errors:
-            faults.note(breaker, error, raised, counts=True)
+            faults.record_failure(breaker, error, raised, counts=True)
         ended = iter(errors)
         return [
             _ended(*next(ended), is_held=breaker.is_held) if isinstance(answer, Exception) else answer

@@ -27,7 +27,7 @@ def takes_progress(analyze: Callable[..., Any]) -> bool:
         return False
 
 
-class Reporting:
+class ProgressReports:
     """The `progress` of one call of `analyze`. Made on the event loop."""
 
     def __init__(self, on_report: OnReport = lambda share, partial: None) -> None:

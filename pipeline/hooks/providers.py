@@ -1,6 +1,6 @@
 """The AI providers in use, and which of them the photos of each category may be asked of.
 
-How they are asked: asking.py. Runs on the event loop.
+How they are asked: provider_calls.py. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import PermanentJobError
 from pipeline.hold import lane_behind
-from pipeline.hooks.asking import Asking, Round
+from pipeline.hooks.provider_calls import ProviderCalls, CascadeRun
 from pipeline.hooks.breaker import SharedBreakers
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.cascades import Cascade, behind_others, cascades_of, flat, taking
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListener
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.cascades import Cascade, with_background_lanes, cascades_of, flat, taking
+from pipeline.hooks.job_protocols import NO_LIMITS, NO_LISTENER, Permit, AnalysisListener
 from pipeline.hooks.photo import Photo, ReadImage
-from pipeline.hooks.pictures import Pictures
+from pipeline.hooks.processed_images import ProcessedImages
 from pipeline.hooks.progress import takes_progress
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest
-from pipeline.hooks.usage import UsageCounts
+from pipeline.hooks.usage import UsageCounters
 from pipeline.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ class Providers:
         settings: Settings,
         providers: Mapping[str, BoundPlugin],
         tracing: Tracing,
-        pictures: Pictures,
+        pictures: ProcessedImages,
         sandbox: Sandbox | None,
-        usage: UsageCounts,
+        usage: UsageCounters,
     ) -> None:
         """providers: by name, all that settings.all_providers names.
         pictures: judges the images they made.
@@ -52,17 +52,21 @@ class Providers:
         chains = {category: flat(cascade) for category, cascade in self._cascades.items()}
         replaceable = {name for chain in chains.values() for name in chain[:-1]}
         reporting = {name for name, each in providers.items() if takes_progress(each.function("analyze"))}
-        self._asking = Asking(settings, tracing, pictures, usage, reporting, replaceable)
+        self._calls = ProviderCalls(settings, tracing, pictures, usage, reporting, replaceable)
         breakers = {name: provider.breaker("analyze") for name, provider in providers.items()}
         alone = {lane_behind("", name): (name,) for name in providers}
-        self.holds = SharedBreakers(breakers, {**chains, **behind_others(chains), **alone})
+        self.holds = SharedBreakers(breakers, {**chains, **with_background_lanes(chains), **alone})
         # Which AI model and prompt each declares.
         self.versions = {name: _versions(each.plugin) for name, each in providers.items()}
         # What costs nothing needs no budget.
         self.free = {name for name, each in providers.items() if getattr(each.plugin, "cost", None) == 0}
-        # Who is asked later on about photos of each category, at most once for each photo.
-        behind = {category: flat(cascade[1:]) for category, cascade in self._cascades.items()}
-        self.behind: Mapping[str, Sequence[str]] = {**behind, **behind_others(behind), **dict.fromkeys(alone, ())}
+        # The providers of the later stages for each lane; each is asked at most once about a photo.
+        later = {category: flat(cascade[1:]) for category, cascade in self._cascades.items()}
+        self.later_providers: Mapping[str, Sequence[str]] = {
+            **later,
+            **with_background_lanes(later),
+            **dict.fromkeys(alone, ()),
+        }
         self.paces = {name: pace for name, each in providers.items() if (pace := each.limits.pace) is not None}
 
     async def analyze(
@@ -70,7 +74,7 @@ class Providers:
         request: AnalyzeRequest,
         read_image: ReadImage,
         tries: str = "",
-        listener: AnalysisListener = NO_WITNESS,
+        listener: AnalysisListener = NO_LISTENER,
         permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
@@ -86,7 +90,7 @@ class Providers:
         only: the provider that is asked instead of the category's.
         """
         photo = Photo(read_image, request.content_type, self._sandbox)
-        analysis = Round(self._asking, request, photo, tries=tries, listener=listener, permit=permit)
+        analysis = CascadeRun(self._calls, request, photo, tries=tries, listener=listener, permit=permit)
         return await analysis.through(self._stages(request.category, only), self._providers)
 
     def _stages(self, category: str, only: str = "") -> Cascade:

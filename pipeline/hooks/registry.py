@@ -2,7 +2,7 @@
 
 Built-in modules, installed packages (entry points) and files are loaded one by one and guarded: a broken one is listed
 with its faults and stops nothing unless it was selected. pluggy registers, checks and orders what they implement. Runs
-at start, on the main thread. What is made of an offer: building.py.
+at start, on the main thread. What is made of an offer: plugin_builder.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pluggy
 import structlog
 
 from pipeline.hooks import specs
-from pipeline.hooks.calls import REGISTER_ROUTES
+from pipeline.hooks.bound_plugin import REGISTER_ROUTES
 from pipeline.hooks.kinds import FILTERS, KINDS, OBSERVERS, Kind, Offer
 from pipeline.hooks.listing import BROKEN, PluginInfo, broken_info, info_of
 from pipeline.hooks.load_checks import Finding, check_module, check_pair, nearest, split
@@ -58,7 +58,7 @@ class Registry:
         self._take_all_offers()
         self._check_names_of_sources()
 
-    def ask_again(self, sandbox: Sandbox) -> None:
+    def collect_offers_again(self, sandbox: Sandbox) -> None:
         """Ask what is loaded already anew what it offers."""
         self._sandbox, self.offers = sandbox, {}
         self._take_all_offers()
@@ -78,7 +78,7 @@ class Registry:
         """Those that cannot be used."""
         return [info for info in self.unused if info.state == BROKEN]
 
-    def tell(self) -> None:
+    def log_faults(self) -> None:
         """Log what is wrong with plugins that stop no start: nobody selected them, or it is harmless."""
         for info in self.broken:
             log.warning("plugin_broken", plugin=info.name, package=info.package, faults=[*info.faults])

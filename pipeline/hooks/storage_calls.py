@@ -17,7 +17,7 @@ import structlog
 
 from pipeline.errors import DependencyUnavailable, PipelineError, asked_seconds
 from pipeline.grouped import Groups
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.protocols import READ_AT_MOST_BYTES, NewImage, StoredImage
 from pipeline.logs import Seldom
@@ -34,7 +34,7 @@ SAVE_MANY = "save_many"
 SMALL_BYTES = 128 * 1024
 
 
-class Storing:
+class StorageCalls:
     """One storage plugin and what the service does with it."""
 
     def __init__(self, storage: BoundPlugin, seconds: float, tracing: Tracing) -> None:

@@ -17,8 +17,8 @@ import structlog
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.media_links import MediaLinks
 from pipeline.hooks.protocols import StoredImage
-from pipeline.hooks.starting import start
-from pipeline.hooks.storage_calls import UNAVAILABLE, Storing
+from pipeline.hooks.plugin_start import start
+from pipeline.hooks.storage_calls import UNAVAILABLE, StorageCalls
 from pipeline.images import ImageName, SavedImage
 from pipeline.logs import Seldom
 from pipeline.texts import cause_of
@@ -51,11 +51,11 @@ class MediaFolder(NamedTuple):
 class Storages:
     """Every storage that holds images of ours. Methods: see usecases/storage.py."""
 
-    def __init__(self, current: Storing, build: Callable[[str], Storing]) -> None:
+    def __init__(self, current: StorageCalls, build: Callable[[str], StorageCalls]) -> None:
         """build: returns the storage of that name; ConfigurationError when there is none, or it is not set up."""
         self.current = current
         self._build = build
-        self._built: dict[str, Storing] = {current.storage.name: current}
+        self._built: dict[str, StorageCalls] = {current.storage.name: current}
         self._missing: dict[str, tuple[float, ConfigurationError]] = {}
         self._building = asyncio.Lock()
         self._seldom = Seldom()
@@ -72,7 +72,7 @@ class Storages:
         self.current = storing
 
     @property
-    def all(self) -> Sequence[Storing]:
+    def all(self) -> Sequence[StorageCalls]:
         """Those that were built."""
         return tuple(self._built.values())
 
@@ -139,7 +139,7 @@ class Storages:
         async for images in (await self.get(backend)).list_images(prefix, at_once):
             yield images
 
-    async def get(self, backend: str) -> Storing:
+    async def get(self, backend: str) -> StorageCalls:
         """Return the storage of that name, built now if need be; DependencyUnavailable when it cannot be."""
         if (found := self._built.get(backend)) is not None:
             return found

@@ -18,7 +18,7 @@ MODELS_AT_MOST, CURRENCIES_AT_MOST = 20, 5
 OTHER = "other"
 
 
-class UsageCounts:
+class UsageCounters:
     """The counters of all providers of one process."""
 
     def __init__(self, metrics: Metrics, providers: Iterable[str] = ()) -> None:
@@ -55,7 +55,7 @@ class UsageCounts:
             self._fresh[provider, f"priced {currency}"] += 1
             self._metrics.ai_cost.labels(provider, model, currency).inc(usage.cost)
 
-    def take(self) -> Mapping[tuple[str, str], float]:
+    def drain(self) -> Mapping[tuple[str, str], float]:
         """Return what was counted since the last time, by the provider and what it is.
 
         That is `calls`, `input` and `output` (tokens) and, by currency, `cost USD` and of how many calls it is,
@@ -64,7 +64,7 @@ class UsageCounts:
         taken, self._fresh = self._fresh, defaultdict(float)
         return taken
 
-    def give_back(self, amounts: Mapping[tuple[str, str], float]) -> None:
+    def restore(self, amounts: Mapping[tuple[str, str], float]) -> None:
         """Let the next `take` have these too: nobody could be told of them."""
         for key, amount in amounts.items():
             self._fresh[key] += amount

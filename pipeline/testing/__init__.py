@@ -11,7 +11,7 @@ called before each test, as `close` is after it. Each test calls the plugin as t
 `run.py plugins verify` runs the same suites on a plugin as it is configured.
 """
 
-from pipeline.testing.hooked import FilterSuite, ObserverSuite
+from pipeline.testing.hook_suites import FilterSuite, ObserverSuite
 from pipeline.testing.notifiers import NotifierSuite
 from pipeline.testing.providers import AIProviderSuite
 from pipeline.testing.samples import FAILURE_EVENT, GIF, SUCCESS_EVENT, RecordingRooms

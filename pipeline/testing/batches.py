@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.hooks import Notification, Notifier
 from pipeline.hooks.batches import BatchLimits, batch_limits, checked_answers
-from pipeline.testing.findings import expect, found, told
+from pipeline.testing.findings import describe, expect, fail_test
 from pipeline.testing.samples import FAILURE_EVENT, JOB_ID, SUCCESS_EVENT, RecordingRooms
 from pipeline.testing.suite import Call, PluginSuite, api_version_of
-from pipeline.testing.surroundings import their_threads
+from pipeline.testing.process_state import their_threads
 
 # User ids as identity providers make them.
 USERS = ("user-1", "auth0|65f2:a@suite.example", "user-3")
@@ -60,7 +60,7 @@ class BatchTests(PluginSuite):
         except Exception as error:
             alone = self.fails_alone(call, _many(notifier), batches[0])
             cure = "can the receiver be reached?" if alone else "keep what is of one in variables"
-            found(f"notify_many raised {told(error)}{'' if alone else ' when two calls ran at once'}: {cure}")
+            fail_test(f"notify_many raised {describe(error)}{'' if alone else ' when two calls ran at once'}: {cure}")
         for batch, answer in zip(batches, answers, strict=True):
             self._check_answers(answer, len(batch))
         self._check_rooms(rooms, before, [*halves[0], *halves[1]], " when two calls run at once")
@@ -71,7 +71,7 @@ class BatchTests(PluginSuite):
         try:
             return batch_limits(notifier)
         except ValueError as error:
-            found(str(error))
+            fail_test(str(error))
 
     def _deliver(
         self, call: Call, notifier: Notifier, batch: Sequence[Notification], rooms: RecordingRooms, when: str = ""
@@ -81,7 +81,8 @@ class BatchTests(PluginSuite):
         try:
             answers, running = call(self._looked_at(_many(notifier)), tuple(batch))
         except Exception as error:
-            found(f"notify_many raised {told(error)}{when}, which is about all of them: return it for the one it is of")
+            raised = f"notify_many raised {describe(error)}{when}"
+            fail_test(f"{raised}, which is about all of them: return it for the one it is of")
         self._check_answers(answers, len(batch), when)
         self._check_rooms(rooms, before, [each.user_id for each in batch], when)
         return {*running}
@@ -103,10 +104,11 @@ class BatchTests(PluginSuite):
         try:
             checked = checked_answers(answers, count)
         except TypeError as error:
-            found(f"{error}{when}: {RETURN}")
+            fail_test(f"{error}{when}: {RETURN}")
         refused = next((each for each in checked if isinstance(each, Exception)), None)
         if refused is not None:
-            found(f"notify_many answers {told(refused)}{when}: the suite's events can be delivered; is it set up?")
+            answer = f"notify_many answers {describe(refused)}{when}"
+            fail_test(f"{answer}: the suite's events can be delivered; is it set up?")
 
     def _check_rooms(self, rooms: RecordingRooms, before: int, users: Sequence[str], when: str = "") -> None:
         """Whoever publishes does so for each of the batch, and for nobody else."""

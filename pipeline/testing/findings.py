@@ -11,7 +11,7 @@ import pytest
 FRAMEWORKS = ("/asyncio/", "/concurrent/", "/threading.py", "/pipeline/testing/", "/pipeline/hooks/threads.py")
 
 
-def found(*lines: str) -> NoReturn:
+def fail_test(*lines: str) -> NoReturn:
     """Fail the test with these lines, each once."""
     pytest.fail("\n".join(dict.fromkeys(" ".join(each.split()) for each in lines)), pytrace=False)
 
@@ -19,10 +19,10 @@ def found(*lines: str) -> NoReturn:
 def expect(is_right: object, text: str) -> None:
     """Fail the test with this line unless it is right."""
     if not is_right:
-        found(text)
+        fail_test(text)
 
 
-def told(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """Return an exception in words: its type, its text, and where in the plugin it comes from."""
     where = next((f" ({place})" for place in reversed(_places(error))), "")
     text = " ".join(str(error).split())

@@ -13,8 +13,8 @@ from pipeline.errors import NotReady, PermanentJobError
 from pipeline.hooks import Notification, Notifier
 from pipeline.hooks.context import PluginContext
 from pipeline.testing.batches import BatchTests, notification
-from pipeline.testing.checking import CheckTests
-from pipeline.testing.findings import expect, found, not_ready, told
+from pipeline.testing.check_tests import CheckTests
+from pipeline.testing.findings import describe, expect, fail_test, not_ready
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import FAILURE_EVENT, SUCCESS_EVENT, RecordingRooms
 from pipeline.testing.suite import Call
@@ -40,7 +40,7 @@ class NotifierSuite(BatchTests, RouteTests, CheckTests):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, notifier: Notifier, rooms: RecordingRooms, call: Call
     ) -> Iterator[None]:
-        yield from self.used(notifier, call, context, loop)
+        yield from self.while_started(notifier, call, context, loop)
         expect(rooms.asked <= len(rooms.published), "publish is not awaited: write `await` before the call")
 
     @pytest.mark.parametrize("event", [SUCCESS_EVENT, FAILURE_EVENT], ids=["success", "failure"])
@@ -77,15 +77,16 @@ class NotifierSuite(BatchTests, RouteTests, CheckTests):
         self, notifier: Notifier, rooms: RecordingRooms, call: Call, call_together: Call
     ) -> None:
         """Twenty events of twenty users at the same time are all delivered."""
-        if self.kept_of_class.get(UNREACHED):
+        if self.class_state.get(UNREACHED):
             pytest.skip(UNREACHED)
         sent = [notification(SUCCESS_EVENT, f"user-{n}", rooms) for n in range(20)]
         try:
             call_together(*((notifier.notify, each) for each in sent))
         except Exception as error:
             if self.fails_alone(call, notifier.notify, sent[0]):
-                found(f"notify raised {told(error)}: {REACHED}")
-            found(f"notify raised {told(error)} when twenty calls ran at once: keep what belongs to one in variables")
+                fail_test(f"notify raised {describe(error)}: {REACHED}")
+            raised = f"notify raised {describe(error)} when twenty calls ran at once"
+            fail_test(f"{raised}: keep what belongs to one in variables")
         users = [room.removeprefix("user:") for room, _ in rooms.published]
         is_complete = not users or len(set(users)) == len(sent)
         expect(is_complete, "notify mixes up calls that run at once: keep what is of one in variables, not in self")
@@ -95,17 +96,17 @@ class NotifierSuite(BatchTests, RouteTests, CheckTests):
             answer = call(self._looked_at(notifier.notify), shown)
         except NotReady as error:
             self._note_failure(shown)
-            found(not_ready(error))
+            fail_test(not_ready(error))
         except PermanentJobError as error:
             self._note_failure(shown)
-            found(f"notify raised {told(error)}{when}: the suite's events can be delivered; is it set up?")
+            fail_test(f"notify raised {describe(error)}{when}: the suite's events can be delivered; is it set up?")
         except Exception as error:
             self._note_failure(shown)
-            found(f"notify raised {told(error)}{when}: {REACHED}")
-        self.kept_of_class["notified"] = True
+            fail_test(f"notify raised {describe(error)}{when}: {REACHED}")
+        self.class_state["notified"] = True
         return answer
 
     def _note_failure(self, shown: Notification) -> None:
         """Note when not even the first event of all is delivered."""
-        if shown.event == SUCCESS_EVENT and "notified" not in self.kept_of_class:
-            self.kept_of_class[UNREACHED] = True
+        if shown.event == SUCCESS_EVENT and "notified" not in self.class_state:
+            self.class_state[UNREACHED] = True

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pipeline.errors import PipelineError
 from pipeline.hooks import PluginRequest
 from pipeline.hooks.routes import PUBLIC, Route, find_routes
-from pipeline.testing.findings import expect, found
+from pipeline.testing.findings import expect, fail_test
 from pipeline.testing.routes import RouteTests, handler_of
 from pipeline.testing.suite import Call
 
@@ -45,7 +45,7 @@ class OwnRoutes(RouteTests):
         reply = self._answer(outcome, route, what)
         shown = f"GET {route.path}"
         if isinstance(reply, PipelineError):
-            found(f"{shown} refuses {what} ({type(reply).__name__}: {reply.message}): answer with the image")
+            fail_test(f"{shown} refuses {what} ({type(reply).__name__}: {reply.message}): answer with the image")
         if 300 <= reply.status < 400:
             return  # it is shown elsewhere
         expect(reply.status == 200, f"{shown} answers {what} with {reply.status}: answer with the image")

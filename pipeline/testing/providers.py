@@ -19,9 +19,9 @@ from pipeline.hooks.checks import find_fault
 from pipeline.hooks.context import PluginContext
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.settings import load
-from pipeline.testing.checking import CheckTests
-from pipeline.testing.findings import expect, found, not_ready, told
-from pipeline.testing.pacing import Pace
+from pipeline.testing.check_tests import CheckTests
+from pipeline.testing.findings import describe, expect, fail_test, not_ready
+from pipeline.testing.pacing import CallPacing
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
 from pipeline.testing.suite import Call, api_version_of
@@ -46,8 +46,8 @@ class AIProviderSuite(RouteTests, CheckTests):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, provider: AIProvider, call: Call
     ) -> Iterator[None]:
-        self._pace = Pace(self._limits(provider), self.kept_of_class)
-        yield from self.used(provider, call, context, loop)
+        self._pace = CallPacing(self._limits(provider), self.class_state)
+        yield from self.while_started(provider, call, context, loop)
 
     @pytest.fixture
     def image_url(self) -> str:
@@ -83,7 +83,7 @@ class AIProviderSuite(RouteTests, CheckTests):
             analysis = self._analysis(provider, analyze_request, call)
         except JobError as error:
             self._expect_others_succeed(call, provider, analyze_request, categories, error)
-            found(f"analyze raised {told(error)} for a good photo")
+            fail_test(f"analyze raised {describe(error)} for a good photo")
         _, faults = self._limits(provider).extra_of(analysis.extra)
         expect(not faults, f"analyze returns an extra that its extra_fields do not allow: {'; '.join(faults)}")
         if analysis.processed_image is not None:
@@ -98,11 +98,11 @@ class AIProviderSuite(RouteTests, CheckTests):
             asked = replace(analyze_request, category=category)
             try:
                 _expect_valid(call(provider.analyze, asked))
-                self.kept_of_class[SUCCEEDS] = True
+                self.class_state[SUCCEEDS] = True
             except Exception as error:
                 self._expect_others_succeed(call, provider, asked, categories, error)
-                found(
-                    f"analyze raised {told(error)} for the category {category!r}: "
+                fail_test(
+                    f"analyze raised {describe(error)} for the category {category!r}: "
                     "answer it as it does `other`, or declare `categories`"
                 )
 
@@ -121,9 +121,9 @@ class AIProviderSuite(RouteTests, CheckTests):
             results = call_together(*((provider.analyze, request) for request in requests))
         except Exception as error:
             if self.fails_alone(call, provider.analyze, requests[0]):
-                found(_failed(error))
-            found(
-                f"analyze raised {told(error)} when {len(requests)} calls ran at once: "
+                fail_test(_failed(error))
+            fail_test(
+                f"analyze raised {describe(error)} when {len(requests)} calls ran at once: "
                 "keep what belongs to one in variables"
             )
         for result in results:
@@ -166,14 +166,14 @@ class AIProviderSuite(RouteTests, CheckTests):
             expect(not (faults := declared_by(provider).faults), "; ".join(faults))
 
     def _need_a_call_that_succeeds(self) -> None:
-        if self.kept_of_class.get(NONE_SUCCEEDS):
+        if self.class_state.get(NONE_SUCCEEDS):
             pytest.skip(NONE_SUCCEEDS)
 
     def _expect_others_succeed(
         self, call: Call, provider: AIProvider, request: AnalyzeRequest, categories: Sequence[str], error: Exception
     ) -> None:
         """Say it once, without a guess at the reason, when a photo of another category fails in the same way."""
-        if self.kept_of_class.get(SUCCEEDS):
+        if self.class_state.get(SUCCEEDS):
             return
         asked = sorted(self._asked(provider, categories), key=lambda each: each != "other")
         other = next((each for each in asked if each != request.category), request.category)
@@ -181,8 +181,8 @@ class AIProviderSuite(RouteTests, CheckTests):
             call(provider.analyze, replace(request, category=other))
         except Exception as again:
             if type(again) is type(error):
-                self.kept_of_class[NONE_SUCCEEDS] = True
-                found(_failed(error))
+                self.class_state[NONE_SUCCEEDS] = True
+                fail_test(_failed(error))
 
     def _limits(self, provider: object) -> Limits:
         return declared_by(provider).limits if api_version_of(provider) > 1 else Limits()
@@ -224,13 +224,13 @@ class AIProviderSuite(RouteTests, CheckTests):
 
     def _may_wait(self, seconds: float | None) -> bool:
         """Return whether to ask again, as the service does, where an account is as strict as that."""
-        if not seconds or not self.patience_seconds:
+        if not seconds or not self.wait_budget_seconds:
             return False
-        is_late = self.ends_at is not None and monotonic() + seconds > self.ends_at
-        return not is_late and self._pace.waits(seconds, self.patience_seconds)
+        is_late = self.deadline is not None and monotonic() + seconds > self.deadline
+        return not is_late and self._pace.waits(seconds, self.wait_budget_seconds)
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[None]:
-        return self._pace if name == "analyze" else super().turn(name)
+    def call_slot(self, name: str) -> AbstractAsyncContextManager[None]:
+        return self._pace if name == "analyze" else super().call_slot(name)
 
     def _analysis(
         self, provider: AIProvider, request: AnalyzeRequest, call: Call, what: str = "a good photo"
@@ -242,11 +242,11 @@ class AIProviderSuite(RouteTests, CheckTests):
         except JobError:
             raise
         except NotReady as error:
-            self.kept_of_class[NONE_SUCCEEDS] = True
-            found(not_ready(error))
+            self.class_state[NONE_SUCCEEDS] = True
+            fail_test(not_ready(error))
         except Exception as error:
-            found(f"analyze raised {told(error)} for {what}: {RAISE_THESE}")
-        self.kept_of_class[SUCCEEDS] = True
+            fail_test(f"analyze raised {describe(error)} for {what}: {RAISE_THESE}")
+        self.class_state[SUCCEEDS] = True
         expect(repr(request) == before, "analyze changes its request, which others read: copy what it wants to change")
         _expect_valid(result)
         return result  # type: ignore[no-any-return]
@@ -256,7 +256,7 @@ def _failed(error: Exception) -> str:
     if isinstance(error, NotReady):
         return not_ready(error)
     cure = "" if isinstance(error, JobError) else f" for a good photo: {RAISE_THESE}"
-    return f"analyze raised {told(error)}{cure}"
+    return f"analyze raised {describe(error)}{cure}"
 
 
 def _expect_valid(result: object) -> None:

@@ -13,9 +13,9 @@ import pytest
 from pipeline.errors import NotReady, PipelineError
 from pipeline.hooks import PluginReply, PluginRequest
 from pipeline.hooks.routes import ADMIN, OPERATOR, PUBLIC, Route, RouteList
-from pipeline.hooks.serving import WrongReply, checked_reply
-from pipeline.testing.checking import under_test
-from pipeline.testing.findings import expect, found, told
+from pipeline.hooks.route_calls import WrongReply, checked_reply
+from pipeline.testing.check_tests import under_test
+from pipeline.testing.findings import describe, expect, fail_test
 from pipeline.testing.outcomes import outcome_of
 from pipeline.testing.suite import Call, PluginSuite, api_version_of
 
@@ -74,7 +74,7 @@ class RouteTests(PluginSuite):
         try:
             self._register(plugin, routes)
         except Exception as error:
-            found(f"register_routes raised {told(error)}: add each route once, as in the reference")
+            fail_test(f"register_routes raised {describe(error)}: add each route once, as in the reference")
         return routes.all
 
     def _register(self, plugin: Any, routes: RouteList) -> None:
@@ -83,11 +83,11 @@ class RouteTests(PluginSuite):
     @contextmanager
     def _timed_as_routes(self) -> Iterator[None]:
         """Whatever the plugin's kind, its handlers have as long as hooks."""
-        kinds, self.in_force = self.in_force, self.of_routes or self.in_force
+        kinds, self.time_limit = self.time_limit, self.route_time_limit or self.time_limit
         try:
             yield
         finally:
-            self.in_force = kinds
+            self.time_limit = kinds
 
     def _routes_to_ask(self, routes: Sequence[Route]) -> list[Route]:
         if not routes:
@@ -107,11 +107,11 @@ class RouteTests(PluginSuite):
         if isinstance(outcome, NotReady) or (isinstance(outcome, PipelineError) and outcome.http_status != 500):
             return outcome if isinstance(outcome, PipelineError) else PipelineError("Not ready")
         if isinstance(outcome, Exception):
-            found(f"{_shown(route)} raised {told(outcome)} for {what}: {ANSWER}")
+            fail_test(f"{_shown(route)} raised {describe(outcome)} for {what}: {ANSWER}")
         try:
             reply = checked_reply(outcome)
         except WrongReply as error:
-            found(f"{_shown(route)}: {error}: return PluginReply(json=...), or nothing")
+            fail_test(f"{_shown(route)}: {error}: return PluginReply(json=...), or nothing")
         expect(b"root:" not in reply.body, f"{_shown(route)} reads any file for {what}: look ids up, join no paths")
         is_echo = reply.content_type.startswith("text/html") and MARK.encode() in reply.body
         expect(not is_echo, f"{_shown(route)} shows in HTML what it is asked, tags and all: use html.escape")

@@ -15,7 +15,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import NewImage, StorageBackend, StoredImage
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.context import PluginContext
-from pipeline.testing.findings import expect, found, told
+from pipeline.testing.findings import describe, expect, fail_test
 from pipeline.testing.own_routes import OwnRoutes
 from pipeline.testing.samples import GIF
 from pipeline.testing.suite import Call
@@ -49,7 +49,7 @@ class StorageBackendSuite(OwnRoutes):
         self, _watched: None, loop: Any, context: PluginContext, storage: StorageBackend, call: Call
     ) -> Iterator[None]:
         self._saved: set[str] = set()
-        use = self.used(storage, call, context, loop)
+        use = self.while_started(storage, call, context, loop)
         next(use)
         yield
         for public_id in self._saved:
@@ -60,7 +60,7 @@ class StorageBackendSuite(OwnRoutes):
     def _save(self, call: Call, storage: StorageBackend, public_id: str, file: BinaryIO, content_type: str) -> object:
         self._saved.add(public_id)
         url = self._done(call, storage.save, public_id, file, content_type)
-        self.kept_of_class["saved"] = True
+        self.class_state["saved"] = True
         expect(not file.closed, "save closes the file, which others read on: leave it open")
         return url
 
@@ -68,10 +68,10 @@ class StorageBackendSuite(OwnRoutes):
         try:
             return call(method, *args)
         except DependencyUnavailable as error:
-            found(f"{method.__name__} raised {told(error)}: {REACHED}")
+            fail_test(f"{method.__name__} raised {describe(error)}: {REACHED}")
         except Exception as error:
-            found(
-                f"{method.__name__} raised {told(error)}: raise DependencyUnavailable while the storage cannot be "
+            fail_test(
+                f"{method.__name__} raised {describe(error)}: raise DependencyUnavailable while the storage cannot be "
                 "reached, and nothing otherwise"
             )
 
@@ -97,9 +97,10 @@ class StorageBackendSuite(OwnRoutes):
         except FileNotFoundError:
             return
         except Exception as error:
-            is_away = isinstance(error, DependencyUnavailable) and not self.kept_of_class.get("saved")
-            found(f"open raised {told(error)}" + (f": {REACHED}" if is_away else f" for an image {when}: {GONE}"))
-        found(f"open returns {type(file).__name__} for an image {when}: {GONE}")
+            is_away = isinstance(error, DependencyUnavailable) and not self.class_state.get("saved")
+            hint = f": {REACHED}" if is_away else f" for an image {when}: {GONE}"
+            fail_test(f"open raised {describe(error)}{hint}")
+        fail_test(f"open returns {type(file).__name__} for an image {when}: {GONE}")
 
     def test_save_returns_a_url_and_open_the_same_bytes(self, storage: StorageBackend, call: Call) -> None:
         """What was saved comes back unchanged; the URL is an absolute http(s) one."""
@@ -146,7 +147,8 @@ class StorageBackendSuite(OwnRoutes):
         except Exception as error:
             if self.fails_alone(call, storage.save, first, io.BytesIO(self.content), self.content_type):
                 self._save(call, storage, first, io.BytesIO(self.content), self.content_type)
-            found(f"save raised {told(error)} when ten calls ran at once: keep what belongs to one call in variables")
+            raised = f"save raised {describe(error)} when ten calls ran at once"
+            fail_test(f"{raised}: keep what belongs to one call in variables")
         same = {name: self._read_if_there(call, storage, name) for name in images} == images
         expect(same, "images saved at once are mixed up: keep what belongs to one call in variables, not in self")
 
@@ -185,7 +187,7 @@ class StorageBackendSuite(OwnRoutes):
             try:
                 call(storage.delete, "suite/65f4/original")
             except Exception as error:
-                found(f"delete raised {told(error)}{time}")
+                fail_test(f"delete raised {describe(error)}{time}")
         self._expect_gone(call, storage, "suite/65f4/original", "that was deleted")
         same = self._read_if_there(call, storage, "suite/65f4/original-2") == self.content
         expect(same, "delete harms an image with a similar public_id: remove that one alone")
@@ -245,7 +247,7 @@ class StorageBackendSuite(OwnRoutes):
             listed = call(storage.list, prefix)
             images = call(collect if hasattr(listed, "__aiter__") else gather, listed)
         except Exception as error:
-            found(f"list raised {told(error)}: yield StoredImage for each image, nothing when there is none")
+            fail_test(f"list raised {describe(error)}: yield StoredImage for each image, nothing when there is none")
         wrong = next((each for each in images if not isinstance(each, StoredImage)), None)
         expect(wrong is None, f"list yields {wrong!r}: yield StoredImage(public_id, stored_at)")
         return cast(list[StoredImage], images)

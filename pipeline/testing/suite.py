@@ -20,15 +20,15 @@ import pytest
 
 from pipeline.errors import NotReady
 from pipeline.hooks.context import ContextFactory, PluginContext
-from pipeline.hooks.progress import Reporting, takes_progress
+from pipeline.hooks.progress import ProgressReports, takes_progress
 from pipeline.hooks.threads import DaemonThreads, LoopThreads, of_plugin
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox as RealSandbox
 from pipeline.settings import Settings, load
-from pipeline.testing.findings import found, not_ready, told
-from pipeline.testing.surroundings import Held, Printed, Shared
-from pipeline.testing.watching import BLOCKED_SECONDS, Stuck, Watch
+from pipeline.testing.findings import describe, fail_test, not_ready
+from pipeline.testing.process_state import OpenResources, PrintedText, ProcessState
+from pipeline.testing.loop_watch import BLOCKED_SECONDS, Stuck, LoopWatch
 
 Call = Callable[..., Any]
 # How long a call that was cancelled, and what a plugin lets go in `close`, may take to end.
@@ -54,11 +54,11 @@ class PluginSuite:
     """
 
     call_seconds = 30.0
-    in_force: tuple[str, float] | None = None
-    gives_up = False
-    ends_at: float | None = None
-    patience_seconds = 0.0
-    of_routes: tuple[str, float] | None = None
+    time_limit: tuple[str, float] | None = None
+    stops_after_hang = False
+    deadline: float | None = None
+    wait_budget_seconds = 0.0
+    route_time_limit: tuple[str, float] | None = None
     plugin_name = ""
     _at_once = 1
 
@@ -117,26 +117,26 @@ class PluginSuite:
         """Find what the plugin does to all others: it keeps the loop, prints, changes the process, leaks."""
         self._seen: list[str] = []
         self._at_once = 1
-        if self.kept_of_class.get("never returned"):
+        if self.class_state.get("never returned"):
             pytest.skip("an earlier call never returned")
-        shared, held = Shared.now(), Held.now()
+        shared, held = ProcessState.now(), OpenResources.now()
         yield
-        self._seen += Shared.now().changes(shared)
+        self._seen += ProcessState.now().changes(shared)
         if loop.get_exception_handler() is not None:
             self._seen.append("it sets an exception handler of the event loop, which is the service's: leave it out")
         self._look_for_tasks(loop)
         self._look_for_leaks(loop, held)
         if self._seen:
-            found(*self._seen)
+            fail_test(*self._seen)
 
     @property
-    def kept_of_class(self) -> dict[str, Any]:
+    def class_state(self) -> dict[str, Any]:
         """What the tests of one class know of each other."""
         if "of_class" not in vars(type(self)):
             type(self).of_class = {}  # type: ignore[attr-defined]
         return vars(type(self))["of_class"]  # type: ignore[no-any-return]
 
-    def used(
+    def while_started(
         self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop
     ) -> Iterator[None]:
         """Start the plugin, let the test go on, and close it."""
@@ -149,19 +149,19 @@ class PluginSuite:
             try:
                 call(close)
             except Exception as error:
-                found(f"close raised {told(error)}: let everything go without an error")
+                fail_test(f"close raised {describe(error)}: let everything go without an error")
 
     def _start(self, start: Call, call: Call, context: PluginContext) -> None:
         try:
             call(start, context)
         except NotReady as error:
-            found(not_ready(error))
+            fail_test(not_ready(error))
         except Exception as error:
-            found(f"start raised {told(error)}: raise NotReady for what ends by itself, else mend what it says")
+            fail_test(f"start raised {describe(error)}: raise NotReady for what ends by itself, else mend what it says")
 
     def _on_loop(self, loop: asyncio.AbstractEventLoop, name: str, work: Awaitable[Any]) -> Any:
         """Run the work on the loop, watched; what is seen is told when the test ends."""
-        watch, printed = Watch(self.limit_seconds), Printed(sys.stdout)
+        watch, printed = LoopWatch(self.limit_seconds), PrintedText(sys.stdout)
 
         async def watched() -> Any:
             beat = asyncio.create_task(watch.beat())
@@ -179,22 +179,23 @@ class PluginSuite:
         except Stuck:
             self._note_hang()
             where = watch.blocked[-1][1]
-            found(f"{name} keeps the event loop and never returns ({where}): await, or hand it to asyncio.to_thread")
+            cure = "await, or hand it to asyncio.to_thread"
+            fail_test(f"{name} blocks the event loop and never returns ({where}): {cure}")
         finally:
             sys.stdout = printed.stream if sys.stdout is printed else sys.stdout
             self._note(name, watch, printed, warned)
 
-    def _note(self, name: str, watch: Watch, printed: Printed, warned: list[warnings.WarningMessage]) -> None:
+    def _note(self, name: str, watch: LoopWatch, printed: PrintedText, warned: list[warnings.WarningMessage]) -> None:
         if watch.blocked and name not in ("start", "close"):
-            times = self.kept_of_class[f"blocked {name}"] = self.kept_of_class.get(f"blocked {name}", 0) + 1
+            times = self.class_state[f"blocked {name}"] = self.class_state.get(f"blocked {name}", 0) + 1
             seconds, where = max(watch.blocked)
             if times >= BLOCKS_FROM:
                 self._seen.append(
-                    f"{name} keeps the event loop for {seconds:.2f} s{f' ({where})' if where else ''}, more than "
+                    f"{name} blocks the event loop for {seconds:.2f} s{f' ({where})' if where else ''}, more than "
                     f"{BLOCKED_SECONDS} s: await, write a plain def, or hand it to asyncio.to_thread"
                 )
-        if printed.text.strip() and not self.kept_of_class.setdefault("printed", False):
-            self.kept_of_class["printed"] = True
+        if printed.text.strip() and not self.class_state.setdefault("printed", False):
+            self.class_state["printed"] = True
             self._seen.append(f"{name} prints ({printed.text.strip()[:60]!r}): log through context.log or structlog")
         for each in warned:
             if "was never awaited" in str(each.message):
@@ -204,21 +205,21 @@ class PluginSuite:
 
     @property
     def limit_seconds(self) -> float:
-        return min(self.call_seconds, self.in_force[1] if self.in_force else self.call_seconds)
+        return min(self.call_seconds, self.time_limit[1] if self.time_limit else self.call_seconds)
 
     async def make_call(self, method: Callable[..., Any], *args: Any) -> Any:
         name = _name(method)
         if takes_progress(method):
-            method = partial(method, progress=Reporting())
-        if self.ends_at is not None and monotonic() > self.ends_at:
+            method = partial(method, progress=ProgressReports())
+        if self.deadline is not None and monotonic() > self.deadline:
             pytest.skip(NO_TIME)
-        async with self.turn(name):
+        async with self.call_slot(name):
             if not hasattr(method, "is_of_the_suite"):
-                calls = self.kept_of_class.setdefault("calls", {})
+                calls = self.class_state.setdefault("calls", {})
                 calls[name] = calls.get(name, 0) + 1
             return await self._in_time(name, method, *args)
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[None]:
+    def call_slot(self, name: str) -> AbstractAsyncContextManager[None]:
         """Return what lets a call of that method begin; nothing keeps it, unless a plugin declares so."""
         return nullcontext()
 
@@ -232,11 +233,11 @@ class PluginSuite:
                 await asyncio.wait([task], timeout=GRACE_SECONDS)
         if is_late:
             self._note_hang()
-            found(self._too_slow(name) + ("" if task.done() else "; it goes on although it was cancelled"))
+            fail_test(self._too_slow(name) + ("" if task.done() else "; it goes on although it was cancelled"))
         try:
             return task.result()
         except asyncio.CancelledError:
-            found(f"{name} lets a CancelledError escape: catch it where it cancels")
+            fail_test(f"{name} lets a CancelledError escape: catch it where it cancels")
 
     async def _run(self, method: Callable[..., Any], *args: Any) -> Any:
         # Daemon threads: one that hangs fails its test and must not keep pytest from ending.
@@ -248,13 +249,13 @@ class PluginSuite:
             result = await asyncio.wrap_future(threads.submit(partial(method, *args)))
             return await result if isawaitable(result) else result
         except SystemExit:
-            found(f"{_name(method)} calls sys.exit, which would end the service: raise an error")
+            fail_test(f"{_name(method)} calls sys.exit, which would end the service: raise an error")
         finally:
             threads.shutdown()
 
     def _too_slow(self, name: str) -> str:
-        if self.in_force and self.in_force[1] <= self.call_seconds:
-            setting, seconds = self.in_force
+        if self.time_limit and self.time_limit[1] <= self.call_seconds:
+            setting, seconds = self.time_limit
             return f"{name} takes longer than {setting}={seconds:g}, which is in force: set a shorter timeout"
         return f"{name} does not return within {self.call_seconds:g} s: set a timeout for whatever it waits for"
 
@@ -267,7 +268,7 @@ class PluginSuite:
         return False
 
     def _note_hang(self) -> None:
-        self.kept_of_class["never returned"] = self.gives_up
+        self.class_state["never returned"] = self.stops_after_hang
 
     def _look_for_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
         """Find tasks that go on after `close`."""
@@ -286,13 +287,13 @@ class PluginSuite:
             loop.run_until_complete(asyncio.wait(tasks, timeout=0.05))
         return tasks
 
-    def _look_for_leaks(self, loop: asyncio.AbstractEventLoop, before: Held) -> None:
+    def _look_for_leaks(self, loop: asyncio.AbstractEventLoop, before: OpenResources) -> None:
         until = monotonic() + GRACE_SECONDS
-        while (left := Held.now().more(before, self._at_once)) and monotonic() < until:
+        while (left := OpenResources.now().leaks_since(before, self._at_once)) and monotonic() < until:
             gc.collect()
             loop.run_until_complete(asyncio.sleep(0.05))
         for sort, line in left.items():
-            times = self.kept_of_class[sort] = self.kept_of_class.get(sort, 0) + 1
+            times = self.class_state[sort] = self.class_state.get(sort, 0) + 1
             if times >= LEAKS_FROM or sort in AT_ONCE:
                 self._seen.append(line)
 

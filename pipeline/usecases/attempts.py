@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.assets.asset import CAUSE, to_timestamp
 from pipeline.clock import utc_now
 from pipeline.hooks import Analysis, Attribute, Usage
-from pipeline.hooks.job_side import NO_WITNESS, AnalysisListener
+from pipeline.hooks.job_protocols import NO_LISTENER, AnalysisListener
 from pipeline.queue.job import Job
 
 # The longest reason that is kept.
@@ -21,7 +21,7 @@ class Attempt:
     def __init__(self, job: Job) -> None:
         self._number = job.attempt
         self._started_at = utc_now()
-        self._next: AnalysisListener = NO_WITNESS
+        self._next: AnalysisListener = NO_LISTENER
         self.provider: str | None = None
         self._analysis: Analysis | None = None
 

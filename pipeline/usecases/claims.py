@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.hooks.extra import kept_extra
+from pipeline.hooks.extra import clean_extra
 
 MAX_BYTES = 2048
 log = structlog.get_logger(__name__)
@@ -22,7 +22,7 @@ def kept_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in claims.items():
         try:
-            with_it = kept | kept_extra({name: value})
+            with_it = kept | clean_extra({name: value})
         except ValueError:
             with_it = kept
         if with_it is kept or len(json.dumps(with_it, ensure_ascii=False).encode()) > MAX_BYTES:

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks.calls import CHECK, CHECK_SECONDS, BoundPlugin
+from pipeline.hooks.bound_plugin import CHECK, CHECK_SECONDS, BoundPlugin
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.logs import Seldom
 from pipeline.metrics import Metrics

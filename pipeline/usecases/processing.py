@@ -26,7 +26,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListener
+from pipeline.hooks.job_protocols import NO_LIMITS, NO_LISTENER, Permit, AnalysisListener
 from pipeline.hooks.notifiers import EventContext
 from pipeline.images import ImageName
 from pipeline.metrics import Metrics
@@ -61,7 +61,7 @@ class Plugins(ImageStorage, Protocol):
         request: AnalyzeRequest,
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
-        listener: AnalysisListener = NO_WITNESS,
+        listener: AnalysisListener = NO_LISTENER,
         permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
@@ -109,7 +109,7 @@ class Processing:
         new_assets: NewAssets,
         provider_timeout_seconds: float = 90,
         max_starts: int = 6,
-        listener: Callable[[Job], AbstractContextManager[AnalysisListener]] = lambda job: nullcontext(NO_WITNESS),
+        listener: Callable[[Job], AbstractContextManager[AnalysisListener]] = lambda job: nullcontext(NO_LISTENER),
         permit: Callable[[Job, Asset], Permit] = lambda job, asset: NO_LIMITS,
         on_end: Callable[[AssetStatus], None] = lambda status: None,
         tracing: Tracing = OFF,

@@ -29,7 +29,7 @@ Tell = Callable[[Job, Mapping[str, Any], bool], None]
 
 
 class RunningJob:
-    """One job that this process runs: the AnalysisListener of its analysis (hooks/job_side.py)."""
+    """One job that this process runs: the AnalysisListener of its analysis (hooks/job_protocols.py)."""
 
     def __init__(self, reports: Reports, job: Job) -> None:
         self.job = job

@@ -13,8 +13,8 @@ from tornado.ioloop import IOLoop
 
 from pipeline.errors import RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Notification, PluginReply, PluginRequest
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.serving import answer
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.route_calls import answer
 from pipeline.watchdog import Watchdog
 from tests.fake_plugins import House, Storage, make_analysis, make_module, make_request
 

@@ -58,7 +58,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 def infos_of(folder: Path, **settings: object) -> list[PluginInfo]:
     """Return what is told of the plugins in the folder, those made that can be."""
     catalogue = Catalogue(Settings(plugins_dir=folder, **settings))  # type: ignore[arg-type]
-    catalogue.look_into()
+    catalogue.inspect_plugins()
     return [info for info in catalogue.infos() if info.package == "PLUGINS_DIR"]
 
 

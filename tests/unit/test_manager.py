@@ -776,7 +776,7 @@ def test_a_stuck_thread_does_not_keep_the_process_alive() -> None:
     """After close the interpreter exits though a plugin's call never returns."""
     script = """
         import asyncio, threading
-        from pipeline.hooks.calls import BoundPlugin
+        from pipeline.hooks.bound_plugin import BoundPlugin
         from pipeline.metrics import Metrics
 
         class Stuck:

@@ -12,11 +12,11 @@ from pipeline.auth import TokenVerifier
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotReady, ValidationError
 from pipeline.handlers import plugin_routes
 from pipeline.hooks import PluginReply, PluginRequest
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.routes import Route, RouteList, find_routes
-from pipeline.hooks.serving import RouteFailed, WrongReply, checked_reply
-from pipeline.hooks.serving import answer as call_route
+from pipeline.hooks.route_calls import RouteFailed, WrongReply, checked_reply
+from pipeline.hooks.route_calls import answer as call_route
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
@@ -140,7 +140,7 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
     served = [(plugin.kind, route.path) for plugin, route in manager.routes["bell"]]
     assert served == [("notifier", "/a"), ("hook", "/b")]
     infos = make_catalogue(Settings(notifiers=("bell",)), module)
-    infos.look_into()
+    infos.inspect_plugins()
     listed = {info.kind: info.routes for info in infos.infos() if info.name == "bell"}
     assert listed == {"notifier": ("GET /a (user)",), "hook": ("GET /b (user)",)}
     with pytest.raises(ConfigurationError, match="two plugins 'bell' have the route GET /a"):

@@ -15,16 +15,16 @@ import structlog
 
 from pipeline.errors import BudgetReached, JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import faults
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.cascades import Cascade
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault, usage_fault
 from pipeline.hooks.context import trace_of_call
-from pipeline.hooks.job_side import Permit, Spent, AnalysisListener
+from pipeline.hooks.job_protocols import Permit, CallUsage, AnalysisListener
 from pipeline.hooks.photo import Photo
-from pipeline.hooks.pictures import Pictures
-from pipeline.hooks.progress import Reporting
+from pipeline.hooks.processed_images import ProcessedImages
+from pipeline.hooks.progress import ProgressReports
 from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Attribute, Usage
-from pipeline.hooks.usage import UsageCounts
+from pipeline.hooks.usage import UsageCounters
 from pipeline.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -37,15 +37,15 @@ LEAST_SECONDS = 1.0
 SERVICE = "AI service"
 
 
-class Asking:
+class ProviderCalls:
     """How one provider is asked, whichever it is."""
 
     def __init__(
         self,
         settings: Settings,
         tracing: Tracing,
-        pictures: Pictures,
-        usage: UsageCounts,
+        pictures: ProcessedImages,
+        usage: UsageCounters,
         reporting: Collection[str],
         replaceable: Collection[str],
     ) -> None:
@@ -68,7 +68,7 @@ class Asking:
 
         left: seconds for all of it, waiting for a thread included.
         """
-        reporting = Reporting(listener.reported)
+        reporting = ProgressReports(listener.reported)
         listener.asked(provider.name)
         try:
             result = await self._called(provider, request, left, reporting)
@@ -78,7 +78,7 @@ class Asking:
             cause = faults.cause_beside(error, raised)
             log.warning("provider_failed", error=error.message, cause=cause, exc_info=True, **names)
             counts = provider.name in self._replaceable
-            faults.note(provider.breaker("analyze"), error, raised, counts=counts)
+            faults.record_failure(provider.breaker("analyze"), error, raised, counts=counts)
             if error is raised:
                 raise
             raise error from raised
@@ -86,11 +86,11 @@ class Asking:
             reporting.end()
         provider.breaker("analyze").answered()
         analysis = _without_faults(provider, result)
-        analysis = cleaned(await self._pictures.kept(provider, "analyze", analysis))
+        analysis = cleaned(await self._pictures.without_refused(provider, "analyze", analysis))
         self._usage.count(provider.name, analysis.ai_model, analysis.usage)
         return analysis
 
-    def spent(self, provider: BoundPlugin, error: JobError) -> Spent | None:
+    def spent(self, provider: BoundPlugin, error: JobError) -> CallUsage | None:
         """Count what a call took that ended with an error and was billed all the same; None when it tells nothing."""
         usage = error.usage
         if usage is None:
@@ -98,15 +98,15 @@ class Asking:
         if fault := usage_fault(usage):
             provider.count_error("analyze")
             log.warning("provenance_refused", plugin=provider.name, reason=fault)
-            return Spent(None)
+            return CallUsage(None)
         assert isinstance(usage, Usage)
         self._usage.count(provider.name, str(getattr(provider.plugin, "model_name", "")), usage)
         told = {"inputTokens": usage.input_tokens, "outputTokens": usage.output_tokens, "currency": usage.currency}
         log.info("refused_answer_paid", plugin=provider.name, cost=usage.cost, **told)
-        return Spent(usage)
+        return CallUsage(usage)
 
     async def _called(
-        self, provider: BoundPlugin, request: AnalyzeRequest, left: float, reporting: Reporting
+        self, provider: BoundPlugin, request: AnalyzeRequest, left: float, reporting: ProgressReports
     ) -> Analysis:
         seconds = min(self.settings.provider_timeout_seconds, left)
         keywords: dict[str, Any] = {"progress": reporting} if provider.name in self._reporting else {}
@@ -118,12 +118,12 @@ class Asking:
             return analysis_of(provider, result)
 
 
-class Round:
+class CascadeRun:
     """One analysis: what the providers that were asked have answered, and why others were not asked."""
 
     def __init__(
         self,
-        asking: Asking,
+        calls: ProviderCalls,
         request: AnalyzeRequest,
         photo: Photo,
         *,
@@ -132,14 +132,14 @@ class Round:
         permit: Permit,
     ) -> None:
         """Arguments: see Providers.analyze."""
-        self._asking = asking
+        self._calls = calls
         self._request = request
         self._photo = photo
         self._tries = tries
         self._listener = listener
         self._permit = permit
         # Some time is left for keeping the result.
-        self._deadline = asyncio.get_running_loop().time() + asking.settings.job_timeout_seconds * 0.95
+        self._deadline = asyncio.get_running_loop().time() + calls.settings.job_timeout_seconds * 0.95
         self._has_asked = False
         self._last = ""  # of whom the listener was told
         self._best: tuple[Analysis, str] | None = None
@@ -167,7 +167,7 @@ class Round:
                     return True
                 # Also after a refusal: the one who was not asked may take the photo.
                 raise RetryableJobError("AI service timed out") from self._fault or self._held
-            if (known := await self._permit.known(name)) is not None:
+            if (known := await self._permit.earlier_answer(name)) is not None:
                 self._tell_asked(name)
                 self._best = _fuller(self._best, (known, name))
                 return _is_complete(self._best[0])
@@ -192,16 +192,16 @@ class Round:
             request = replace(request, image=content, content_type=content_type)
         if refusal := await self._permit.begin(provider.name, waits=waits):
             if self._best is not None:
-                await self._permit.put_by(self._best[1], self._best[0])
+                await self._permit.store_partial(self._best[1], self._best[0])
                 raise refusal
             self._held = self._held or refusal
             return None
         self._has_asked, self._last, found = True, provider.name, None
-        spent: Spent | None = None
+        spent: CallUsage | None = None
         try:
-            found = await self._asking.ask(provider, request, self._left_seconds, self._listener)
+            found = await self._calls.ask(provider, request, self._left_seconds, self._listener)
         except (PermanentJobError, RetryableJobError) as error:
-            spent = self._asking.spent(provider, error)
+            spent = self._calls.spent(provider, error)
             if self._best is None and not self._goes_on(provider, error):
                 raise
             self._note(error)
@@ -221,7 +221,7 @@ class Round:
         if provider.name == self._tries:
             breaker.tries()
         elif not provider.lets_through("analyze"):
-            return faults.held(provider.name, breaker)
+            return faults.held_error(provider.name, breaker)
         return None
 
     def _goes_on(self, provider: BoundPlugin, error: JobError) -> bool:
@@ -229,7 +229,7 @@ class Round:
         if isinstance(error, PermanentJobError):
             return True
         assert isinstance(error, RetryableJobError)
-        attempts = self._asking.settings.job_attempts
+        attempts = self._calls.settings.job_attempts
         attempts = min(attempts, error.max_attempts or attempts)
         return provider.breaker("analyze").is_held or self._request.attempt >= attempts
 

@@ -15,15 +15,15 @@ import pytest
 from pipeline.demo import pictures
 from pipeline.errors import DependencyUnavailable, NotReady, RetryableJobError, ValidationError
 from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, JobEvent, UploadFacts, specs
-from pipeline.hooks.calls import REGISTER_ROUTES
+from pipeline.hooks.bound_plugin import REGISTER_ROUTES
 from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.load_checks import hookspecs
 from pipeline.hooks.checks import find_fault, result_fault
 from pipeline.hooks.context import PluginContext
 from pipeline.hooks.routes import RouteList
 from pipeline.settings import Settings, load
-from pipeline.testing.checking import CheckTests
-from pipeline.testing.findings import expect, found, not_ready, told
+from pipeline.testing.check_tests import CheckTests
+from pipeline.testing.findings import describe, expect, fail_test, not_ready
 from pipeline.testing.outcomes import outcome_of
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
@@ -62,7 +62,7 @@ class HookSuite(RouteTests, CheckTests):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, plugin: object, call: Call
     ) -> Iterator[None]:
-        yield from self.used(plugin, call, context, loop)
+        yield from self.while_started(plugin, call, context, loop)
 
     @pytest.fixture
     def hook(self, plugin: object, plugin_settings: Settings) -> Mapping[str, Callable[..., Any]]:
@@ -109,7 +109,7 @@ class FilterSuite(HookSuite):
         """A category it has never heard of, one pixel, bytes that it cannot read: taken or refused all the same."""
         if VALIDATE not in hook:
             return
-        if self.kept_of_class.get(AWAY):
+        if self.class_state.get(AWAY):
             pytest.skip(AWAY)
         odd = b"not an image"
         for facts, what in (
@@ -137,13 +137,13 @@ class FilterSuite(HookSuite):
         try:
             changed = call(hook[TRANSFORM], analysis, request)
         except NotReady as error:
-            found(not_ready(error))
+            fail_test(not_ready(error))
         except Exception as error:
-            found(f"transform_analysis raised {told(error)}: return None for what it does not know")
+            fail_test(f"transform_analysis raised {describe(error)}: return None for what it does not know")
         is_same = repr(analysis) == repr(before)
         expect(is_same, "transform_analysis changes the analysis it is given: return dataclasses.replace(...)")
         if changed is not None and (fault := result_fault(changed, TRANSFORM) or find_fault(changed)):
-            found(f"{fault}: return an Analysis as in the reference, or None to keep the given one")
+            fail_test(f"{fault}: return an Analysis as in the reference, or None to keep the given one")
 
     def _verdict(self, call: Call, hook: Mapping[str, Any], facts: UploadFacts, what: str = "") -> str:
         return self._judged(call(outcome_of(hook[VALIDATE]), facts), what)
@@ -157,11 +157,11 @@ class FilterSuite(HookSuite):
             expect(outcome.message, "validate_upload refuses without a word: say why in the ValidationError")
             return str(outcome.message)
         if isinstance(outcome, NotReady):
-            found(not_ready(outcome))
+            fail_test(not_ready(outcome))
         if isinstance(outcome, BaseException):
             is_away = isinstance(outcome, (DependencyUnavailable, RetryableJobError)) and not what
-            self.kept_of_class[AWAY] = is_away
-            found(f"validate_upload raised {told(outcome)}{what}, so {so}: {REACHED if is_away else REFUSE}")
+            self.class_state[AWAY] = is_away
+            fail_test(f"validate_upload raised {describe(outcome)}{what}, so {so}: {REACHED if is_away else REFUSE}")
         expect(outcome is None, f"validate_upload returns {outcome!r}{what}, so {so}: {REFUSE}")
         return ""
 
@@ -195,9 +195,9 @@ class ObserverSuite(HookSuite):
             try:
                 call(hook[name], event)
             except NotReady as error:
-                found(not_ready(error))
+                fail_test(not_ready(error))
             except Exception as error:
-                found(f"{name} raised {told(error)}: after five such failures it is not called for a while")
+                fail_test(f"{name} raised {describe(error)}: after five such failures it is not called for a while")
 
 
 def hooks_of(plugin: object, settings: Settings, names: Sequence[str]) -> dict[str, Callable[..., Any]]:
@@ -208,7 +208,7 @@ def hooks_of(plugin: object, settings: Settings, names: Sequence[str]) -> dict[s
         registry.register(plugin, name="suite")
         registry.check_pending()
     except pluggy.PluginValidationError as error:
-        found(f"pluggy refuses it: {' '.join(str(error).split())}; see the reference for names and arguments")
+        fail_test(f"pluggy refuses it: {' '.join(str(error).split())}; see the reference for names and arguments")
     implementations = {name: getattr(registry.hook, name).get_hookimpls() for name in names}
     return {name: _called(name, made[0], settings) for name, made in implementations.items() if made}
 

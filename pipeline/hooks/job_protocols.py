@@ -21,7 +21,7 @@ class AnalysisListener(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class CallUsage:
     """What one call took, as far as the provider has told. usage: None when what it told cannot be."""
 
     usage: Usage | None
@@ -30,10 +30,10 @@ class Spent:
 class Permit(Protocol):
     """Says whether one job may call a provider now, beside the provider itself; usecases/permits.py has it."""
 
-    async def known(self, provider: str) -> Analysis | None:
+    async def earlier_answer(self, provider: str) -> Analysis | None:
         """Return what the provider has answered before to the same photo, None when that is not known."""
 
-    async def put_by(self, provider: str, analysis: Analysis) -> None:
+    async def store_partial(self, provider: str, analysis: Analysis) -> None:
         """Keep an answer that leaves something open for when the job can ask the next stage: then it is `known`."""
 
     async def allow(self, provider: str) -> BudgetReached | None:
@@ -44,11 +44,11 @@ class Permit(Protocol):
         can be asked instead.
         """
 
-    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
+    async def end(self, provider: str, analysis: Analysis | None, spent: CallUsage | None = None) -> None:
         """The call has ended, with that answer or with none. spent: what a call without a usable answer took."""
 
 
-class NoWitness:
+class NoListener:
     """Tells nobody."""
 
     def asked(self, provider: str) -> None:
@@ -61,11 +61,11 @@ class NoWitness:
 class NoLimits:
     """The permit where nothing limits a job."""
 
-    async def known(self, provider: str) -> Analysis | None:
+    async def earlier_answer(self, provider: str) -> Analysis | None:
         """See Permit."""
         return None
 
-    async def put_by(self, provider: str, analysis: Analysis) -> None:
+    async def store_partial(self, provider: str, analysis: Analysis) -> None:
         """See Permit."""
 
     async def allow(self, provider: str) -> BudgetReached | None:
@@ -76,8 +76,8 @@ class NoLimits:
         """See Permit."""
         return None
 
-    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
+    async def end(self, provider: str, analysis: Analysis | None, spent: CallUsage | None = None) -> None:
         """See Permit."""
 
 
-NO_WITNESS, NO_LIMITS = NoWitness(), NoLimits()
+NO_LISTENER, NO_LIMITS = NoListener(), NoLimits()

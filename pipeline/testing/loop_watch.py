@@ -28,7 +28,7 @@ class Stuck(BaseException):
     """Raised inside a plugin that keeps the loop for good; a BaseException, so that no plugin takes it for its own."""
 
 
-class Watch:
+class LoopWatch:
     """Looks at one loop. blocked: (seconds, where) of each call that kept it too long."""
 
     def __init__(self, give_up_seconds: float) -> None:
@@ -89,7 +89,7 @@ class Watch:
             self.blocked.append((seconds, where))
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        raise Stuck(f"it keeps the event loop for more than {self._give_up_seconds:g} s")
+        raise Stuck(f"it blocks the event loop for more than {self._give_up_seconds:g} s")
 
 
 def _is_idle(frame: FrameType) -> bool:

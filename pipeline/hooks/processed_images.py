@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import structlog
 
 from pipeline.errors import ValidationError
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import picture_fault
 from pipeline.hooks.protocols import Analysis, ProcessedImage
 
@@ -35,7 +35,7 @@ INTERNAL_NAMES = ("localhost", "local", "internal", "intranet", "private", "corp
 INTERNAL_ADDRESS = "processed_image_url is an internal address, which nobody else can reach"
 
 
-class Pictures:
+class ProcessedImages:
     """What becomes of processed images."""
 
     def __init__(self, settings: Settings, inspect: Inspect | None = None) -> None:
@@ -45,7 +45,7 @@ class Pictures:
         own_hosts = (urlsplit(url).hostname for url in (settings.public_url, settings.ai_service_url))
         self._own_hosts = {host for host in own_hosts if host}
 
-    async def kept(self, plugin: BoundPlugin, method: str, analysis: Analysis) -> Analysis:
+    async def without_refused(self, plugin: BoundPlugin, method: str, analysis: Analysis) -> Analysis:
         """Return the analysis with its picture, without it when that is not taken: logged and counted as an error of
         the plugin.
         """

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.testing.findings import expect, found, told
+from pipeline.testing.findings import describe, expect, fail_test
 from pipeline.testing.suite import Call, PluginSuite, api_version_of
 
 # What no far end can be the reason of.
@@ -26,7 +26,7 @@ class CheckTests(PluginSuite):
         try:
             answer = call(check)
         except MISTAKES as error:
-            found(f"check raised {told(error)}: return nothing, raise in words when it is not usable")
+            fail_test(f"check raised {describe(error)}: return nothing, raise in words when it is not usable")
         except Exception:
             return  # which is how it says so
         expect(answer is None, f"check returns {answer!r}: return nothing, raise when it is not usable")

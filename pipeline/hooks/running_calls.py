@@ -37,7 +37,7 @@ class PluginBusy(Exception):
     """The call did not begin: all threads of the plugin are busy with, or hang in, earlier ones."""
 
 
-class Running:
+class RunningCalls:
     """The calls of one plugin that are under way, and those that were given up and go on."""
 
     def __init__(self, kind: str, name: str, threads: int, metrics: Metrics) -> None:
@@ -179,14 +179,14 @@ async def _until_done(task: asyncio.Task[Any], seconds: float) -> None:
         task.remove_done_callback(wake)
 
 
-def find_plugin(frame: FrameType | None) -> tuple[Running, str, TimedCall] | None:
+def find_plugin(frame: FrameType | None) -> tuple[RunningCalls, str, TimedCall] | None:
     """Return the calls of the plugin whose coroutine runs in these frames, the innermost first, which of its methods
     that is, and the call; None when there is none.
     """
     while frame is not None:
-        if frame.f_code is Running._run.__code__:
+        if frame.f_code is RunningCalls._run.__code__:
             names = frame.f_locals
-            return cast(Running, names["self"]), cast(str, names["method"]), cast(TimedCall, names["call"])
+            return cast(RunningCalls, names["self"]), cast(str, names["method"]), cast(TimedCall, names["call"])
         frame = frame.f_back
     return None
 

@@ -39,7 +39,7 @@ LIBRARIES_OF_LOGGING = ("structlog", "logging", "rich")
 
 
 @dataclass(frozen=True)
-class Shared:
+class ProcessState:
     """What is set for the whole process."""
 
     environ: dict[str, str]
@@ -51,7 +51,7 @@ class Shared:
     switches: dict[str, tuple[Any, str]]
 
     @classmethod
-    def now(cls) -> Shared:
+    def now(cls) -> ProcessState:
         """Return it as it is now."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python 3.14 and later warn of the policy
@@ -66,7 +66,7 @@ class Shared:
             dict(_switches()),
         )
 
-    def changes(self, before: Shared) -> Iterator[str]:
+    def changes(self, before: ProcessState) -> Iterator[str]:
         """Yield what has become another since `before`, each with the cure."""
         names = sorted(name for name in self.environ.keys() | before.environ.keys() if self._differs(before, name))
         if names:
@@ -86,12 +86,12 @@ class Shared:
             if value != before.switches.get(name, (value,))[0]:
                 yield f"it sets {name} for the whole process: {cure}"
 
-    def _differs(self, before: Shared, name: str) -> bool:
+    def _differs(self, before: ProcessState, name: str) -> bool:
         return self.environ.get(name) != before.environ.get(name)
 
 
 @dataclass(frozen=True)
-class Held:
+class OpenResources:
     """What the process holds: threads, open files and sockets, children, clients."""
 
     threads: frozenset[threading.Thread]
@@ -101,14 +101,14 @@ class Held:
     names: dict[int, str]
 
     @classmethod
-    def now(cls) -> Held:
+    def now(cls) -> OpenResources:
         """Return what it holds now."""
         open_clients = dict(_open_clients())
         files = frozenset(_open_files())
         threads = frozenset(their_threads())
         return cls(threads, files, frozenset(_children()), frozenset(open_clients), open_clients)
 
-    def more(self, before: Held, at_once: int = 1) -> dict[str, str]:
+    def leaks_since(self, before: OpenResources, at_once: int = 1) -> dict[str, str]:
         """Return what came since `before`: sort of thing -> the line that says so, with the cure.
 
         at_once: how many calls ran at once. A pool may keep a connection for each until its owner is gone, and whoever
@@ -132,7 +132,7 @@ class Held:
         return lines
 
 
-class Printed:
+class PrintedText:
     """Stands for sys.stdout and notes what a plugin prints; what loggers write is none of it."""
 
     def __init__(self, stream: Any) -> None:

@@ -1,6 +1,6 @@
 """How one plugin is called: started before its first call, timed and counted, each method by itself.
 
-How a call runs within its time: running.py. What a method means is not known here.
+How a call runs within its time: running_calls.py. What a method means is not known here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.hooks.breaker import BLOCKING_CAUSE, Breaker
 from pipeline.hooks.limits import Limits
 from pipeline.hooks.methods import bound_method
 from pipeline.hooks.routes import Route
-from pipeline.hooks.running import PluginOverrun, Running, ignore, is_away
+from pipeline.hooks.running_calls import PluginOverrun, RunningCalls, ignore, is_away
 from pipeline.hooks.sources import Source
 from pipeline.hooks.timing import TimedCall
 from pipeline.logs import Seldom
@@ -84,7 +84,7 @@ class BoundPlugin:
             method: bound_method(kind, name, method, function, metrics, breaker())
             for method, function in {**methods, **({CLOSE: close} if close else {})}.items()
         }
-        self._running = Running(kind, name, threads, metrics)
+        self._running = RunningCalls(kind, name, threads, metrics)
         # Since the start, of all methods.
         self.calls = self.errors = 0
         # When it last did what was asked of it, in monotonic seconds.

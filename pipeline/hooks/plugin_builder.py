@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.calls import REGISTER_ROUTES, BoundPlugin
+from pipeline.hooks.bound_plugin import REGISTER_ROUTES, BoundPlugin
 from pipeline.hooks.kinds import HOOK, LIFE, PROVIDER, Offer
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.hooks.listing import PluginInfo, limits_as_json
@@ -28,7 +28,7 @@ HOOK_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class BuildResult:
     """A plugin that was made, or could not be.
 
     plugin: None when it could not.
@@ -46,7 +46,7 @@ class Made:
     routes: Sequence[Route] = ()
 
 
-class Building:
+class PluginBuilder:
     """Makes and binds plugins."""
 
     def __init__(self, settings: Settings, own: Mapping[str, type[PluginSettings]]) -> None:
@@ -60,7 +60,7 @@ class Building:
             is_traced=settings.plugins_trace,
         )
 
-    def make(self, offer: Offer, name: str) -> Made:
+    def make(self, offer: Offer, name: str) -> BuildResult:
         """Return the plugin as its factory makes it, with what is wrong with it."""
         source, version = offer.source, offer.source.api_version
         try:
@@ -72,14 +72,14 @@ class Building:
             has_routes = REGISTER_ROUTES in _present(plugin, [REGISTER_ROUTES], unusable, source)
             routes = _routes(plugin.register_routes) if has_routes else ()
         except (Exception, SystemExit) as error:
-            return Made(None, (str(error) or type(error).__name__,), cause=error)
+            return BuildResult(None, (str(error) or type(error).__name__,), cause=error)
         faults, warnings = split(findings, source.is_strict)
         if offer.kind is PROVIDER and version > 1:
             warnings += tuple(check_categories(plugin, self._settings.categories))
-        return Made(plugin, faults, warnings, unusable, routes=routes)
+        return BuildResult(plugin, faults, warnings, unusable, routes=routes)
 
     def bind(
-        self, offer: Offer, name: str, made: Made, metrics: Metrics, contexts: ContextFactory | None
+        self, offer: Offer, name: str, made: BuildResult, metrics: Metrics, contexts: ContextFactory | None
     ) -> BoundPlugin:
         """Return the plugin that was made, ready to be started."""
         plugin, kind, source = made.plugin, offer.kind, offer.source
@@ -132,7 +132,7 @@ class Building:
         return own is None or self._settings.plugin(source.name, own).is_active
 
 
-def described(info: PluginInfo, offer: Offer, made: Made) -> PluginInfo:
+def described(info: PluginInfo, offer: Offer, made: BuildResult) -> PluginInfo:
     """Return the line of a plugin with what is known of it since it was made."""
     plugin, kind = made.plugin, offer.kind
     limits = limits_as_json(_limits(plugin, offer.source), getattr(plugin, "extra_fields", None))

@@ -15,10 +15,10 @@ from typing import Any
 import structlog
 
 from pipeline.errors import DependencyUnavailable, NotReady, PipelineError, words_of
-from pipeline.hooks.calls import REGISTER_ROUTES, BoundPlugin
+from pipeline.hooks.bound_plugin import REGISTER_ROUTES, BoundPlugin
 from pipeline.hooks.faults import NOT_READY
 from pipeline.hooks.routes import PluginReply, PluginRequest, Route
-from pipeline.hooks.running import PluginBusy, PluginOverrun
+from pipeline.hooks.running_calls import PluginBusy, PluginOverrun
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from pipeline.errors import ConfigurationError, NotReady, words_of
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.faults import NOT_READY
 from pipeline.hooks.kinds import HOOK, KINDS
 
