@@ -30,7 +30,7 @@ import urllib3
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
 from pipeline.hooks import StorageBackend, StoredImage, hookimpl, retry_after_of
-from pipeline.hooks.protocols import READ_AT_MOST_BYTES
+from pipeline.hooks.storage_protocol import READ_AT_MOST_BYTES
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

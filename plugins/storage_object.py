@@ -20,7 +20,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.hooks import PluginSettings, StorageBackend, StoredImage, hookimpl
-from pipeline.hooks.protocols import READ_AT_MOST_BYTES
+from pipeline.hooks.storage_protocol import READ_AT_MOST_BYTES
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, S3Store

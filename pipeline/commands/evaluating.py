@@ -38,7 +38,7 @@ from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.photo import Photo
 from pipeline.hooks.progress import ProgressReports, takes_progress
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Usage
+from pipeline.hooks.provider_protocol import Analysis, AnalyzeRequest, Usage
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, plugin_variable

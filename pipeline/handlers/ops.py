@@ -168,8 +168,8 @@ class AsyncApiHandler(_ContractHandler):
 
 async def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:
     fault = clean(mask(await plugin.health()))
-    state = "failing" if fault and plugin.state == "ok" else plugin.state
-    reason = plugin.reason or fault
+    state = "failing" if fault and plugin.status.state == "ok" else plugin.status.state
+    reason = plugin.status.reason or fault
     return {"name": plugin.name, "kind": plugin.kind, "state": state} | ({"reason": reason} if reason else {})
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 
-from pipeline.hooks.protocols import Notification
+from pipeline.hooks.notifier_protocol import Notification
 
 BATCH_SIZE, BATCH_SECONDS = 50, 0.2
 # A delivery's slot waits for its batch, and so does the job of a photo where the notifier is not durable.

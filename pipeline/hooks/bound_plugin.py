@@ -1,11 +1,10 @@
-"""How one plugin is called: started before its first call, timed and counted, each method by itself.
+"""One plugin in use: each call is timed, counted and started in the right place, each method by itself.
 
-How a call runs within its time: running_calls.py. What a method means is not known here.
+running_calls.py keeps a call within its time. This module does not know the meaning of a method.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from pipeline.errors import NotReady, asked_seconds, words_of
-from pipeline.hooks.breaker import BLOCKING_CAUSE, Breaker
+from pipeline.hooks.breaker import Breaker
+from pipeline.hooks.first_start import FirstStart
 from pipeline.hooks.limits import Limits
 from pipeline.hooks.methods import bound_method
+from pipeline.hooks.plugin_status import PluginHealth, PluginStatus
 from pipeline.hooks.routes import Route
-from pipeline.hooks.running_calls import PluginOverrun, RunningCalls, ignore, is_away
+from pipeline.hooks.running_calls import PluginOverrun, RunningCalls
 from pipeline.hooks.sources import Source
 from pipeline.hooks.timing import TimedCall
 from pipeline.logs import Seldom
@@ -29,22 +29,24 @@ if TYPE_CHECKING:
     from pipeline.metrics import Metrics
 
 CLOSE_SECONDS = 5.0
-# How long a plugin may take to get ready; one that needs longer says so with NotReady.
+# How long `start` may take; a plugin that needs longer raises NotReady.
 START_SECONDS = 30.0
-# Of one `check`, and how often who asks for the plugin's health has it called.
-CHECK_SECONDS, CHECK_EVERY_SECONDS = 5.0, 10.0
+# Of one `check`.
+CHECK_SECONDS = 5.0
 START, CHECK, CLOSE = "start", "check", "close"
-# Under this name the calls of the handlers that it gives us are counted.
+# The calls of a plugin's route handlers are counted under this name.
 REGISTER_ROUTES = "register_routes"
 NOT_WORK = (CLOSE, START, CHECK, REGISTER_ROUTES)
-SEES_LENGTH = 500
 log = structlog.get_logger(__name__)
 
 
+# Many methods because callers name a method of the plugin each time: to call it, to count it, to ask for its breaker.
 class BoundPlugin:
-    """One plugin in use. Whether a method is awaited or run in a thread is decided here, once.
+    """One plugin in use. The constructor decides once whether a method is awaited or run in a thread.
 
-    routes: what it serves under /plugins/. source: where it comes from. warnings: what is wrong with it and harmless.
+    routes: the routes it serves under /plugins/.
+    source: the module or package it comes from.
+    warnings: its harmless faults.
     """
 
     routes: Sequence[Route] = ()
@@ -66,17 +68,17 @@ class BoundPlugin:
         limits: Limits = Limits(),
         is_traced: bool = False,
     ) -> None:
-        """methods: what may be called, by name; `start`, if it is among them, before any other one.
+        """methods: the methods that may be called, by name; `start`, if it is among them, is called before any other.
         threads: how many of its calls may run in threads at once.
-        contexts: gives `start` its context.
-        limits: what it declares.
+        contexts: makes the context for `start`.
+        limits: as the plugin declares them.
         is_traced: each call is logged.
         """
         self.kind = kind
         self.name = name
         self.plugin = plugin
         self.limits = limits
-        self.seldom = Seldom()  # for lines that anybody who calls a route of the plugin may cause
+        self.seldom = Seldom()  # for log lines that any client of a public route may cause
         self._is_traced = is_traced
         close = getattr(plugin, "close", None)
         breaker = partial(Breaker, breaker_failures, breaker_probe_seconds)
@@ -85,85 +87,37 @@ class BoundPlugin:
             for method, function in {**methods, **({CLOSE: close} if close else {})}.items()
         }
         self._running = RunningCalls(kind, name, threads, metrics)
-        # Since the start, of all methods.
+        self.status = PluginStatus(self._methods, self._running)
+        self._health = PluginHealth(partial(self.call, CHECK, CHECK_SECONDS) if CHECK in self._methods else None)
+        # Since the start of the process, of all methods.
         self.calls = self.errors = 0
-        # When it last did what was asked of it, in monotonic seconds.
+        # When a call of its work last succeeded, in monotonic seconds.
         self.worked_at = float("-inf")
         self._contexts = contexts
-        self.is_started = START not in self._methods
-        self._starting: asyncio.Task[None] | None = None
-        self._health: tuple[float, asyncio.Future[str]] | None = None
-
-    @property
-    def state(self) -> str:
-        """Return how it is now: ok, held, stuck (calls whose time was up go on, in threads or on the loop), or blocking
-        (the last call of a method kept the event loop from everything else).
-        """
-        if any(known.breaker.is_held for known in self._methods.values()):
-            return "held"
-        if self._running.is_stuck:
-            return "stuck"
-        return "blocking" if self.reason else "ok"
-
-    @property
-    def reason(self) -> str:
-        """Return which methods are held and why, or keep the event loop, "" when none does."""
-        told = []
-        for method, known in self._methods.items():
-            breaker = known.breaker
-            if breaker.is_held:
-                cause = breaker.cause.removesuffix(f": {breaker.reason}")
-                told.append(f"{method}: {breaker.reason}" + (f" ({cause})" if cause else ""))
-            elif breaker.blocks:
-                told.append(f"{method}: {BLOCKING_CAUSE} (calls in a row: {breaker.blocks})")
-        return "; ".join(told)
-
-    @property
-    def held_seconds(self) -> float:
-        """How long until a held method may be called or tried again; 0 when none is held."""
-        held = [known.breaker for known in self._methods.values() if known.breaker.is_held]
-        return max((breaker.left_seconds for breaker in held), default=0.0)
+        call_start = self._call_start if START in self._methods else None
+        self._first_start = FirstStart(f"{kind} {name}: start", call_start, self._release)
 
     async def health(self) -> str:
-        """Return why its `check` fails, "" when it passes or there is none. Asked once in CHECK_EVERY_SECONDS."""
-        if CHECK not in self._methods:
-            return ""
-        if self._health is None or self._health[0] <= monotonic():
-            until = monotonic() + CHECK_EVERY_SECONDS
-            # For all who ask meanwhile.
-            self._health = until, asyncio.ensure_future(self._check())
-        return await asyncio.shield(self._health[1])
-
-    async def _check(self) -> str:
-        try:
-            answer = await self.call(CHECK, CHECK_SECONDS)
-        except Exception as error:
-            return words_of(error)
-        return f"{CHECK} returned False" if answer is False else ""
+        """Return why its `check` fails, "" when it passes or there is none; see PluginHealth."""
+        return await self._health.fault()
 
     @property
     def max_in_flight(self) -> int | None:
-        """How many of its calls run at once; None when it is awaited: as many as there are."""
-        is_awaited = all(known.is_async for name, known in self._methods.items() if name not in NOT_WORK)
+        """How many of its calls run at once; None when they are awaited on the loop, where nothing limits them."""
+        is_awaited = all(method.is_async for name, method in self._methods.items() if name not in NOT_WORK)
         return None if is_awaited else self._running.thread_limit
 
     @property
-    def sees(self) -> str:
-        """What an AI provider says it can and cannot see, "" when it says nothing."""
-        says = getattr(self.plugin, "sees", "")
-        return says[:SEES_LENGTH] if isinstance(says, str) else ""
-
-    @property
     def methods(self) -> tuple[str, ...]:
-        """What may be called."""
+        """The names of the methods that may be called."""
         return tuple(self._methods)
 
     def function(self, method: str) -> Callable[..., Any]:
-        """Return the method itself, to be looked at."""
+        """Return the method itself, for a look at its signature."""
         return self._methods[method].function
 
     def breaker(self, method: str) -> Breaker:
-        """Return what says whether the method may be called now."""
+        """Return the breaker of the method."""
         return self._methods[method].breaker
 
     def lets_through(self, method: str) -> bool:
@@ -174,7 +128,7 @@ class BoundPlugin:
         return False
 
     def count_error(self, method: str) -> None:
-        """Count what the method returned as an error."""
+        """Count the method's result as an error."""
         self._methods[method].errors.inc()
         self.errors += 1
 
@@ -192,77 +146,61 @@ class BoundPlugin:
         keywords: Mapping[str, Any] = {},
         answers_by: type[Exception] | None = None,
     ) -> Any:
-        """Return what the method returns; PluginOverrun when it takes longer, else whatever Exception it raised.
+        """Return the method's result; PluginOverrun when it takes longer, else any Exception it raised.
 
         wait_seconds: how long it may wait for a thread before its time begins, PluginBusy after that; default: the wait
         is part of its time.
         on_late_end: called on the loop when a call has ended that was given up before, because its time was over or its
-        caller was cancelled. A thread cannot be cancelled, so what the call does may be done all the same.
+        caller was cancelled. A thread cannot be cancelled, so the call may still have its effect.
         keywords: arguments that are passed by name.
-        answers_by: what it raises as an answer, which is no error of its.
-        NotReady when the plugin could not be started, which is tried first.
+        answers_by: an exception that is a valid answer of the method and no error.
+        NotReady when the plugin has not started yet and cannot be started now.
         """
         if not self.is_started and method != CLOSE:
-            await self._start_late()
-        known = self._methods[method]
-        call = TimedCall(partial(known.function, **keywords) if keywords else known.function, known.is_async)
+            await self._first_start.run_before_call()
+        bound = self._methods[method]
+        call = TimedCall(partial(bound.function, **keywords) if keywords else bound.function, bound.is_async)
         return await self._timed(method, call, seconds, args, wait_seconds, on_late_end, answers_by=answers_by)
 
     async def run_in_thread(
         self, method: str, function: Callable[..., Any], seconds: float, *args: Any, name: str = ""
     ) -> Any:
-        """Call a blocking function in the plugin's threads as if it were that method, such as `read` of a file that the
-        method returned. name: what errors and the log call it, instead of the method.
+        """Call a blocking function in the plugin's threads, limited and counted as that method: for example `read` of a
+        file that the method returned.
+
+        name: for errors and the log, instead of the method.
         """
         if not self.is_started:
-            await self._start_late()
+            await self._first_start.run_before_call()
         return await self._timed(method, TimedCall(function, is_async=False), seconds, args, name=name)
 
     async def run_on_loop(
         self, method: str, function: Callable[..., Any], seconds: float, *args: Any, name: str = ""
     ) -> Any:
-        """Await a function that waits for the plugin as if it were that method. name: see run_in_thread."""
+        """Await a function of the plugin, limited and counted as that method. name: see run_in_thread."""
         if not self.is_started:
-            await self._start_late()
+            await self._first_start.run_before_call()
         return await self._timed(method, TimedCall(function, is_async=True), seconds, args, name=name)
 
-    async def start(self) -> None:
-        """Start the plugin unless it has started; NotReady, or what else its `start` raised, when it could not be."""
-        if self.is_started:
-            return
-        if self._starting is None or self._starting.done():
-            self._starting = asyncio.create_task(self._start(), name=f"{self.kind} {self.name}: start")
-            self._starting.add_done_callback(ignore)
-        # Who goes away does not take it from the others.
-        await asyncio.shield(self._starting)
+    @property
+    def is_started(self) -> bool:
+        """True when the plugin has no `start`, or it has succeeded."""
+        return self._first_start.is_done
 
-    async def _start(self) -> None:
-        assert self._contexts is not None, f"nobody lends the {self.kind} {self.name} what it starts with"
-        known, context = self._methods[START], self._contexts.to(self.name)
-        try:
-            await self._timed(START, TimedCall(known.function, known.is_async), START_SECONDS, (context,))
-        except Exception as error:
-            if is_away(error):
-                seconds = asked_seconds(error)
-                raise (NotReady(words_of(error), seconds) if seconds else NotReady(words_of(error))) from error
-            raise
-        self.is_started, self._health = True, None
-        # What was held until it is ready is held no more, called or not.
+    async def start(self) -> None:
+        """Start the plugin unless it has started; raise NotReady, or any other exception of its `start`."""
+        await self._first_start.run()
+
+    async def _call_start(self) -> None:
+        assert self._contexts is not None, f"the {self.kind} {self.name} has a start and no context for it"
+        bound, context = self._methods[START], self._contexts.for_plugin(self.name)
+        await self._timed(START, TimedCall(bound.function, bound.is_async), START_SECONDS, (context,))
+
+    def _release(self) -> None:
+        """End the holds that waited for the plugin's start."""
+        self._health.forget()
         for method in self._methods.values():
             method.breaker.answered()
-
-    async def _start_late(self) -> None:
-        try:
-            await self.start()
-        except NotReady:
-            raise
-        except Exception as error:
-            raise NotReady(words_of(error)) from error
-
-    def hold(self, reason: str, error: NotReady) -> None:
-        """Let nobody call it but to try it, after the time the error says."""
-        for method in self._methods.values():
-            method.breaker.unreachable(reason, words_of(error), error.retry_after_seconds)
 
     async def _timed(
         self,
@@ -276,37 +214,37 @@ class BoundPlugin:
         name: str = "",
         answers_by: type[Exception] | None = None,
     ) -> Any:
-        measured = self._methods[method]
+        bound = self._methods[method]
         try:
             result = await self._running.result_of(name or method, call, seconds, args, wait_seconds, on_late_end)
             if method not in NOT_WORK:
                 self.worked_at = monotonic()
             return result
         except Exception as failure:
-            measured.overruns.inc(int(isinstance(failure, PluginOverrun)))
+            bound.overruns.inc(int(isinstance(failure, PluginOverrun)))
             if answers_by is None or not isinstance(failure, answers_by):
                 self.count_error(method)
             raise
         finally:
-            if call.has_blocked or measured.breaker.blocks:
-                self._judge_blocking(method, call)
+            if call.has_blocked or bound.breaker.blocks:
+                self._count_blocking(method, call)
             self.calls += 1
             seconds_taken = perf_counter() - (call.begun_at or call.made_at)
-            measured.seconds.observe(seconds_taken)
+            bound.seconds.observe(seconds_taken)
             if self._is_traced:
                 outcome = type(error).__name__ if (error := sys.exception()) else "ok"
                 fields = {"kind": self.kind, "plugin": self.name, "method": name or method, "outcome": outcome}
                 log.info("plugin_called", ms=round(seconds_taken * 1000, 1), **fields)
 
-    def _judge_blocking(self, method: str, call: TimedCall) -> None:
-        """Count a call that kept the event loop as an error; so many in a row hold the method (breaker.py)."""
+    def _count_blocking(self, method: str, call: TimedCall) -> None:
+        """Count a call that blocked the event loop as an error; several in a row hold the method (breaker.py)."""
         breaker = self._methods[method].breaker
         breaker.blocks = breaker.blocks + 1 if call.has_blocked else 0
         if call.has_blocked and sys.exception() is None:
             self.count_error(method)
 
     async def close(self) -> None:
-        """End its tasks, call its close method if it has one, log its failure, and leave its threads behind."""
+        """End its tasks, call its `close` if it has one, log a failure of that, and leave its threads behind."""
         try:
             if self._contexts is not None:
                 await self._contexts.end_tasks(self.name)

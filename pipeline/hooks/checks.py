@@ -8,7 +8,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from pipeline.hooks.extra import clean_extra
-from pipeline.hooks.protocols import CONFIDENCE_KINDS, Analysis, Attribute, ProcessedImage, Usage
+from pipeline.hooks.provider_protocol import CONFIDENCE_KINDS, Analysis, Attribute, ProcessedImage, Usage
 from pipeline.texts import HALVES, clean
 
 MAX_VALUE_LENGTH = 1000

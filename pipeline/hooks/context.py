@@ -52,7 +52,7 @@ class ContextFactory:
         self._lent: dict[str, PluginContext] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    def to(self, name: str) -> PluginContext:
+    def for_plugin(self, name: str) -> PluginContext:
         """Return what is lent to the plugin of that name, always the same."""
         if name not in self._lent:
             store = self._values(name)

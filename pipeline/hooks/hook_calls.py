@@ -22,7 +22,8 @@ from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
 from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
 from pipeline.hooks.processed_images import ProcessedImages
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
+from pipeline.hooks.hook_arguments import JobEvent, UploadFacts
+from pipeline.hooks.provider_protocol import Analysis, AnalyzeRequest
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import BudgetReached, RetryableJobError
-from pipeline.hooks.protocols import Analysis, Attribute, Usage
+from pipeline.hooks.provider_protocol import Analysis, Attribute, Usage
 
 
 class AnalysisListener(Protocol):

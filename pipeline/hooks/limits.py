@@ -11,11 +11,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from pipeline.hold import Pace
-from pipeline.hooks.protocols import Rate
+from pipeline.hooks.provider_protocol import Rate
 
 # What an image may be, by the names that providers use.
 FORMATS = {name: f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "avif", "heic")}
 JPEG = "image/jpeg"
+SEES_LENGTH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Limits:
         """Return whether the provider takes images of that type."""
         return self.content_types is None or content_type in self.content_types
 
-    def extra_of(self, extra: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    def split_extra(self, extra: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Return the fields that are kept and, in words, why others are not."""
         if self.extra_fields is None:
             return dict(extra), []
@@ -85,6 +86,12 @@ def declared_by(plugin: object) -> Declared:
             validators(getattr(plugin, "extra_fields", None)),
         )
     )
+
+
+def sees_of(plugin: object) -> str:
+    """Return what an AI provider declares that it can and cannot see, "" when it declares nothing."""
+    sees = getattr(plugin, "sees", "")
+    return sees[:SEES_LENGTH] if isinstance(sees, str) else ""
 
 
 def validators(schemas: Mapping[str, Any] | None) -> Mapping[str, Draft202012Validator] | None:

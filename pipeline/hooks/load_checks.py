@@ -18,15 +18,9 @@ from pipeline.hooks.batches import batch_limits
 from pipeline.hooks.context_api import Starting
 from pipeline.hooks.limits import declared_by
 from pipeline.hooks.progress import takes_progress
-from pipeline.hooks.protocols import (
-    AIProvider,
-    BatchNotifier,
-    Notifier,
-    StorageBackend,
-    StorageBatches,
-    StorageLinking,
-    StorageListing,
-)
+from pipeline.hooks.notifier_protocol import BatchNotifier, Notifier
+from pipeline.hooks.provider_protocol import AIProvider
+from pipeline.hooks.storage_protocol import StorageBackend, StorageBatches, StorageLinking, StorageListing
 from pipeline.settings import PluginSettings
 
 IMPL_MARK = f"{specs.PROJECT}_impl"  # pluggy's own, on what @hookimpl marks

@@ -18,19 +18,16 @@ from pipeline.hooks.hook_calls import HookCalls
 from pipeline.hooks.job_protocols import NO_LIMITS, NO_LISTENER, Permit, AnalysisListener
 from pipeline.hooks.kinds import FILTERS, NOTIFIER, PROVIDER, STORAGE
 from pipeline.hooks.context_api import PluginStore
+from pipeline.hooks.limits import sees_of
 from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.notifiers import Notifiers
 from pipeline.hooks.photo import ReadImage
 from pipeline.hooks.processed_images import Inspect, ProcessedImages
-from pipeline.hooks.protocols import (
-    Analysis,
-    AnalyzeRequest,
-    JobEvent,
-    RoomPublisher,
-    StoredImage,
-    UploadFacts,
-)
+from pipeline.hooks.hook_arguments import JobEvent, UploadFacts
+from pipeline.hooks.notifier_protocol import RoomPublisher
+from pipeline.hooks.provider_protocol import Analysis, AnalyzeRequest
+from pipeline.hooks.storage_protocol import StoredImage
 from pipeline.hooks.providers import Providers
 from pipeline.hooks.routes import Route
 from pipeline.hooks.plugin_start import start
@@ -112,7 +109,7 @@ class PluginManager:
     @property
     def sees(self) -> Mapping[str, str]:
         """What each AI provider says it can and cannot see, by its name; "" where it says nothing."""
-        return {provider.name: provider.sees for provider in self._asked}
+        return {provider.name: sees_of(provider.plugin) for provider in self._asked}
 
     async def open_storages(self, names: Iterable[str]) -> None:
         """Get these storages ready, beside the current one; `storages.missing` tells which cannot be had."""

@@ -22,7 +22,7 @@ from pipeline.hooks.batches import Batches, batch_limits, checked_answers
 from pipeline.hooks.breaker import Breaker, SharedBreakers
 from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.context import trace_of_call
-from pipeline.hooks.protocols import Notification, RoomPublisher
+from pipeline.hooks.notifier_protocol import Notification, RoomPublisher
 from pipeline.texts import clean
 from pipeline.tracing import Tracing
 

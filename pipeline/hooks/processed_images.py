@@ -21,7 +21,7 @@ import structlog
 from pipeline.errors import ValidationError
 from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import picture_fault
-from pipeline.hooks.protocols import Analysis, ProcessedImage
+from pipeline.hooks.provider_protocol import Analysis, ProcessedImage
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

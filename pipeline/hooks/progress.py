@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.hooks.checks import attribute_fault
-from pipeline.hooks.protocols import Attribute
+from pipeline.hooks.provider_protocol import Attribute
 from pipeline.texts import clean
 
 FIELDS = ("brand", "model", "colorway")
@@ -40,7 +40,7 @@ class ProgressReports:
         self._is_over = False
 
     def __call__(self, share: float | None = None, **partial: Attribute) -> Awaitable[None]:
-        """Take a report: see Progress in protocols.py."""
+        """Take a report: see Progress in provider_protocol.py."""
         if share is not None:
             # An int may be too large for a float.
             is_number = isinstance(share, int) or (isinstance(share, float) and math.isfinite(share))

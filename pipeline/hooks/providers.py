@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import PermanentJobError
 from pipeline.hold import lane_behind
-from pipeline.hooks.provider_calls import ProviderCalls, CascadeRun
+from pipeline.hooks.cascade_run import CascadeRun
+from pipeline.hooks.provider_calls import ProviderCalls
 from pipeline.hooks.breaker import SharedBreakers
 from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.cascades import Cascade, with_background_lanes, cascades_of, flat, taking
@@ -18,7 +19,7 @@ from pipeline.hooks.job_protocols import NO_LIMITS, NO_LISTENER, Permit, Analysi
 from pipeline.hooks.photo import Photo, ReadImage
 from pipeline.hooks.processed_images import ProcessedImages
 from pipeline.hooks.progress import takes_progress
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest
+from pipeline.hooks.provider_protocol import Analysis, AnalyzeRequest
 from pipeline.hooks.usage import UsageCounters
 from pipeline.tracing import Tracing
 
@@ -91,7 +92,7 @@ class Providers:
         """
         photo = Photo(read_image, request.content_type, self._sandbox)
         analysis = CascadeRun(self._calls, request, photo, tries=tries, listener=listener, permit=permit)
-        return await analysis.through(self._stages(request.category, only), self._providers)
+        return await analysis.run(self._stages(request.category, only), self._providers)
 
     def _stages(self, category: str, only: str = "") -> Cascade:
         """Return the cascade for photos of that category; PermanentJobError when nobody takes them."""

@@ -191,7 +191,7 @@ def find_plugin(frame: FrameType | None) -> tuple[RunningCalls, str, TimedCall] 
     return None
 
 
-def is_away(error: Exception) -> bool:
+def is_temporary(error: Exception) -> bool:
     """Return whether what a `start` raised may be over in a while, though it is no NotReady."""
     away = (DependencyUnavailable, RetryableJobError, PluginOverrun, PluginBusy, TimeoutError)
     return isinstance(error, away) or is_unreachable(error)

@@ -16,17 +16,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pluggy
 
-from pipeline.hooks.protocols import (
-    AIProvider,
-    Analysis,
-    AnalyzeRequest,
-    JobEvent,
-    Notifier,
-    ReportingAIProvider,
-    Sandbox,
-    StorageBackend,
-    UploadFacts,
-)
+from pipeline.hooks.hook_arguments import JobEvent, UploadFacts
+from pipeline.hooks.notifier_protocol import Notifier
+from pipeline.hooks.provider_protocol import AIProvider, Analysis, AnalyzeRequest, ReportingAIProvider
+from pipeline.hooks.sandbox_protocol import Sandbox
+from pipeline.hooks.storage_protocol import StorageBackend
 from pipeline.hooks.routes import Routes
 from pipeline.settings import PluginSettings
 

@@ -19,7 +19,7 @@ from pipeline.errors import DependencyUnavailable, PipelineError, asked_seconds
 from pipeline.grouped import Groups
 from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import is_web_url
-from pipeline.hooks.protocols import READ_AT_MOST_BYTES, NewImage, StoredImage
+from pipeline.hooks.storage_protocol import READ_AT_MOST_BYTES, NewImage, StoredImage
 from pipeline.logs import Seldom
 from pipeline.texts import cause_of
 from pipeline.tracing import Tracing

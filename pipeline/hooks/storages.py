@@ -16,7 +16,7 @@ import structlog
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.media_links import MediaLinks
-from pipeline.hooks.protocols import StoredImage
+from pipeline.hooks.storage_protocol import StoredImage
 from pipeline.hooks.plugin_start import start
 from pipeline.hooks.storage_calls import UNAVAILABLE, StorageCalls
 from pipeline.images import ImageName, SavedImage

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pipeline.hooks.protocols import Usage
+from pipeline.hooks.provider_protocol import Usage
 
 if TYPE_CHECKING:
     from prometheus_client import Counter

@@ -1,6 +1,6 @@
 """The children of one service: a light one, which decodes photos, and those that plugins have for work of their own.
 
-None is started before its first call. hooks/protocols.py says what each method promises. Runs on the event loop.
+None is started before its first call. hooks/sandbox_protocol.py says what each method promises. Runs on the event loop.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class AIProviderSuite(RouteTests, CheckTests):
         except JobError as error:
             self._expect_others_succeed(call, provider, analyze_request, categories, error)
             fail_test(f"analyze raised {describe(error)} for a good photo")
-        _, faults = self._limits(provider).extra_of(analysis.extra)
+        _, faults = self._limits(provider).split_extra(analysis.extra)
         expect(not faults, f"analyze returns an extra that its extra_fields do not allow: {'; '.join(faults)}")
         if analysis.processed_image is not None:
             expect(_is_image(analysis.processed_image.content), "processed_image holds bytes that are no image")

@@ -88,7 +88,7 @@ class PluginSuite:
         """What `start` gets: a real context, with a store that remembers nothing after the test."""
         values = MemoryValues()
         contexts = ContextFactory(context_settings, Metrics(), lambda name: values)
-        yield contexts.to("suite")
+        yield contexts.for_plugin("suite")
         loop.run_until_complete(contexts.close())
 
     @pytest.fixture

@@ -110,9 +110,9 @@ class Dependencies:
         async def check() -> None:
             if monotonic() - plugin.worked_at < WORKED_SECONDS:
                 return
-            if not plugin.is_started and plugin.held_seconds > 0:
+            if not plugin.is_started and plugin.status.held_seconds > 0:
                 # It has said when it may be started; its check would start it now.
-                raise DependencyUnavailable(plugin.reason)
+                raise DependencyUnavailable(plugin.status.reason)
             if fault := await plugin.health():
                 raise DependencyUnavailable(fault)
 

@@ -49,7 +49,7 @@ def make(io_loop: IOLoop, store: SqliteAssetStore) -> Iterator[Make]:
         settings = Settings().with_plugin_variables(ALLOWED | own)
         lenders.append(ContextFactory(settings, Metrics(), lambda name: PluginValues(store, name)))
         notifier = WebpushNotifier(settings.plugin("webpush", WebpushSettings), 5)
-        await notifier.start(lenders[-1].to("webpush"))
+        await notifier.start(lenders[-1].for_plugin("webpush"))
         return notifier
 
     yield started

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from pipeline.errors import DependencyUnavailable, NotReady
 from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.plugin_start import hold
 from pipeline.metrics import Metrics
 from pipeline.usecases import dependencies as subject
 from pipeline.usecases.dependencies import FRESH_SECONDS, STALE_SECONDS, WORKED_SECONDS, Dependencies
@@ -188,7 +189,7 @@ def test_a_plugin_that_is_not_ready_is_down_and_not_started_before_its_time(worl
         pass
 
     plugin = world.plugin("provider", "acme", analyze=fine, check=fine, start=start)
-    plugin.hold("It is not ready", NotReady("the model is being made", 3600))
+    hold(plugin, "It is not ready", NotReady("the model is being made", 3600))
     asyncio.run(world.dependencies.look())
     assert world.shown["provider:acme"] == 0 and not started
 

@@ -464,7 +464,7 @@ async def test_a_required_filter_that_names_a_time_or_cannot_be_reached_is_left_
             with pytest.raises(DependencyUnavailable, match="Uploads cannot be checked now") as refused:
                 await manager.validate_upload(make_upload())
             assert refused.value.retry_after_seconds == wait
-        assert (gate.state, gate.reason, len(asked)) == ("held", f"validate_upload: {told}", number)
+        assert (gate.status.state, gate.status.reason, len(asked)) == ("held", f"validate_upload: {told}", number)
         clock.now += wait
 
 
