@@ -1,4 +1,4 @@
-"""What the job brings to its analysis: who is told how it goes, and what allows its calls."""
+"""The two objects that a job passes to its analysis: the listener of its progress and the permit for its calls."""
 
 from __future__ import annotations
 
@@ -11,45 +11,53 @@ from pipeline.hooks.provider_protocol import Analysis, Attribute, Usage
 
 
 class AnalysisListener(Protocol):
-    """Is told how one analysis goes, to tell the owner of the photo."""
+    """Gets the progress of one analysis, for the owner of the photo."""
 
     def asked(self, provider: str) -> None:
-        """A provider has been asked."""
+        """A provider is being asked."""
 
     def reported(self, share: float | None, partial: Mapping[str, Attribute]) -> None:
-        """The provider has done so much of it, and found so much."""
+        """The provider reported its progress: the share that is done, and the results so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallUsage:
-    """What one call took, as far as the provider has told. usage: None when what it told cannot be."""
+    """The usage of one failed call.
+
+    usage: None when the provider reported an invalid one.
+    """
 
     usage: Usage | None
 
 
 class Permit(Protocol):
-    """Says whether one job may call a provider now, beside the provider itself; usecases/permits.py has it."""
+    """Decides whether one job may call a provider now, by budget, rate and earlier answers (usecases/permits.py)."""
 
     async def earlier_answer(self, provider: str) -> Analysis | None:
-        """Return what the provider has answered before to the same photo, None when that is not known."""
+        """Return the provider's earlier answer to the same photo, None when there is none."""
 
     async def store_partial(self, provider: str, analysis: Analysis) -> None:
-        """Keep an answer that leaves something open for when the job can ask the next stage: then it is `known`."""
+        """Store an incomplete answer until the job can ask the next stage; `earlier_answer` returns it then."""
 
     async def allow(self, provider: str) -> BudgetReached | None:
-        """Return None when the job may ask the provider at all today, else why not."""
+        """Return None while the budget of the provider allows a call, else the error."""
 
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
-        """Return when the provider may be called or, in seconds at most, why not. waits: False where another provider
-        can be asked instead.
+        """Wait until the rate of the provider allows a call. Return None then, or the error after some seconds.
+
+        waits: False when another provider can be asked instead: then it does not wait.
         """
 
-    async def end(self, provider: str, analysis: Analysis | None, spent: CallUsage | None = None) -> None:
-        """The call has ended, with that answer or with none. spent: what a call without a usable answer took."""
+    async def end(self, provider: str, analysis: Analysis | None, failed_usage: CallUsage | None = None) -> None:
+        """The call has ended.
+
+        analysis: its answer, None without a usable one.
+        failed_usage: the usage of a call without a usable answer.
+        """
 
 
 class NoListener:
-    """Tells nobody."""
+    """A listener that ignores everything."""
 
     def asked(self, provider: str) -> None:
         """See AnalysisListener."""
@@ -59,7 +67,7 @@ class NoListener:
 
 
 class NoLimits:
-    """The permit where nothing limits a job."""
+    """The permit of a job without limits."""
 
     async def earlier_answer(self, provider: str) -> Analysis | None:
         """See Permit."""
@@ -76,7 +84,7 @@ class NoLimits:
         """See Permit."""
         return None
 
-    async def end(self, provider: str, analysis: Analysis | None, spent: CallUsage | None = None) -> None:
+    async def end(self, provider: str, analysis: Analysis | None, failed_usage: CallUsage | None = None) -> None:
         """See Permit."""
 
 

@@ -148,9 +148,9 @@ class JobPermit:
         error.provider = provider
         return error
 
-    async def end(self, provider: str, analysis: Analysis | None, spent: CallUsage | None = None) -> None:
+    async def end(self, provider: str, analysis: Analysis | None, failed_usage: CallUsage | None = None) -> None:
         """See Permit."""
-        paid = CallUsage(analysis.usage) if analysis is not None else spent
+        paid = CallUsage(analysis.usage) if analysis is not None else failed_usage
         if paid is not None and self._permits.budgets is not None and provider not in self._permits.free:
             await self._permits.budgets.record(provider, self._user_id, paid.usage)
         if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):

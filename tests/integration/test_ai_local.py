@@ -310,7 +310,7 @@ def test_photo_whose_turn_does_not_come_was_not_asked_about(provider: LocalProvi
     """Waiting and working fit into the call's time, and waiting alone spends no attempt."""
     request = AnalyzeRequest("", "lego", "", "", "", 1, 1.0, PHOTOS["lego"].read_bytes())
 
-    async def with_background_lanes() -> tuple[BaseException, float]:
+    async def behind_others() -> tuple[BaseException, float]:
         first = asyncio.create_task(provider._readers.run(sandboxed.spin, seconds=8))
         await asyncio.sleep(0)  # it has the only child
         started_at = monotonic()
@@ -319,6 +319,6 @@ def test_photo_whose_turn_does_not_come_was_not_asked_about(provider: LocalProvi
         assert isinstance(error, BaseException)
         return error, monotonic() - started_at
 
-    error, seconds = asyncio.run(with_background_lanes())
+    error, seconds = asyncio.run(behind_others())
     assert isinstance(error, RetryableJobError) and error.spends_attempt is False
     assert seconds < 1.5 * patience()

@@ -658,8 +658,8 @@ class Till:
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
         return RetryableJobError("no turn", spends_attempt=False) if provider == self.without_turn else None
 
-    async def end(self, provider: str, analysis: Analysis | None, spent: CallUsage | None = None) -> None:
-        paid = CallUsage(analysis.usage) if analysis is not None else spent
+    async def end(self, provider: str, analysis: Analysis | None, failed_usage: CallUsage | None = None) -> None:
+        paid = CallUsage(analysis.usage) if analysis is not None else failed_usage
         if paid is not None:
             self.paid.append((provider, paid.usage.cost if paid.usage else None))
 

@@ -489,7 +489,7 @@ async def test_a_provider_that_returns_something_else_is_told_so(house: House) -
     [
         ("transform_analysis", {"brand": "Nike"}, "transform_analysis returned dict, not Analysis"),
         ("transform_analysis", Analysis(brand="Nike"), "brand is str, not Attribute"),  # type: ignore[arg-type]
-        ("validate_upload", False, "validate_upload returned False; it refuses by ValidationError"),
+        ("validate_upload", False, "validate_upload returned False; to refuse, raise ValidationError"),
     ],
 )
 @pytest.mark.gen_test

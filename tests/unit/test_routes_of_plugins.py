@@ -32,20 +32,20 @@ def answer(request: PluginRequest) -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "fault"),
     [
-        (("TRACE", "/a", answer), {}, "the method is none of"),
-        (("get", "/a", answer), {}, "the method is none of"),
+        (("TRACE", "/a", answer), {}, "the method must be one of"),
+        (("get", "/a", answer), {}, "the method must be one of"),
         (("GET", "a", answer), {}, "must begin with /"),
         (("GET", "/" + "a" * 200, answer), {}, "at most 200"),
         (("GET", "/a//b", answer), {}, "each part"),
         (("GET", "/..", answer), {}, "each part"),
         (("GET", "/{a}b", answer), {}, "each part"),
         (("GET", "/{a}/{a}", answer), {}, "twice"),
-        (("GET", "/a", answer), {"role": "root"}, "the role is none of"),
+        (("GET", "/a", answer), {"role": "root"}, "the role must be one of"),
         (("POST", "/a", answer), {"role": "operator-read"}, "may change nothing"),
         (("POST", "/a", answer), {"max_body_bytes": 10**9}, "max_body_bytes"),
-        (("GET", "/a", "answer"), {}, "no function"),
+        (("GET", "/a", "answer"), {}, "must be a function"),
         (("GET", "/a", lambda: None), {}, "one argument"),
-        (("GET", "/there/{other}", answer), {}, "there already"),
+        (("GET", "/there/{other}", answer), {}, "has it already"),
     ],
 )
 def test_a_route_that_cannot_be_is_refused(arguments: Any, options: Any, fault: str) -> None:
