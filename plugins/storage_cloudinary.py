@@ -98,8 +98,8 @@ class CloudinaryStorage:
         redirects_only = urllib3.Retry(total=None, connect=0, read=0, redirect=2, status=0, other=0)
         self._downloads = urllib3.PoolManager(maxsize=connections, retries=redirects_only)
         self._checked_until = 0.0
-        # Until when Cloudinary's rate limits allow no calls. The Admin API has its own limit, which a ping ignores. This
-        # is no circuit breaker: it ends at the time in the reply, and failures do not count.
+        # Until when Cloudinary's rate limits allow no calls. The Admin API has its own limit, which a ping ignores.
+        # No circuit breaker: the reply names the time, and failures do not count.
         self._busy_until = {"upload": 0.0, "admin": 0.0, "ping": 0.0}
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
