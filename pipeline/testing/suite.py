@@ -1,11 +1,10 @@
-"""What all suites share: a loop for each test, a plugin that is started and closed as the service does, and a look at
-what it leaves behind.
+"""The common part of all suites: a loop for each test, a plugin that is started and closed as by the service, and a
+check for leaks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,30 +26,32 @@ from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox as RealSandbox
 from pipeline.settings import Settings, load
 from pipeline.testing.findings import describe, fail_test, not_ready
+from pipeline.testing.leaks import GRACE_SECONDS, end_tasks, leaks
 from pipeline.testing.process_state import OpenResources, PrintedText, ProcessState
 from pipeline.testing.loop_watch import BLOCKED_SECONDS, Stuck, LoopWatch
 
 Call = Callable[..., Any]
-# How long a call that was cancelled, and what a plugin lets go in `close`, may take to end.
-GRACE_SECONDS = 0.5
-# A library may open something once for the whole process; a plugin that leaks does it again.
+# A library may open a resource once for the process; a plugin that leaks opens one in each test.
 LEAKS_FROM = 3
-# Of these a single test shows enough.
+# Kinds of resources that are reported after one test.
 AT_ONCE = ("clients", "sockets", "many threads")
-# And the first call may import something on the loop.
+# The first call may import a package on the loop.
 BLOCKS_FROM = 2
 NO_TIME = "there was no time left for it"
 NEVER_AWAITED = "coroutine .* was never awaited"
 
 
+# Many methods because a suite is one class that authors subclass: fixtures, and hooks that a kind of suite overrides.
 class PluginSuite:
-    """`call(method, *args)` runs or awaits a plugin's method as the pipeline does.
+    """`call(method, *args)` runs or awaits a plugin's method as the service does.
 
-    call_seconds: the longest that one call may take. in_force: a setting that allows less, and its seconds.
-    gives_up: leave out the tests after a call that never returned. ends_at: after that
-    no further call is made, by monotonic(). patience_seconds: how long, in all tests of a class, it waits where a
-    provider is told to ask again later. of_routes: in_force for the handlers of routes. plugin_name: "" when nobody
-    has said it.
+    call_seconds: the longest time of one call.
+    time_limit: a setting that allows less, and its seconds.
+    route_time_limit: the same for the handlers of routes.
+    stops_after_hang: leave out the later tests after a call that never returned.
+    deadline: after this time, by monotonic(), no further call is made.
+    wait_budget_seconds: how long, in all tests of a class, the suite waits when a provider asks to be called later.
+    plugin_name: "" when unknown.
     """
 
     call_seconds = 30.0
@@ -64,28 +65,28 @@ class PluginSuite:
 
     @pytest.fixture
     def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
-        """The loop the plugin lives on during one test; never the current one, which may belong to other tests."""
+        """The event loop of one test; not the current loop, which may belong to other tests."""
         loop = asyncio.new_event_loop()
         loop.set_default_executor(LoopThreads())
         yield loop
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()  # and leaves its threads
+        loop.close()  # leaves its threads behind
 
     @pytest.fixture
     def sandbox(self, loop: asyncio.AbstractEventLoop) -> Iterator[RealSandbox]:
-        """The child processes the service lends its plugins, real ones."""
+        """The sandbox of the service, with real child processes."""
         sandbox = RealSandbox()
         yield sandbox
         loop.run_until_complete(sandbox.close())
 
     @pytest.fixture
     def context_settings(self, tmp_path: Path) -> Settings:
-        """The service's settings as `start(context)` gets them: those of the environment, DATA_DIR being the test's."""
+        """The service's settings for `start(context)`: those of the environment, with a DATA_DIR of the test."""
         return load(data_dir=tmp_path / "data")
 
     @pytest.fixture
     def context(self, loop: asyncio.AbstractEventLoop, context_settings: Settings) -> Iterator[PluginContext]:
-        """What `start` gets: a real context, with a store that remembers nothing after the test."""
+        """The context for `start`: a real one, with a store that is empty for each test."""
         values = MemoryValues()
         contexts = ContextFactory(context_settings, Metrics(), lambda name: values)
         yield contexts.for_plugin("suite")
@@ -105,7 +106,7 @@ class PluginSuite:
             tasks = [asyncio.create_task(self.make_call(*each)) for each in calls]
             try:
                 return await asyncio.gather(*tasks)
-            finally:  # those that still wait for their turn are nothing that the plugin leaves
+            finally:  # calls that still wait for a slot are no leak of the plugin
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
@@ -114,24 +115,26 @@ class PluginSuite:
 
     @pytest.fixture(autouse=True)
     def _watched(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Find what the plugin does to all others: it keeps the loop, prints, changes the process, leaks."""
+        """Find effects on other plugins: it blocks the loop, prints, changes the process, or leaks."""
         self._seen: list[str] = []
         self._at_once = 1
         if self.class_state.get("never returned"):
             pytest.skip("an earlier call never returned")
-        shared, held = ProcessState.now(), OpenResources.now()
+        state, resources = ProcessState.now(), OpenResources.now()
         yield
-        self._seen += ProcessState.now().changes(shared)
+        self._seen += ProcessState.now().changes(state)
         if loop.get_exception_handler() is not None:
             self._seen.append("it sets an exception handler of the event loop, which is the service's: leave it out")
-        self._look_for_tasks(loop)
-        self._look_for_leaks(loop, held)
+        if names := end_tasks(loop, PluginSuite.__name__):
+            shown = ", ".join(names[:3])
+            self._seen.append(f"tasks go on after close ({shown}): use context.task, or cancel them in close()")
+        self._check_leaks(loop, resources)
         if self._seen:
             fail_test(*self._seen)
 
     @property
     def class_state(self) -> dict[str, Any]:
-        """What the tests of one class know of each other."""
+        """State that the tests of one class share."""
         if "of_class" not in vars(type(self)):
             type(self).of_class = {}  # type: ignore[attr-defined]
         return vars(type(self))["of_class"]  # type: ignore[no-any-return]
@@ -157,10 +160,10 @@ class PluginSuite:
         except NotReady as error:
             fail_test(not_ready(error))
         except Exception as error:
-            fail_test(f"start raised {describe(error)}: raise NotReady for what ends by itself, else mend what it says")
+            fail_test(f"start raised {describe(error)}: raise NotReady for what ends by itself, else fix the cause")
 
     def _on_loop(self, loop: asyncio.AbstractEventLoop, name: str, work: Awaitable[Any]) -> Any:
-        """Run the work on the loop, watched; what is seen is told when the test ends."""
+        """Run the work on the loop and watch it; the findings are reported when the test ends."""
         watch, printed = LoopWatch(self.limit_seconds), PrintedText(sys.stdout)
 
         async def watched() -> Any:
@@ -197,11 +200,11 @@ class PluginSuite:
         if printed.text.strip() and not self.class_state.setdefault("printed", False):
             self.class_state["printed"] = True
             self._seen.append(f"{name} prints ({printed.text.strip()[:60]!r}): log through context.log or structlog")
-        for each in warned:
-            if "was never awaited" in str(each.message):
-                self._seen.append(f"{name}: {each.message}; write `await` before the call, or nothing is done")
+        for warning in warned:
+            if "was never awaited" in str(warning.message):
+                self._seen.append(f"{name}: {warning.message}; write `await` before the call, or nothing is done")
             else:
-                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
     @property
     def limit_seconds(self) -> float:
@@ -220,7 +223,7 @@ class PluginSuite:
             return await self._in_time(name, method, *args)
 
     def call_slot(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Return what lets a call of that method begin; nothing keeps it, unless a plugin declares so."""
+        """Return a context that waits until a call of that method may begin; without a declared rate at once."""
         return nullcontext()
 
     async def _in_time(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
@@ -240,7 +243,7 @@ class PluginSuite:
             fail_test(f"{name} lets a CancelledError escape: catch it where it cancels")
 
     async def _run(self, method: Callable[..., Any], *args: Any) -> Any:
-        # Daemon threads: one that hangs fails its test and must not keep pytest from ending.
+        # Daemon threads: a thread that hangs must not keep pytest from ending.
         threads = DaemonThreads(4, "suite")
         of_plugin.set(threads)
         try:
@@ -260,7 +263,7 @@ class PluginSuite:
         return f"{name} does not return within {self.call_seconds:g} s: set a timeout for whatever it waits for"
 
     def fails_alone(self, call: Call, method: Call, *args: Any) -> bool:
-        """Return whether one call by itself fails too, as it does when nobody can be reached."""
+        """Return whether one call by itself fails too, as it does when a service cannot be reached."""
         try:
             call(method, *args)
         except Exception:
@@ -270,45 +273,18 @@ class PluginSuite:
     def _note_hang(self) -> None:
         self.class_state["never returned"] = self.stops_after_hang
 
-    def _look_for_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Find tasks that go on after `close`."""
-        tasks = self._running(loop, until=monotonic() + GRACE_SECONDS)
-        names = sorted(set(map(_name_of_task, tasks)))
-        if names:
-            shown = ", ".join(names[:3])
-            self._seen.append(f"tasks go on after close ({shown}): use context.task, or cancel them in close()")
-        for each in tasks:
-            each.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=GRACE_SECONDS))
-
-    def _running(self, loop: asyncio.AbstractEventLoop, until: float) -> set[asyncio.Task[Any]]:
-        while (tasks := asyncio.all_tasks(loop)) and monotonic() < until:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=0.05))
-        return tasks
-
-    def _look_for_leaks(self, loop: asyncio.AbstractEventLoop, before: OpenResources) -> None:
-        until = monotonic() + GRACE_SECONDS
-        while (left := OpenResources.now().leaks_since(before, self._at_once)) and monotonic() < until:
-            gc.collect()
-            loop.run_until_complete(asyncio.sleep(0.05))
-        for sort, line in left.items():
-            times = self.class_state[sort] = self.class_state.get(sort, 0) + 1
-            if times >= LEAKS_FROM or sort in AT_ONCE:
+    def _check_leaks(self, loop: asyncio.AbstractEventLoop, before: OpenResources) -> None:
+        for kind, line in leaks(loop, before, self._at_once).items():
+            times = self.class_state[kind] = self.class_state.get(kind, 0) + 1
+            if times >= LEAKS_FROM or kind in AT_ONCE:
                 self._seen.append(line)
 
 
 def api_version_of(plugin: object) -> int:
-    """Return the version of the plugin API that a plugin was written for, as its module says."""
+    """Return the API version that a plugin was written for, as its module declares."""
     module = sys.modules.get(type(plugin).__module__)
     version = getattr(plugin, "API_VERSION", getattr(module, "API_VERSION", 2))
     return version if isinstance(version, int) else 2
-
-
-def _name_of_task(task: asyncio.Task[Any]) -> str:
-    """Return what runs in it; of a call that the suite makes, the plugin's method."""
-    name = str(getattr(task.get_coro(), "__qualname__", task.get_name()))
-    return task.get_name() if name.startswith(f"{PluginSuite.__name__}.") else name
 
 
 def _name(method: Callable[..., Any]) -> str:

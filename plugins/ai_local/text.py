@@ -34,7 +34,7 @@ class TextReader:
             params={
                 "Global.log_level": "critical",
                 "Global.text_score": 0.0,
-                "Global.use_cls": False,  # it would rotate upside-down lines silently, and read_upright could not see them
+                "Global.use_cls": False,  # it would rotate upside-down lines silently, hidden from read_upright
                 "Det.model_path": _model("det"),
                 "Det.limit_type": "max",
                 "Det.limit_side_len": FIND_AT_PIXELS,

@@ -19,11 +19,14 @@ class WebpushSettings(PluginSettings):
     )
     private_key: SecretStr = Field(
         default=SecretStr(""),
-        description="P-256 key that signs, PEM or base64url of its 32 bytes; default: created at the first start and "
-        "stored in the asset store. With another key every browser has to subscribe again.",
+        description="P-256 key that signs, PEM or base64url of its 32 bytes; default: created at the first start "
+        "and stored in the asset store. With another key every browser has to subscribe again.",
     )
     ttl_seconds: int = Field(
-        default=86_400, ge=0, le=2_419_200, description="How long a push service stores an event for a browser that is off."
+        default=86_400,
+        ge=0,
+        le=2_419_200,
+        description="How long a push service stores an event for a browser that is off.",
     )
     urgency: Literal["very-low", "low", "normal", "high"] = Field(
         default="normal", description="Urgency for a phone that saves power: very-low, low, normal or high."

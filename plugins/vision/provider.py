@@ -98,8 +98,8 @@ class VisionProvider(ABC):
         self.rate: Rate | None = settings.rate
         receiver = "a server of this site's choice" if settings.base_url else self.maker
         self.sees = (
-            f"The photo goes to {receiver}, made smaller and without the file's other data. A vision model looks at all "
-            "of it; it may miss small or hidden details, or guess."
+            f"The photo goes to {receiver}, made smaller and without the file's other data. A vision model looks at "
+            "all of it; it may miss small or hidden details, or guess."
         )
 
     @abstractmethod

@@ -28,7 +28,7 @@ class VisionSettings(PluginSettings):
     model: ModelName = Field(default="", description="Model to ask, one that accepts images.")
     max_side_pixels: int = Field(
         default=1024,
-        description="Longest side of the photo as it is sent; endpoints reduce to about this size, and more costs more.",
+        description="Longest side of the photo as it is sent; endpoints reduce to this size too, and more costs more.",
         ge=256,
         le=1600,
     )
