@@ -74,17 +74,14 @@ class BoundPlugin:
         limits: as the plugin declares them.
         is_traced: each call is logged.
         """
-        self.kind = kind
-        self.name = name
-        self.plugin = plugin
-        self.limits = limits
+        self.kind, self.name = kind, name
+        self.plugin, self.limits = plugin, limits
         self.seldom = Seldom()  # for log lines that any client of a public route may cause
         self._is_traced = is_traced
-        close = getattr(plugin, "close", None)
         breaker = partial(Breaker, breaker_failures, breaker_probe_seconds)
         self._methods = {
             method: bound_method(kind, name, method, function, metrics, breaker())
-            for method, function in {**methods, **({CLOSE: close} if close else {})}.items()
+            for method, function in {**methods, **_close_of(plugin)}.items()
         }
         self._running = RunningCalls(kind, name, threads, metrics)
         self.status = PluginStatus(self._methods, self._running)
@@ -94,8 +91,8 @@ class BoundPlugin:
         # When a call of its work last succeeded, in monotonic seconds.
         self.worked_at = float("-inf")
         self._contexts = contexts
-        call_start = self._call_start if START in self._methods else None
-        self._first_start = FirstStart(f"{kind} {name}: start", call_start, self._release)
+        start = self._call_start if START in self._methods else None
+        self._first_start = FirstStart(f"{kind} {name}: start", start, self._release)
 
     async def health(self) -> str:
         """Return why its `check` fails, "" when it passes or there is none; see PluginHealth."""
@@ -254,3 +251,8 @@ class BoundPlugin:
             log.warning("plugin_close_failed", kind=self.kind, plugin=self.name, exc_info=True)
         finally:
             self._running.shutdown()
+
+
+def _close_of(plugin: object) -> Mapping[str, Callable[..., Any]]:
+    close = getattr(plugin, CLOSE, None)
+    return {CLOSE: close} if close else {}

@@ -25,6 +25,7 @@ BLOCKING, BLOCKING_CAUSE = "Not available now", "it blocks the event loop"
 LEAST_BUSY_SECONDS = 1.0
 
 
+# Many methods because it is one state machine: its states are read and its events reported one by one.
 class Breaker:
     """Says whether one plugin may be called.
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
+# Many methods because each command asks it for something else: a list, one plugin, its settings, a check of names.
 class Catalogue:
     """All plugins that were found, whether they work or not."""
 

@@ -71,23 +71,21 @@ class PluginManager:
         inspect: checks the bytes of the images that plugins made.
         broken: plugins that cannot be used, for the list of plugins.
         """
+        self._provider_plugins = tuple(providers.values())
         pictures = ProcessedImages(settings, inspect)
         self._providers = Providers(settings, providers, tracing, pictures, sandbox, usage)
-        self._provider_plugins = tuple(providers.values())
         # The breakers of the AI providers, and the providers that the jobs of each lane may ask.
         self.provider_holds = self._providers.holds
         # The rate and calls at once of the providers that declare such limits, by name.
         self.provider_paces = self._providers.paces
-        self.free_providers = self._providers.free
-        self.provider_versions = self._providers.versions
+        self.free_providers, self.provider_versions = self._providers.free, self._providers.versions
         # The providers that the jobs of each category ask only after another one has answered.
         self.later_providers = self._providers.later_providers
         self.storages = storages
         seconds, slots = settings.notifier_timeout_seconds, settings.notifier_slots
         self.notifiers = Notifiers(notifiers, rooms, seconds, tracing, slots)
         self._hook_calls = HookCalls(hooks, settings, pictures)
-        self.sandbox = sandbox
-        self._contexts, self.usage, self.broken = contexts, usage, broken
+        self.sandbox, self._contexts, self.usage, self.broken = sandbox, contexts, usage, broken
         # By the plugin's name. Storages that are built later have no routes.
         self.routes = _routes_by_name(self.all)
 

@@ -172,7 +172,7 @@ class Notifiers:
         breaker = self._breaker(notifier)
         try:
             result = await notifier.call(NOTIFY_MANY, self._seconds, tuple(batch))
-            answers = self._checked(notifier, result, len(batch))
+            answers = _checked(notifier, result, len(batch))
         except Exception as failure:
             answers = [failure] * len(batch)
         errors = [
@@ -193,13 +193,6 @@ class Notifiers:
             _delivery_error(*next(errors_left), is_held=breaker.is_held) if isinstance(answer, Exception) else answer
             for answer in answers
         ]
-
-    def _checked(self, notifier: BoundPlugin, answers: object, count: int) -> Sequence[object]:
-        try:
-            return checked_answers(answers, count)
-        except TypeError:
-            notifier.count_error(NOTIFY_MANY)
-            raise
 
     @asynccontextmanager
     async def _slot(self, name: str) -> AsyncIterator[None]:
@@ -250,3 +243,11 @@ def _delivery_error(error: JobError, raised: Exception, *, is_held: bool) -> Job
     if error is not raised and error.__cause__ is None:
         error.__cause__ = raised
     return error
+
+
+def _checked(notifier: BoundPlugin, answers: object, count: int) -> Sequence[object]:
+    try:
+        return checked_answers(answers, count)
+    except TypeError:
+        notifier.count_error(NOTIFY_MANY)
+        raise

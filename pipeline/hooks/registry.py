@@ -104,7 +104,7 @@ class Registry:
         return [each for each in reversed(implementations) if not (each.wrapper or each.hookwrapper)]
 
     def _register(self, source: Source) -> None:
-        if self._is_disabled(source):
+        if _is_disabled(source, self._settings):
             self.unused.append(info_of(source, "", "disabled"))
             return
         key = f"{source.package}: {source.name}: {source.module}"
@@ -124,12 +124,6 @@ class Registry:
         else:
             self.sources[key] = source
             self.warnings[key] += warnings
-
-    def _is_disabled(self, source: Source) -> bool:
-        enabled = self._settings.plugins_enabled
-        if enabled and source.package != BUILT_IN and source.name not in enabled:
-            return True
-        return any(name in self._settings.plugins_disabled for name in source.names)
 
     def _pairs_of(self, kind: str, hook: str, implementation: pluggy.HookImpl) -> list[tuple[str, Any]]:
         """Return the valid pairs that an implementation yields; the plugins of the others are listed as broken."""
@@ -212,3 +206,10 @@ def _with_arguments(implementation: pluggy.HookImpl, names: Sequence[str]) -> Ca
         return function(*wanted(arguments))
 
     return awaited if inspect.iscoroutinefunction(function) else called
+
+
+def _is_disabled(source: Source, settings: Settings) -> bool:
+    enabled = settings.plugins_enabled
+    if enabled and source.package != BUILT_IN and source.name not in enabled:
+        return True
+    return any(name in settings.plugins_disabled for name in source.names)

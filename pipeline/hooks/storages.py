@@ -49,6 +49,7 @@ class MediaFolder(NamedTuple):
             raise DependencyUnavailable(UNAVAILABLE) from error
 
 
+# Many methods because it implements the storage interface of the use cases (usecases/storage.py).
 class Storages:
     """All storages that contain images of the service. Methods: see usecases/storage.py."""
 

@@ -154,7 +154,7 @@ class StorageBackendSuite(OwnRoutes):
         expect(same, f"images saved at once are mixed up: {IN_VARIABLES}")
 
     def test_save_many_answers_for_each(self, storage: StorageBackend, call: Call) -> None:
-        """If it has `save_many`: it returns the URL of each image in order, stores the bytes of each, and replaces older
+        """If it has `save_many`: it returns the URLs of the images in order, stores their bytes, and replaces older
         images.
         """
         if not hasattr(storage, "save_many"):

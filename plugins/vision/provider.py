@@ -27,6 +27,7 @@ from pipeline.hooks import Analysis, AnalyzeRequest, Context, Rate, Sandbox, Usa
 from ..ai_http import BUSY, CONNECT_SECONDS, MAX_MESSAGE_LENGTH, TIMED_OUT, UNAVAILABLE, read_reply
 from . import prompt as prompts
 from .answers import UnreadableAnswer, attributes_in, one_line
+from .replies import error_in, message_in
 from .settings import VisionSettings
 from .waits import wait_of
 
@@ -202,9 +203,9 @@ class VisionProvider(ABC):
         ) as response:
             content = await read_reply(response)
             if response.status >= 300:
-                error = _error_in(content)
+                error = error_in(content)
                 fault, hint = self._fault_of(response.status, response.headers, error)
-                words = f"HTTP {response.status} from {self._host}: {_message(error, content)}"
+                words = f"HTTP {response.status} from {self._host}: {message_in(error, content)}"
                 raise fault from self._cause(Refusal(f"{hint}; {words}" if hint else words))
             return content
 
@@ -283,20 +284,3 @@ class VisionProvider(ABC):
             text = text.replace(key, "***")
         kind = Refusal if isinstance(error, Refusal) else ConnectionError
         return kind(one_line(text, MAX_MESSAGE_LENGTH))
-
-
-def _error_in(body: bytes) -> Mapping[str, Any]:
-    """Return the object `error` of a reply, an empty one if there is none."""
-    try:
-        reply = json.loads(body)
-        # Gemini's OpenAI-compatible endpoint sends a list.
-        error = (reply[0] if isinstance(reply, list) else reply)["error"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return {}
-    return error if isinstance(error, dict) else {}
-
-
-def _message(error: Mapping[str, Any], body: bytes) -> str:
-    message = error.get("message")
-    # Not shortened here: half a key would not be recognized as ours.
-    return message if isinstance(message, str) else body.decode(errors="replace")
