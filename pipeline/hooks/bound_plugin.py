@@ -1,4 +1,4 @@
-"""One plugin in use: each call is timed, counted and started in the right place, each method by itself.
+"""One plugin in use: each call runs on the event loop or in a thread, and is timed and counted, each method by itself.
 
 running_calls.py keeps a call within its time. This module does not know the meaning of a method.
 """

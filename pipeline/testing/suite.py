@@ -182,7 +182,7 @@ class PluginSuite:
         except Stuck:
             self._note_hang()
             where = watch.blocked[-1][1]
-            cure = "await, or hand it to asyncio.to_thread"
+            cure = "await, or use asyncio.to_thread"
             fail_test(f"{name} blocks the event loop and never returns ({where}): {cure}")
         finally:
             sys.stdout = printed.stream if sys.stdout is printed else sys.stdout
@@ -195,7 +195,7 @@ class PluginSuite:
             if times >= BLOCKS_FROM:
                 self._seen.append(
                     f"{name} blocks the event loop for {seconds:.2f} s{f' ({where})' if where else ''}, more than "
-                    f"{BLOCKED_SECONDS} s: await, write a plain def, or hand it to asyncio.to_thread"
+                    f"{BLOCKED_SECONDS} s: await, write a plain def, or use asyncio.to_thread"
                 )
         if printed.text.strip() and not self.class_state.setdefault("printed", False):
             self.class_state["printed"] = True

@@ -112,7 +112,7 @@ async def test_what_a_command_spends_counts_to_the_day(till: Till) -> None:
     assert not await apart.is_reached()
 
 
-@pytest.mark.parametrize("away", ["sums", "kept"])
+@pytest.mark.parametrize("away", ["sums", "records"])
 @pytest.mark.gen_test
 async def test_nobody_spends_while_nobody_knows_what_was_spent(
     till: Till, monkeypatch: pytest.MonkeyPatch, away: str
