@@ -408,7 +408,7 @@ class Parts:
 
     def _make_permits(self) -> Permits:
         budgets = self.budgets if self.budgets.is_set else None
-        asked_later = {name for names in self.plugins.provider_behind.values() for name in names}
+        asked_later = {name for names in self.plugins.later_providers.values() for name in names}
         return Permits(
             self.queue,
             self.plugins.provider_paces,
@@ -427,7 +427,7 @@ class Parts:
             keep_completed_seconds=settings.keep_completed_seconds,
             lanes=self.plugins.provider_holds.lanes,
             paces=self.plugins.provider_paces,
-            behind=self.plugins.provider_behind,
+            behind=self.plugins.later_providers,
         )
         self.notifications = self._make_queue(
             notifying.QUEUE_NAME,

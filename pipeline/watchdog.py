@@ -16,7 +16,7 @@ from types import FrameType
 
 import structlog
 
-from pipeline.hooks.running import find_plugin
+from pipeline.hooks.running_calls import find_plugin
 from pipeline.metrics import Metrics
 
 log = structlog.get_logger(__name__)

@@ -1,7 +1,7 @@
 """The AI provider `anthropic`: Claude, through the Messages API with structured output.
 
-Source: Anthropic's API reference (Messages, structured outputs, errors, rate limits). The schema goes by output_config
-and not by a tool the model must use: current models refuse a forced tool.
+Source: Anthropic's API reference (Messages, structured outputs, errors, rate limits). The schema is sent in
+output_config and not as a tool that the model must use: current models refuse a forced tool.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 NAME = "anthropic"
 API_VERSION = 2
-# Of their API, which has had no other for years.
+# The version of their API; it has been the latest for years.
 PROTOCOL = "2023-06-01"
 CUT_OFF = ("max_tokens", "model_context_window_exceeded")
-# Those of a prompt that was kept at their end are counted by themselves.
+# The tokens of a prompt that Anthropic has cached are counted separately.
 INPUT_TOKENS = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
@@ -66,7 +66,7 @@ class AnthropicProvider(VisionProvider):
 
     name, maker = NAME, "Anthropic"
     default_url = "https://api.anthropic.com"
-    # Its errors have few types, so what is wrong stands in their messages.
+    # Its errors have few types; the reason is in their messages.
     used_up = re.compile(r"billing_error|credit balance is too low|spend[ _]limit|usage limits", re.IGNORECASE)
     not_allowed = re.compile(r"content filtering policy|usage policy", re.IGNORECASE)
     bad_photo = re.compile(r"could not process image|image exceeds|image dimensions|does not match", re.IGNORECASE)
@@ -74,7 +74,7 @@ class AnthropicProvider(VisionProvider):
     overloaded = re.compile(r"overloaded_error")
 
     def codes_in(self, error: Mapping[str, Any]) -> str:
-        """Return type and message."""
+        """Return the error's type and message."""
         return f"{error.get('type')} {error.get('message')}"
 
     def headers(self) -> Mapping[str, str]:
@@ -83,7 +83,7 @@ class AnthropicProvider(VisionProvider):
         return {"anthropic-version": PROTOCOL} | ({"x-api-key": key} if key else {})
 
     def question(self, prompt: str, about: str, photo: str) -> tuple[str, Mapping[str, Any]]:
-        """Return a message to ask for."""
+        """Return the path and body that ask for a message."""
         source = {"type": "base64", "media_type": "image/jpeg", "data": photo}
         content = [{"type": "image", "source": source}, {"type": "text", "text": about}]
         return "/v1/messages", {
@@ -95,7 +95,7 @@ class AnthropicProvider(VisionProvider):
         }
 
     def answer(self, reply: Any) -> Answer:
-        """Return the text of the message; thinking, which comes before it, is not looked at."""
+        """Return the text of the message, without the thinking before it."""
         if reply["stop_reason"] == "refusal":
             raise AnswerRefused("stop_reason refusal")
         if reply["stop_reason"] in CUT_OFF:
@@ -104,10 +104,10 @@ class AnthropicProvider(VisionProvider):
         return Answer(text, reply.get("model"))
 
     def tokens(self, reply: Any) -> tuple[int | None, int | None]:
-        """Return those of `usage`."""
+        """Return the tokens in `usage`."""
         usage = reply.get("usage") or {}
         return sum_of(*(usage.get(name) for name in INPUT_TOKENS)), count_of(usage.get("output_tokens"))
 
     def check_path(self) -> str:
-        """Return where the model is told about."""
+        """Return the path with the data of the model."""
         return f"/v1/models/{quote(self.settings.model, safe='')}"

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 NAME = "gemini"
 API_VERSION = 2
-# Why a model ended early that would do so again.
+# Reasons for an early end that the next try would have too.
 REFUSED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "IMAGE_SAFETY"}
 CUT_OFF = "MAX_TOKENS"
 
 
 def _response_schema() -> dict[str, Any]:
-    """Return our schema as theirs, a part of OpenAPI's: types in capitals, and in which order things come."""
+    """Return our schema in Gemini's form, a part of OpenAPI's: types in capitals, and the order of the properties."""
     properties = schema({"type": "STRING"}, {"type": "NUMBER"})["properties"]
     order = ["value", "confidence"]
     ordered = {name: each | {"type": "OBJECT", "propertyOrdering": order} for name, each in properties.items()}
@@ -71,33 +71,33 @@ class GeminiProvider(VisionProvider):
 
     name, maker = NAME, "Google"
     default_url = "https://generativelanguage.googleapis.com/v1beta"
-    # A limit for each day: its RetryInfo knows only of the one for each minute.
+    # A daily limit: the RetryInfo of its error concerns only the limit per minute.
     used_up = re.compile(r"PerDay|quota_exceeded|BILLING_DISABLED|billing_disabled")
     not_allowed = re.compile(r"PROHIBITED_CONTENT|IMAGE_SAFETY|BLOCKLIST")
     bad_photo = re.compile(r"unable to process input image|provided image is not valid", re.IGNORECASE)
-    # A wrong key is a 400; FAILED_PRECONDITION: nothing is free in that country.
+    # A wrong key is a 400. FAILED_PRECONDITION: the free plan does not exist in that country.
     not_set_up = re.compile(r"API_KEY_|FAILED_PRECONDITION|failed_precondition|SERVICE_DISABLED")
     overloaded = re.compile(r"UNAVAILABLE|overloaded", re.IGNORECASE)
 
     def codes_in(self, error: Mapping[str, Any]) -> str:
-        """Return code, status, message, the reasons in its details and which quotas were reached."""
-        told = [str(error.get(name)) for name in ("code", "status", "message")]
+        """Return code, status, message, the reasons in its details and the ids of the quotas that were reached."""
+        words = [str(error.get(name)) for name in ("code", "status", "message")]
         details = error.get("details")
         for detail in details if isinstance(details, list) else ():
             if isinstance(detail, dict):
-                told.append(str(detail.get("reason", "")))
+                words.append(str(detail.get("reason", "")))
                 violations = detail.get("violations")
-                found = violations if isinstance(violations, list) else ()
-                told += [str(each.get("quotaId", "")) for each in found if isinstance(each, dict)]
-        return " ".join(told)
+                quotas = violations if isinstance(violations, list) else ()
+                words += [str(quota.get("quotaId", "")) for quota in quotas if isinstance(quota, dict)]
+        return " ".join(words)
 
     def headers(self) -> Mapping[str, str]:
-        """Return the key; not in the address, which proxies log."""
+        """Return the key; as a header, because proxies log the URL."""
         key = self.settings.api_key.get_secret_value()
         return {"x-goog-api-key": key} if key else {}
 
     def question(self, prompt: str, about: str, photo: str) -> tuple[str, Mapping[str, Any]]:
-        """Return content to be generated."""
+        """Return the path and body that ask for generated content."""
         generation: dict[str, Any] = {"responseMimeType": "application/json", "responseSchema": RESPONSE_SCHEMA}
         if self.settings.max_output_tokens is not None:
             generation["maxOutputTokens"] = self.settings.max_output_tokens
@@ -123,14 +123,14 @@ class GeminiProvider(VisionProvider):
         return Answer(text, reply.get("modelVersion"))
 
     def tokens(self, reply: Any) -> tuple[int | None, int | None]:
-        """Return those of `usageMetadata`."""
+        """Return the tokens in `usageMetadata`."""
         usage = reply.get("usageMetadata") or {}
-        # Thoughts are billed as output, and not counted with it.
+        # Thoughts are billed as output, but counted separately.
         output_tokens = sum_of(usage.get("candidatesTokenCount"), usage.get("thoughtsTokenCount"))
         return count_of(usage.get("promptTokenCount")), output_tokens
 
     def check_path(self) -> str:
-        """Return where the model is told about."""
+        """Return the path with the data of the model."""
         return self._model_path()
 
     def _model_path(self) -> str:

@@ -1,6 +1,7 @@
-"""The AI provider `openai`: any endpoint that speaks OpenAI's chat completions and can see.
+"""The AI provider `openai`: any endpoint with OpenAI's chat completions and a model that accepts images.
 
-Source: OpenAI's API reference (chat completions, structured outputs, rate limits), and where compatible servers differ.
+Source: OpenAI's API reference (chat completions, structured outputs, rate limits), and the differences of compatible
+servers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ API_VERSION = 2
 
 
 class ResponseFormat(StrEnum):
-    """How the endpoint is told to answer in JSON."""
+    """How the endpoint is asked to answer in JSON."""
 
     JSON_SCHEMA = "json_schema"
     JSON_OBJECT = "json_object"
@@ -47,7 +48,7 @@ class OpenAiSettings(VisionSettings):
     )
     response_format: ResponseFormat = Field(
         default=ResponseFormat.JSON_SCHEMA,
-        description="json_schema (the endpoint keeps to our schema) or json_object, for those that know only that.",
+        description="json_schema (the endpoint follows our schema) or json_object, for endpoints that have only that.",
     )
 
 
@@ -84,7 +85,7 @@ class OpenAiProvider(VisionProvider):
         return {"Authorization": f"Bearer {key}"} if key else {}
 
     def question(self, prompt: str, about: str, photo: str) -> tuple[str, Mapping[str, Any]]:
-        """Return a chat completion to ask for."""
+        """Return the path and body that ask for a chat completion."""
         response_format: dict[str, Any] = {"type": self._response_format.value}
         if self._response_format is ResponseFormat.JSON_SCHEMA:
             response_format["json_schema"] = {"name": "product", "strict": True, "schema": ASKED}
@@ -97,14 +98,14 @@ class OpenAiProvider(VisionProvider):
             ],
             "response_format": response_format,
         }
-        # No temperature, which models that think refuse; a limit of tokens only when asked for, as some compatible
-        # servers refuse parameters they do not know.
+        # No temperature: models that think refuse it. A token limit only if it is set: some compatible servers refuse
+        # unknown parameters.
         if self.settings.max_output_tokens is not None:
             body["max_completion_tokens"] = self.settings.max_output_tokens
         return "/chat/completions", body
 
     def answer(self, reply: Any) -> Answer:
-        """Return what the first choice says."""
+        """Return the text of the first choice."""
         choice = reply["choices"][0]
         message, finish_reason = choice["message"], choice.get("finish_reason")
         if message.get("refusal") or finish_reason == "content_filter":
@@ -114,10 +115,10 @@ class OpenAiProvider(VisionProvider):
         return Answer(message["content"], reply.get("model"))
 
     def tokens(self, reply: Any) -> tuple[int | None, int | None]:
-        """Return those of `usage`."""
+        """Return the tokens in `usage`."""
         usage = reply.get("usage") or {}
         return count_of(usage.get("prompt_tokens")), count_of(usage.get("completion_tokens"))
 
     def check_path(self) -> str:
-        """Return where the models are listed: not all compatible servers tell about a single one."""
+        """Return the path of the list of models: not all compatible servers have a path for a single one."""
         return "/models"

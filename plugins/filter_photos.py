@@ -1,7 +1,7 @@
-"""The filters `photos`: refuse photos too small to tell anything from, and drop what the AI is not sure of.
+"""The filters `photos`: refuse photos that are too small, and drop values with a low confidence.
 
-Off unless one of PLUGIN_PHOTOS_MIN_SIDE_PIXELS and PLUGIN_PHOTOS_MIN_CONFIDENCE is set. Runs on the event loop: both
-are a comparison.
+Off unless PLUGIN_PHOTOS_MIN_SIDE_PIXELS or PLUGIN_PHOTOS_MIN_CONFIDENCE is set. Runs on the event loop: both filters
+only compare numbers.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class PhotosSettings(PluginSettings):
-    """What is asked of photos and results."""
+    """The limits for photos and results."""
 
     min_side_pixels: int = Field(
-        0, ge=0, description="Photos whose shorter side has fewer pixels are refused; 0 takes every photo."
+        0, ge=0, description="Photos whose shorter side has fewer pixels are refused; 0 accepts every photo."
     )
     min_confidence: float = Field(
-        0, ge=0, le=1, description="What the AI is less sure of counts as unknown; 0 keeps everything."
+        0, ge=0, le=1, description="Values with a lower confidence count as unknown; 0 accepts every value."
     )
 
     @property
@@ -36,7 +36,7 @@ class PhotosSettings(PluginSettings):
 
 @hookimpl
 def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
-    """Name our settings."""
+    """Offer the settings of `photos`."""
     yield "photos", PhotosSettings
 
 
@@ -51,7 +51,7 @@ async def validate_upload(upload: UploadFacts, settings: Settings) -> None:
 
 @hookimpl
 async def transform_analysis(analysis: Analysis, settings: Settings) -> Analysis | None:
-    """Return the analysis without what the AI is not sure of; a photo it then tells nothing of is `partial`."""
+    """Return the analysis without values of low confidence; without brand or model the asset is `partial`."""
     least = settings.plugin("photos", PhotosSettings).min_confidence
 
     def sure(attribute: Attribute) -> Attribute:

@@ -1,8 +1,8 @@
 """The notifier `apprise`: a short text about each event, through any service the Apprise package knows.
 
-Plain `def`: the package blocks, so it runs in threads. It tells all its services at once, in threads of its own, and
-waits for them no longer than it is told. A service that was told is left out when the event comes again for the sake
-of another one, so that nobody reads the same line twelve times; this is remembered in the process only.
+Plain `def`: the package blocks, so it runs in threads. It notifies all services at once, in its own threads, and waits
+for them at most the given time. When the event is retried because one service failed, the services that already got it
+are left out; otherwise their users would read the same line twelve times. Only this process remembers them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 EXTRA, PACKAGES = "apprise", ("apprise",)
-# Addresses may hold commas themselves.
+# A URL may contain commas itself.
 BETWEEN_URLS = re.compile(r"[\s,]+(?=\w+://)|[\s,]+$")
-# Events that reached some of the services only; more than ever wait for their next try.
-MAX_HALF_TOLD = 10_000
+# Of events that reached some of the services only; more than ever wait for their next try.
+MAX_PARTIAL_DELIVERIES = 10_000
 
 
 class AppriseSettings(PluginSettings):
-    """Whom to tell."""
+    """The services to notify."""
 
     urls: SecretStr = Field(
-        description="Addresses as https://github.com/caronc/apprise lists them, like tgram://TOKEN/CHAT, several "
-        "separated by commas or blanks; a secret because most hold tokens."
+        description="URLs as in https://github.com/caronc/apprise, like tgram://TOKEN/CHAT, several separated by "
+        "commas or spaces; a secret because most contain tokens."
     )
     title: str = Field(default="Photo analysed", description="Subject of mails and head of messages.")
 
@@ -54,13 +54,16 @@ def register_notifiers(settings: Settings) -> Iterator[tuple[str, Callable[[], N
 
 
 class AppriseNotifier:
-    """Tells every service in one call. budget_seconds: the longest a call waits for them."""
+    """Notifies every service in one call.
+
+    budget_seconds: the longest time that a call waits for the services.
+    """
 
     durable = True
 
     def __init__(self, settings: AppriseSettings, budget_seconds: float) -> None:
         try:
-            # Here and not above: it is an extra, and slow to import.
+            # Not at the top: the package is optional, and slow to import.
             import apprise
         except ImportError:
             raise ConfigurationError("the package is missing: pip install 'ai-queue-pipeline[apprise]'") from None
@@ -69,19 +72,20 @@ class AppriseNotifier:
         self._title = settings.title
         self._budget_seconds = budget_seconds
         self._services = self._parse(settings.urls.get_secret_value())
-        self._half_told: dict[str, frozenset[str]] = {}
+        # delivery id -> tags of the services that got the event
+        self._partial_deliveries: dict[str, frozenset[str]] = {}
         self._lock = threading.Lock()
 
     def notify(self, notification: Notification) -> None:
-        """Return when every service was told; RetryableJobError when one was not, whatever the reason: Apprise does not
-        say which failures will pass.
+        """Return when every service has the event; RetryableJobError when one failed, whatever the reason: Apprise does
+        not say which failures are temporary.
         """
         delivery_id = notification.delivery_id
         with self._lock:
-            told = self._half_told.pop(delivery_id, frozenset())
-        missing = [service for tag, service in self._services.items() if tag not in told]
+            notified = self._partial_deliveries.pop(delivery_id, frozenset())
+        missing = [service for tag, service in self._services.items() if tag not in notified]
         kind = getattr(self._apprise.NotifyType, _kind(notification.event))
-        # Text, so that services that show HTML or Markdown escape what the AI service wrote.
+        # As plain text: services that show HTML or Markdown then escape the AI service's words.
         with self._apprise.Apprise(missing, asset=self._asset).notify(
             describe(notification.event),
             self._title,
@@ -91,20 +95,20 @@ class AppriseNotifier:
         ) as result:
             if result:
                 return
-            told |= {tag for each in result.results if each for tag in each.tag}
-        if told and delivery_id:
-            self._remember(delivery_id, told)
-        failed = len(self._services) - len(told)
-        raise RetryableJobError(f"{failed} of {len(self._services)} Apprise services were not told")
+            notified |= {tag for each in result.results if each for tag in each.tag}
+        if notified and delivery_id:
+            self._remember(delivery_id, notified)
+        failed = len(self._services) - len(notified)
+        raise RetryableJobError(f"{failed} of {len(self._services)} Apprise services did not get the event")
 
-    def _remember(self, delivery_id: str, told: frozenset[str]) -> None:
+    def _remember(self, delivery_id: str, notified: frozenset[str]) -> None:
         with self._lock:
-            self._half_told[delivery_id] = told
-            if len(self._half_told) > MAX_HALF_TOLD:
-                del self._half_told[next(iter(self._half_told))]
+            self._partial_deliveries[delivery_id] = notified
+            if len(self._partial_deliveries) > MAX_PARTIAL_DELIVERIES:
+                del self._partial_deliveries[next(iter(self._partial_deliveries))]
 
     def _parse(self, text: str) -> dict[str, Any]:
-        """Return the services by tag: their numbers, by which a result names them."""
+        """Return the services by tag, which is their number; Apprise's results contain the tags."""
         services = {}
         for number, url in enumerate(filter(None, BETWEEN_URLS.split(text)), 1):
             with _silenced("apprise"):
@@ -119,7 +123,7 @@ class AppriseNotifier:
 
 @contextmanager
 def _silenced(name: str) -> Iterator[None]:
-    # Apprise logs what it does not understand, and masks only what looks like a token to it.
+    # Apprise logs URLs that it cannot parse, and masks only the parts that look like tokens.
     logger = logging.getLogger(name)
     was_disabled, logger.disabled = logger.disabled, True
     try:
@@ -129,21 +133,21 @@ def _silenced(name: str) -> Iterator[None]:
 
 
 def describe(event: Mapping[str, Any]) -> str:
-    """Return the event as a line for people and the asset's id."""
+    """Return a line for people and the asset's id."""
     return f"{_headline(event)}\nAsset {event['assetId']}"
 
 
 def _headline(event: Mapping[str, Any]) -> str:
     if event["status"] == "failed":
         return f"Photo failed: {event['error']}"
-    found = [event["aiMetadata"][name] for name in ("brand", "model")]
-    known = [attribute for attribute in found if attribute["value"]]
+    attributes = [event["aiMetadata"][name] for name in ("brand", "model")]
+    known = [attribute for attribute in attributes if attribute["value"]]
     if not known:
         return "Photo not recognised"
     name = " ".join(attribute["value"] for attribute in known)
-    # Both must be right for the whole to be.
+    # The name is right only if both are.
     confidence = min(attribute["confidence"] for attribute in known)
-    return f"{name} {'recognised' if known == found else 'partly recognised'} ({confidence:.0%})"
+    return f"{name} {'recognised' if known == attributes else 'partly recognised'} ({confidence:.0%})"
 
 
 def _kind(event: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """The notifier `webhook`: each event as one signed POST to PLUGIN_WEBHOOK_URL, as Standard Webhooks 1.0.0 has it.
 
-Runs on the event loop. Tries once per call: the queue behind a durable notifier does the repeating. Signing is three
-lines of hmac, so the package `standardwebhooks` (which brings httpx, attrs and more) is not needed; receivers may use
-it, or any other library of https://www.standardwebhooks.com, to verify.
+Runs on the event loop. One try per call: the queue of a durable notifier does the retries. Signing takes three lines of
+hmac, so the package `standardwebhooks` (with httpx, attrs and more) is not needed; receivers may use it, or any other
+library of https://www.standardwebhooks.com, to verify.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
 
 SECRET_PREFIX = "whsec_"
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
-# The id is part of what is signed, with full stops between the parts: one inside it would blur where a part ends.
+# The signed text joins the id and other parts with full stops, so the id must not contain one.
 NOT_IN_ID = re.compile(r"[^\w:-]", re.ASCII)
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class WebhookSettings(PluginSettings):
-    """Whom to tell, and the key both sides know."""
+    """The receiver, and the key that both sides know."""
 
-    # Before `url`, whose check needs it.
+    # Before `url`, because the check of `url` needs it.
     allow_private: bool = Field(
-        default=False, description="Allows http:// and private addresses, for a receiver in one's own network."
+        default=False, description="Allows http:// and private addresses, for a receiver in your own network."
     )
     url: SecretStr = Field(
-        description="https:// address that gets the events; a secret because it may hold a password or a token. One "
-        "only: a retry for the sake of one receiver would repeat the event to all others."
+        description="https:// address that gets the events; a secret because it may contain a password or a token. "
+        "Only one: a retry because of one receiver would repeat the event to all others."
     )
     secret: SecretStr = Field(
-        description="whsec_ and base64 of 24 to 64 random bytes. Several, comma-separated, sign side by side while a "
-        "receiver changes from one to the next."
+        description="whsec_ and base64 of 24 to 64 random bytes. With several, comma-separated, each event has several "
+        "signatures, while a receiver changes from one secret to the next."
     )
 
     @field_validator("url")
@@ -93,7 +93,10 @@ def register_notifiers(settings: Settings) -> Iterator[tuple[str, Callable[[], N
 
 
 class WebhookNotifier:
-    """Posts {"type", "timestamp", "data"}; any 2xx is delivered. budget_seconds: the longest a try may take."""
+    """Posts {"type", "timestamp", "data"}; any 2xx means delivered.
+
+    budget_seconds: the longest time of one try.
+    """
 
     durable = True
 
@@ -106,14 +109,14 @@ class WebhookNotifier:
         self._session: aiohttp.ClientSession | None = None
 
     async def notify(self, notification: Notification) -> str:
-        """Return what the receiver answered, when that is 2xx.
+        """Return the receiver's answer if it is 2xx.
 
-        PermanentJobError: 410, or an address that is not allowed. RetryableJobError: every other answer, and none; also
-        for 4xx, as the standard asks, because it is the receiver that must be mended and that takes a while. No try is
-        spent when it cannot be reached or asks to wait.
+        PermanentJobError: 410, or an address that is not allowed.
+        RetryableJobError: every other answer, or none; 4xx too, as the standard asks, because the receiver's operator
+        may need time to repair it. No attempt is used up when it cannot be reached or asks to wait.
         """
         body = encode(notification)
-        # No redirects: they would lead past the check of addresses, and a redirected POST may lose its body.
+        # No redirects: they would avoid the check of addresses, and a redirected POST may lose its body.
         request = self._connect().post(
             self._url,
             data=body,
@@ -122,7 +125,7 @@ class WebhookNotifier:
             allow_redirects=False,
         )
         try:
-            # The body is never waited for, so a receiver that sends without end costs the 64 kB aiohttp reads ahead.
+            # The body is not read, so a receiver that sends for ever costs only the 64 kB that aiohttp reads ahead.
             async with request as response:
                 status = response.status
                 retry_after = retry_after_of(response.headers)
@@ -144,7 +147,7 @@ class WebhookNotifier:
             await self._session.close()
 
     def _cause(self, error: Exception) -> Exception:
-        """Return what happened and where, for the log, without the URL, which the error's own text may quote."""
+        """Return the error for the log, with the host but without the URL, which the error's own text may quote."""
         if isinstance(error, aiohttp.ClientConnectorError):
             return ConnectionError(str(error))  # names only the host
         return ConnectionError(f"{type(error).__name__}, asked {self._host}")
@@ -165,8 +168,8 @@ class WebhookNotifier:
 
     def _connect(self) -> aiohttp.ClientSession:
         # Made at the first call because a session belongs to the loop it is made on. No limit of connections: the
-        # queue's slots are the limit. Names are looked up for each connection: one that was public may be so no more.
-        # No decompression: aiohttp would do it ahead of reading, and a small reply may unpack to any size.
+        # queue's slots are the limit. Names are resolved for each connection: a public address may become private.
+        # No decompression: aiohttp would do it before the body is read, and a small reply may decompress to any size.
         if self._session is None:
             resolver = ThreadedResolver() if self._allow_private else PublicResolver()
             self._session = aiohttp.ClientSession(
@@ -179,20 +182,20 @@ class WebhookNotifier:
 
 
 class PublicResolver(ThreadedResolver):
-    """Resolves only names all of whose addresses are public.
+    """Resolves only names whose addresses are all public.
 
-    aiohttp connects to the addresses returned here and looks no further, so a name cannot change in between.
+    aiohttp connects to exactly these addresses, so the name cannot change in between.
     """
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses; PermanentJobError when one is private."""
-        found = await super().resolve(host, port, family)
-        if not all(is_public(each["host"]) for each in found):
-            # Permanent: an attack should not be helped by twelve tries, and a setting does not mend itself.
+        addresses = await super().resolve(host, port, family)
+        if not all(is_public(address["host"]) for address in addresses):
+            # Permanent: twelve tries would help an attacker, and a wrong setting stays wrong.
             raise PermanentJobError("Webhook receiver has a private address (PLUGIN_WEBHOOK_ALLOW_PRIVATE)")
-        return found
+        return addresses
 
 
 def is_public(address: str) -> bool:
@@ -205,12 +208,12 @@ def is_public(address: str) -> bool:
         embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
     if embedded is not None:
         return is_public(str(embedded))
-    # is_global alone lets through multicast, site-local and IPv4-compatible addresses.
+    # is_global alone accepts multicast, site-local and IPv4-compatible addresses.
     return ip.is_global and ip in GLOBAL_UNICAST
 
 
 def parse_secrets(text: str) -> tuple[bytes, ...]:
-    """Return the keys in comma-separated whsec_ secrets; ValueError, which shows none of them."""
+    """Return the keys in comma-separated whsec_ secrets; the text of a ValueError contains none of them."""
     secrets = []
     for number, secret in enumerate(filter(None, map(str.strip, text.split(","))), 1):
         try:
@@ -226,7 +229,7 @@ def parse_secrets(text: str) -> tuple[bytes, ...]:
 
 
 def encode(notification: Notification) -> bytes:
-    """Return the body, in the shape the standard recommends; `timestamp` is when it happened, not when it is sent."""
+    """Return the body in the shape of the standard; `timestamp` is the time of the event, not of the request."""
     event = notification.event
     data = {**event, "userId": notification.user_id}
     payload = {"type": event["event"], "timestamp": event["timestamp"], "data": data}
@@ -241,9 +244,9 @@ def sign(secrets: Sequence[bytes], webhook_id: str, timestamp: str, body: bytes)
 
 
 def literal_addresses(host: str) -> list[str]:
-    """Return the address a host spells out, empty for a name: aiohttp's resolver never sees those.
+    """Return the address if the host is one, an empty list for a name: aiohttp does not pass addresses to its resolver.
 
-    The C library reads them, as it does when connecting, because it knows forms like 127.1 and 0x7f000001.
+    The C library parses it, as for the connection, because it accepts forms like 127.1 and 0x7f000001.
     """
     try:
         found = socket.getaddrinfo(host.partition("%")[0].rstrip("."), None, flags=socket.AI_NUMERICHOST)

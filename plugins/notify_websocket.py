@@ -1,4 +1,4 @@
-"""The notifier `websocket`: puts the event in its owner's room, where every open socket of the owner is."""
+"""The notifier `websocket`: publishes the event to its owner's room, and so to every open socket of the owner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def register_notifiers(settings: Settings) -> Iterator[tuple[str, Callable[[], N
 
 
 class WebSocketNotifier:
-    """Sends to `user:<user id>`, on this process and on the others."""
+    """Publishes to the room `user:<user id>`, on this process and on the others."""
 
     async def notify(self, notification: Notification) -> None:
         await notification.rooms.publish(f"user:{notification.user_id}", notification.event)

@@ -1,7 +1,7 @@
-"""The observer `journal`: one JSON line for each thing that happens to a job, in a file: for audits and statistics.
+"""The observer `journal`: writes one JSON line for each event of a job to a file, for audits and statistics.
 
 Off unless PLUGIN_JOURNAL_PATH is set. The file is opened for each line, so it can be rotated at any time. Runs in a
-thread of its own.
+thread of the plugin.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class JournalSettings(PluginSettings):
-    """Where the journal is."""
+    """The file of the journal."""
 
-    path: Path | None = Field(None, description="File that lines are appended to; empty: no journal is kept.")
+    path: Path | None = Field(None, description="File that lines are appended to; empty: no journal is written.")
 
     @property
     def is_active(self) -> bool:
@@ -32,37 +32,37 @@ class JournalSettings(PluginSettings):
 
 @hookimpl
 def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
-    """Name our settings."""
+    """Offer the settings of `journal`."""
     yield "journal", JournalSettings
 
 
 @hookimpl
 def job_enqueued(event: JobEvent, settings: Settings) -> None:
-    """Note it."""
+    """Write a line."""
     _append("enqueued", event, settings)
 
 
 @hookimpl
 def job_started(event: JobEvent, settings: Settings) -> None:
-    """Note it."""
+    """Write a line."""
     _append("started", event, settings)
 
 
 @hookimpl
 def job_retrying(event: JobEvent, settings: Settings) -> None:
-    """Note it."""
+    """Write a line."""
     _append("retrying", event, settings)
 
 
 @hookimpl
 def job_finished(event: JobEvent, settings: Settings) -> None:
-    """Note it."""
+    """Write a line."""
     _append("finished", event, settings)
 
 
-def _append(what: str, event: JobEvent, settings: Settings) -> None:
+def _append(step: str, event: JobEvent, settings: Settings) -> None:
     path = settings.plugin("journal", JournalSettings).path
     assert path is not None
-    line = {"job": what} | asdict(event) | {"at": event.at.isoformat(timespec="milliseconds")}
+    line = {"job": step} | asdict(event) | {"at": event.at.isoformat(timespec="milliseconds")}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

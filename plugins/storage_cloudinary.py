@@ -1,13 +1,13 @@
 """The storages `cloudinary` and `cloudinary_private`: images at Cloudinary, through its SDK.
 
-The first keeps them as Cloudinary's type `upload`: whoever has the URL sees the image, for ever. The second keeps them
-as type `authenticated`, and their URLs end. To Cloudinary these are two name spaces, so they are two storages here: an
-image that was stored as one is found, shown and removed as that one, whichever is current.
+The first stores them as Cloudinary's type `upload`: every client with the URL can see the image, for ever. The second
+stores them as type `authenticated`, and their URLs expire. To Cloudinary these are two name spaces, so they are two
+storages here: an image is read, shown and removed by the storage that saved it, whichever is current.
 
-Plain `def` methods, run in threads, but for `url`, which only computes.
+Plain `def` methods, which run in threads; `url` is `async def`, because it only computes.
 
-The SDK blocks, tries once, waits for ever and keeps its configuration in a global. So each call here carries its own
-account and timeouts, and is repeated within its time budget.
+The SDK blocks, tries once, waits for ever and has a global configuration. So each call here passes its own account and
+timeouts, and is retried within its time budget.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import urllib3
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
 from pipeline.hooks import StorageBackend, StoredImage, hookimpl, retry_after_of
-from pipeline.hooks.protocols import READ_AT_MOST_BYTES
+from pipeline.hooks.storage_protocol import READ_AT_MOST_BYTES
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 ATTEMPTS = 3
 BACKOFF_SECONDS = 0.25
 CONNECT_SECONDS = 3.0
-# A try with less time than this left would only fail later.
+# A retry with less time than this would only fail later.
 LEAST_SECONDS = 0.5
-# Pings count against 500 calls an hour on small plans; readiness is asked for every few seconds.
+# Small plans allow 500 calls an hour, pings included; /readyz is called every few seconds.
 CHECK_SECONDS = 60.0
-# The most that one call of the Admin API gives.
+# The most images in one reply of the Admin API.
 LISTED_AT_ONCE = 500
 PIECE_BYTES = 1024 * 1024
 UNAVAILABLE = "Image storage unavailable"
-# What Cloudinary says of an image it does not take. Every other 400 is about our request: a signature, an upload
-# preset, the account, the clock. None of those is the doing of the person who sent the image.
+# In Cloudinary's errors about an image that it refuses. Every other 400 is about our request (a signature, an upload
+# preset, the account, the clock), so the user who uploaded the image must not get it.
 IMAGE_FAULT = re.compile(
     r"invalid image file|file size too large|megapixels|image dimensions|unsupported (image|file)|empty file|corrupt"
     r"|format \w+ (is )?not (allowed|supported)",
@@ -55,7 +55,7 @@ IMAGE_FAULT = re.compile(
 )
 STALE = re.compile("stale request", re.IGNORECASE)
 CLOCK_IS_WRONG = "the clock of this machine differs from Cloudinary's"
-# Where it says that we ask too much and not until when; and the longest that is believed.
+# The delay after a rate limit without a time, and the longest delay that is accepted.
 BUSY_SECONDS, LONGEST_BUSY_SECONDS = 5.0, 86_400.0
 Answer = TypeVar("Answer")
 
@@ -71,25 +71,26 @@ def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callabl
 
 
 class CloudinaryStorage:
-    """Keeps each image under its public_id, resource type image.
+    """Stores each image under its public_id, resource type image.
 
     url: cloudinary://KEY:SECRET@CLOUD, optionally with ?upload_prefix= and &signature_algorithm=.
-    budget_seconds: the longest one method may take, with all its attempts. connections: how many are kept open.
+    budget_seconds: the longest time of one method, with all its attempts.
+    connections: how many stay open.
     """
 
-    # Cloudinary's type of what is kept; for `upload` the URL of the upload's reply lasts.
+    # Cloudinary's type of the stored images; of type `upload` the URL in the reply never expires.
     delivery = "upload"
 
     def __init__(self, url: str, budget_seconds: float, connections: int) -> None:
         self._account = _parse_account(url)
         self._budget_seconds = budget_seconds
-        # Imported only where it is used: importing it reads the environment and may fail over it.
+        # Not at the top: the import reads the environment and may fail because of it.
         import cloudinary.api
         import cloudinary.api_client.call_api
         import cloudinary.uploader
 
         self._sdk = cloudinary
-        # The SDK's own pools keep one connection and repeat a failed connect at once, without counting the time.
+        # The SDK's own pools keep one connection, and repeat a failed connect at once whatever the time.
         for module in (cloudinary.uploader, cloudinary.api_client.call_api):
             module._http.connection_pool_kw.update(maxsize=connections, retries=False)
             if not isinstance(module._http, _Connections):
@@ -97,7 +98,8 @@ class CloudinaryStorage:
         redirects_only = urllib3.Retry(total=None, connect=0, read=0, redirect=2, status=0, other=0)
         self._downloads = urllib3.PoolManager(maxsize=connections, retries=redirects_only)
         self._checked_until = 0.0
-        # Until when Cloudinary wants no calls; the Admin API has a limit of its own, and a ping bears it.
+        # Until when Cloudinary's rate limits allow no calls. The Admin API has its own limit, which a ping ignores.
+        # No circuit breaker: the reply names the time, and failures do not count.
         self._busy_until = {"upload": 0.0, "admin": 0.0, "ping": 0.0}
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
@@ -129,33 +131,33 @@ class CloudinaryStorage:
             if response.status == 404:
                 raise FileNotFoundError(public_id)
             if response.status != 200:
-                HEARD.headers = response.headers
+                LAST_REPLY.headers = response.headers
                 kind = self._sdk.uploader.EXCEPTION_CODES.get(response.status, self._sdk.exceptions.GeneralError)
-                raise kind(f"download answered {response.status}{_told(body)}")
+                raise kind(f"download answered {response.status}{_message_in(body)}")
             return io.BytesIO(body)
 
         return self._repeat(download)
 
     def delete(self, public_id: str) -> None:
-        """Remove the image, also from the CDN's caches; one that is not there is no error to Cloudinary either."""
+        """Remove the image, also from the CDN's caches; a missing one is no error."""
         self._repeat(lambda timeout: self._sdk.uploader.destroy(public_id, invalidate=True, **self._options(timeout)))
 
     def list(self, prefix: str) -> Iterator[StoredImage]:
-        """Yield the images whose public_id begins with the prefix: a call of the Admin API for every 500."""
+        """Yield the images whose public_id begins with the prefix, with a call of the Admin API for every 500."""
         options = {"type": self.delivery, "max_results": LISTED_AT_ONCE} | ({"prefix": prefix} if prefix else {})
         while True:
             page = self._repeat(lambda timeout: self._sdk.api.resources(**(self._options(timeout) | options)), "admin")
-            for found in page["resources"]:
-                yield StoredImage(found["public_id"], datetime.fromisoformat(found["created_at"]))
+            for resource in page["resources"]:
+                yield StoredImage(resource["public_id"], datetime.fromisoformat(resource["created_at"]))
             if not (cursor := page.get("next_cursor")):
                 return
             options = options | {"next_cursor": cursor}
 
     def check(self) -> None:
-        """Return when Cloudinary answers and knows our account, or did so within the last minute."""
+        """Return when Cloudinary accepts our account, or did so within the last minute."""
 
         def ping(timeout: urllib3.Timeout) -> None:
-            # The Admin API has an hourly limit of its own, which says nothing about uploads.
+            # The Admin API has an hourly limit of its own, which does not affect uploads.
             with suppress(self._sdk.exceptions.RateLimited):
                 self._sdk.api.ping(**self._options(timeout))
 
@@ -164,16 +166,16 @@ class CloudinaryStorage:
             self._checked_until = time.monotonic() + CHECK_SECONDS
 
     def close(self) -> None:
-        """Close the connections of downloads; the SDK's belong to the process."""
+        """Close the connections of downloads; the SDK's connections belong to the process."""
         self._downloads.clear()
 
     def _options(self, timeout: urllib3.Timeout) -> dict[str, Any]:
         return {**self._account, "resource_type": "image", "type": self.delivery, "timeout": timeout}
 
     def _repeat(self, call: Callable[[urllib3.Timeout], Answer], api: str = "upload") -> Answer:
-        """Return the call's answer, trying again after errors that may pass while there is time.
+        """Return the call's answer; retry after temporary errors as long as there is time.
 
-        api: whose limit counts. While that is used up nothing is asked.
+        api: the API whose rate limit applies. While that is used up, nothing is sent.
         """
         errors = self._sdk.exceptions
         if (busy := self._busy_until[api] - time.monotonic()) > 0:
@@ -187,13 +189,13 @@ class CloudinaryStorage:
             except (FileNotFoundError, PipelineError):
                 raise
             except errors.RateLimited as error:
-                seconds = _busy_seconds(HEARD.headers)
+                seconds = _busy_seconds(LAST_REPLY.headers)
                 self._busy_until[api] = time.monotonic() + seconds
                 raise DependencyUnavailable(UNAVAILABLE, retry_after_seconds=math.ceil(seconds)) from error
             except (errors.BadRequest, errors.AuthorizationRequired, errors.NotAllowed, errors.NotFound) as error:
                 cause = OSError(f"{CLOCK_IS_WRONG}: {error}") if STALE.search(str(error)) else error
                 raise DependencyUnavailable(UNAVAILABLE) from cause
-            # The SDK raises a bare Exception for statuses it does not know.
+            # The SDK raises a plain Exception for unknown statuses.
             except Exception as error:
                 wait = BACKOFF_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
                 if attempt == ATTEMPTS or deadline - time.monotonic() < wait + LEAST_SECONDS:
@@ -203,7 +205,7 @@ class CloudinaryStorage:
 
 
 class _Connections:
-    """The connections of the SDK. Its errors leave out the headers of the answer; the thread's last are in HEARD."""
+    """The connections of the SDK. Its errors lack the headers of the reply; LAST_REPLY has those of each thread."""
 
     def __init__(self, connections: urllib3.PoolManager) -> None:
         self._connections = connections
@@ -211,21 +213,21 @@ class _Connections:
 
     def request(self, *args: Any, **options: Any) -> urllib3.BaseHTTPResponse:
         """Send a request as the SDK's own connections do."""
-        HEARD.headers = {}
+        LAST_REPLY.headers = {}
         response = self._connections.request(*args, **options)
-        HEARD.headers = response.headers
+        LAST_REPLY.headers = response.headers
         return response
 
 
-class _Heard(threading.local):
+class _LastReply(threading.local):
     headers: Mapping[str, str] = {}
 
 
-HEARD = _Heard()
+LAST_REPLY = _LastReply()
 
 
 def _busy_seconds(headers: Mapping[str, str]) -> float:
-    """Return how long Cloudinary wants no calls: Retry-After, else when it begins to count anew."""
+    """Return how long Cloudinary allows no calls: Retry-After, else until its rate limit is reset."""
     reset = {"Date": headers.get("Date", ""), "Retry-After": headers.get("X-FeatureRateLimit-Reset", "")}
     waits = (retry_after_of(headers), retry_after_of(reset))
     seconds = next((each for each in waits if each is not None), BUSY_SECONDS)
@@ -234,7 +236,7 @@ def _busy_seconds(headers: Mapping[str, str]) -> float:
 
 def _read(response: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
     """Return the body of a reply; TimeoutError when it comes too slowly, DependencyUnavailable when it is too large."""
-    # The timeout is that of each single read, and a reply may come byte by byte.
+    # urllib3's timeout is for each single read, and a reply may come byte by byte.
     until = time.monotonic() + seconds
     body = bytearray()
     while piece := response.read1(PIECE_BYTES, decode_content=False):
@@ -247,8 +249,8 @@ def _read(response: urllib3.BaseHTTPResponse, seconds: float) -> bytes:
     return bytes(body)
 
 
-def _told(body: bytes) -> str:
-    """Return the message of an error's body, "" when there is none."""
+def _message_in(body: bytes) -> str:
+    """Return the message in the body of an error, "" when there is none."""
     try:
         return f": {json.loads(body)['error']['message']}"
     except (ValueError, KeyError, TypeError):
@@ -256,14 +258,14 @@ def _told(body: bytes) -> str:
 
 
 class PrivateCloudinaryStorage(CloudinaryStorage):
-    """Keeps each image so that only a signed URL shows it."""
+    """Stores each image so that only a signed URL shows it."""
 
     delivery = "authenticated"
 
     async def url(self, public_id: str, seconds: int) -> str:
-        """Return a URL at Cloudinary's API that ends after so many seconds.
+        """Return a URL at Cloudinary's API that expires after so many seconds.
 
-        URLs of its CDN that end need a key that only its larger plans have.
+        URLs of its CDN that expire need a key that only its larger plans have.
         """
         options = {**self._account, "resource_type": "image", "type": self.delivery}
         expires_at = int(time.time()) + seconds
@@ -271,7 +273,7 @@ class PrivateCloudinaryStorage(CloudinaryStorage):
 
 
 def _parse_account(url: str) -> dict[str, Any]:
-    """Return the SDK's options for an account; the ones left open are set, so that its global never fills them in."""
+    """Return the SDK's options for an account. All options are set, so that none comes from the SDK's global."""
     parts = urlsplit(url)
     if parts.scheme != "cloudinary" or not (parts.hostname and parts.username and parts.password):
         raise ConfigurationError("CLOUDINARY_URL must look like cloudinary://KEY:SECRET@CLOUD")

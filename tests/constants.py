@@ -18,8 +18,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
 BODY_SECONDS = "pipeline.handlers.upload.BODY_SECONDS"
-BREAKER_FAILURES = "pipeline.hooks.calls.BREAKER_FAILURES"
-BREAKER_PROBE_SECONDS = "pipeline.hooks.calls.BREAKER_PROBE_SECONDS"
+BREAKER_FAILURES = "pipeline.hooks.bound_plugin.BREAKER_FAILURES"
+BREAKER_PROBE_SECONDS = "pipeline.hooks.bound_plugin.BREAKER_PROBE_SECONDS"
 BYTES_PER_SECOND = "pipeline.handlers.upload.BYTES_PER_SECOND"
 LEAST_THREADS = "pipeline.settings.settings.LEAST_THREADS"
 MAX_REPLAY_EVENTS = "pipeline.usecases.replay.MAX_REPLAY_EVENTS"

@@ -25,7 +25,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
     if ctx.invoked_subcommand is not None:
         return
     catalogue = Catalogue(settings_module.load())
-    catalogue.look_into()
+    catalogue.inspect_plugins()
     infos = catalogue.infos()
     if as_json:
         for info in infos:

@@ -29,16 +29,16 @@ from pipeline.commands.labelled_photos import Case, corrected, labelled
 from pipeline.errors import ConfigurationError, NotReady, PermanentJobError, PipelineError, RetryableJobError
 from pipeline.hold import Pace
 from pipeline.hooks import faults
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.asking import SERVICE, analysis_of
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.provider_calls import SERVICE, analysis_of
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.checks import cleaned, provenance_fault, usage_fault
 from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.photo import Photo
-from pipeline.hooks.progress import Reporting, takes_progress
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest, Usage
+from pipeline.hooks.progress import ProgressReports, takes_progress
+from pipeline.hooks.provider_protocol import Analysis, AnalyzeRequest, Usage
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings, plugin_variable
@@ -247,7 +247,7 @@ class Candidate:
             image=image,
             content_type=content_type,
         )
-        keywords = {"progress": Reporting()} if takes_progress(provider.function("analyze")) else {}
+        keywords = {"progress": ProgressReports()} if takes_progress(provider.function("analyze")) else {}
         analysis = analysis_of(provider, await provider.call("analyze", seconds, request, keywords=keywords))
         if provenance_fault(analysis):
             analysis = replace(analysis, usage=None, ai_model="", prompt_version="", confidence_kind="none")

@@ -26,7 +26,7 @@ from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.kinds import STORAGE
 from pipeline.hooks.storages import Storages
-from pipeline.hooks.storage_calls import Storing
+from pipeline.hooks.storage_calls import StorageCalls
 from pipeline.metrics import Metrics
 from pipeline.parts import build_store, embedded_store, open_store
 from pipeline.settings import Settings
@@ -61,8 +61,8 @@ async def open_backends(settings: Settings, storage_name: str = "") -> AsyncIter
     store = build_store(settings).as_asset_store()
     contexts = ContextFactory(settings, metrics, partial(PluginValues, store))
 
-    def stored_in(name: str) -> Storing:
-        return Storing(catalogue.build(STORAGE, name, metrics, contexts), settings.storage_timeout_seconds, OFF)
+    def stored_in(name: str) -> StorageCalls:
+        return StorageCalls(catalogue.build(STORAGE, name, metrics, contexts), settings.storage_timeout_seconds, OFF)
 
     storages = Storages(stored_in(storage_name or settings.storage_name), stored_in)
     try:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from pipeline.hooks.kinds import BUILT_IN_MODULES
 from pipeline.hooks.load_checks import hookspecs
 from pipeline.settings import PluginSettings, Settings
 
+# A line of a docstring that says what a parameter, an optional attribute or an error means: an item of a list.
+PARAMETER = re.compile(r"(`\w+ = [^`]+`|[a-z_]+(, [a-z_]+)*|[A-Z][a-z]+[A-Z]\w+(\([^)]*\))?): ")
 # The errors that plugins raise.
 ERRORS: tuple[type[Exception], ...] = (
     errors.RetryableJobError,
@@ -99,8 +102,9 @@ def _setting_lines() -> Iterator[str]:
 
 
 def _documented(level: str, title: str, what: object) -> Iterator[str]:
-    # Markdown reads <NAME> as HTML.
-    yield from ("", f"{level} `{title}`", "", *(inspect.getdoc(what) or "").replace("<", r"\<").splitlines())
+    # Markdown takes <NAME> for HTML.
+    lines = (inspect.getdoc(what) or "").replace("<", r"\<").splitlines()
+    yield from ("", f"{level} `{title}`", "", *(f"- {line}" if PARAMETER.match(line) else line for line in lines))
 
 
 def _error_lines() -> Iterator[str]:

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from pipeline.assets.asset import CORRECTABLE
-from pipeline.hooks.protocols import Analysis
+from pipeline.hooks.provider_protocol import Analysis
 
 RIGHT, WRONG, UNSURE = "right", "wrong", "unsure"
 

@@ -51,9 +51,9 @@ def run(name: str, kind_name: str | None, seconds: float, send: Send) -> None:
         send({"fault": "The suites run on pytest, which is missing: pip install pytest"})
         return
     from pipeline.commands.suite_run import SuiteRun
-    from pipeline.testing.surroundings import Shared
+    from pipeline.testing.process_state import ProcessState
 
-    before = Shared.now()
+    before = ProcessState.now()
     try:
         settings = as_served(settings_module.load())
         catalogue = Catalogue(settings)
@@ -65,7 +65,7 @@ def run(name: str, kind_name: str | None, seconds: float, send: Send) -> None:
         send({"fault": error.message})
         return
     send({"about": f"The suite {WARNINGS[kind]}: {kind.name if kind else HOOK} {name}"})
-    for change in Shared.now().changes(before):
+    for change in ProcessState.now().changes(before):
         send({"finding": f"when it is loaded, {change}", "test": "load"})
     gc.freeze()  # the search for objects that the plugin leaves need not look at these
     SuiteRun(name, kind, catalogue, settings, seconds, send).run(_suites(kind, made))

@@ -14,7 +14,7 @@ import pytest
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.kinds import NOTIFIER, PROVIDER, STORAGE, Kind
 from pipeline.settings import Settings
-from pipeline.testing.findings import told
+from pipeline.testing.findings import describe
 
 IN_FORCE = {
     PROVIDER: "provider_timeout_seconds",
@@ -74,7 +74,7 @@ class SuiteRun:
     @pytest.fixture
     def configured(self, loop: Any) -> Iterator[object]:
         catalogue = self._catalogue
-        catalogue.renew()
+        catalogue.rebuild()
         yield catalogue.make(self._kind, self._name) if self._kind else catalogue.hook_plugin(self._name)
         loop.run_until_complete(catalogue.sandbox.close())
 
@@ -82,13 +82,13 @@ class SuiteRun:
     def _hurry(self, request: pytest.FixtureRequest) -> None:
         suite: Any = request.instance
         setting = IN_FORCE[self._kind]
-        suite.call_seconds, suite.gives_up = self._call_seconds, True
-        suite.in_force = setting.upper(), getattr(self._settings, setting)
-        suite.of_routes = "HOOK_TIMEOUT_SECONDS", self._settings.hook_timeout_seconds
-        suite.patience_seconds = PATIENCE_SECONDS
+        suite.call_seconds, suite.stops_after_hang = self._call_seconds, True
+        suite.time_limit = setting.upper(), getattr(self._settings, setting)
+        suite.route_time_limit = "HOOK_TIMEOUT_SECONDS", self._settings.hook_timeout_seconds
+        suite.wait_budget_seconds = PATIENCE_SECONDS
         suite.plugin_name = self._name
-        self._values[type(suite)] = suite.kept_of_class
-        suite.ends_at = self._ends_at - self._call_seconds - 3
+        self._values[type(suite)] = suite.class_state
+        suite.deadline = self._ends_at - self._call_seconds - 3
 
     def pytest_collection_finish(self) -> None:
         gc.freeze()  # the search for objects that the plugin leaves need not look at pytest's own
@@ -114,7 +114,7 @@ class SuiteRun:
 def _lines(error: BaseException) -> list[str]:
     if isinstance(error, pytest.fail.Exception):
         return str(error).splitlines()
-    return [f"the test ended with {told(error)}"]
+    return [f"the test ended with {describe(error)}"]
 
 
 def _title(nodeid: str) -> str:

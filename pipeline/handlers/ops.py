@@ -13,7 +13,7 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.handlers import contracts
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.metrics import QUEUE_STATES
 from pipeline.texts import clean, mask
 from pipeline.usecases.dependencies import CHECK_SECONDS, Dependencies
@@ -167,8 +167,8 @@ class AsyncApiHandler(_ContractHandler):
 
 async def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:
     fault = clean(mask(await plugin.health()))
-    state = "failing" if fault and plugin.state == "ok" else plugin.state
-    reason = plugin.reason or fault
+    state = "failing" if fault and plugin.status.state == "ok" else plugin.status.state
+    reason = plugin.status.reason or fault
     return {"name": plugin.name, "kind": plugin.kind, "state": state} | ({"reason": reason} if reason else {})
 
 

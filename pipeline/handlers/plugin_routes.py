@@ -17,9 +17,9 @@ from tornado.iostream import StreamClosedError
 
 from pipeline.errors import Forbidden, NotFound, PipelineError, ValidationError
 from pipeline.handlers.base import SEND_SECONDS, BaseHandler
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.routes import ADMIN, OPERATOR, PUBLIC, PluginReply, PluginRequest, Route, find_routes
-from pipeline.hooks.serving import RouteFailed, answer
+from pipeline.hooks.route_calls import RouteFailed, answer
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any
 from pipeline.assets.asset import to_timestamp
 from pipeline.clock import utc_now
 from pipeline.handlers.base import OperatorHandler
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.limits import Limits
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.limits import Limits, sees_of
 from pipeline.hooks.listing import PluginInfo, limits_as_json
 from pipeline.hooks.manager import PluginManager
 from pipeline.hooks.routes import shown_routes
@@ -48,15 +48,15 @@ class PluginsHandler(OperatorHandler):
         self.reply({"items": items, "aiBudget": today.budget})
 
     def _shown(self, plugin: BoundPlugin, today: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        left_seconds, kind = plugin.held_seconds, plugin.kind
+        left_seconds, kind = plugin.status.held_seconds, plugin.kind
         of_provider = {
-            "sees": plugin.sees or None,
+            "sees": sees_of(plugin.plugin) or None,
             "categories": [each for each in self.categories.get(plugin.name, ()) if plugin.limits.takes(each)],
             "today": today.get(plugin.name),
             **_limits(plugin.limits),
         }
         return (
-            _nothing(plugin.name, kind, plugin.state, plugin.reason)
+            _nothing(plugin.name, kind, plugin.status.state, plugin.status.reason)
             | (_origin(plugin) if plugin.source else {})
             | (of_provider if kind == PROVIDER else {})
             | {

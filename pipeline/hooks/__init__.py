@@ -3,32 +3,29 @@
 from pipeline.clock import utc_now
 from pipeline.errors import NotReady
 from pipeline.hooks.context_api import Context, Measure, PluginStore, Starting
-from pipeline.hooks.protocols import (
+from pipeline.hooks.hook_arguments import JobEvent, UploadFacts
+from pipeline.hooks.notifier_protocol import BatchNotifier, Notification, Notifier, RoomPublisher
+from pipeline.hooks.provider_protocol import (
     CONFIDENCE_KINDS,
     UNKNOWN,
     AIProvider,
     Analysis,
     AnalyzeRequest,
     Attribute,
-    BatchNotifier,
-    JobEvent,
-    NewImage,
-    Notification,
-    Notifier,
     ProcessedImage,
     Progress,
     Rate,
     ReportingAIProvider,
-    RoomPublisher,
-    Sandbox,
-    SandboxPool,
+    Usage,
+)
+from pipeline.hooks.sandbox_protocol import Sandbox, SandboxPool
+from pipeline.hooks.storage_protocol import (
+    NewImage,
     StorageBackend,
     StorageBatches,
     StorageLinking,
     StorageListing,
     StoredImage,
-    UploadFacts,
-    Usage,
 )
 from pipeline.hooks.replies import retry_after_of
 from pipeline.hooks.routes import PluginReply, PluginRequest, Routes

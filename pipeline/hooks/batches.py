@@ -1,7 +1,7 @@
-"""Gathers what a notifier with `notify_many` is to be told, so that one call tells it of many events.
+"""Collects the notifications for a notifier with `notify_many`, so that one call delivers many events.
 
 A batch begins with the first notification that waits and is sent when it is full or batch_seconds have passed.
-Runs on the event loop; what a notifier's answers mean for a delivery is known to notifiers.py.
+notifiers.py decides what the answers mean for each delivery. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 
-from pipeline.hooks.protocols import Notification
+from pipeline.hooks.notifier_protocol import Notification
 
 BATCH_SIZE, BATCH_SECONDS = 50, 0.2
-# A delivery's slot waits for its batch, and so does the job of a photo where the notifier is not durable.
+# A delivery keeps its slot while it waits for its batch. If the notifier is not durable, the photo's job waits too.
 MOST_SIZE, MOST_SECONDS = 1000, 5.0
 
 Send = Callable[[Sequence[Notification]], Awaitable[Sequence[object]]]
@@ -22,14 +22,18 @@ Send = Callable[[Sequence[Notification]], Awaitable[Sequence[object]]]
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How many notifications one call takes at most, and how long the first of them waits for others."""
+    """The limits of one batch.
+
+    size: the most notifications in one call.
+    seconds: how long the first of them waits for others.
+    """
 
     size: int
     seconds: float
 
 
 def batch_limits(notifier: object) -> BatchLimits:
-    """Return what the notifier declares; ValueError says what is wrong with it."""
+    """Return the limits that the notifier declares; ValueError when they are invalid."""
     size, seconds = getattr(notifier, "batch_size", BATCH_SIZE), getattr(notifier, "batch_seconds", BATCH_SECONDS)
     if type(size) is not int or not 1 <= size <= MOST_SIZE:
         raise ValueError(f"its batch_size is {size!r}, not a whole number from 1 to {MOST_SIZE}")
@@ -39,7 +43,7 @@ def batch_limits(notifier: object) -> BatchLimits:
 
 
 def checked_answers(answers: object, count: int) -> Sequence[object]:
-    """Return what `notify_many` said of each of so many notifications; TypeError when it said something else."""
+    """Return one answer for each of `count` notifications; TypeError for an invalid result of `notify_many`."""
     if answers is None:
         return [None] * count
     if not isinstance(answers, Sequence) or isinstance(answers, (str, bytes)):
@@ -53,10 +57,10 @@ def checked_answers(answers: object, count: int) -> Sequence[object]:
 
 
 class Batches:
-    """What one notifier has yet to be told."""
+    """The notifications that wait for one notifier."""
 
     def __init__(self, name: str, limits: BatchLimits, send: Send) -> None:
-        """send: tells the notifier of a batch and returns, for each, what it said or why it was not told."""
+        """send: delivers a batch and returns for each notification the notifier's answer, or the exception."""
         self.limits = limits
         self._name = name
         self._send = send
@@ -64,26 +68,26 @@ class Batches:
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
 
-    async def hand(self, notification: Notification) -> object:
-        """Return what the notifier said of it; else the exception that `send` had for it."""
+    async def deliver(self, notification: Notification) -> object:
+        """Return the notifier's answer for this notification; raise the exception that `send` returned for it."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[object] = loop.create_future()
         self._waiting.append((notification, answer))
         if len(self._waiting) >= self.limits.size:
-            self._begin()
+            self._send_now()
         elif self._timer is None:
-            self._timer = loop.call_later(self.limits.seconds, self._begin)
+            self._timer = loop.call_later(self.limits.seconds, self._send_now)
         return await answer
 
-    def _begin(self) -> None:
+    def _send_now(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # Without those whose caller has gone away meanwhile.
-        batch = [each for each in self._waiting if not each[1].done()]
+        # Without the notifications whose caller was cancelled meanwhile.
+        batch = [(notification, answer) for notification, answer in self._waiting if not answer.done()]
         self._waiting = []
         if batch:
-            # In a context of its own: the names of one job would stand on the log lines of all.
+            # In a context of its own: otherwise the log lines of the whole batch would carry the names of one job.
             task = asyncio.create_task(self._run(batch), name=f"batch of {self._name}", context=Context())
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)

@@ -1,11 +1,13 @@
-"""When a plugin is not asked for a while: the one mechanism for providers, notifiers and hooks, each by itself.
+"""The circuit breaker of plugins: a plugin that fails is held, which means not called for a while. Each provider,
+notifier and hook has its own.
 
-Four things hold a plugin: it could not be asked at all, it failed so often in a row, it kept the event loop so often in
-a row, or it said how long it is busy. The first three let single calls try it, after waits that double or that it named
-itself; the last one ends by itself. What one process finds of a provider the worker carries to Redis, where it becomes
-a hold for all, and Redis picks the jobs that try (queue/lua/lanes.lua). A process that alone cannot reach a provider
-goes on holding it when the others do not.
-Runs on the event loop.
+Four things hold a plugin: it could not be reached, it failed several times in a row, it blocked the event loop several
+times in a row, or it said how long it is busy. In the first three cases single calls try it, after delays that double
+or that the plugin named; a busy plugin is released when its time is over.
+
+The worker sends the state of a provider from its process to Redis, where it becomes a hold for all processes, and Redis
+picks the jobs that try (queue/lua/lanes.lua). A process that alone cannot reach a provider still holds it when the
+other processes do not. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -17,63 +19,70 @@ from time import monotonic
 from pipeline.hold import Avoided, ProviderReport, ProviderState, Hold
 
 FIRST_WAIT_SECONDS = 1.0
-# Of a plugin that keeps the event loop: the reason, which owners of photos read too, and the cause.
+# Of a plugin that blocks the event loop: the reason, which owners of photos read too, and the cause.
 BLOCKING, BLOCKING_CAUSE = "Not available now", "it blocks the event loop"
-# One who asks to be called again at once is believed only so far.
+# A plugin that asks to be called again at once is held at least so long.
 LEAST_BUSY_SECONDS = 1.0
 
 
+# Many methods because it is one state machine: its states are read and its events reported one by one.
 class Breaker:
-    """Says whether one plugin may be called. reason, cause: why it is held, as Hold has them."""
+    """Says whether one plugin may be called.
+
+    reason, cause: why it is held, as in Hold.
+    """
 
     def __init__(
         self, failures: int, longest_seconds: float, on_change: Callable[[bool], None] = lambda is_held: None
     ) -> None:
-        """failures: so many in a row hold it. longest_seconds: between two calls that try it. on_change: called when
-        this process has found a reason to hold it, or a far longer time, with True, and when it has an answer again,
-        with False.
+        """failures: how many in a row hold the plugin.
+        longest_seconds: the longest delay between two calls that try it.
+        on_change: called with True when this process begins to hold the plugin or holds it for a far longer time, and
+        with False when the plugin has answered again.
         """
         self._limit = failures
         self._longest_seconds = longest_seconds
         self.on_change = on_change
         self.on_state: Callable[[ProviderState, float], None] = lambda state, seconds: None
         self._failures = 0
-        # How many calls in a row kept the event loop, whatever they came to.
+        # How many calls in a row blocked the event loop, whatever their result was.
         self.blocks = 0
-        self._wait_seconds = 0.0  # between two calls that try it; 0 where the hold ends by itself
+        self._retry_seconds = 0.0  # between two calls that try it; 0 if the hold ends by itself
         self._until = 0.0
         self._is_trying = self._may_try = False
-        self._is_told, self._told_seconds = False, 0.0
-        self._of_all: Hold | None = None
-        self._of_all_until = 0.0
+        # Whether on_change was called with True, and for which time.
+        self._is_announced, self._announced_seconds = False, 0.0
+        # The hold of all processes.
+        self._shared: Hold | None = None
+        self._shared_until = 0.0
         self.reason = self.cause = ""
 
     @property
     def left_seconds(self) -> float:
-        """How long until it may be tried or, where nothing tries it, asked again; 0 when it may be asked now."""
-        return max(self.left_here_seconds, self._of_all_until - monotonic())
+        """How long until it may be tried or, if nothing tries it, called again; 0 when it may be called now."""
+        return max(self.left_here_seconds, self._shared_until - monotonic())
 
     @property
     def is_held(self) -> bool:
-        """True while only single calls may try it, or none."""
-        return self._wait_seconds > 0 or self._is_held_by_all or self.left_seconds > 0
+        """True while no calls, or only single ones that try it, are let through."""
+        return self._retry_seconds > 0 or self._is_held_by_all or self.left_seconds > 0
 
     @property
     def left_here_seconds(self) -> float:
-        """How long this process, whatever the others do, may not even try it."""
+        """How long this process must not even try it, whatever the other processes do."""
         return max(0.0, self._until - monotonic())
 
     @property
     def is_held_here(self) -> bool:
-        """True while this process, whatever the others do, may not even try it."""
+        """True while this process must not even try it, whatever the other processes do."""
         return self.left_here_seconds > 0
 
     @property
     def _is_held_by_all(self) -> bool:
-        return self._of_all is not None and (self._of_all.wait_seconds > 0 or self._of_all_until > monotonic())
+        return self._shared is not None and (self._shared.wait_seconds > 0 or self._shared_until > monotonic())
 
     def lets_through(self) -> bool:
-        """Return whether the plugin may be called now; True while it is held: this call is the one that tries."""
+        """Return whether the plugin may be called now. True for a held plugin means: this call tries it."""
         if self._is_held_by_all:
             return False
         if self.is_due_here:
@@ -85,99 +94,102 @@ class Breaker:
 
     @property
     def is_due_here(self) -> bool:
-        """True when this process, which could not call it, is to try it once more."""
-        return self._wait_seconds > 0 and not self.is_held_here
+        """True when this process, which could not reach it, is to try it again."""
+        return self._retry_seconds > 0 and not self.is_held_here
 
     def begin_try(self) -> None:
-        """Let the next call through and no other for a while."""
-        self._until = monotonic() + self._wait_seconds
+        """Let one call through, and no other for a while."""
+        self._until = monotonic() + self._retry_seconds
         self._may_try = True
 
     def tries(self) -> None:
-        """The call that comes next tries a held plugin, whatever the time."""
+        """The next call tries the held plugin, even before its time."""
         self._may_try, self._is_trying = False, True
 
     def answered(self) -> None:
-        """The plugin did its work, whether the result was good or not. While it asks to be left alone it stays held.
+        """The plugin did its work, whether the result was good or not. A busy plugin stays held until its time is over.
 
-        One whose calls keep the event loop is held now: everything else has to wait for them.
+        A plugin whose calls block the event loop is held now, because everything else has to wait for them.
         """
         if self.blocks >= self._limit:
             self.unreachable(BLOCKING, BLOCKING_CAUSE)
             return
         self._failures = 0
         self._may_try = self._is_trying = False
-        was_away = self._wait_seconds > 0
+        was_away = self._retry_seconds > 0
         if was_away:
-            self._wait_seconds = self._until = 0.0
-        if self._of_all is not None and self._of_all.wait_seconds > 0:
-            was_away, self._of_all, self._of_all_until = True, None, 0.0
+            self._retry_seconds = self._until = 0.0
+        if self._shared is not None and self._shared.wait_seconds > 0:
+            was_away, self._shared, self._shared_until = True, None, 0.0
         if was_away:
             self.on_state(ProviderState.ANSWERED, 0)
-        if self._is_told and not self.is_held_here:
-            self._is_told = False
+        if self._is_announced and not self.is_held_here:
+            self._is_announced = False
             self.on_change(False)
 
     def failed(self, reason: str, cause: str = "") -> None:
-        """The plugin failed: once is no reason to hold it."""
+        """The plugin failed; several failures in a row hold it."""
         self._failures += 1
         if self._failures >= self._limit:
             self.unreachable(reason, cause)
 
     def unreachable(self, reason: str, cause: str = "", asked_seconds: float | None = None) -> None:
-        """The plugin could not be asked. asked_seconds: when it says itself that it is to be tried again."""
+        """The plugin could not be reached.
+
+        asked_seconds: after which time it asks to be tried again; None when it names none.
+        """
         self.reason, self.cause = reason, cause
-        if self._wait_seconds > 0 and not self._is_trying:
+        if self._retry_seconds > 0 and not self._is_trying:
             return  # a call that had begun before the hold
-        doubled = min(2 * self._wait_seconds, self._longest_seconds)
-        # Not BUSY, though it names a time: that would hold it for the processes that can reach it too.
+        doubled = min(2 * self._retry_seconds, self._longest_seconds)
+        # Not BUSY, though it names a time: BUSY would also hold it for processes that can reach it.
         self.on_state(
             ProviderState.TRIED if self._is_trying else ProviderState.AWAY, asked_seconds or self._longest_seconds
         )
-        wait_seconds = asked_seconds or doubled or FIRST_WAIT_SECONDS
-        self._hold(wait_seconds, wait_seconds)
+        retry_seconds = asked_seconds or doubled or FIRST_WAIT_SECONDS
+        self._hold(retry_seconds, retry_seconds)
 
     def busy(self, seconds: float, reason: str, cause: str = "") -> None:
-        """The plugin wants to be left alone for so long."""
+        """The plugin asks for no calls for so long."""
         self.reason, self.cause = reason, cause
         self._failures = 0
         seconds = max(seconds, LEAST_BUSY_SECONDS)
         self.on_state(ProviderState.BUSY, seconds)
-        left_seconds = 0 if self._wait_seconds else self._until - monotonic()
+        left_seconds = 0 if self._retry_seconds else self._until - monotonic()
         self._hold(max(left_seconds, seconds), 0.0)
 
     def adopt(self, hold: Hold | None) -> None:
-        """Take over what holds it for all processes, None: nothing does."""
-        self._of_all = hold
-        self._of_all_until = monotonic() + hold.left_seconds if hold else 0.0
+        """Take over the hold of all processes; None when there is none."""
+        self._shared = hold
+        self._shared_until = monotonic() + hold.left_seconds if hold else 0.0
         if hold and not self.is_held_here:
             self.reason, self.cause = hold.reason, hold.cause
 
-    def _hold(self, seconds: float, wait_seconds: float) -> None:
-        self._until, self._wait_seconds = monotonic() + seconds, wait_seconds
+    def _hold(self, seconds: float, retry_seconds: float) -> None:
+        self._until, self._retry_seconds = monotonic() + seconds, retry_seconds
         self._may_try = self._is_trying = False
-        if not self._is_told or seconds > 2 * max(self._told_seconds, self._longest_seconds):
-            self._is_told, self._told_seconds = True, seconds
+        if not self._is_announced or seconds > 2 * max(self._announced_seconds, self._longest_seconds):
+            self._is_announced, self._announced_seconds = True, seconds
             self.on_change(True)
 
 
 class SharedBreakers:
-    """The breakers of one queue's providers, and what of them the other processes have not been told yet."""
+    """The breakers of one queue's providers, and the reports on them that the other processes do not have yet."""
 
     def __init__(self, breakers: Mapping[str, Breaker], lanes: Mapping[str, Sequence[str]]) -> None:
-        """lanes: for each lane of the queue the providers that its jobs may ask, any of which will do."""
+        """lanes: for each lane of the queue the providers that its jobs may ask; one that works is enough."""
         self.lanes = lanes
         self._breakers = breakers
         self._unreported: dict[tuple[str, bool], ProviderReport] = {}
         for name, breaker in breakers.items():
-            breaker.on_state = partial(self._note, name)
+            breaker.on_state = partial(self._report, name)
 
     def reports(self) -> Sequence[ProviderReport]:
-        """Return what this process has found and not told yet."""
+        """Return the reports of this process that are not in Redis yet."""
         return tuple(self._unreported.values())
 
     def avoid(self) -> Avoided:
-        """Return what this process leaves to others now."""
+        """Return the lanes whose jobs this process must not claim now."""
         if any(breaker.is_due_here for breaker in self._breakers.values()):
             return Avoided(is_trying=True)
         held = {name: breaker for name, breaker in self._breakers.items() if breaker.is_held_here}
@@ -187,25 +199,28 @@ class SharedBreakers:
         return Avoided(lanes, left_seconds=min(breaker.left_here_seconds for breaker in held.values()))
 
     def begin_try(self) -> None:
-        """A job was claimed that tries what `avoid` said."""
+        """This process claimed a job that tries the providers that are due."""
         for breaker in self._breakers.values():
             if breaker.is_due_here:
                 breaker.begin_try()
 
-    def adopt(self, told: Sequence[ProviderReport], holds: Sequence[Hold]) -> None:
-        """Take over all the holds there are, found by whatever process. told: the reports they contain."""
-        for report in told:
+    def adopt(self, sent: Sequence[ProviderReport], holds: Sequence[Hold]) -> None:
+        """Take over all holds, reported by any process.
+
+        sent: the reports of this process that the holds contain.
+        """
+        for report in sent:
             if self._unreported.get(_key(report)) is report:
                 del self._unreported[_key(report)]
-        found = {hold.provider: hold for hold in holds}
+        by_provider = {hold.provider: hold for hold in holds}
         for name, breaker in self._breakers.items():
-            breaker.adopt(found.get(name))
+            breaker.adopt(by_provider.get(name))
 
-    def _note(self, name: str, state: ProviderState, seconds: float) -> None:
+    def _report(self, name: str, state: ProviderState, seconds: float) -> None:
         report = ProviderReport(name, state, seconds, self._breakers[name].reason, self._breakers[name].cause)
         self._unreported[_key(report)] = report
 
 
 def _key(report: ProviderReport) -> tuple[str, bool]:
-    # That it is there and that it is away contradict each other; that it is busy stands beside both.
+    # A report that it answers and one that it is away replace each other; a report that it is busy replaces neither.
     return report.provider, report.state is ProviderState.BUSY

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ConfigurationError
 from pipeline.hold import lane_behind
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-# Stages of providers: one of each is asked, until an answer is complete.
+# Stages of providers. One provider of each stage is asked, stage by stage, until an answer is complete.
 Cascade = Sequence[Sequence[str]]
 
 
 def cascades_of(settings: Settings, providers: Mapping[str, BoundPlugin]) -> Mapping[str, Cascade]:
-    """Return the stages of providers that each category's photos may be asked of, "" for all other categories.
+    """Return the cascade of each category, "" for all other categories.
 
-    ConfigurationError when one has none.
+    ConfigurationError when no provider takes the photos of a category.
     """
     cascades: dict[str, Cascade] = {"": settings.cascade("")}
     for category in dict.fromkeys((*settings.categories, *settings.ai_provider_by_category)):
         wanted = settings.cascade(category)
-        cascade = taking(category, wanted, providers)
+        cascade = stages_taking(category, wanted, providers)
         if not cascade:
             raise ConfigurationError(
                 f"AI_PROVIDER: {', '.join(flat(wanted))} takes no photos of the category {category!r}; name one that "
@@ -35,10 +35,10 @@ def cascades_of(settings: Settings, providers: Mapping[str, BoundPlugin]) -> Map
     return cascades
 
 
-def taking(
+def stages_taking(
     category: str, cascade: Cascade, providers: Mapping[str, BoundPlugin]
 ) -> tuple[tuple[str, ...], ...]:
-    """Return what is left of the cascade without those that take no photos of the category."""
+    """Return the cascade without the providers that take no photos of the category, and without empty stages."""
     stages = (tuple(name for name in stage if providers[name].limits.takes(category)) for stage in cascade)
     return tuple(stage for stage in stages if stage)
 
@@ -48,6 +48,9 @@ def flat(cascade: Cascade) -> tuple[str, ...]:
     return tuple(name for stage in cascade for name in stage)
 
 
-def behind_others(of: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
-    """Return the same for the lanes of jobs that are claimed only when no other job is ready."""
-    return {lane_behind(category): names for category, names in of.items()}
+def background_lanes(providers: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
+    """Return the providers of each category under its background lane: jobs there are claimed when no other is ready.
+
+    providers: of each category.
+    """
+    return {lane_behind(category): names for category, names in providers.items()}

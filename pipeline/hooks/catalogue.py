@@ -1,6 +1,6 @@
-"""The plugins there are: lists them with what is wrong with each, and builds those the settings name.
+"""All available plugins: lists them with the faults of each, and builds those that the settings name.
 
-What was found: registry.py. How it is made: building.py. Runs at start, on the main thread.
+registry.py finds and loads them; plugin_builder.py builds them. Runs at start, on the main thread.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.building import Building, Made, described
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.plugin_builder import PluginBuilder, BuildResult, described
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.kinds import BUILT_IN_MODULES, HOOK, KINDS, NOTIFIER, PROVIDER, STORAGE, Kind, Offer
 from pipeline.hooks.listing import NOT_INSTALLED, PluginInfo, broken_info, info_of
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.registry import Registry
 from pipeline.hooks.routes import shown_routes
-from pipeline.hooks.sources import BUILT_IN, missing_packages, names_there_are
+from pipeline.hooks.sources import BUILT_IN, all_plugin_names, missing_packages
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import FILE_SUFFIX, PluginSettings, plugin_variable
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
+# Many methods because each command asks it for something else: a list, one plugin, its settings, a check of names.
 class Catalogue:
     """All plugins that were found, whether they work or not."""
 
@@ -41,31 +42,31 @@ class Catalogue:
             STORAGE: (settings.storage_name,),
             NOTIFIER: tuple(dict.fromkeys(settings.notifiers)),
         }
-        # Starts no process before a plugin calls it. Whoever builds plugins closes it.
+        # Starts no process before a plugin calls it. The caller that builds plugins closes it.
         self.sandbox = _sandbox(settings)
         self._settings = settings
         self._modules = modules
         self._registry = Registry(settings, modules, self.sandbox)
-        self._building = Building(settings, self._registry.own)
-        # By `look_into`.
-        self._made: dict[tuple[Kind, str], Made] = {}
+        self._building = PluginBuilder(settings, self._registry.own)
+        # Filled by `inspect_plugins`.
+        self._made: dict[tuple[Kind, str], BuildResult] = {}
 
-    def renew(self) -> None:
-        """Make plugins with another sandbox from now on, as one that was built anew would: to find them takes longest.
+    def rebuild(self) -> None:
+        """Build plugins with a new sandbox from now on, as a new catalogue would, but without loading them again.
 
-        Whoever uses the one before closes it.
+        The user of the former sandbox closes it.
         """
         self.sandbox, self._made = _sandbox(self._settings), {}
-        self._registry.ask_again(self.sandbox)
+        self._registry.collect_offers_again(self.sandbox)
 
-    def look_into(self) -> None:
-        """Make what is selected or does not come with the service, so that `infos` tells what is wrong with it."""
+    def inspect_plugins(self) -> None:
+        """Build the selected and the third-party plugins, so that `infos` lists their faults."""
         for (kind, name), offer in self._registry.offers.items():
             if name in self.selected[kind] or offer.source.package != BUILT_IN:
                 self._made[kind, name] = self._try_to_make(offer, name)
 
     def infos(self) -> list[PluginInfo]:
-        """Return one line for each plugin, sorted."""
+        """Return the info of each plugin, sorted."""
         registry = self._registry
         usable = [self._offer_info(kind, name, offer) for (kind, name), offer in registry.offers.items()]
         hooks = [self._hook_info(key, functions) for key, functions in registry.hook_functions().items()]
@@ -76,21 +77,21 @@ class Catalogue:
         ]
         return sorted(usable + hooks + silent + registry.unused, key=lambda info: (info.kind, info.name, info.package))
 
-    def tell(self) -> None:
-        """Log what is wrong with plugins that stop no start: nobody selected them, or it is harmless."""
-        self._registry.tell()
+    def log_faults(self) -> None:
+        """Log the faults that do not stop the start: of plugins that are not selected, and harmless ones."""
+        self._registry.log_faults()
 
     @property
     def broken(self) -> list[PluginInfo]:
-        """Those that cannot be used, though nobody may have asked for them."""
+        """The plugins that cannot be used, selected or not."""
         return self._registry.broken
 
     def own_settings(self) -> Mapping[str, type[PluginSettings]]:
-        """Return the settings of plugins, by the plugin's name."""
+        """Return the settings classes of plugins, by the plugin's name."""
         return self._registry.own
 
     def kinds_of(self, name: str) -> list[Kind]:
-        """Return the kinds of plugins there are of that name."""
+        """Return the kinds that have a plugin of that name."""
         return [kind for kind in KINDS if (kind, name) in self._registry.offers]
 
     def hook_plugin(self, name: str) -> object:
@@ -101,7 +102,7 @@ class Catalogue:
         raise KeyError(name)
 
     def build(self, kind: Kind, name: str, metrics: Metrics, contexts: ContextFactory | None = None) -> BoundPlugin:
-        """Return the plugin, ready to be started; ConfigurationError says what is wrong. contexts: see BoundPlugin."""
+        """Return the plugin, ready to be started; ConfigurationError with its faults. contexts: see BoundPlugin."""
         offer, made = self._make_well(kind, name)
         if made.warnings:
             log.warning("plugin_doubtful", plugin=name, package=offer.source.package, warnings=[*made.warnings])
@@ -110,7 +111,7 @@ class Catalogue:
         return bound
 
     def build_hooks(self, metrics: Metrics, contexts: ContextFactory | None = None) -> list[BoundPlugin]:
-        """Return the plugins that observe or filter, in pluggy's order, methods named after the hooks."""
+        """Return the plugins with observers or filters, in pluggy's order, their methods named after the hooks."""
         registry, built = self._registry, []
         for key, functions in registry.hook_functions().items():
             module = registry.module(key)
@@ -121,10 +122,10 @@ class Catalogue:
         return built
 
     def make(self, kind: Kind, name: str) -> Any:
-        """Return the plugin as its factory makes it; ConfigurationError says what is wrong."""
+        """Return the plugin as its factory builds it; ConfigurationError with its faults."""
         return self._make_well(kind, name)[1].plugin
 
-    def _make_well(self, kind: Kind, name: str) -> tuple[Offer, Made]:
+    def _make_well(self, kind: Kind, name: str) -> tuple[Offer, BuildResult]:
         offer = self._registry.offers.get((kind, name))
         if offer is None:
             is_by_category = any(name in self._settings.chain(each) for each in self._settings.ai_provider_by_category)
@@ -133,31 +134,31 @@ class Catalogue:
             raise ConfigurationError(f"{setting}: there is no {kind.name} {name!r}; {self._names(kind, name)}")
         made = self._try_to_make(offer, name)
         if made.faults:
-            told = f"{kind.setting}: {kind.name} {name!r} cannot start: {'; '.join(made.faults)}"
-            raise ConfigurationError(told) from made.cause
+            faults = "; ".join(made.faults)
+            raise ConfigurationError(f"{kind.setting}: {kind.name} {name!r} cannot start: {faults}") from made.cause
         return offer, made
 
-    def _try_to_make(self, offer: Offer, name: str) -> Made:
+    def _try_to_make(self, offer: Offer, name: str) -> BuildResult:
         made = self._building.make(offer, name)
         needed = missing_packages(self._registry.module(offer.key), offer.source)
         if made.faults and needed and "pip install" not in "".join(made.faults):
-            # That comes before what else is wrong: its settings may not even be asked for yet.
+            # The missing packages come first: the other faults may only follow from them.
             return replace(made, faults=(needed, *made.faults))
         return made
 
     def _names(self, kind: Kind, wanted: str) -> str:
         names = sorted(name for offered, name in self._registry.offers if offered is kind)
         unused = [info for info in self._registry.unused if info.kind in ("", kind.name)]
-        told = [f"{info.name} ({info.reason or info.state})" for info in unused]
-        meant = nearest(wanted, [*names, *(info.name for info in unused)])
+        unusable = [f"{info.name} ({info.reason or info.state})" for info in unused]
+        hint = nearest(wanted, [*names, *(info.name for info in unused)])
         return (
-            f"there are: {', '.join(names) or 'none'}{meant}"
-            + (f"; not usable: {', '.join(told)}" if told else "")
+            f"there are: {', '.join(names) or 'none'}{hint}"
+            + (f"; not usable: {', '.join(unusable)}" if unusable else "")
             + ("; PLUGINS_SAFE_MODE leaves out installed packages" if self._settings.plugins_safe_mode else "")
         )
 
     def _offer_info(self, kind: Kind, name: str, offer: Offer) -> PluginInfo:
-        is_selected, made = name in self.selected[kind], self._made.get((kind, name), Made(None))
+        is_selected, made = name in self.selected[kind], self._made.get((kind, name), BuildResult(None))
         warnings = (*self._registry.warnings[offer.key], *made.warnings)
         if made.faults and (is_selected or made.plugin is not None):
             return replace(broken_info(offer.source, kind.name, made.faults, name), warnings=warnings)
@@ -181,11 +182,11 @@ class Catalogue:
         return replace(info, warnings=warnings, methods=tuple(functions), routes=routes)
 
     def check_names(self) -> None:
-        """Raise ConfigurationError for every PLUGIN_ variable, and every name in PLUGINS_ENABLED and PLUGINS_DISABLED,
-        that is no plugin's, with the nearest there is.
+        """Raise ConfigurationError for each PLUGIN_ variable and each name in PLUGINS_ENABLED or PLUGINS_DISABLED that
+        belongs to no plugin, with the nearest existing name.
         """
-        there = names_there_are(self._settings, self._modules)
-        faults = [*_mistyped_plugins(self._settings, there), *_mistyped_variables(self._settings, self._registry.own)]
+        names = all_plugin_names(self._settings, self._modules)
+        faults = [*_mistyped_plugins(self._settings, names), *_mistyped_variables(self._settings, self._registry.own)]
         if faults:
             raise ConfigurationError("; ".join(faults))
 
@@ -195,30 +196,30 @@ def _sandbox(settings: Settings) -> Sandbox:
 
 
 def list_plugins(settings: Settings) -> list[PluginInfo]:
-    """Return every plugin there is, without making any."""
+    """Return the info of every plugin without building any."""
     return Catalogue(settings).infos()
 
 
-def _mistyped_plugins(settings: Settings, there: Sequence[str]) -> Iterator[str]:
+def _mistyped_plugins(settings: Settings, names: Sequence[str]) -> Iterator[str]:
     for name in settings.plugins_enabled:
-        if name not in there:
-            yield f"PLUGINS_ENABLED: there is no plugin {name!r}{nearest(name, there)}"
+        if name not in names:
+            yield f"PLUGINS_ENABLED: there is no plugin {name!r}{nearest(name, names)}"
     for name in settings.plugins_disabled:
-        if name in there:
+        if name in names:
             continue
-        if hint := nearest(name, there):
+        if hint := nearest(name, names):
             yield f"PLUGINS_DISABLED: there is no plugin {name!r}{hint}"
         else:
             log.warning("plugin_unknown", plugin=name, setting="PLUGINS_DISABLED")  # not installed here
 
 
 def _mistyped_variables(settings: Settings, kinds: Mapping[str, type[PluginSettings]]) -> Iterator[str]:
-    """kinds: the settings of plugins, by the plugin's name."""
+    """kinds: the settings classes of plugins, by the plugin's name."""
     own = {plugin_variable(name, ""): [*map(str.upper, kind.model_fields)] for name, kind in kinds.items()}
     fields = {prefix + field for prefix, names in own.items() for field in names}
     known = fields | {field + FILE_SUFFIX for field in fields}
     for variable in settings.plugin_variables:
-        prefix = max((each for each in own if variable.startswith(each)), key=len, default="")
+        prefix = max((prefix for prefix in own if variable.startswith(prefix)), key=len, default="")
         if not prefix:
             log.warning("setting_unknown", variable=variable)  # of a plugin that is not installed here
         elif variable not in known:

@@ -1,5 +1,5 @@
-"""Makes the Context of each plugin (context_api.py): an HTTP session that all plugins share, and a folder, a small
-store, tasks, measures and a log of its own. Runs on the event loop.
+"""Makes the Context of each plugin (context_api.py): an HTTP session that all plugins share, and its own folder, small
+store, tasks, measures and log. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -28,52 +28,53 @@ if TYPE_CHECKING:
     from pipeline.metrics import Metrics
     from pipeline.settings import Settings
 
-# Of one plugin, and of one of its measures: /metrics must not grow with what passes through.
+# Measures of one plugin, and series of one measure: /metrics must not grow with the data.
 MEASURES_AT_MOST, SERIES_AT_MOST = 20, 100
 OTHER = "other"
 MEASURE_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
-# For what its tasks hand to `asyncio.to_thread`.
+# For calls of `asyncio.to_thread` by the plugin's tasks.
 TASK_THREADS = 4
 FOLDER = "plugins"
 log = structlog.get_logger(__name__)
 
-# The `traceparent` of the call that is under way, "" when nothing is traced.
+# The `traceparent` of the current call, "" without tracing.
 trace_of_call: ContextVar[str] = ContextVar("trace_of_call", default="")
 
 
 class ContextFactory:
-    """Lends plugins what they need, and takes it back at the end."""
+    """Makes the contexts of plugins and closes them at the end."""
 
     def __init__(self, settings: Settings, metrics: Metrics, values: Callable[[str], PluginStore]) -> None:
         """values: returns the store of the plugin of that name."""
         self._settings = settings
         self._metrics = metrics
         self._values = values
-        self._lent: dict[str, PluginContext] = {}
+        self._contexts: dict[str, PluginContext] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    def to(self, name: str) -> PluginContext:
-        """Return what is lent to the plugin of that name, always the same."""
-        if name not in self._lent:
+    def for_plugin(self, name: str) -> PluginContext:
+        """Return the context of the plugin of that name, always the same."""
+        if name not in self._contexts:
             store = self._values(name)
-            self._lent[name] = PluginContext(name, self._settings, self._metrics, store, self._open_session)
-        return self._lent[name]
+            context = PluginContext(name, self._settings, self._metrics, store, self._open_session)
+            self._contexts[name] = context
+        return self._contexts[name]
 
     async def end_tasks(self, name: str) -> None:
-        """End what the plugin has running beside its calls."""
-        if name in self._lent:
-            await self._lent[name].end_tasks()
+        """End the plugin's background tasks."""
+        if name in self._contexts:
+            await self._contexts[name].end_tasks()
 
     async def close(self) -> None:
-        """Take everything back; the plugins are closed before."""
-        for context in self._lent.values():
+        """End all tasks and close the session; the plugins must be closed before."""
+        for context in self._contexts.values():
             await context.end_tasks()
         if self._session is not None:
             await self._session.close()
 
     def _open_session(self) -> aiohttp.ClientSession:
-        # Made when first wanted, because a session belongs to the loop it is made on. No limit of connections: how much
-        # a plugin asks at a time is limited elsewhere.
+        # Made at the first use, because a session belongs to the loop it is made on. No limit of connections: the
+        # number of a plugin's calls is limited elsewhere.
         if self._session is None:
             tracing = aiohttp.TraceConfig()
             tracing.on_request_start.append(_send_trace)
@@ -88,7 +89,7 @@ class ContextFactory:
 
 
 class PluginContext:
-    """What is lent to one plugin; methods: see Context in context_api.py."""
+    """The context of one plugin; methods: see Context in context_api.py."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class PluginContext:
 
     def task(self, coroutine: Coroutine[Any, Any, object], name: str) -> asyncio.Task[object]:
         self._threads = self._threads or DaemonThreads(TASK_THREADS, f"plugin-{self._name}")
-        # In a context of its own: names that a job has bound are not those of this task, and its threads are.
+        # A new contextvars context: without the log names of the current job, with the plugin's own threads.
         variables = Variables()
         variables.run(of_plugin.set, self._threads)
         task = asyncio.create_task(coroutine, name=f"plugin {self._name}: {name}", context=variables)
@@ -141,7 +142,7 @@ class PluginContext:
         )
 
     async def end_tasks(self) -> None:
-        """Cancel its tasks and leave its threads."""
+        """Cancel its tasks and leave its threads behind."""
         await cancel(self._tasks)
         if self._threads is not None:
             self._threads.shutdown()
@@ -149,11 +150,11 @@ class PluginContext:
     def _measure(self, name: str, labels: Sequence[str], make: Callable[[str], Counter | Histogram]) -> _Measure:
         if name not in self._measures:
             if not MEASURE_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of a measure: use a-z, 0-9 and _")
+                raise ValueError(f"{name!r} is not a valid name of a measure: use a-z, 0-9 and _")
             if len(self._measures) >= MEASURES_AT_MOST:
                 raise ValueError(f"a plugin has at most {MEASURES_AT_MOST} measures")
-            own = re.sub(r"[^a-z0-9]", "_", self._name.lower())
-            self._measures[name] = _Measure(make(f"pipeline_plugin_{own}_{name}"), labels)
+            plugin = re.sub(r"[^a-z0-9]", "_", self._name.lower())
+            self._measures[name] = _Measure(make(f"pipeline_plugin_{plugin}_{name}"), labels)
         return self._measures[name]
 
     def _ended(self, task: asyncio.Task[object]) -> None:

@@ -1,7 +1,7 @@
-"""What an exception of a provider or durable notifier means: for the job, and for those who would ask the same one.
+"""The meaning of a plugin's exception: for the job, and for the breaker of the plugin.
 
-Whether the work was tried at all is the question on which queue/attempt.py decides what it costs. Pure but for the
-breaker that it is told of.
+queue/attempt.py decides what the attempt costs; it depends on whether the plugin worked on the job at all. Pure, except
+that it changes the breaker.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from pipeline.errors import (
     words_of,
 )
 from pipeline.hooks.breaker import Breaker
-from pipeline.hooks.running import PluginBusy, PluginOverrun
+from pipeline.hooks.running_calls import PluginBusy, PluginOverrun
 from pipeline.texts import cause_of, clean, mask
 
 HOOK_FAILED, NOT_READY = "The hook failed", "Not ready"
 
 
 def job_error(raised: Exception, name: str, service: str) -> JobError:
-    """Return the exception as the job's error. name: of the plugin; service: what owners know it as."""
+    """Return the exception as the job's error.
+
+    name: of the plugin.
+    service: the word for it in messages to owners of photos.
+    """
     if isinstance(raised, PermanentJobError):
         return raised
     if isinstance(raised, RetryableJobError):
@@ -49,9 +53,10 @@ def job_error(raised: Exception, name: str, service: str) -> JobError:
     return error
 
 
-def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) -> None:
-    """Tell the breaker of what was raised. counts: so many failures in a row, whatever they are, hold the plugin, but
-    not those of which it said when this one is to be tried again.
+def record_failure(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) -> None:
+    """Change the breaker after an exception.
+
+    counts: failures of any kind in a row hold the plugin, except those that say when this job is to be tried again.
     """
     cause = cause_beside(error, raised)
     if isinstance(error, RetryableJobError) and not error.spends_attempt:
@@ -62,15 +67,17 @@ def note(breaker: Breaker, error: JobError, raised: Exception, *, counts: bool) 
         else:
             breaker.busy(error.retry_after_seconds, error.message, cause)
     elif isinstance(raised, SandboxLimit):
-        return  # that was the photo, and says nothing of the provider
+        return  # the photo was the reason, not the provider
     elif isinstance(error, RetryableJobError) and counts and error.retry_after_seconds is None:
         breaker.failed(error.message, cause)
     elif not isinstance(raised, PluginOverrun):
         breaker.answered()
 
 
-def note_hook(breaker: Breaker, raised: Exception, name: str) -> None:
-    """Tell the breaker of what a filter or observer raised, which is about no job: a time that it gives is its own."""
+def record_hook_failure(breaker: Breaker, raised: Exception, name: str) -> None:
+    """Change the breaker after an exception of a filter or observer. A time in the exception concerns the plugin, since
+    no job is retried because of it.
+    """
     error = job_error(raised, name, "The hook")
     if not isinstance(error, RetryableJobError) or isinstance(error, SandboxLimit):
         error = RetryableJobError(HOOK_FAILED)
@@ -80,16 +87,16 @@ def note_hook(breaker: Breaker, raised: Exception, name: str) -> None:
         error.message = mask(clean(str(getattr(raised, "message", "")))) or HOOK_FAILED
     else:
         error.message = NOT_READY if isinstance(raised, NotReady) else HOOK_FAILED
-    note(breaker, error, raised, counts=True)
+    record_failure(breaker, error, raised, counts=True)
 
 
 def cause_beside(error: JobError, raised: Exception) -> str:
-    """Return what operators are told of what was raised, where the error's message stands beside it."""
+    """Return the cause of an error for operators, who see the error's message beside it."""
     return cause_of(raised) if error.message == getattr(raised, "message", None) else words_of(raised)
 
 
-def held(name: str, breaker: Breaker) -> RetryableJobError:
-    """Return the error of a job that did not ask the plugin because it is held."""
+def held_error(name: str, breaker: Breaker) -> RetryableJobError:
+    """Return the error of a job whose plugin was not called because it is held."""
     error = RetryableJobError(breaker.reason, spends_attempt=False)
     error.provider = name
     error.__cause__ = Held(breaker.cause) if breaker.cause else None
@@ -97,4 +104,4 @@ def held(name: str, breaker: Breaker) -> RetryableJobError:
 
 
 class Held(Exception):
-    """The plugin was not asked: what it failed of before."""
+    """The plugin was not called; the text says why it failed before."""

@@ -1,8 +1,8 @@
 """Calls observers and filters: the hooks that plugins implement beside providers, storages and notifiers.
 
-Observers get their events from a queue of their own, one by one and in order, so that none delays a job or another
-observer. Filters are asked where an upload or a result waits for them, one after the other. A hook of a plugin that
-fails in a row is held for a while, and no other hook of that plugin with it. Runs on the event loop.
+Each observer has a queue and gets its events one by one and in order, so that it delays neither a job nor another
+observer. Filters are called one after the other while the upload or the result waits. A hook that fails several times
+in a row is held for a while; the other hooks of the plugin are not. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -18,47 +18,49 @@ import structlog
 
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.hooks import faults
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import cleaned, extra_fault, provenance_fault, result_fault
 from pipeline.hooks.kinds import FILTERS, OBSERVERS, TRANSFORM, VALIDATE
-from pipeline.hooks.pictures import Pictures
-from pipeline.hooks.protocols import Analysis, AnalyzeRequest, JobEvent, UploadFacts
+from pipeline.hooks.processed_images import ProcessedImages
+from pipeline.hooks.hook_arguments import JobEvent, UploadFacts
+from pipeline.hooks.provider_protocol import Analysis, AnalyzeRequest
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# Minutes of a busy process; what an observer cannot keep up with must not fill the memory.
+# Some minutes of a busy process; the backlog of a slow observer must not fill the memory.
 EVENTS_AT_MOST = 1000
-# How long observers may take at the end for what they have not seen yet.
+# How long observers may take for their remaining events when the service ends.
 CLOSE_SECONDS = 2.0
 
 
-class Hooked:
-    """The plugins that observe or filter."""
+class HookCalls:
+    """Calls the plugins with observers or filters."""
 
     def __init__(
-        self, plugins: Sequence[BoundPlugin], settings: Settings, pictures: Pictures | None = None
+        self, plugins: Sequence[BoundPlugin], settings: Settings, pictures: ProcessedImages | None = None
     ) -> None:
-        """pictures: judges the images that filters hand back."""
+        """pictures: checks the images that filters return."""
         self._settings = settings
-        self._pictures = pictures or Pictures(settings)
+        self._pictures = pictures or ProcessedImages(settings)
         self._seconds = settings.hook_timeout_seconds
         self._required = frozenset(settings.filters_required)
         self.plugins = tuple(plugins)
-        self._filters = {hook: [each for each in plugins if hook in each.methods] for hook in FILTERS}
-        self._observers = [_Observer(each, settings) for each in plugins if set(each.methods) & set(OBSERVERS)]
+        self._filters = {hook: [plugin for plugin in plugins if hook in plugin.methods] for hook in FILTERS}
+        observing = [plugin for plugin in plugins if set(plugin.methods) & set(OBSERVERS)]
+        self._observers = [_Observer(plugin, settings) for plugin in observing]
 
     def observe(self, hook: str, event: JobEvent) -> None:
-        """Let every observer have the event soon."""
+        """Queue the event for every observer."""
         for observer in self._observers:
             observer.put(hook, event)
 
     async def validate_upload(self, upload: UploadFacts) -> None:
-        """Return when no filter refuses the upload; else its ValidationError.
+        """Return when no filter refuses the upload; else raise its ValidationError.
 
-        DependencyUnavailable while a required filter cannot say.
+        DependencyUnavailable while a required filter cannot decide.
         """
         for plugin in self._filters[VALIDATE]:
             with self._answering(plugin, VALIDATE) as is_asked:
@@ -67,10 +69,10 @@ class Hooked:
                         VALIDATE, self._seconds, upload, self._settings, answers_by=ValidationError
                     )
                     if answer is not None:
-                        raise WrongAnswer(f"{VALIDATE} returned {answer!r}; it refuses by ValidationError")
+                        raise WrongAnswer(f"{VALIDATE} returned {answer!r}; to refuse, raise ValidationError")
 
     async def transform_analysis(self, analysis: Analysis, request: AnalyzeRequest) -> Analysis:
-        """Return the analysis as the filters leave it; DependencyUnavailable while a required one cannot say."""
+        """Return the analysis after all filters; DependencyUnavailable while a required filter cannot decide."""
         if self._filters[TRANSFORM]:
             request = replace(request, image=None)
         for plugin in self._filters[TRANSFORM]:
@@ -81,14 +83,14 @@ class Hooked:
         return analysis
 
     def check_transforming(self) -> None:
-        """DependencyUnavailable while a required filter of results is held: the AI would be asked in vain."""
+        """Raise DependencyUnavailable while a required filter of results is held: the AI would be asked for nothing."""
         for plugin in self._filters[TRANSFORM]:
             if plugin.name in self._required and plugin.breaker(TRANSFORM).left_seconds > 0:
                 raise _unanswered(plugin, TRANSFORM)
 
     @contextmanager
     def _answering(self, plugin: BoundPlugin, hook: str) -> Iterator[bool]:
-        """Yield whether the filter is to be asked, and judge how that ends: its failures are its own, unless it is
+        """Yield whether the filter is to be called, and record the outcome. A failure is raised only if the filter is
         required.
         """
         is_required = plugin.name in self._required
@@ -119,21 +121,21 @@ class Hooked:
 
     @property
     def has_upload_filters(self) -> bool:
-        """True when somebody wants to see uploads."""
+        """True when a plugin has a filter of uploads."""
         return bool(self._filters[VALIDATE])
 
     async def close(self) -> None:
-        """Let the observers finish, for a while, and close the plugins."""
+        """Wait a short time for the observers to finish, and close the plugins."""
         await asyncio.gather(*(observer.close() for observer in self._observers))
         await asyncio.gather(*(plugin.close() for plugin in self.plugins))
 
 
 class WrongAnswer(Exception):
-    """A filter returned what it must not, and why that is so."""
+    """A filter returned an invalid result; the text says why."""
 
 
 class _Observer:
-    """One plugin and the events it has yet to see."""
+    """One plugin and the events that wait for it."""
 
     def __init__(self, plugin: BoundPlugin, settings: Settings) -> None:
         self._plugin = plugin
@@ -145,7 +147,7 @@ class _Observer:
         if hook not in self._plugin.methods:
             return
         if self._task is None:
-            # In a context of its own: that of the first event would put its job's names on every line that follows.
+            # In a context of its own: otherwise all later log lines would carry the names of the first event's job.
             run, name = self._run(), f"observer {self._plugin.name}"
             self._task = asyncio.create_task(run, name=name, context=Context())
         try:
@@ -167,10 +169,10 @@ class _Observer:
             hook, event = await self._events.get()
             names = {"jobId": event.job_id, "assetId": event.asset_id, "requestId": event.request_id}
             with structlog.contextvars.bound_contextvars(**names):
-                await self._tell(hook, event)
+                await self._deliver(hook, event)
             self._events.task_done()
 
-    async def _tell(self, hook: str, event: JobEvent) -> None:
+    async def _deliver(self, hook: str, event: JobEvent) -> None:
         if not self._plugin.lets_through(hook):
             return
         try:
@@ -182,14 +184,14 @@ class _Observer:
 
 
 def _unanswered(plugin: BoundPlugin, hook: str) -> DependencyUnavailable:
-    """Return the error of what a required filter has to see and cannot now, with the time until it is asked again."""
-    what = "Uploads" if hook == VALIDATE else "Results"
+    """Return the error while a required filter cannot be called, with the time until it is called again."""
+    subject = "Uploads" if hook == VALIDATE else "Results"
     seconds = plugin.breaker(hook).left_seconds or None
-    return DependencyUnavailable(f"{what} cannot be checked now", retry_after_seconds=seconds)
+    return DependencyUnavailable(f"{subject} cannot be checked now", retry_after_seconds=seconds)
 
 
 def _failed(plugin: BoundPlugin, hook: str, error: Exception) -> None:
     if isinstance(error, WrongAnswer):
         plugin.count_error(hook)
     log.warning("hook_failed", plugin=plugin.name, hook=hook, exc_info=True)
-    faults.note_hook(plugin.breaker(hook), error, plugin.name)
+    faults.record_hook_failure(plugin.breaker(hook), error, plugin.name)

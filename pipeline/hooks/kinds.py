@@ -1,4 +1,4 @@
-"""The kinds of plugins: which hook offers each, which setting selects it, which methods it must or may have."""
+"""The kinds of plugins: the hook that offers each, the setting that selects it, its required and optional methods."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.hooks.calls import CHECK, REGISTER_ROUTES, START
+from pipeline.hooks.bound_plugin import CHECK, REGISTER_ROUTES, START
 from pipeline.hooks.notifiers import NOTIFY, NOTIFY_MANY
 from pipeline.hooks.sources import Source
 
@@ -29,7 +29,7 @@ BUILT_IN_MODULES = (
     "pipeline.plugins.observe_journal",
     "pipeline.plugins.filter_photos",
 )
-# What is called while the service works; the other hooks register something at start.
+# Hooks that are called while the service works; the other hooks register something at start.
 OBSERVERS = ("job_enqueued", "job_started", "job_retrying", "job_finished")
 VALIDATE, TRANSFORM = "validate_upload", "transform_analysis"
 FILTERS = (VALIDATE, TRANSFORM)
@@ -37,7 +37,12 @@ FILTERS = (VALIDATE, TRANSFORM)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of plugin: the hook that offers it, the setting that selects it, the methods it must or may have."""
+    """One kind of plugin.
+
+    hook: offers the plugins of this kind.
+    setting: selects one or more of them.
+    methods: those that a plugin must have.
+    """
 
     name: str
     hook: str
@@ -46,7 +51,7 @@ class Kind:
     optional: tuple[str, ...] = ()
 
 
-# What every plugin may have; see Starting in context_api.py. `close` is called whatever the API version.
+# Optional methods of every plugin; see Starting in context_api.py. `close` is called for every API version.
 LIFE = (START, CHECK)
 PROVIDER = Kind("provider", "register_ai_providers", "AI_PROVIDER", ("analyze",), optional=(*LIFE, REGISTER_ROUTES))
 STORAGE = Kind(
@@ -64,12 +69,12 @@ NOTIFIER = Kind(
     optional=(NOTIFY_MANY, *LIFE, REGISTER_ROUTES),
 )
 KINDS = (PROVIDER, STORAGE, NOTIFIER)
-# Observers and filters: modules, or objects, that nobody selects by name.
+# The kind of modules, or objects, with observers or filters. No setting selects them by name.
 HOOK = "hook"
 
 
 def route_seconds(settings: Settings) -> Mapping[str, float]:
-    """Return for each kind how long a handler of a route may take: as long as the work of that kind may."""
+    """Return for each kind how long a route handler may take: the same time as the work of that kind."""
     return {
         PROVIDER.name: settings.provider_timeout_seconds,
         STORAGE.name: settings.storage_timeout_seconds,
@@ -80,7 +85,11 @@ def route_seconds(settings: Settings) -> Mapping[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A plugin that could be made. key: of its source, in the registry. build: makes it."""
+    """A plugin that can be built.
+
+    key: of its source, in the registry.
+    build: the plugin's factory.
+    """
 
     kind: Kind
     key: str

@@ -1,4 +1,4 @@
-"""What an AI provider declares of itself: whom it may be asked about, in which formats and how often. Pure."""
+"""The attributes by which an AI provider declares its limits: categories, image formats, rate, calls at once. Pure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from pipeline.hold import Pace
-from pipeline.hooks.protocols import Rate
+from pipeline.hooks.provider_protocol import Rate
 
-# What an image may be, by the names that providers use.
+# The formats of images, by the names that providers use.
 FORMATS = {name: f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "avif", "heic")}
 JPEG = "image/jpeg"
+SEES_LENGTH = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one provider declares.
+    """The limits of one provider; None: no limit.
 
-    categories: those it is asked about; None: all. content_types: those of the images it takes; None: all.
-    max_in_flight: how many of its calls may run at once, in all processes together. rate: how often it may be called,
-    likewise. extra_fields: what checks each field of its `extra`; None: any field may come.
+    categories: the categories it is asked about.
+    content_types: of the images it accepts.
+    max_in_flight: how many of its calls may run at once, in all processes together.
+    rate: how often it may be called, by all processes together.
+    extra_fields: the validator of each field that its `extra` may have.
     """
 
     categories: frozenset[str] | None = None
@@ -48,30 +51,30 @@ class Limits:
         """Return whether the provider takes images of that type."""
         return self.content_types is None or content_type in self.content_types
 
-    def extra_of(self, extra: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Return the fields that are kept and, in words, why others are not."""
+    def split_extra(self, extra: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Return the allowed fields and, in words, the faults of the others."""
         if self.extra_fields is None:
             return dict(extra), []
-        kept, faults = {}, []
+        allowed, faults = {}, []
         for name, value in extra.items():
             fault = _extra_fault(name, value, self.extra_fields)
             if fault:
                 faults.append(fault)
             else:
-                kept[name] = value
-        return kept, faults
+                allowed[name] = value
+        return allowed, faults
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What a plugin declares, and in words what is wrong with it."""
+    """The limits that a plugin declares, and the faults of the declaration in words."""
 
     limits: Limits = Limits()
     faults: list[str] = field(default_factory=list)
 
 
 def declared_by(plugin: object) -> Declared:
-    """Return what the attributes of a provider declare."""
+    """Return the limits in the attributes of a provider."""
     faults = [*_faults(plugin)]
     if faults:
         return Declared(faults=faults)
@@ -87,13 +90,19 @@ def declared_by(plugin: object) -> Declared:
     )
 
 
+def sees_of(plugin: object) -> str:
+    """Return what an AI provider declares that it can and cannot see, "" when it declares nothing."""
+    sees = getattr(plugin, "sees", "")
+    return sees[:SEES_LENGTH] if isinstance(sees, str) else ""
+
+
 def validators(schemas: Mapping[str, Any] | None) -> Mapping[str, Draft202012Validator] | None:
-    """Return what checks each field of `extra`."""
+    """Return the validator of each field of `extra`."""
     return None if schemas is None else {name: Draft202012Validator(schema) for name, schema in schemas.items()}
 
 
 def extra_fields_faults(schemas: object) -> Iterator[str]:
-    """Yield what is wrong with `extra_fields`."""
+    """Yield the faults of `extra_fields`."""
     if schemas is None:
         return
     if not isinstance(schemas, Mapping) or not all(isinstance(name, str) for name in schemas):

@@ -1,4 +1,4 @@
-"""What is told of each plugin there is: by `run.py plugins`, by `check`, and by the suites."""
+"""The info about each plugin for `run.py plugins`, `check` and the suites."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ BROKEN, NOT_INSTALLED = "broken", "not installed"
 class PluginInfo:
     """One line of `run.py plugins`.
 
-    kind: provider | storage | notifier | hook (observers and filters), or "" for what could not be loaded at all.
+    kind: provider | storage | notifier | hook (observers and filters), or "" for a plugin that could not be loaded.
     package: the distribution, "built-in" or "PLUGINS_DIR".
-    state: selected | available | not installed (it needs packages, the warning says which) | disabled | broken.
-    reason: why it is broken, else "": its faults in one text.
+    state: selected | available | not installed (it needs packages, the warning names them) | disabled | broken.
+    reason: its faults in one text, "" unless it is broken.
     faults: why it is broken, one by one.
-    warnings: what is wrong and harms nothing yet; of one that is not selected also why it cannot be made as configured.
-    source: its file, "" when that is not known. import_ms: how long its import took.
-    methods: what of it is called, hooks included.
-    limits: what a provider declares, by the attribute's name, as JSON.
-    routes: "METHOD path (role)" of each it registers.
+    warnings: harmless faults; for a plugin that is not selected also why its factory fails with the present settings.
+    source: its file, "" when unknown.
+    import_ms: how long its import took.
+    methods: the methods and hooks that the service calls.
+    limits: as a provider declares them, by the attribute's name, as JSON.
+    routes: "METHOD path (role)" of each route.
     """
 
     name: str
@@ -44,7 +45,7 @@ class PluginInfo:
 
     @property
     def wrong(self) -> str:
-        """What is wrong with it, in one text; "" when nothing is."""
+        """Its faults and warnings in one text; "" when there are none."""
         return "; ".join((*self.faults, *(f"warning: {each}" for each in self.warnings)))
 
     def as_json(self) -> dict[str, Any]:
@@ -66,7 +67,10 @@ class PluginInfo:
 
 
 def limits_as_json(limits: Limits, extra_fields: object) -> dict[str, Any]:
-    """Return what is declared, by the name of the attribute. extra_fields: the schemas as the plugin has them."""
+    """Return the declared limits by the name of the attribute.
+
+    extra_fields: the schemas as the plugin declares them.
+    """
     formats = {content_type: name for name, content_type in FORMATS.items()}
     declared: dict[str, Any] = {
         "categories": None if limits.categories is None else sorted(limits.categories),
@@ -81,11 +85,11 @@ def limits_as_json(limits: Limits, extra_fields: object) -> dict[str, Any]:
 
 
 def info_of(source: Source, kind: str, state: str, name: str = "") -> PluginInfo:
-    """Return the line of a plugin from there."""
+    """Return the info of a plugin of that source."""
     info = PluginInfo(name or source.name, kind, source.package, source.version, state)
     return replace(info, source=source.path, import_ms=source.import_ms)
 
 
 def broken_info(source: Source, kind: str, faults: tuple[str, ...], name: str = "") -> PluginInfo:
-    """Return the line of a plugin that cannot be used."""
+    """Return the info of a plugin that cannot be used."""
     return replace(info_of(source, kind, BROKEN, name), reason="; ".join(faults), faults=faults)

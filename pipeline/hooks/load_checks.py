@@ -1,8 +1,8 @@
-"""Finds what is wrong with a plugin when it is loaded and made, all of it at once and in words for its author.
+"""Finds all faults of a plugin when it is loaded and built, in words for its author. Pure.
 
-What would fail at every call, or do nothing in silence, is a fault: nothing of the plugin is used. A plugin that does
-not say API_VERSION = 2 or later has gone on in spite of some of these, and does so still: there they are warnings.
-Pure.
+A fault is something that would fail at every call, or silently do nothing: then no part of the plugin is used. Plugins
+of API version 1 (those without API_VERSION = 2 or later) used to work in spite of some faults. They still do: for them
+these faults are warnings.
 """
 
 from __future__ import annotations
@@ -18,27 +18,21 @@ from pipeline.hooks.batches import batch_limits
 from pipeline.hooks.context_api import Starting
 from pipeline.hooks.limits import declared_by
 from pipeline.hooks.progress import takes_progress
-from pipeline.hooks.protocols import (
-    AIProvider,
-    BatchNotifier,
-    Notifier,
-    StorageBackend,
-    StorageBatches,
-    StorageLinking,
-    StorageListing,
-)
+from pipeline.hooks.notifier_protocol import BatchNotifier, Notifier
+from pipeline.hooks.provider_protocol import AIProvider
+from pipeline.hooks.storage_protocol import StorageBackend, StorageBatches, StorageLinking, StorageListing
 from pipeline.settings import PluginSettings
 
 IMPL_MARK = f"{specs.PROJECT}_impl"  # pluggy's own, on what @hookimpl marks
 SPEC_MARK = f"{specs.PROJECT}_spec"
 REGISTERING = "register_"
-# What each kind of plugin may have. How a method is called is read off its Protocol.
+# The methods of each kind of plugin. The arguments of a method come from its Protocol.
 PROTOCOLS: Mapping[str, tuple[type, ...]] = {
     "provider": (AIProvider, Starting),
     "storage": (StorageBackend, StorageListing, StorageLinking, StorageBatches, Starting),
     "notifier": (Notifier, BatchNotifier, Starting),
 }
-# What a plugin of version 1 may call so for itself.
+# Names that a plugin of version 1 may use for methods of its own.
 SINCE_2 = ("start", "notify_many", "save_many", "register_routes")
 YIELDING = ("list",)
 FLAGS = ("needs_image", "durable")
@@ -46,9 +40,10 @@ FLAGS = ("needs_image", "durable")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong.
+    """One fault of a plugin.
 
-    was_harmless: a plugin of version 1 went on in spite of it. method: which cannot be called then.
+    was_harmless: plugins of version 1 work in spite of it.
+    method: the method that cannot be called because of it, "" for none.
     """
 
     text: str
@@ -57,7 +52,10 @@ class Finding:
 
 
 def split(findings: Iterable[Finding], is_strict: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the faults and the warnings. is_strict: the plugin says that it was written for version 2 or later."""
+    """Return the faults and the warnings.
+
+    is_strict: the plugin declares API version 2 or later.
+    """
     faults: list[str] = []
     warnings: list[str] = []
     for finding in findings:
@@ -66,18 +64,21 @@ def split(findings: Iterable[Finding], is_strict: bool) -> tuple[tuple[str, ...]
 
 
 def hookspecs() -> dict[str, Callable[..., Any]]:
-    """Return every hook there is, by name, in the order of specs.py."""
+    """Return every hook by name, in the order of specs.py."""
     return {name: value for name, value in vars(specs).items() if hasattr(value, SPEC_MARK)}
 
 
 def nearest(wanted: str, names: Iterable[str], prefix: str = "") -> str:
-    """Return the question whether the nearest of the names was meant. prefix: what all of them begin with."""
-    found = get_close_matches(wanted, list(names), 1)
-    return f" (did you mean {prefix}{found[0]}?)" if found else ""
+    """Return the question whether the most similar name was meant, "" when none is similar.
+
+    prefix: the beginning that all names have in common.
+    """
+    similar = get_close_matches(wanted, list(names), 1)
+    return f" (did you mean {prefix}{similar[0]}?)" if similar else ""
 
 
 def check_module(plugin: object, api_version: int) -> Iterator[Finding]:
-    """Yield what is wrong with the hooks of a module, or of what else an entry point names."""
+    """Yield the faults of the hooks of a module, or of another object that an entry point names."""
     functions = {name: value for name in dir(plugin) if callable(value := getattr(plugin, name, None))}
     hooks = hookspecs()
     marked = [name for name, function in functions.items() if getattr(function, IMPL_MARK, None) is not None]
@@ -95,21 +96,21 @@ def check_module(plugin: object, api_version: int) -> Iterator[Finding]:
 
 
 def check_pair(hook: str, name: object, offered: object) -> Iterator[Finding]:
-    """Yield what is wrong with one of the pairs that a `register_` hook yields."""
+    """Yield the faults of one (name, factory) pair of a `register_` hook."""
     if not isinstance(name, str) or not name:
-        yield Finding(f"{hook} yields {name!r} as a name, which is no text")
+        yield Finding(f"{hook} yields {name!r} as a name, which is not a text")
     if hook == "register_settings":
         if not (isinstance(offered, type) and issubclass(offered, PluginSettings)):
-            yield Finding(f"{hook} yields {offered!r} for {name!r}, which is no subclass of PluginSettings")
+            yield Finding(f"{hook} yields {offered!r} for {name!r}, which is not a subclass of PluginSettings")
     elif not callable(offered):
         kind = type(offered).__name__
         yield Finding(f"{hook} yields for {name!r} {_a(kind)}, not a function that makes one: write lambda: {kind}()")
 
 
 def check_object(kind: str, plugin: object, required: Sequence[str], api_version: int) -> Iterator[Finding]:
-    """Yield what is wrong with a plugin that was made. required: the methods it must have."""
+    """Yield the faults of a built plugin. required: the methods it must have."""
     if isinstance(plugin, type):
-        yield Finding(f"its factory returns the class {plugin.__name__} and no object of it: call it")
+        yield Finding(f"its factory returns the class {plugin.__name__} and not an object of it: call it")
         return
     for method in required:
         if not callable(getattr(plugin, method, None)):
@@ -132,13 +133,13 @@ def check_object(kind: str, plugin: object, required: Sequence[str], api_version
 
 
 def check_categories(plugin: object, categories: Iterable[str]) -> Iterator[str]:
-    """Yield what of the categories that a provider declares will never come."""
+    """Yield a warning for each declared category that no photo can have."""
     declared = getattr(plugin, "categories", None)
     if isinstance(declared, Iterable) and not isinstance(declared, (str, bytes)):
         for name in declared:
             if name not in categories:
-                there = ", ".join(categories)
-                yield f"categories: {name!r} is none of CATEGORIES, {there}{nearest(str(name), categories)}"
+                valid = ", ".join(categories)
+                yield f"categories: {name!r} is none of CATEGORIES, {valid}{nearest(str(name), categories)}"
 
 
 def _check_hook(name: str, function: Any, hooks: Mapping[str, Callable[..., Any]]) -> Iterator[Finding]:
@@ -155,15 +156,15 @@ def _check_hook(name: str, function: Any, hooks: Mapping[str, Callable[..., Any]
             yield Finding(f"{name} has a yield, so that calling it does nothing", was_harmless=True)
     if is_registering and (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
         yield Finding(f"{name} is async: it is called before the event loop runs; write a plain def")
-    there = list(inspect.signature(hooks[name]).parameters)
+    arguments = list(inspect.signature(hooks[name]).parameters)
     for parameter in _parameters(function):
         is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        if is_open or parameter.default is not parameter.empty or parameter.name in there:
+        if is_open or parameter.default is not parameter.empty or parameter.name in arguments:
             if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
-                yield Finding(f"{name}: {parameter.name} stands behind a *; it is passed by place", not is_registering)
+                yield Finding(f"{name}: {parameter.name} is behind a *; it is passed by position", not is_registering)
             continue
-        has = f"it may name {', '.join(there)}" if there else "it has none"
-        yield Finding(f"{name} has no argument {parameter.name!r}: {has}{nearest(parameter.name, there)}")
+        has = f"it may name {', '.join(arguments)}" if arguments else "it has none"
+        yield Finding(f"{name} has no argument {parameter.name!r}: {has}{nearest(parameter.name, arguments)}")
 
 
 def _check_call(
@@ -177,7 +178,7 @@ def _check_call(
     keywords = {"progress": None} if method == "analyze" and takes_progress(function) else {}
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C, say
+    except (TypeError, ValueError):  # a function in C, for example
         return
     try:
         signature.bind(*arguments, **keywords)
@@ -196,13 +197,13 @@ def _check_attributes(plugin: object) -> Iterator[Finding]:
         if int(threads) < 1:
             yield Finding("its max_concurrency is less than 1")
     except (TypeError, ValueError):
-        yield Finding(f"its max_concurrency is {threads!r}, which is no number")
+        yield Finding(f"its max_concurrency is {threads!r}, which is not a number")
     if not isinstance(sees := getattr(plugin, "sees", ""), str):
         yield Finding(f"sees is {_a(type(sees).__name__)}, not a text", was_harmless=True)
 
 
 def _is_own(method: str, api_version: int) -> bool:
-    """Return whether a method of that name is the plugin's own affair, because its version knows none such."""
+    """Return whether a method of that name is the plugin's own: API version 1 has no method of that name."""
     return method in SINCE_2 and api_version == 1
 
 

@@ -1,7 +1,7 @@
-"""Calls the plugins in use for the use cases: providers in chains, one storage, notifiers, observers and filters.
+"""Calls the plugins in use for the use cases: providers in cascades, one storage, notifiers, observers and filters.
 
-What there is and what is selected: catalogue.py; how one is called: calls.py. A manager belongs to the app that built
-it: two in one process know nothing of each other. Runs on the event loop.
+catalogue.py finds and selects the plugins; bound_plugin.py calls one of them. A manager belongs to the app that built
+it: two managers in one process share nothing. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -11,32 +11,29 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import ContextFactory
-from pipeline.hooks.hook_calls import Hooked
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, Permit, AnalysisListener
+from pipeline.hooks.hook_calls import HookCalls
+from pipeline.hooks.job_protocols import NO_LIMITS, NO_LISTENER, Permit, AnalysisListener
 from pipeline.hooks.kinds import FILTERS, NOTIFIER, PROVIDER, STORAGE
 from pipeline.hooks.context_api import PluginStore
+from pipeline.hooks.limits import sees_of
 from pipeline.hooks.listing import PluginInfo
 from pipeline.hooks.load_checks import nearest
 from pipeline.hooks.notifiers import Notifiers
 from pipeline.hooks.photo import ReadImage
-from pipeline.hooks.pictures import Inspect, Pictures
-from pipeline.hooks.protocols import (
-    Analysis,
-    AnalyzeRequest,
-    JobEvent,
-    RoomPublisher,
-    StoredImage,
-    UploadFacts,
-)
+from pipeline.hooks.processed_images import Inspect, ProcessedImages
+from pipeline.hooks.hook_arguments import JobEvent, UploadFacts
+from pipeline.hooks.notifier_protocol import RoomPublisher
+from pipeline.hooks.provider_protocol import Analysis, AnalyzeRequest
+from pipeline.hooks.storage_protocol import StoredImage
 from pipeline.hooks.providers import Providers
 from pipeline.hooks.routes import Route
-from pipeline.hooks.starting import start
+from pipeline.hooks.plugin_start import start
 from pipeline.hooks.storages import Storages
-from pipeline.hooks.storage_calls import Storing
-from pipeline.hooks.usage import UsageCounts
+from pipeline.hooks.storage_calls import StorageCalls
+from pipeline.hooks.usage import UsageCounters
 from pipeline.hooks.values import MemoryValues
 from pipeline.images import ImageName, SavedImage
 from pipeline.tracing import OFF, Tracing
@@ -47,8 +44,9 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 
+# Many methods because it is the one interface of all kinds of plugins for the use cases; each passes a call on.
 class PluginManager:
-    """The providers, the storage, the notifiers and the hooks in use. Built by `build_plugins`; `close` when done."""
+    """The providers, the storages, the notifiers and the hooks in use. Built by `build_plugins`; `close` at the end."""
 
     def __init__(
         self,
@@ -58,7 +56,7 @@ class PluginManager:
         providers: Mapping[str, BoundPlugin],
         storages: Storages,
         notifiers: Sequence[BoundPlugin],
-        usage: UsageCounts,
+        usage: UsageCounters,
         hooks: Sequence[BoundPlugin] = (),
         tracing: Tracing = OFF,
         sandbox: Sandbox | None = None,
@@ -66,55 +64,56 @@ class PluginManager:
         contexts: ContextFactory | None = None,
         broken: Sequence[PluginInfo] = (),
     ) -> None:
-        """providers: by name, all that settings.all_providers names. storages: the current one, and how to have others.
-        sandbox: where plugins work, closed with them. inspect: looks at the bytes of the images that plugins made.
-        usage: counts what the AI takes. broken: plugins that cannot be used, to be shown.
+        """providers: by name, all that settings.all_providers names.
+        storages: the current one; it builds the others.
+        usage: counts calls, tokens and money of the AI.
+        sandbox: runs the work of plugins; closed with them.
+        inspect: checks the bytes of the images that plugins made.
+        broken: plugins that cannot be used, for the list of plugins.
         """
-        pictures = Pictures(settings, inspect)
+        self._provider_plugins = tuple(providers.values())
+        pictures = ProcessedImages(settings, inspect)
         self._providers = Providers(settings, providers, tracing, pictures, sandbox, usage)
-        self._asked = tuple(providers.values())
-        # Which AI providers are not asked for now, and which of them the jobs of each category may ask.
+        # The breakers of the AI providers, and the providers that the jobs of each lane may ask.
         self.provider_holds = self._providers.holds
-        # How often those may be asked that have limits, by name.
+        # The rate and calls at once of the providers that declare such limits, by name.
         self.provider_paces = self._providers.paces
-        self.free_providers = self._providers.free
-        self.provider_versions = self._providers.versions
-        # Whom the jobs of each category ask only after another has answered.
-        self.provider_behind = self._providers.behind
+        self.free_providers, self.provider_versions = self._providers.free, self._providers.versions
+        # The providers that the jobs of each category ask only after another one has answered.
+        self.later_providers = self._providers.later_providers
         self.storages = storages
         self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
-        self._hooked = Hooked(hooks, settings, pictures)
-        self.sandbox = sandbox
-        self._contexts, self.usage, self.broken = contexts, usage, broken
-        # By the plugin's name; those that are opened later have none.
-        self.routes = _served(self.all)
+        self._hook_calls = HookCalls(hooks, settings, pictures)
+        self.sandbox, self._contexts, self.usage, self.broken = sandbox, contexts, usage, broken
+        # By the plugin's name. Storages that are built later have no routes.
+        self.routes = _routes_by_name(self.all)
 
     async def start(self, *, asks_providers: bool = True) -> None:
-        """Start all plugins, at once; those that are not ready are held and started when they are first needed.
+        """Start all plugins at the same time. A plugin that is not ready is held and started when it is first needed.
 
-        asks_providers: False where nobody asks the AI, whose models need not be loaded then. ConfigurationError when a
-        plugin that was selected cannot be started.
+        asks_providers: False in a process that does not ask the AI: then the models need not be loaded.
+        ConfigurationError when a selected plugin cannot be started.
         """
-        asked = self._asked if asks_providers else ()
-        storages = (storing.storage for storing in self.storages.all)
-        starting = [start(plugin) for plugin in (*asked, *storages, *self.notifiers.all, *self._hooked.plugins)]
-        for fault in await asyncio.gather(*starting):
+        providers = self._provider_plugins if asks_providers else ()
+        storages = (calls.storage for calls in self.storages.all)
+        plugins = (*providers, *storages, *self.notifiers.all, *self._hook_calls.plugins)
+        for fault in await asyncio.gather(*map(start, plugins)):
             if fault is not None:
                 raise fault
 
     @property
     def all(self) -> tuple[BoundPlugin, ...]:
         """Every plugin in use."""
-        storages = (storing.storage for storing in self.storages.all)
-        return (*self._asked, *storages, *self.notifiers.all, *self._hooked.plugins)
+        storages = (calls.storage for calls in self.storages.all)
+        return (*self._provider_plugins, *storages, *self.notifiers.all, *self._hook_calls.plugins)
 
     @property
     def sees(self) -> Mapping[str, str]:
-        """What each AI provider says it can and cannot see, by its name; "" where it says nothing."""
-        return {provider.name: provider.sees for provider in self._asked}
+        """What each AI provider declares that it can and cannot see, by its name."""
+        return {provider.name: sees_of(provider.plugin) for provider in self._provider_plugins}
 
     async def open_storages(self, names: Iterable[str]) -> None:
-        """Get these storages ready, beside the current one; `storages.missing` tells which cannot be had."""
+        """Build these storages beside the current one; `storages.missing` lists those that cannot be built."""
         await self.storages.open_storages(names)
 
     async def analyze(
@@ -122,17 +121,17 @@ class PluginManager:
         request: AnalyzeRequest,
         read_image: ReadImage,
         tries: str = "",
-        listener: AnalysisListener = NO_WITNESS,
+        listener: AnalysisListener = NO_LISTENER,
         permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
-        """Return the checked result of the category's first provider that has one, as the filters leave it.
+        """Return the checked result of the category's first provider that has one, after all filters.
 
-        What a provider raises becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
+        An exception of a provider becomes a RetryableJobError or PermanentJobError. Arguments: see Providers.analyze.
         """
-        self._hooked.check_transforming()
+        self._hook_calls.check_transforming()
         analysis = await self._providers.analyze(request, read_image, tries, listener, permit, only)
-        return await self._hooked.transform_analysis(analysis, request)
+        return await self._hook_calls.transform_analysis(analysis, request)
 
     @property
     def backends(self) -> Sequence[str]:
@@ -144,7 +143,7 @@ class PluginManager:
         return await self.storages.save(public_id, file, content_type)
 
     async def choose_storage(self, name: str) -> None:
-        """Save new images there from now on; DependencyUnavailable when that storage cannot be had."""
+        """Save new images in that storage from now on; DependencyUnavailable when it cannot be built or reached."""
         await self.storages.choose(name)
 
     async def read(self, name: ImageName) -> bytes:
@@ -156,7 +155,7 @@ class PluginManager:
         await self.storages.delete(name)
 
     async def urls(self, names: Collection[ImageName], seconds: int) -> Mapping[ImageName, str]:
-        """Return the URLs of those images whose storage makes any and answers."""
+        """Return the URLs of the images whose storage makes URLs and answers."""
         return await self.storages.urls(names, seconds)
 
     async def makes_urls(self, backend: str) -> bool:
@@ -168,32 +167,31 @@ class PluginManager:
         return await self.storages.can_list(backend)
 
     def list_images(self, backend: str, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
-        """Return the stored images whose public_id begins with the prefix, in parts of at most so many."""
+        """Return the stored images whose public_id begins with the prefix, at most `at_once` in each part."""
         return self.storages.list_images(backend, prefix, at_once)
 
     async def check_sandbox(self) -> None:
-        """Return unless the child processes that read photos do not start; DependencyUnavailable then."""
+        """Return when the child processes that read photos can start; DependencyUnavailable otherwise."""
         if self.sandbox is not None:
             await self.sandbox.check()
 
     def observe(self, hook: str, event: JobEvent) -> None:
-        """Let the observers know; returns at once."""
-        self._hooked.observe(hook, event)
+        """Queue the event for the observers; returns at once."""
+        self._hook_calls.observe(hook, event)
 
     @property
     def has_upload_filters(self) -> bool:
-        """True when some plugin wants to see uploads."""
-        return self._hooked.has_upload_filters
+        """True when a plugin has a filter of uploads."""
+        return self._hook_calls.has_upload_filters
 
     async def validate_upload(self, upload: UploadFacts) -> None:
-        """Return when no filter refuses the upload; else its ValidationError."""
-        await self._hooked.validate_upload(upload)
+        """Return when no filter refuses the upload; else raise its ValidationError."""
+        await self._hook_calls.validate_upload(upload)
 
     async def close(self) -> None:
-        """Close the plugins and leave their threads, also the stuck ones, behind."""
-        called = (*self._asked, *self.notifiers.all)
-        closing = (self._hooked.close(), self.storages.close(), *(plugin.close() for plugin in called))
-        await asyncio.gather(*closing)
+        """Close the plugins and leave their threads behind, also the stuck ones."""
+        closing = [plugin.close() for plugin in (*self._provider_plugins, *self.notifiers.all)]
+        await asyncio.gather(self._hook_calls.close(), self.storages.close(), *closing)
         if self._contexts is not None:
             await self._contexts.close()
         if self.sandbox is not None:
@@ -208,12 +206,14 @@ def build_plugins(
     inspect: Inspect | None = None,
     values: Callable[[str], PluginStore] = lambda name: MemoryValues(),
 ) -> PluginManager:
-    """Return the plugins the settings select, ready to be started; ConfigurationError when one is missing or cannot be
-    made. values: returns where the plugin of that name keeps values.
+    """Return the plugins that the settings select, ready to be started; ConfigurationError when one is missing or
+    cannot be built.
+
+    values: returns the PluginStore of the plugin of that name.
     """
     catalogue = Catalogue(settings)
     catalogue.check_names()
-    catalogue.tell()
+    catalogue.log_faults()
     return assemble(catalogue, settings, metrics, rooms, tracing, inspect, values)
 
 
@@ -226,49 +226,50 @@ def assemble(
     inspect: Inspect | None = None,
     values: Callable[[str], PluginStore] = lambda name: MemoryValues(),
 ) -> PluginManager:
-    """Return those plugins of the catalogue that the settings select, ready to be started."""
+    """Return the plugins of the catalogue that the settings select, ready to be started."""
     contexts = ContextFactory(settings, metrics, values)
     hooks = catalogue.build_hooks(metrics, contexts)
     _check_required(catalogue, settings, hooks)
 
-    def stored_in(name: str) -> Storing:
-        return Storing(catalogue.build(STORAGE, name, metrics, contexts), settings.storage_timeout_seconds, tracing)
+    def build_storage(name: str) -> StorageCalls:
+        storage = catalogue.build(STORAGE, name, metrics, contexts)
+        return StorageCalls(storage, settings.storage_timeout_seconds, tracing)
 
     return PluginManager(
         settings,
         rooms,
         providers={name: catalogue.build(PROVIDER, name, metrics, contexts) for name in catalogue.selected[PROVIDER]},
-        storages=Storages(stored_in(settings.storage_name), stored_in),
+        storages=Storages(build_storage(settings.storage_name), build_storage),
         notifiers=[catalogue.build(NOTIFIER, name, metrics, contexts) for name in catalogue.selected[NOTIFIER]],
         hooks=hooks,
         tracing=tracing,
         sandbox=catalogue.sandbox,
         inspect=inspect,
         contexts=contexts,
-        usage=UsageCounts(metrics, catalogue.selected[PROVIDER]),
+        usage=UsageCounters(metrics, catalogue.selected[PROVIDER]),
         broken=catalogue.broken,
     )
 
 
-def _served(plugins: Iterable[BoundPlugin]) -> Mapping[str, Sequence[tuple[BoundPlugin, Route]]]:
-    """Return what the plugins serve, by their names: a provider and a notifier of one name share theirs."""
-    served: dict[str, list[tuple[BoundPlugin, Route]]] = {}
+def _routes_by_name(plugins: Iterable[BoundPlugin]) -> Mapping[str, Sequence[tuple[BoundPlugin, Route]]]:
+    """Return the routes of the plugins by their names: a provider and a notifier of one name share theirs."""
+    by_name: dict[str, list[tuple[BoundPlugin, Route]]] = {}
     for plugin in plugins:
-        there = served.setdefault(plugin.name, []) if plugin.routes else []
+        routes = by_name.setdefault(plugin.name, []) if plugin.routes else []
         for route in plugin.routes:
-            if any(route.is_like(other) for _, other in there):
+            if any(route.is_like(other) for _, other in routes):
                 raise ConfigurationError(f"two plugins {plugin.name!r} have the route {route.method} {route.path}")
-            there.append((plugin, route))
-    return served
+            routes.append((plugin, route))
+    return by_name
 
 
 def _check_required(catalogue: Catalogue, settings: Settings, hooks: Sequence[BoundPlugin]) -> None:
-    """ConfigurationError when a filter that is required is not in use."""
-    names = [each.name for each in hooks if set(each.methods) & set(FILTERS)]
+    """Raise ConfigurationError when a required filter is not in use."""
+    names = [plugin.name for plugin in hooks if set(plugin.methods) & set(FILTERS)]
     for name in settings.filters_required:
         fault = next((info.reason for info in catalogue.broken if info.name == name), "")
         if name not in names and fault:
             raise ConfigurationError(f"FILTERS_REQUIRED: the plugin {name!r} is broken: {fault}")
         if name not in names:
-            there = f"in use: {', '.join(names) or 'none'}{nearest(name, names)}"
-            raise ConfigurationError(f"FILTERS_REQUIRED: no filter {name!r} is in use; {there}")
+            in_use = f"in use: {', '.join(names) or 'none'}{nearest(name, names)}"
+            raise ConfigurationError(f"FILTERS_REQUIRED: no filter {name!r} is in use; {in_use}")

@@ -1,7 +1,7 @@
-"""The addresses under which the service itself serves images of a folder, /media/<public_id>, signed where they end.
+"""The URLs under which the service itself serves the images of a folder, /media/<public_id>; signed if they expire.
 
-What a storage with a `media_root` makes its URLs with, and what handlers/media.py checks them with. The key lies in
-that folder, beside the images: whatever process serves the same images accepts the URLs that another one made.
+A storage with a `media_root` makes its URLs here, and handlers/media.py checks them here. The key is a file in that
+folder, beside the images: so every process that serves these images accepts the URLs of the other processes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ EXPIRES = re.compile(r"[0-9]{1,12}")
 
 
 class MediaLinks:
-    """Makes and checks the URLs of the images in one folder. Reads a file once; else it only computes."""
+    """Makes and checks the URLs of the images in one folder. Reads the key file once; otherwise it only computes."""
 
     def __init__(self, media_root: Path, base_url: str, seconds: int) -> None:
-        """base_url: where others reach the service. seconds: MEDIA_URL_SECONDS; with 0 nothing is signed."""
+        """base_url: the public URL of the service.
+        seconds: MEDIA_URL_SECONDS; with 0 nothing is signed.
+        """
         self._path = media_root / KEY_NAME
         self._base_url = base_url.rstrip("/") + "/media/"
         self.is_signed = seconds > 0
         self._key = b""
 
     def url(self, public_id: str, seconds: int) -> str:
-        """Return the URL, good for so many seconds from now; for ever where nothing is signed.
+        """Return the URL, valid for so many seconds from now; for ever if nothing is signed.
 
-        Without the file's extension: to know that, the folder would have to be read for each image that is shown.
+        It has no file extension: to know that, the folder would have to be read for each image that is shown.
         """
         if not self.is_signed:
             return self._base_url + public_id
@@ -47,11 +49,11 @@ class MediaLinks:
         return f"{self._base_url}{public_id}?{query}"
 
     def seconds_left(self, public_id: str, query: Mapping[str, str]) -> int | None:
-        """Return how long a URL with this query works on, 0 when it is expired or not ours, None when it never ends."""
+        """Return how long a URL with this query stays valid, 0 when it is expired or not ours, None for ever."""
         if not self.is_signed:
             return None
         expires, signature = query.get("expires", ""), query.get("signature", "")
-        # Without a key there are no URLs of ours yet, and no visitor makes one.
+        # Without a key there are no valid URLs yet, and a request must not create the key.
         if not EXPIRES.fullmatch(expires) or not (self._key or self._path.exists()):
             return 0
         if not hmac.compare_digest(self._sign(public_id, expires).encode(), signature.encode(errors="replace")):
@@ -64,7 +66,7 @@ class MediaLinks:
 
 
 def _read_key(path: Path) -> bytes:
-    """Return the key of the file, made now if there is none, readable by its owner only."""
+    """Return the key in the file. Creates it if it is missing, readable by its owner only."""
     try:
         key = path.read_bytes()
     except FileNotFoundError:
@@ -75,7 +77,7 @@ def _read_key(path: Path) -> bytes:
                 file.write(secrets.token_hex(KEY_BYTES).encode())
                 file.flush()
                 os.fsync(file.fileno())
-            # A link appears whole or not at all, also when two processes start at once.
+            # A link appears complete or not at all, also when two processes start at once.
             with suppress(FileExistsError):
                 os.link(name, path)
         finally:

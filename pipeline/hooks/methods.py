@@ -1,4 +1,4 @@
-"""One method of a plugin: how it is called, its series in the metrics, and its breaker."""
+"""One method of a plugin with its series in the metrics and its breaker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method of a plugin, its series, and whether it is called for now."""
+    """One method of a plugin, its series, and its breaker."""
 
     function: Callable[..., Any]
     is_async: bool
@@ -36,9 +36,9 @@ class Method:
 def bound_method(
     kind: str, name: str, method: str, function: Callable[..., Any], metrics: Metrics, breaker: Breaker
 ) -> Method:
-    """Return the method, its series there from the start. kind, name: of the plugin."""
+    """Return the method; its series exist from the start. kind, name: of the plugin."""
     labels = (kind, name, method)
-    breaker.on_change = partial(_note_held, breaker, {"kind": kind, "plugin": name, "method": method})
+    breaker.on_change = partial(_log_change, breaker, {"kind": kind, "plugin": name, "method": method})
     metrics.plugin_held.labels(*labels).set_function(partial(_is_held, breaker))
     return Method(
         function,
@@ -51,7 +51,7 @@ def bound_method(
     )
 
 
-def _note_held(breaker: Breaker, names: dict[str, str], is_held: bool) -> None:
+def _log_change(breaker: Breaker, names: dict[str, str], is_held: bool) -> None:
     if is_held:
         left_ms = round(breaker.left_seconds * 1000)
         log.warning("plugin_held", leftMs=left_ms, reason=breaker.reason, cause=breaker.cause, **names)

@@ -1,11 +1,11 @@
-"""The photo of one analysis, in the form that each provider takes."""
+"""The photo of one analysis, in a format that each provider accepts."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.limits import JPEG
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ ReadImage = Callable[[], Awaitable[bytes]]
 
 
 class Photo:
-    """The photo of one analysis, read once and brought once into the form that some providers take."""
+    """The photo of one analysis: read at most once, and converted to JPEG at most once."""
 
     def __init__(self, read: ReadImage, content_type: str, sandbox: Sandbox | None) -> None:
         self._read = read
@@ -26,9 +26,10 @@ class Photo:
         self._as_jpeg: bytes | None = None
 
     async def for_provider(self, provider: BoundPlugin, seconds: float) -> tuple[bytes | None, str]:
-        """Return the bytes, None for a provider that does not want them, and what they are.
+        """Return the bytes, None for a provider that does not need them, and their content type.
 
-        seconds: how long it may take to convert them. PermanentJobError when they are no picture that can be read.
+        seconds: how long the conversion may take.
+        PermanentJobError when the bytes are no readable picture.
         """
         if not getattr(provider.plugin, "needs_image", False):
             return None, self._content_type

@@ -1,4 +1,4 @@
-"""Reads what an HTTP service says of when to come back. Pure."""
+"""Reads from the headers of an HTTP reply when to try again. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from email.utils import parsedate_to_datetime
 
 from pipeline.clock import utc_now
 
-# Longer holds would let one mistaken header stop the queue.
+# A longer time, from a wrong header, would stop the queue.
 MAX_RETRY_AFTER_SECONDS = 3600.0
-# Whole seconds say the rules; some services send parts of them.
+# The standard allows whole seconds only; some services send fractions.
 NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
-    """Return the seconds a Retry-After header (seconds or an HTTP date) asks for; None when it says nothing."""
+    """Return the seconds in a Retry-After header (seconds or an HTTP date); None when it is missing or invalid."""
     if not value:
         return None
     try:
@@ -28,12 +28,12 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
 
 
 def retry_after_of(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds a reply asks to wait, or None."""
+    """Return the seconds that a reply asks to wait, or None."""
     return parse_retry_after(headers.get("Retry-After"), date_of(headers))
 
 
 def date_of(headers: Mapping[str, str]) -> datetime:
-    """Return the time as the service's own clock tells it in a reply, which the instants in that reply are by."""
+    """Return the time of the reply by the clock of its sender, which the other instants in the reply refer to."""
     try:
         return parsedate_to_datetime(headers.get("Date", ""))
     except (ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""HTTP routes of plugins, under /plugins/NAME/: what a plugin says of them, and what its handlers get and return.
+"""HTTP routes of plugins, under /plugins/NAME/: their registration, and the requests and replies of their handlers.
 
 Pure: knows no HTTP server. handlers/plugin_routes.py serves them.
 """
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from pipeline.errors import ValidationError
 
-# Who may call a route. "operator-read": whoever may see everything, for methods that change nothing.
+# Who may call a route. "operator-read": admins and operators with read access; only for methods that change nothing.
 USER, ADMIN, OPERATOR, PUBLIC = ROUTE_ROLES = ("user", "admin", "operator-read", "public")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 MAX_BODY_BYTES, LARGEST_BODY_BYTES = 64 * 1024, 10 * 1024 * 1024
@@ -26,17 +26,17 @@ LONGEST_PATH = 200
 
 @dataclass(frozen=True, slots=True)
 class PluginRequest:
-    """What a handler of a plugin's route gets.
+    """The request that a handler of a plugin's route gets.
 
     method: GET, POST ...
-    path_params: what stands for each {name} of the path: any text, `..` and a slash too.
-    query: the parameters of the address, the last of those that come twice.
-    headers: by name in small letters, without the caller's token; of a public route all of them.
-    body: as it came; `json()` reads it.
-    user_id: whose token it is, "" for a public route.
+    path_params: the text in place of each {name} of the path: any text, also `..` and a slash.
+    query: the parameters of the URL; of equal names the last one.
+    headers: by name in lower case, without the caller's token; a public route gets all headers.
+    body: unchanged; `json()` parses it.
+    user_id: the user of the token, "" for a public route.
     role: admin | operator-read, or "" for a user.
-    claims: those of USER_CLAIMS that the token has.
-    request_id: under which the log has the request.
+    claims: the claims of USER_CLAIMS that the token has.
+    request_id: the id of the request in the log.
     """
 
     method: str
@@ -50,7 +50,7 @@ class PluginRequest:
     request_id: str = ""
 
     def json(self) -> Any:
-        """Return what the body holds; ValidationError, which the client gets as a 400, when that is no JSON."""
+        """Return the parsed body; ValidationError, which the client gets as a 400, when it is no JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
@@ -59,10 +59,12 @@ class PluginRequest:
 
 @dataclass(frozen=True, slots=True)
 class PluginReply:
-    """What a handler answers. json: sent as JSON, as it is. body: sent as content_type, where there is no `json`.
+    """The reply of a handler.
 
-    headers: sent besides. Content-Security-Policy is one that forbids everything unless it stands there: a page of a
-    plugin has the origin of ours.
+    json: a value that is sent as JSON.
+    body: bytes that are sent as content_type, if there is no `json`.
+    headers: further headers. Without a Content-Security-Policy among them the reply gets one that forbids everything,
+    because a page of a plugin has the origin of the service.
     """
 
     status: int = 200
@@ -76,7 +78,7 @@ Handler = Callable[[PluginRequest], PluginReply | None | Awaitable[PluginReply |
 
 
 class Routes(Protocol):
-    """Takes the routes of one plugin: the argument of `register_routes`."""
+    """Collects the routes of one plugin: the argument of `register_routes`."""
 
     def add(
         self,
@@ -89,13 +91,14 @@ class Routes(Protocol):
     ) -> None:
         """Serve the path, such as "/subscriptions/{id}", under /plugins/NAME.
 
-        method: GET, POST, PUT, PATCH or DELETE. role: who may call it: "user" (any token), "admin", "operator-read"
-        (admins and those who may see everything; only GET) or "public" (no token is asked for).
-        handler: `async def`, or `def` in the plugin's threads; it has the time of its plugin's kind, such as
-        STORAGE_TIMEOUT_SECONDS, and HOOK_TIMEOUT_SECONDS that of a module. One for GET answers HEAD too, which asks as
-        GET. It returns a PluginReply, or None for 204. A ValidationError, NotFound, Conflict or other error of
-        pipeline.errors reaches the client as such; anything else is a 500 that says nothing, and is logged and
-        counted. ValueError for a route that cannot be.
+        method: GET, POST, PUT, PATCH or DELETE. A handler of GET answers HEAD too and gets it as GET.
+        handler: `async def`, or `def` in the plugin's threads. It returns a PluginReply, or None for 204. Its time is
+        that of its plugin's kind, such as STORAGE_TIMEOUT_SECONDS; in a module it is HOOK_TIMEOUT_SECONDS.
+        role: who may call it: "user" (any token), "admin", "operator-read" (admins and operators with read access; only
+        GET) or "public" (no token needed).
+
+        A ValidationError, NotFound, Conflict or other error of pipeline.errors reaches the client unchanged. Any other
+        exception is logged and counted, and the client gets a 500 without details. ValueError for an invalid route.
         """
 
 
@@ -119,16 +122,16 @@ class Route:
         return _shape(self) == _shape(other)
 
     def match(self, segments: Sequence[str]) -> dict[str, str] | None:
-        """Return what stands for each {name} when the path is this route's, else None."""
+        """Return the text in place of each {name} if the path belongs to this route, else None."""
         if len(segments) != len(self.segments):
             return None
-        found = {}
+        params = {}
         for wanted, given in zip(self.segments, segments, strict=True):
             if wanted.startswith("{") and given:
-                found[wanted[1:-1]] = given
+                params[wanted[1:-1]] = given
             elif wanted != given:
                 return None
-        return found
+        return params
 
 
 class RouteList:
@@ -155,20 +158,21 @@ class RouteList:
     def _clash(self, route: Route) -> str:
         if len(self.all) >= ROUTES_AT_MOST:
             return f"a plugin has at most {ROUTES_AT_MOST} routes"
-        return "it is there already" if any(map(route.is_like, self.all)) else ""
+        return "the plugin has it already" if any(map(route.is_like, self.all)) else ""
 
 
 def find_routes(routes: Sequence[Route], path: str) -> list[tuple[Route, dict[str, str]]]:
-    """Return the routes of that path, a method each, with what stands for their {names}.
+    """Return the routes of that path, one for each method, with the texts in place of their {names}. A fixed part of a
+    path wins over a {name}.
 
-    path: as it came, percent-encoded, from the slash after the plugin's name on. A fixed part goes before a {name}.
+    path: percent-encoded as in the request, from the slash after the plugin's name on.
     """
     segments = [unquote(segment) for segment in path.split("/")[1:]]
-    found = [(route, params) for route in routes if (params := route.match(segments)) is not None]
-    found.sort(key=lambda each: len(each[1]))
+    matching = [(route, params) for route in routes if (params := route.match(segments)) is not None]
+    matching.sort(key=lambda match: len(match[1]))
     first: dict[str, tuple[Route, dict[str, str]]] = {}
-    for each in found:
-        first.setdefault(each[0].method, each)
+    for match in matching:
+        first.setdefault(match[0].method, match)
     return list(first.values())
 
 
@@ -184,29 +188,29 @@ def _shape(route: Route) -> tuple[str, ...]:
 def _fault(route: Route) -> str:
     names = [each for each in route.segments if each.startswith("{")]
     if route.method not in METHODS:
-        return f"the method is none of {', '.join(METHODS)}"
+        return f"the method must be one of {', '.join(METHODS)}"
     if not route.path.startswith("/") or len(route.path) > LONGEST_PATH:
         return f"the path must begin with / and have at most {LONGEST_PATH} characters"
     if not all(SEGMENT.fullmatch(each) and each not in (".", "..") for each in route.segments):
         return "each part of the path is a word of A-Z a-z 0-9 . _ ~ -, or a {name}"
     if len(set(names)) < len(names):
-        return "a {name} stands there twice"
+        return "a {name} occurs twice"
     if route.role not in ROUTE_ROLES:
-        return f"the role is none of {', '.join(ROUTE_ROLES)}"
+        return f"the role must be one of {', '.join(ROUTE_ROLES)}"
     if route.role == OPERATOR and route.method != "GET":
         return f"{OPERATOR} may change nothing: the role must be {ADMIN}"
     if type(route.max_body_bytes) is not int or not 0 <= route.max_body_bytes <= LARGEST_BODY_BYTES:
-        return f"max_body_bytes is no whole number from 0 to {LARGEST_BODY_BYTES}"
+        return f"max_body_bytes must be a whole number from 0 to {LARGEST_BODY_BYTES}"
     return _handler_fault(route.handler)
 
 
 def _handler_fault(handler: object) -> str:
     if not callable(handler):
-        return "the handler is no function"
+        return "the handler must be a function"
     try:
         inspect.signature(handler).bind(None)
     except TypeError:
         return "the handler must take one argument, the request"
     except ValueError:
-        pass  # one written in C tells nothing
+        pass  # a handler in C has no signature
     return ""

@@ -1,6 +1,6 @@
-"""Where plugins come from: built-in modules, installed packages (entry points) and the one-file plugins of PLUGINS_DIR.
+"""The sources of plugins: built-in modules, installed packages (entry points) and the files in PLUGINS_DIR.
 
-Says what there is and imports none of it before `load` is called.
+A source is listed without an import; `load` imports it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "ai_queue_pipeline"
 BUILT_IN, ONE_FILE = "built-in", "PLUGINS_DIR"
-# Of one import: more than that is felt at every start, also of commands.
+# Of one import: a longer one slows down every start, also of commands.
 SLOW_IMPORT_MS = 1000
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 log = structlog.get_logger(__name__)
@@ -36,13 +36,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a plugin comes from.
+    """The module or package that a plugin comes from.
 
     name: of its entry point, file or built-in module.
     package: the distribution, or one of BUILT_IN and ONE_FILE.
-    module: what is imported. path: of its file, "" while that is not known.
-    load: imports it and returns the module, or whatever else has its hooks.
-    api_version: what it was written for, once it is loaded. is_strict: it says so itself, and 2 or later.
+    module: the name of the imported module.
+    path: of its file, "" while unknown.
+    load: imports it and returns the module or object with its hooks.
+    api_version: the API version it was written for, once it is loaded.
+    is_strict: it declares API version 2 or later.
     import_ms: how long its import took.
     """
 
@@ -58,16 +60,16 @@ class Source:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """By what PLUGINS_DISABLED may call it: its name; a built-in also by its module, as that was called before."""
+        """The names for PLUGINS_DISABLED: its name; for a built-in also its module, by its present and former name."""
         if self.package != BUILT_IN:
             return (self.name,)
         return (self.name, self.module, self.module.removeprefix("pipeline."))
 
 
 def missing_packages(module: object, source: Source) -> str:
-    """Return how to install what a built-in plugin needs, "" when it has all. Imports none of it.
+    """Return how to install the missing packages of a built-in plugin, "" when none is missing. Imports none of them.
 
-    Such a module has EXTRA, the extra of our distribution, and PACKAGES, what it imports of that.
+    Such a module has EXTRA, the name of the extra of our distribution, and PACKAGES, the packages it imports.
     """
     if source.package != BUILT_IN:
         return ""
@@ -77,17 +79,17 @@ def missing_packages(module: object, source: Source) -> str:
 
 
 def loaded(source: Source) -> tuple[Any, Source]:
-    """Return the plugin's module, or what else its entry point names, and what is known of its source then.
+    """Return the plugin's module, or the object that its entry point names, and its source with all fields.
 
-    Raises whatever the import raises, SystemExit too, and ValueError when it was written for another API version.
+    Any exception of the import, SystemExit too; ValueError when it was written for an unknown API version.
     """
-    begun_at = perf_counter()
+    started_at = perf_counter()
     plugin = source.load()
-    import_ms = round((perf_counter() - begun_at) * 1000)
+    import_ms = round((perf_counter() - started_at) * 1000)
     if import_ms > SLOW_IMPORT_MS:
         log.warning("plugin_import_slow", plugin=source.name, package=source.package, ms=import_ms)
-    said = plugin if hasattr(plugin, "API_VERSION") else sys.modules.get(source.module, plugin)
-    version = getattr(said, "API_VERSION", specs.API_VERSION)
+    declaring = plugin if hasattr(plugin, "API_VERSION") else sys.modules.get(source.module, plugin)
+    version = getattr(declaring, "API_VERSION", specs.API_VERSION)
     if version not in specs.API_VERSIONS:
         is_newer = isinstance(version, int) and version > specs.API_VERSION
         cure = ": install a newer ai-queue-pipeline or an older version of it" if is_newer else ""
@@ -96,16 +98,17 @@ def loaded(source: Source) -> tuple[Any, Source]:
     return plugin, replace(
         source,
         api_version=int(version),
-        is_strict=hasattr(said, "API_VERSION") and version > 1,
+        is_strict=hasattr(declaring, "API_VERSION") and version > 1,
         import_ms=import_ms,
         path=str(path or ""),
     )
 
 
 def find_sources(settings: Settings, modules: Sequence[str]) -> Iterator[Source]:
-    """Yield all there are, in the order in which pluggy is to know them: it asks the last first.
+    """Yield all sources in the order of their registration: pluggy calls the last one first.
 
-    modules: the built-in ones. ConfigurationError when there is no folder PLUGINS_DIR.
+    modules: the built-in ones.
+    ConfigurationError when the folder PLUGINS_DIR cannot be read.
     """
     if not settings.plugins_safe_mode:
         others = [*map(_packaged, entry_points(group=ENTRY_POINT_GROUP)), *_one_file(settings.plugins_dir)]
@@ -115,8 +118,8 @@ def find_sources(settings: Settings, modules: Sequence[str]) -> Iterator[Source]
         yield Source(name, BUILT_IN, __version__, module, load=partial(importlib.import_module, module))
 
 
-def names_there_are(settings: Settings, modules: Sequence[str]) -> list[str]:
-    """Return the names by which PLUGINS_DISABLED may call a plugin, whatever PLUGINS_SAFE_MODE says."""
+def all_plugin_names(settings: Settings, modules: Sequence[str]) -> list[str]:
+    """Return the names that are valid in PLUGINS_DISABLED, whatever PLUGINS_SAFE_MODE is."""
     sources = [*find_sources(settings.model_copy(update={"plugins_safe_mode": False}), modules)]
     return sorted({name for each in sources for name in each.names})
 
@@ -140,12 +143,14 @@ def _one_file(folder: Path | None) -> Iterator[Source]:
 
 
 def _load_file(path: Path) -> Any:
-    """Import the file by its name, so that child processes of the sandbox find its functions too. Its folder is the
-    last on sys.path: it takes no other module's place. What it calls `plugin` has the hooks, else the module itself.
+    """Import the file by its name, so that child processes of the sandbox find its functions too. Return its object
+    `plugin` if it has one, else the module.
+
+    Its folder is the last on sys.path, so that it hides no other module.
     """
     name, folder = path.stem, str(path.parent)
     if not path.is_file():
-        raise ValueError(f"{path.name} leads to no file")
+        raise ValueError(f"{path.name} is not a file")
     if not FILE_NAME.fullmatch(name):
         raise ValueError(f"the name of the file {path.name} must be of a-z, 0-9, _ and -: rename it")
     if folder not in sys.path:
@@ -153,7 +158,7 @@ def _load_file(path: Path) -> Any:
     importlib.invalidate_caches()
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
-        there = f" in {spec.origin}" if spec is not None and spec.origin else ""
-        raise ValueError(f"there is another module named {name}{there}: rename {path.name}, say to my_{path.name}")
+        where = f" in {spec.origin}" if spec is not None and spec.origin else ""
+        raise ValueError(f"there is another module named {name}{where}: rename {path.name}, say to my_{path.name}")
     module = importlib.import_module(name)
     return getattr(module, "plugin", module)

@@ -1,6 +1,4 @@
-"""Calls the storage in use: each call within its time, and whatever it raises turned into our own errors. Runs on the
-event loop.
-"""
+"""Calls one storage: each call within its time, each exception as an error of the service. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -17,9 +15,9 @@ import structlog
 
 from pipeline.errors import DependencyUnavailable, PipelineError, asked_seconds
 from pipeline.grouped import WriteGroups
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import is_web_url
-from pipeline.hooks.protocols import READ_AT_MOST_BYTES, NewImage, StoredImage
+from pipeline.hooks.storage_protocol import READ_AT_MOST_BYTES, NewImage, StoredImage
 from pipeline.logs import Seldom
 from pipeline.texts import cause_of
 from pipeline.tracing import Tracing
@@ -29,13 +27,12 @@ log = structlog.get_logger(__name__)
 UNAVAILABLE = "Image storage unavailable"
 PIECE_BYTES = 16 * 1024 * 1024
 SAVE_MANY = "save_many"
-# What an upload may keep in memory instead of a file. Larger ones are written to the disk for too long to wait for each
-# other.
+# An upload up to this size stays in memory. Larger images take too long to write, so they are not stored in groups.
 SMALL_BYTES = 128 * 1024
 
 
-class Storing:
-    """One storage plugin and what the service does with it."""
+class StorageCalls:
+    """The calls of one storage plugin."""
 
     def __init__(self, storage: BoundPlugin, seconds: float, tracing: Tracing) -> None:
         """seconds: how long one call of the plugin may take."""
@@ -43,12 +40,12 @@ class Storing:
         self._seconds = seconds
         self._tracing = tracing
         self._seldom = Seldom()
-        # Each removes an image whose save has ended after it was given up.
+        # The tasks that remove images whose `save` was given up and has ended later.
         self._removals: set[asyncio.Task[None]] = set()
-        self._together: WriteGroups[NewImage, object] | None = None
+        self._groups: WriteGroups[NewImage, object] | None = None
         if SAVE_MANY in storage.methods and not _has_newer_save(storage.plugin):
-            # One call at a time: a thread more would fight for the interpreter's lock.
-            self._together = WriteGroups(
+            # One call at a time: two threads would compete for the interpreter's lock.
+            self._groups = WriteGroups(
                 self._save_many, lambda image: self._remove_later(image.public_id), calls_at_once=1
             )
 
@@ -56,15 +53,15 @@ class Storing:
         """Store the image and return its URL; DependencyUnavailable, or the storage's own PipelineError.
 
         A save that is given up, because its time is over or the caller was cancelled, may still store the image in its
-        thread. As soon as it ends the image is removed.
+        thread. When it ends, the image is removed.
         """
         remove = partial(self._remove_later, public_id)
-        # It has been hashed before: a storage gets it from its first byte.
+        # The file was read before, to compute its hash.
         file.seek(0)
         with self._tracing.call(self.storage.kind, self.storage.name, "save"):
-            if self._together is not None and _is_small(file):
+            if self._groups is not None and _is_small(file):
                 image = NewImage(public_id, file, content_type)
-                url = await _guarded(self._within_time(self._together.add(image)))
+                url = await _guarded(self._within_time(self._groups.add(image)))
             else:
                 saving = self.storage.call("save", self._seconds, public_id, file, content_type, on_late_end=remove)
                 url = await _guarded(saving)
@@ -74,12 +71,12 @@ class Storing:
         return cast(str, url)
 
     async def _within_time(self, saving: Awaitable[object]) -> object:
-        """Return what it returns; TimeoutError when it takes longer than alone, because others are before it."""
+        """Return the result; TimeoutError when other images before it use up its time."""
         async with asyncio.timeout(self._seconds):
             return await saving
 
     async def _save_many(self, images: Sequence[NewImage]) -> Sequence[object | Exception]:
-        """Return the URL of each image, or why it was not stored; raise what concerns all of them."""
+        """Return the URL or the exception of each image; raise an exception that concerns all of them."""
 
         def remove() -> None:
             for image in images:
@@ -98,7 +95,7 @@ class Storing:
         with self._tracing.call(self.storage.kind, self.storage.name, "open"):
             opening = self.storage.call("open", self._seconds, public_id)
             file = await _guarded(opening, FileNotFoundError)
-            # In the plugin's own threads: what the file does when it is read is the plugin's code too.
+            # In the plugin's threads: the `read` of the file may be the plugin's code too.
             reading = self.storage.run_in_thread("open", _read, self._seconds, file)
             return cast(bytes, await _guarded(reading, FileNotFoundError))
 
@@ -117,9 +114,9 @@ class Storing:
         return "url" in self.storage.methods
 
     async def urls(self, public_ids: Sequence[str], seconds: int) -> Mapping[str, str]:
-        """Return the URLs of the images, good for so many seconds. Only where makes_urls is true.
+        """Return the URLs of the images, valid for so many seconds. Only if makes_urls is true.
 
-        All of them in the time of one call, those that were made by then; DependencyUnavailable when there are none.
+        All URLs have the time of one call together; later ones are left out. DependencyUnavailable when there are none.
         """
         url = self.storage.function("url")
         made: dict[str, object] = {}
@@ -130,7 +127,7 @@ class Storing:
         try:
             await _guarded(making)
         except PipelineError as error:
-            # One image whose URL cannot be made, or not in time, leaves the others theirs.
+            # The URLs that were made are valid, even if one fails or takes too long.
             if not made:
                 raise
             missing = len(public_ids) - len(made)
@@ -140,9 +137,9 @@ class Storing:
         return {public_id: cast(str, each) for public_id, each in [*made.items()] if is_web_url(each)}
 
     async def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:
-        """Yield the stored images whose public_id begins with the prefix, at most so many at once.
+        """Yield the stored images whose public_id begins with the prefix, in parts of at most `at_once`.
 
-        Only where can_list is true. Each step has the time of one call; DependencyUnavailable when it fails.
+        Only if can_list is true. Each part has the time of one call; DependencyUnavailable when it fails.
         """
         listing = await self._call("list", prefix)
         if hasattr(listing, "__aiter__"):
@@ -181,21 +178,24 @@ class Storing:
             log.warning("image_left_behind", publicId=public_id, cause=cause_of(error))
 
 
-async def _guarded(call: Awaitable[Any], *meant: type[Exception]) -> Any:
-    """Return what the call returns. meant: what it may raise beside our own errors."""
+async def _guarded(call: Awaitable[Any], *expected: type[Exception]) -> Any:
+    """Return the result of the call; DependencyUnavailable for an unexpected exception.
+
+    expected: the exceptions that are passed on, beside PipelineError.
+    """
     try:
         return await call
     except Exception as error:
-        if isinstance(error, (PipelineError, *meant)):
+        if isinstance(error, (PipelineError, *expected)):
             raise
         raise DependencyUnavailable(UNAVAILABLE, retry_after_seconds=asked_seconds(error)) from error
 
 
 def _has_newer_save(plugin: object) -> bool:
-    """True when `save` is of a subclass that does not know of the `save_many` it inherits."""
+    """True when a subclass overrides `save` but inherits `save_many`: then only `save` is right."""
     classes = type(plugin).__mro__
     save, save_many = (
-        next((place for place, each in enumerate(classes) if name in vars(each)), 0) for name in ("save", SAVE_MANY)
+        next((depth for depth, each in enumerate(classes) if name in vars(each)), 0) for name in ("save", SAVE_MANY)
     )
     return save < save_many
 
@@ -205,7 +205,7 @@ def _is_small(file: BinaryIO) -> bool:
 
 
 def _read(file: BinaryIO) -> bytes:
-    """Return what the file holds; TypeError and ValueError for what is no file, gives no bytes or does not end."""
+    """Return the content of the file; TypeError if it is no file or gives no bytes, ValueError if it does not end."""
     if not hasattr(file, "read"):
         raise TypeError(f"open returned {type(file).__name__}, not a file")
     content = bytearray()
@@ -220,12 +220,12 @@ def _read(file: BinaryIO) -> bytes:
 
 
 def _make_urls(url: Callable[..., str], public_ids: Sequence[str], seconds: int, made: dict[str, object]) -> None:
-    """Add the URLs to `made`; raise, when all are done, what one of them raised."""
+    """Add the URLs to `made`; at the end raise the last exception, if there was one."""
     fault: Exception | None = None
     for public_id in public_ids:
         try:
             made[public_id] = url(public_id, seconds)
-        except Exception as error:  # the border of one image
+        except Exception as error:  # one image must not affect the others
             fault = error
     if fault is not None:
         raise fault
@@ -234,7 +234,7 @@ def _make_urls(url: Callable[..., str], public_ids: Sequence[str], seconds: int,
 async def _make_urls_async(
     url: Callable[..., Awaitable[str]], public_ids: Sequence[str], seconds: int, made: dict[str, object]
 ) -> None:
-    """As _make_urls, all at the same time."""
+    """The same as _make_urls, all at the same time."""
 
     async def make(public_id: str) -> None:
         made[public_id] = await url(public_id, seconds)
@@ -259,7 +259,7 @@ async def _take_async(listing: AsyncIterator[StoredImage], at_once: int) -> Sequ
 
 
 def _checked(image: object) -> StoredImage:
-    """Return what `list` yielded if it is as promised: images are removed because of what it says."""
+    """Return a valid item of `list`, TypeError otherwise: images are removed because of these items."""
     if not (isinstance(image, StoredImage) and isinstance(image.public_id, str)):
         raise TypeError(f"list yielded {image!r}, not a StoredImage")
     if not isinstance(image.stored_at, datetime) or image.stored_at.utcoffset() is None:

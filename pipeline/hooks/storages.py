@@ -1,7 +1,7 @@
-"""The storages in use: the current one, where new images go, and those that hold images of before.
+"""The storages in use: the current one for new images, and the former ones that contain older images.
 
-The others are built when an image in them is first asked for, from the same settings: who changes STORAGE_BACKEND keeps
-the old one's settings for as long as it holds images. Runs on the event loop.
+A former storage is built when one of its images is first needed, from the same settings. So after a change of
+STORAGE_BACKEND leave the settings of the former storage in place as long as it contains images. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -16,46 +16,48 @@ import structlog
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError
 from pipeline.hooks.media_links import MediaLinks
-from pipeline.hooks.protocols import StoredImage
-from pipeline.hooks.starting import start
-from pipeline.hooks.storage_calls import UNAVAILABLE, Storing
+from pipeline.hooks.storage_protocol import StoredImage
+from pipeline.hooks.plugin_start import start
+from pipeline.hooks.storage_calls import UNAVAILABLE, StorageCalls
 from pipeline.images import ImageName, SavedImage
 from pipeline.logs import Seldom
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-# One that cannot be built is tried again after this: somebody may have mounted its folder.
-AGAIN_SECONDS = 30.0
-
-
-# It serves what it holds for as long as it holds something, whatever the current storage is.
+# A storage that cannot be built is built again after this time: perhaps its folder is mounted by then.
+REBUILD_SECONDS = 30.0
+# The service serves the images of this storage under /media, whatever the current storage is.
 LOCAL = "local"
 
 
 class MediaFolder(NamedTuple):
-    """A folder that is served under /media. links: what its URLs are checked with; None: they are not signed."""
+    """A folder that is served under /media.
+
+    links: checks its URLs; None: they are not signed.
+    """
 
     backend: str
     root: Path
     links: MediaLinks | None
 
     def seconds_left(self, public_id: str, query: Mapping[str, str]) -> int | None:
-        """Return how long a URL of that image works on: see MediaLinks."""
+        """Return how long a URL of that image stays valid: see MediaLinks."""
         try:
             return self.links.seconds_left(public_id, query) if self.links else None
         except OSError as error:
             raise DependencyUnavailable(UNAVAILABLE) from error
 
 
+# Many methods because it implements the storage interface of the use cases (usecases/storage.py).
 class Storages:
-    """Every storage that holds images of ours. Methods: see usecases/storage.py."""
+    """All storages that contain images of the service. Methods: see usecases/storage.py."""
 
-    def __init__(self, current: Storing, build: Callable[[str], Storing]) -> None:
-        """build: returns the storage of that name; ConfigurationError when there is none, or it is not set up."""
+    def __init__(self, current: StorageCalls, build: Callable[[str], StorageCalls]) -> None:
+        """build: returns the storage of that name; ConfigurationError when it does not exist or is not configured."""
         self.current = current
         self._build = build
-        self._built: dict[str, Storing] = {current.storage.name: current}
+        self._built: dict[str, StorageCalls] = {current.storage.name: current}
         self._missing: dict[str, tuple[float, ConfigurationError]] = {}
         self._building = asyncio.Lock()
         self._seldom = Seldom()
@@ -66,14 +68,14 @@ class Storages:
         return (current, *(name for name in self._built if name != current))
 
     async def choose(self, name: str) -> None:
-        """Save new images there from now on; DependencyUnavailable when that storage cannot be had or used."""
-        storing = await self.get(name)
-        await storing.check()
-        self.current = storing
+        """Save new images in that storage from now on; DependencyUnavailable when it cannot be built or used."""
+        storage = await self.get(name)
+        await storage.check()
+        self.current = storage
 
     @property
-    def all(self) -> Sequence[Storing]:
-        """Those that were built."""
+    def all(self) -> Sequence[StorageCalls]:
+        """The storages that are built."""
         return tuple(self._built.values())
 
     async def check(self) -> None:
@@ -81,14 +83,14 @@ class Storages:
         await self.current.check()
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> SavedImage:
-        storing = self.current
-        return SavedImage(storing.storage.name, await storing.save(public_id, file, content_type))
+        storage = self.current
+        return SavedImage(storage.storage.name, await storage.save(public_id, file, content_type))
 
     async def media_folders(self) -> Sequence[MediaFolder]:
         """Return the folders to serve under /media."""
         with suppress(DependencyUnavailable):
             await self.get(LOCAL)
-        plugins: dict[str, Any] = {name: storing.storage.plugin for name, storing in self._built.items()}
+        plugins: dict[str, Any] = {name: storage.storage.plugin for name, storage in self._built.items()}
         return [
             MediaFolder(name, plugin.media_root, getattr(plugin, "media_links", None))
             for name, plugin in plugins.items()
@@ -97,7 +99,7 @@ class Storages:
 
     @property
     def missing(self) -> Mapping[str, str]:
-        """Why those storages cannot be had that were asked for in vain, by name."""
+        """The errors of the storages that could not be built, by name."""
         return {name: error.message for name, (_, error) in self._missing.items()}
 
     async def read(self, name: ImageName) -> bytes:
@@ -113,12 +115,12 @@ class Storages:
         urls: dict[ImageName, str] = {}
         for backend, public_ids in by_backend.items():
             try:
-                storing = await self.get(backend)
-                made = await storing.urls(public_ids, seconds) if storing.makes_urls else {}
+                storage = await self.get(backend)
+                made = await storage.urls(public_ids, seconds) if storage.makes_urls else {}
             except PipelineError as error:
                 cause = cause_of(error)
-                facts: dict[str, Any] = {"backend": backend, "count": len(public_ids), "cause": cause}
-                self._seldom.write(log.warning, "urls_not_made", backend + cause, **facts)
+                fields: dict[str, Any] = {"backend": backend, "count": len(public_ids), "cause": cause}
+                self._seldom.write(log.warning, "urls_not_made", backend + cause, **fields)
                 continue
             urls |= {ImageName(backend, public_id): url for public_id, url in made.items()}
         return urls
@@ -139,24 +141,24 @@ class Storages:
         async for images in (await self.get(backend)).list_images(prefix, at_once):
             yield images
 
-    async def get(self, backend: str) -> Storing:
-        """Return the storage of that name, built now if need be; DependencyUnavailable when it cannot be."""
-        if (found := self._built.get(backend)) is not None:
-            return found
+    async def get(self, backend: str) -> StorageCalls:
+        """Return the storage of that name, built now if it is not yet; DependencyUnavailable when that fails."""
+        if (known := self._built.get(backend)) is not None:
+            return known
         async with self._building:
-            if (found := self._built.get(backend)) is not None:
-                return found
+            if (known := self._built.get(backend)) is not None:
+                return known
             now = asyncio.get_running_loop().time()
             until, fault = self._missing.get(backend, (0.0, None))
             if fault is None or until <= now:
                 try:
-                    # In a thread: it may import a large package, and look at a disk that hangs.
+                    # In a thread: it may import a large package, and read from a disk that hangs.
                     built = await asyncio.to_thread(self._build, backend)
-                    if (unfit := await start(built.storage)) is not None:
-                        raise unfit
+                    if (start_fault := await start(built.storage)) is not None:
+                        raise start_fault
                 except ConfigurationError as error:
                     log.error("storage_missing", backend=backend, error=error.message)
-                    self._missing[backend], fault = (now + AGAIN_SECONDS, error), error
+                    self._missing[backend], fault = (now + REBUILD_SECONDS, error), error
                 else:
                     self._built[backend] = built
                     self._missing.pop(backend, None)
@@ -165,11 +167,11 @@ class Storages:
         raise DependencyUnavailable(UNAVAILABLE) from fault
 
     async def open_storages(self, names: Iterable[str]) -> None:
-        """Get these storages ready, beside the current one; `missing` tells which cannot be had."""
+        """Build these storages beside the current one; `missing` lists those that cannot be built."""
         for name in names:
             with suppress(DependencyUnavailable):
                 await self.get(name)
 
     async def close(self) -> None:
-        """Close all of them."""
-        await asyncio.gather(*(storing.close() for storing in self.all))
+        """Close all built storages."""
+        await asyncio.gather(*(storage.close() for storage in self.all))

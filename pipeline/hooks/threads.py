@@ -1,5 +1,5 @@
-"""Threads for blocking code, each plugin's its own: as many as were asked for, started when needed, never waited for at
-the end.
+"""Thread pools for blocking code, one for each plugin: threads start when they are needed, and the end of the process
+does not wait for them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class DaemonThreads(Executor):
     """
 
     def __init__(self, limit: int, name: str, on_start: Callable[[float], None] = lambda _: None) -> None:
-        """on_start: called with the seconds a call has waited for its thread."""
+        """on_start: called with the seconds that a call has waited for its thread."""
         self.limit = limit
         self._name = name
         self._on_start = on_start
@@ -46,7 +46,7 @@ class DaemonThreads(Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
-        """Cancel what has not begun and let the threads end as they come free; never waits."""
+        """Cancel the calls that have not begun; each thread ends after its current call. Never waits."""
         with self._lock:
             self._is_closed = True
             try:
@@ -68,15 +68,15 @@ class DaemonThreads(Executor):
         self._work.put(None)
 
 
-# Those of the plugin whose coroutine is running.
+# The threads of the plugin whose coroutine is running.
 of_plugin: ContextVar[DaemonThreads | None] = ContextVar("of_plugin", default=None)
 
 
 class LoopThreads(ThreadPoolExecutor):
-    """The event loop's default executor: what a plugin hands to `asyncio.to_thread`, and the addresses it looks up,
-    take its own threads, so that calls that hang keep nobody else from finding Redis.
+    """The event loop's default executor. A plugin's calls of `asyncio.to_thread` and its address lookups run in the
+    plugin's threads: if they hang, the service can still resolve the address of Redis.
 
-    A ThreadPoolExecutor by name only, because the loop takes no other.
+    Subclasses ThreadPoolExecutor only because the loop accepts nothing else.
     """
 
     def __init__(self) -> None:
@@ -84,11 +84,11 @@ class LoopThreads(ThreadPoolExecutor):
         self._ours = DaemonThreads(OUR_THREADS, "loop")
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Return the future of fn(*args, **kwargs), called in the threads of whoever submits it."""
+        """Return the future of fn(*args, **kwargs), called in the threads of the plugin that submits it, or in ours."""
         return (of_plugin.get() or self._ours).submit(fn, *args, **kwargs)
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = True) -> None:
-        """Let our threads end as they come free; never waits."""
+        """Each thread ends after its current call. Never waits."""
         self._ours.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""The time of one call of a plugin: when it was made and began, when its time is over, and when it really ends."""
+"""The time of one call of a plugin: when it was made, when it began, when its time is over, and when it really ends."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
-# Starting a thread on a busy machine is no waiting for one.
+# On a busy machine the start of a thread takes some time; that must not count as waiting for a free thread.
 LEAST_WAIT_SECONDS = 0.5
 
 
 class TimedCall:
-    """One call that is under way.
+    """One current call.
 
     begun_at: None while it waits for a thread.
     future: of the thread it runs in.
-    has_blocked: it has kept the event loop from everything else.
+    has_blocked: it has blocked the event loop.
     """
 
     __slots__ = ("function", "is_async", "made_at", "begun_at", "future", "has_blocked")
@@ -37,7 +37,7 @@ class TimedCall:
         return self.function(*args)
 
     def left_seconds(self, seconds: float, wait_seconds: float | None) -> float:
-        """Return for how long its time cannot be up, whenever it begins. Arguments: see BoundPlugin.call."""
+        """Return for how many seconds its time cannot be over, whenever it begins. Arguments: see BoundPlugin.call."""
         now = perf_counter()
         if wait_seconds is None:
             return self.made_at + seconds - now
@@ -46,7 +46,7 @@ class TimedCall:
         return self.begun_at + seconds - now
 
     def when_ended(self, task: asyncio.Task[Any], then: Callable[[], None]) -> None:
-        """Call `then` on the loop as soon as the call, which was given up, has ended; never if it has not begun."""
+        """Call `then` on the loop when this call, which was given up, has ended; never if it has not begun."""
         future = self.future
         if future is not None and not future.done():
             loop = asyncio.get_running_loop()

@@ -74,7 +74,7 @@ class Pool:
         cpu_seconds: float | None = None,
         wait_seconds: float | None = None,
     ) -> Any:
-        """Return function(*args), called in a child. See Sandbox in hooks/protocols.py."""
+        """Return function(*args), called in a child. hooks/sandbox_protocol.py says more."""
         name = name_of(function)
         cpu = seconds * (os.cpu_count() or 1) if cpu_seconds is None else cpu_seconds
         message = pack({"function": name, "args": args, "cpuSeconds": cpu})

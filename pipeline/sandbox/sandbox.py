@@ -1,6 +1,6 @@
 """The children of one service: one that decodes photos, those that make previews, and those of plugins.
 
-None is started before its first call. hooks/protocols.py has the contract of each method. Runs on the event loop.
+None is started before its first call. hooks/sandbox_protocol.py says what each method promises. Runs on the event loop.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@
         def provider(self) -> AIProvider:
             return MyProvider(...)
 
-The fixture `sandbox` is what the service passes to a `register_` hook, `context` what it passes to `start`, which is
-called before each test, as `close` is after it. Each test calls the plugin as the pipeline does, be its methods
-`async def` or plain `def`. What is wrong is said in one line, with the cure. Needs pytest, no server.
-`run.py plugins verify` runs the same suites on a plugin as it is configured.
+The fixture `sandbox` is the argument of the `register_` hooks, `context` the argument of `start`. The suite calls
+`start` before each test and `close` after it. Each test calls the plugin as the service does, `async def` or plain
+`def`. A failed test prints one line with the fault and the cure. Needs pytest, no server. `run.py plugins verify` runs
+the same suites on a configured plugin.
 """
 
-from pipeline.testing.hooked import FilterSuite, ObserverSuite
+from pipeline.testing.hook_suites import FilterSuite, ObserverSuite
 from pipeline.testing.notifiers import NotifierSuite
 from pipeline.testing.providers import AIProviderSuite
 from pipeline.testing.samples import FAILURE_EVENT, GIF, SUCCESS_EVENT, RecordingRooms

@@ -1,4 +1,4 @@
-"""How the suites say what they find: one plain line, with the cure, in place of a trace."""
+"""The findings of the suites: one plain line with the cure, instead of a traceback."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ import pytest
 FRAMEWORKS = ("/asyncio/", "/concurrent/", "/threading.py", "/pipeline/testing/", "/pipeline/hooks/threads.py")
 
 
-def found(*lines: str) -> NoReturn:
-    """Fail the test with these lines, each once."""
-    pytest.fail("\n".join(dict.fromkeys(" ".join(each.split()) for each in lines)), pytrace=False)
+IN_VARIABLES = "keep what belongs to one call in variables, not in self"
+
+
+def fail_test(*lines: str) -> NoReturn:
+    """Fail the test with these lines, without repetitions."""
+    pytest.fail("\n".join(dict.fromkeys(" ".join(line.split()) for line in lines)), pytrace=False)
 
 
 def expect(is_right: object, text: str) -> None:
     """Fail the test with this line unless it is right."""
     if not is_right:
-        found(text)
+        fail_test(text)
 
 
-def told(error: BaseException) -> str:
-    """Return an exception in words: its type, its text, and where in the plugin it comes from."""
-    where = next((f" ({place})" for place in reversed(_places(error))), "")
+def describe(error: BaseException) -> str:
+    """Return an exception in words: its type, its text, and the line of the plugin that raised it."""
+    where = next((f" ({line})" for line in reversed(_plugin_lines(error))), "")
     text = " ".join(str(error).split())
     return f"{type(error).__name__}{f': {text}' if text else ''}{where}"[:500]
 
 
 def not_ready(error: BaseException) -> str:
-    """Return what a NotReady says: that it is no mistake of the plugin."""
+    """Return the line for a NotReady, which is no fault of the plugin."""
     return f"it is not ready: {error}; try again once it can be"
 
 
-def _places(error: BaseException) -> list[str]:
+def _plugin_lines(error: BaseException) -> list[str]:
     frames = traceback.extract_tb(error.__traceback__)
     own = [each for each in frames if not any(part in each.filename.replace("\\", "/") for part in FRAMEWORKS)]
     return [f"{Path(each.filename).name}:{each.lineno}" for each in own]

@@ -13,8 +13,8 @@ from pipeline.errors import NotReady, PermanentJobError
 from pipeline.hooks import Notification, Notifier
 from pipeline.hooks.context import PluginContext
 from pipeline.testing.batches import BatchTests, notification
-from pipeline.testing.checking import CheckTests
-from pipeline.testing.findings import expect, found, not_ready, told
+from pipeline.testing.check_tests import CheckTests
+from pipeline.testing.findings import IN_VARIABLES, describe, expect, fail_test, not_ready
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import FAILURE_EVENT, SUCCESS_EVENT, RecordingRooms
 from pipeline.testing.suite import Call
@@ -24,7 +24,7 @@ UNREACHED = "as no event is delivered"
 
 
 class NotifierSuite(BatchTests, RouteTests, CheckTests):
-    """Give it a fixture `notifier`; the fixture `rooms` shows what it published."""
+    """Give it a fixture `notifier`; the fixture `rooms` records what it publishes."""
 
     @pytest.fixture
     def notifier(self) -> Notifier:
@@ -40,29 +40,29 @@ class NotifierSuite(BatchTests, RouteTests, CheckTests):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, notifier: Notifier, rooms: RecordingRooms, call: Call
     ) -> Iterator[None]:
-        yield from self.used(notifier, call, context, loop)
+        yield from self.while_started(notifier, call, context, loop)
         expect(rooms.asked <= len(rooms.published), "publish is not awaited: write `await` before the call")
 
     @pytest.mark.parametrize("event", [SUCCESS_EVENT, FAILURE_EVENT], ids=["success", "failure"])
-    def test_notify_bears_repetition_and_leaves_the_event_alone(
+    def test_notify_accepts_repetition_and_does_not_change_the_event(
         self, notifier: Notifier, rooms: RecordingRooms, call: Call, event: dict[str, Any]
     ) -> None:
-        """After a crash the same event comes again; it is never changed and stays JSON."""
+        """After a crash the same event comes again. Its content never changes and stays JSON."""
         shown = copy.deepcopy(event)
-        for time in ("", " when the same event came again: bear that"):
-            said, _ = self._told(call, notifier, notification(shown, "user-1", rooms), time)
-            expect(said is None or isinstance(said, str), f"notify returns {said!r}: return nothing, or a text")
+        for when in ("", " when the same event came again: accept that"):
+            answer, _ = self._deliver_one(call, notifier, notification(shown, "user-1", rooms), when)
+            expect(answer is None or isinstance(answer, str), f"notify returns {answer!r}: return nothing, or a text")
         is_same = json.dumps(shown, default=repr) == json.dumps(event)
-        expect(is_same, "notify changes the event, which others get too: copy what it wants to change")
+        expect(is_same, "notify changes the event, which others get too: copy it first")
 
-    def test_notify_tells_nobody_else(self, notifier: Notifier, rooms: RecordingRooms, call: Call) -> None:
-        """Whatever is published goes to the owner's room only; it is done when `notify` returns."""
+    def test_notify_publishes_to_the_owner_only(self, notifier: Notifier, rooms: RecordingRooms, call: Call) -> None:
+        """Events are published to the owner's room only, and before `notify` returns."""
         durable = getattr(notifier, "durable", False)
         expect(isinstance(durable, bool), f"durable is {durable!r}, and the text 'false' is true: say True or False")
         running: set[object] = set()
         before = rooms.asked
-        for _ in range(2):  # what a client keeps running begins with the first
-            running = self._told(call, notifier, notification(SUCCESS_EVENT, "user-1", rooms))[1]
+        for _ in range(2):  # the first call may start tasks that an HTTP client keeps running
+            running = self._deliver_one(call, notifier, notification(SUCCESS_EVENT, "user-1", rooms))[1]
         others = {room for room, _ in rooms.published} - {"user:user-1"}
         expect(not others, f"notify publishes to {', '.join(sorted(others))}: to user:<user_id> only")
         expect(rooms.asked == before or rooms.published, "publish is not awaited: nobody got the event")
@@ -70,42 +70,43 @@ class NotifierSuite(BatchTests, RouteTests, CheckTests):
             expect(
                 not running,
                 "notify returns before the event is delivered, so a durable notifier loses it in a crash: "
-                "await what it begins",
+                "await the tasks it creates",
             )
 
-    def test_notify_bears_many_calls_at_once(
+    def test_notify_delivers_many_calls_at_once(
         self, notifier: Notifier, rooms: RecordingRooms, call: Call, call_together: Call
     ) -> None:
         """Twenty events of twenty users at the same time are all delivered."""
-        if self.kept_of_class.get(UNREACHED):
+        if self.class_state.get(UNREACHED):
             pytest.skip(UNREACHED)
         sent = [notification(SUCCESS_EVENT, f"user-{n}", rooms) for n in range(20)]
         try:
             call_together(*((notifier.notify, each) for each in sent))
         except Exception as error:
             if self.fails_alone(call, notifier.notify, sent[0]):
-                found(f"notify raised {told(error)}: {REACHED}")
-            found(f"notify raised {told(error)} when twenty calls ran at once: keep what belongs to one in variables")
+                fail_test(f"notify raised {describe(error)}: {REACHED}")
+            raised = f"notify raised {describe(error)} when twenty calls ran at once"
+            fail_test(f"{raised}: {IN_VARIABLES}")
         users = [room.removeprefix("user:") for room, _ in rooms.published]
         is_complete = not users or len(set(users)) == len(sent)
-        expect(is_complete, "notify mixes up calls that run at once: keep what is of one in variables, not in self")
+        expect(is_complete, f"notify mixes up calls that run at once: {IN_VARIABLES}")
 
-    def _told(self, call: Call, notifier: Notifier, shown: Notification, when: str = "") -> Any:
+    def _deliver_one(self, call: Call, notifier: Notifier, shown: Notification, when: str = "") -> Any:
         try:
-            answer = call(self._looked_at(notifier.notify), shown)
+            answer = call(self._with_running(notifier.notify), shown)
         except NotReady as error:
-            self._note_failure(shown)
-            found(not_ready(error))
+            self._remember_failure(shown)
+            fail_test(not_ready(error))
         except PermanentJobError as error:
-            self._note_failure(shown)
-            found(f"notify raised {told(error)}{when}: the suite's events can be delivered; is it set up?")
+            self._remember_failure(shown)
+            fail_test(f"notify raised {describe(error)}{when}: the suite's events can be delivered; is it set up?")
         except Exception as error:
-            self._note_failure(shown)
-            found(f"notify raised {told(error)}{when}: {REACHED}")
-        self.kept_of_class["notified"] = True
+            self._remember_failure(shown)
+            fail_test(f"notify raised {describe(error)}{when}: {REACHED}")
+        self.class_state["delivered"] = True
         return answer
 
-    def _note_failure(self, shown: Notification) -> None:
-        """Note when not even the first event of all is delivered."""
-        if shown.event == SUCCESS_EVENT and "notified" not in self.kept_of_class:
-            self.kept_of_class[UNREACHED] = True
+    def _remember_failure(self, shown: Notification) -> None:
+        """Remember if not even the very first event is delivered."""
+        if shown.event == SUCCESS_EVENT and "delivered" not in self.class_state:
+            self.class_state[UNREACHED] = True

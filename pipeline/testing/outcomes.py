@@ -1,4 +1,4 @@
-"""Calls of which also an exception is an answer that a suite looks at."""
+"""Calls whose exceptions are results that a suite checks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 
 def outcome_of(method: Callable[..., Any], name: str = "") -> Callable[..., Any]:
-    """Return the method, `async def` if it is, as a function that returns what it raises. name: "" for its own."""
+    """Return a function that calls the method and returns its exceptions; `async def` if the method is.
+
+    name: of the function, "" for that of the method.
+    """
 
     async def awaited(*args: Any) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""A storage that shows its images by a route of its own: whether its URLs lead there, and show what was saved."""
+"""Tests of a storage that serves its images by a route of its own: its URLs lead there and show the saved bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pipeline.errors import PipelineError
 from pipeline.hooks import PluginRequest
 from pipeline.hooks.routes import PUBLIC, Route, find_routes
-from pipeline.testing.findings import expect, found
+from pipeline.testing.findings import expect, fail_test
 from pipeline.testing.routes import RouteTests, handler_of
 from pipeline.testing.suite import Call
 
@@ -20,7 +20,7 @@ class OwnRoutes(RouteTests):
     """Part of the suite of storages."""
 
     def _expect_served(self, call: Call, storage: Any, method: str, url: str, saved: tuple[bytes, str]) -> None:
-        """Ask the handler of the URL, if that is one of the service's own, as a browser does."""
+        """Call the handler of a URL of the service itself, as a browser would."""
         base = self.service_settings.served_at + UNDER
         if not url.startswith(base):
             return
@@ -31,9 +31,10 @@ class OwnRoutes(RouteTests):
         expect(routes, f"{method} returns {url}, but the storage has no routes: add one in register_routes")
         is_own = not self.plugin_name or name == self.plugin_name
         expect(is_own, f"{method} returns a URL under {UNDER}{name}/: its routes are under {UNDER}{self.plugin_name}/")
-        there = [(each, params) for each, params in find_routes(routes, slash + path) if each.method == "GET"]
-        expect(there, f"{method} returns {url}, where no route of it is: quote the id, a / in it too, for one {{name}}")
-        route, params = there[0]
+        matching = [(each, params) for each, params in find_routes(routes, slash + path) if each.method == "GET"]
+        cure = "quote the id, a / in it too, for one {name}"
+        expect(matching, f"{method} returns {url}, where no route of it is: {cure}")
+        route, params = matching[0]
         query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
         user = "" if route.role == PUBLIC else "user-1"
         with self._timed_as_routes():
@@ -45,10 +46,10 @@ class OwnRoutes(RouteTests):
         reply = self._answer(outcome, route, what)
         shown = f"GET {route.path}"
         if isinstance(reply, PipelineError):
-            found(f"{shown} refuses {what} ({type(reply).__name__}: {reply.message}): answer with the image")
+            fail_test(f"{shown} refuses {what} ({type(reply).__name__}: {reply.message}): answer with the image")
         if 300 <= reply.status < 400:
             return  # it is shown elsewhere
         expect(reply.status == 200, f"{shown} answers {what} with {reply.status}: answer with the image")
         expect(reply.body == saved[0], f"{shown} shows other bytes than were saved: return them unchanged")
         kind = reply.content_type.partition(";")[0].strip().lower()
-        expect(kind == saved[1], f"{shown} says {kind!r} of an image saved as {saved[1]!r}: keep what save is told")
+        expect(kind == saved[1], f"{shown} says {kind!r} of an image saved as {saved[1]!r}: store the content type")

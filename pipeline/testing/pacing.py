@@ -1,4 +1,4 @@
-"""Keeps the suites to what a provider declares: how many of its calls run at once, and how far they are apart."""
+"""Keeps the suites within the limits of a provider: how many calls run at once, and the time between two calls."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import pytest
 
 from pipeline.hooks.limits import Limits
 
-# The longest wait of one test for its turn; with a rate so low, some tests are left out.
+# The longest wait of one test for a call; with a very low rate some tests are left out.
 WAIT_SECONDS = 10.0
 
 
-class Pace:
-    """Lets the calls of one test begin as the pipeline would. kept: what the tests of one class know of each other."""
+class CallPacing:
+    """Starts the calls of one test at the rate of the service."""
 
-    def __init__(self, limits: Limits, kept: dict[str, Any]) -> None:
+    def __init__(self, limits: Limits, class_state: dict[str, Any]) -> None:
+        """class_state: state that the tests of one class share."""
         self._interval = limits.pace.apart_seconds if limits.pace else 0.0
         self._slots = asyncio.Semaphore(limits.max_in_flight or 1000)
-        self.kept_of_class = kept
+        self.class_state = class_state
 
     @property
     def calls_at_once(self) -> int:
@@ -28,24 +29,24 @@ class Pace:
         return 5 if self._interval <= 1 else 2
 
     def waits(self, seconds: float, at_most: float) -> bool:
-        """Let no call begin for so long, unless all such waits of a class come to more than `at_most`."""
+        """Start no call for so long. Return False if all such waits of a class would be longer than `at_most`."""
         now = monotonic()
-        longer = now + seconds - max(now, self.kept_of_class.get("next call at", 0.0))
-        left: float = self.kept_of_class.setdefault("patience", at_most)
-        if longer > left:
+        more = now + seconds - max(now, self.class_state.get("next call at", 0.0))
+        budget: float = self.class_state.setdefault("wait budget", at_most)
+        if more > budget:
             return False
-        self.kept_of_class["patience"] = left - max(longer, 0.0)
-        self.kept_of_class["next call at"] = max(now + seconds, self.kept_of_class.get("next call at", 0.0))
+        self.class_state["wait budget"] = budget - max(more, 0.0)
+        self.class_state["next call at"] = max(now + seconds, self.class_state.get("next call at", 0.0))
         return True
 
     async def __aenter__(self) -> None:
         await self._slots.acquire()
         now = monotonic()
-        begins_at = max(now, self.kept_of_class.get("next call at", 0.0))
+        begins_at = max(now, self.class_state.get("next call at", 0.0))
         if begins_at - now > WAIT_SECONDS:
             self._slots.release()
             pytest.skip("its rate leaves no time for this")
-        self.kept_of_class["next call at"] = begins_at + self._interval
+        self.class_state["next call at"] = begins_at + self._interval
         await asyncio.sleep(begins_at - now)
 
     async def __aexit__(self, *error: object) -> None:

@@ -19,9 +19,9 @@ from pipeline.hooks.checks import find_fault
 from pipeline.hooks.context import PluginContext
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.settings import load
-from pipeline.testing.checking import CheckTests
-from pipeline.testing.findings import expect, found, not_ready, told
-from pipeline.testing.pacing import Pace
+from pipeline.testing.check_tests import CheckTests
+from pipeline.testing.findings import IN_VARIABLES, describe, expect, fail_test, not_ready
+from pipeline.testing.pacing import CallPacing
 from pipeline.testing.routes import RouteTests
 from pipeline.testing.samples import ASSET_ID, JOB_ID, UNKNOWN_CATEGORY
 from pipeline.testing.suite import Call, api_version_of
@@ -30,11 +30,12 @@ RAISE_THESE = "raise RetryableJobError or PermanentJobError"
 NONE_SUCCEEDS, SUCCEEDS = "as no call succeeds", "a call succeeds"
 
 
+# Many methods because each test, fixture and override of the suite is one.
 class AIProviderSuite(RouteTests, CheckTests):
-    """Give it a fixture `provider`; override `analyze_request` when it must be shown another photo.
+    """Give it a fixture `provider`; override `analyze_request` if the provider needs another photo.
 
-    It keeps to what the provider declares: asks only of its `categories`, never faster than its `rate`, never more at
-    once than `max_in_flight`.
+    It stays within the limits that the provider declares: only its `categories`, at most its `rate`, and at most
+    `max_in_flight` calls at once.
     """
 
     @pytest.fixture
@@ -46,23 +47,23 @@ class AIProviderSuite(RouteTests, CheckTests):
     def _in_use(
         self, _watched: None, loop: Any, context: PluginContext, provider: AIProvider, call: Call
     ) -> Iterator[None]:
-        self._pace = Pace(self._limits(provider), self.kept_of_class)
-        yield from self.used(provider, call, context, loop)
+        self._pace = CallPacing(self._limits(provider), self.class_state)
+        yield from self.while_started(provider, call, context, loop)
 
     @pytest.fixture
     def image_url(self) -> str:
-        """Where the photo can be fetched; to be overridden for a provider that does so."""
+        """The URL of the photo; override it for a provider that fetches it."""
         return "https://images.example/original.jpg"
 
     @pytest.fixture
     def categories(self) -> Sequence[str]:
-        """The categories there are: those of CATEGORIES."""
+        """The categories of CATEGORIES."""
         return load().categories
 
     @pytest.fixture
     def analyze_request(self, provider: AIProvider, image_url: str, categories: Sequence[str]) -> AnalyzeRequest:
         """A photo the provider can analyze: of a sneaker, its bytes only when the provider says `needs_image`."""
-        category = next((each for each in self._asked(provider, categories)), "other")
+        category = next(iter(self._asked(provider, categories)), "other")
         return AnalyzeRequest(
             image_url=image_url,
             category=category,
@@ -78,13 +79,13 @@ class AIProviderSuite(RouteTests, CheckTests):
     def test_analyze_returns_a_valid_analysis(
         self, provider: AIProvider, analyze_request: AnalyzeRequest, categories: Sequence[str], call: Call
     ) -> None:
-        """The result keeps the contract: texts, confidences from 0 to 1, at most one processed image."""
+        """The result follows the contract: texts, confidences from 0 to 1, at most one processed image."""
         try:
             analysis = self._analysis(provider, analyze_request, call)
         except JobError as error:
             self._expect_others_succeed(call, provider, analyze_request, categories, error)
-            found(f"analyze raised {told(error)} for a good photo")
-        _, faults = self._limits(provider).extra_of(analysis.extra)
+            fail_test(f"analyze raised {describe(error)} for a good photo")
+        _, faults = self._limits(provider).split_extra(analysis.extra)
         expect(not faults, f"analyze returns an extra that its extra_fields do not allow: {'; '.join(faults)}")
         if analysis.processed_image is not None:
             expect(_is_image(analysis.processed_image.content), "processed_image holds bytes that are no image")
@@ -92,21 +93,21 @@ class AIProviderSuite(RouteTests, CheckTests):
     def test_analyze_answers_every_category(
         self, provider: AIProvider, analyze_request: AnalyzeRequest, categories: Sequence[str], call: Call
     ) -> None:
-        """No category that it is asked about is an error, even one it knows nothing about: operators choose them."""
+        """No category is an error, not even an unknown one, because operators choose the categories."""
         self._need_a_call_that_succeeds()
         for category in self._asked(provider, categories):
             asked = replace(analyze_request, category=category)
             try:
                 _expect_valid(call(provider.analyze, asked))
-                self.kept_of_class[SUCCEEDS] = True
+                self.class_state[SUCCEEDS] = True
             except Exception as error:
                 self._expect_others_succeed(call, provider, asked, categories, error)
-                found(
-                    f"analyze raised {told(error)} for the category {category!r}: "
+                fail_test(
+                    f"analyze raised {describe(error)} for the category {category!r}: "
                     "answer it as it does `other`, or declare `categories`"
                 )
 
-    def test_analyze_bears_five_calls_at_once(
+    def test_analyze_answers_five_calls_at_once(
         self,
         provider: AIProvider,
         analyze_request: AnalyzeRequest,
@@ -114,38 +115,32 @@ class AIProviderSuite(RouteTests, CheckTests):
         call: Call,
         call_together: Call,
     ) -> None:
-        """Five job slots share one provider, so its calls must not disturb each other."""
+        """Five job slots share one provider, so its calls must not affect each other."""
         self._need_a_call_that_succeeds()
         requests = self._various(provider, analyze_request, categories)
         try:
             results = call_together(*((provider.analyze, request) for request in requests))
         except Exception as error:
             if self.fails_alone(call, provider.analyze, requests[0]):
-                found(_failed(error))
-            found(
-                f"analyze raised {told(error)} when {len(requests)} calls ran at once: "
-                "keep what belongs to one in variables"
-            )
+                fail_test(_failed(error))
+            fail_test(f"analyze raised {describe(error)} when {len(requests)} calls ran at once: {IN_VARIABLES}")
         for result in results:
             _expect_valid(result)
-        as_then = [repr(result) for result in results]
+        at_once = [repr(result) for result in results]
         alone = [repr(self._analysis(provider, request, call)) for request in requests[:2]]
         expect(
-            [repr(result) for result in results] == as_then,
+            [repr(result) for result in results] == at_once,
             "analyze changes a result that it has returned: make a new Analysis and `extra` in each call",
         )
-        # Whether the calls were mixed up shows only where what they return depends on the photo, each time alike.
-        if alone != as_then[:2] and alone[0] != alone[1]:
-            again = [repr(self._analysis(provider, request, call)) for request in requests[:2]]
-            expect(
-                again != alone,
-                "analyze answers otherwise when calls run at once: keep what belongs to one in variables, not in self",
-            )
+        # Mixed-up calls can be seen only if the result depends on the photo and is the same each time.
+        if alone != at_once[:2] and alone[0] != alone[1]:
+            repeated = [repr(self._analysis(provider, request, call)) for request in requests[:2]]
+            expect(repeated != alone, f"analyze answers otherwise when calls run at once: {IN_VARIABLES}")
 
     def test_analyze_raises_only_job_errors_for_a_broken_image(
         self, provider: AIProvider, analyze_request: AnalyzeRequest, call: Call
     ) -> None:
-        """Bytes that are no image, or of an odd one, give an analysis or a JobError, never anything else."""
+        """Bytes of no image, or of an unusual one, give an analysis or a JobError, never another exception."""
         self._need_a_call_that_succeeds()
         for content, what in self._odd_images(provider):
             request = replace(analyze_request, image=content)
@@ -155,40 +150,40 @@ class AIProviderSuite(RouteTests, CheckTests):
                 expect(error.message, f"analyze raised {type(error).__name__} without words for the owner of the photo")
 
     def test_optional_attributes_have_their_types(self, provider: AIProvider) -> None:
-        """What it declares can be used: a plain bool, numbers from 1, names, a Rate."""
+        """The declared attributes are valid: a bool, numbers from 1, names, a Rate."""
         needs = getattr(provider, "needs_image", False)
-        expect(isinstance(needs, bool), f"needs_image is {needs!r}: say True or False")
+        expect(isinstance(needs, bool), f"needs_image is {needs!r}: set True or False")
         threads = getattr(provider, "max_concurrency", 1)
-        expect(isinstance(threads, int) and threads >= 1, f"max_concurrency is {threads!r}: say a whole number from 1")
+        expect(isinstance(threads, int) and threads >= 1, f"max_concurrency is {threads!r}: set a whole number from 1")
         sees = getattr(provider, "sees", "")
-        expect(isinstance(sees, str), f"sees is {sees!r}: say it in a sentence")
+        expect(isinstance(sees, str), f"sees is {sees!r}: write a sentence")
         if api_version_of(provider) > 1:
             expect(not (faults := declared_by(provider).faults), "; ".join(faults))
 
     def _need_a_call_that_succeeds(self) -> None:
-        if self.kept_of_class.get(NONE_SUCCEEDS):
+        if self.class_state.get(NONE_SUCCEEDS):
             pytest.skip(NONE_SUCCEEDS)
 
     def _expect_others_succeed(
         self, call: Call, provider: AIProvider, request: AnalyzeRequest, categories: Sequence[str], error: Exception
     ) -> None:
-        """Say it once, without a guess at the reason, when a photo of another category fails in the same way."""
-        if self.kept_of_class.get(SUCCEEDS):
+        """If a photo of another category fails in the same way, report that once, without a guess at the reason."""
+        if self.class_state.get(SUCCEEDS):
             return
         asked = sorted(self._asked(provider, categories), key=lambda each: each != "other")
         other = next((each for each in asked if each != request.category), request.category)
         try:
             call(provider.analyze, replace(request, category=other))
-        except Exception as again:
-            if type(again) is type(error):
-                self.kept_of_class[NONE_SUCCEEDS] = True
-                found(_failed(error))
+        except Exception as second:
+            if type(second) is type(error):
+                self.class_state[NONE_SUCCEEDS] = True
+                fail_test(_failed(error))
 
     def _limits(self, provider: object) -> Limits:
         return declared_by(provider).limits if api_version_of(provider) > 1 else Limits()
 
     def _asked(self, provider: object, categories: Sequence[str]) -> list[str]:
-        """Return the categories the provider is asked about, first that of the photo, if it can be."""
+        """Return the categories that the provider is asked about, that of the photo first if it is one of them."""
         declared = self._limits(provider).categories
         asked = [*categories, UNKNOWN_CATEGORY] if declared is None else sorted(declared)
         return sorted(asked, key=lambda each: each != "sneaker")
@@ -196,7 +191,7 @@ class AIProviderSuite(RouteTests, CheckTests):
     def _various(
         self, provider: AIProvider, request: AnalyzeRequest, categories: Sequence[str]
     ) -> list[AnalyzeRequest]:
-        """Return requests that are as different as they can be."""
+        """Return requests that differ as much as possible."""
         asked = self._asked(provider, categories)
         made = []
         for number in range(self._pace.calls_at_once):
@@ -223,14 +218,14 @@ class AIProviderSuite(RouteTests, CheckTests):
         return await super().make_call(method, *args)
 
     def _may_wait(self, seconds: float | None) -> bool:
-        """Return whether to ask again, as the service does, where an account is as strict as that."""
-        if not seconds or not self.patience_seconds:
+        """Return whether to call the provider again after that time, as the service does."""
+        if not seconds or not self.wait_budget_seconds:
             return False
-        is_late = self.ends_at is not None and monotonic() + seconds > self.ends_at
-        return not is_late and self._pace.waits(seconds, self.patience_seconds)
+        is_late = self.deadline is not None and monotonic() + seconds > self.deadline
+        return not is_late and self._pace.waits(seconds, self.wait_budget_seconds)
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[None]:
-        return self._pace if name == "analyze" else super().turn(name)
+    def call_slot(self, name: str) -> AbstractAsyncContextManager[None]:
+        return self._pace if name == "analyze" else super().call_slot(name)
 
     def _analysis(
         self, provider: AIProvider, request: AnalyzeRequest, call: Call, what: str = "a good photo"
@@ -242,12 +237,12 @@ class AIProviderSuite(RouteTests, CheckTests):
         except JobError:
             raise
         except NotReady as error:
-            self.kept_of_class[NONE_SUCCEEDS] = True
-            found(not_ready(error))
+            self.class_state[NONE_SUCCEEDS] = True
+            fail_test(not_ready(error))
         except Exception as error:
-            found(f"analyze raised {told(error)} for {what}: {RAISE_THESE}")
-        self.kept_of_class[SUCCEEDS] = True
-        expect(repr(request) == before, "analyze changes its request, which others read: copy what it wants to change")
+            fail_test(f"analyze raised {describe(error)} for {what}: {RAISE_THESE}")
+        self.class_state[SUCCEEDS] = True
+        expect(repr(request) == before, "analyze changes its request, which others read: copy it first")
         _expect_valid(result)
         return result  # type: ignore[no-any-return]
 
@@ -256,7 +251,7 @@ def _failed(error: Exception) -> str:
     if isinstance(error, NotReady):
         return not_ready(error)
     cure = "" if isinstance(error, JobError) else f" for a good photo: {RAISE_THESE}"
-    return f"analyze raised {told(error)}{cure}"
+    return f"analyze raised {describe(error)}{cure}"
 
 
 def _expect_valid(result: object) -> None:
@@ -280,9 +275,9 @@ def _is_image(content: bytes) -> bool:
         with Image.open(io.BytesIO(content)) as image:
             image.verify()
     except Exception:
-        return _is_of_a_kind_that_pillow_lacks(content)
+        return _is_heif(content)
     return True
 
 
-def _is_of_a_kind_that_pillow_lacks(content: bytes) -> bool:
+def _is_heif(content: bytes) -> bool:
     return content[4:8] == b"ftyp"  # HEIC, AVIF

@@ -1,4 +1,4 @@
-"""The tests of a plugin that serves HTTP routes: of `register_routes` and its handlers."""
+"""The tests of plugins with HTTP routes: of `register_routes` and its handlers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import pytest
 from pipeline.errors import NotReady, PipelineError
 from pipeline.hooks import PluginReply, PluginRequest
 from pipeline.hooks.routes import ADMIN, OPERATOR, PUBLIC, Route, RouteList
-from pipeline.hooks.serving import WrongReply, checked_reply
-from pipeline.testing.checking import under_test
-from pipeline.testing.findings import expect, found, told
+from pipeline.hooks.route_calls import WrongReply, checked_reply
+from pipeline.testing.check_tests import under_test
+from pipeline.testing.findings import IN_VARIABLES, describe, expect, fail_test
 from pipeline.testing.outcomes import outcome_of
 from pipeline.testing.suite import Call, PluginSuite, api_version_of
 
-# What may stand for a {name}: the client says.
+# Texts in place of a {name}; the client chooses them.
 MARK, OUTSIDE = "<b>suite</b>", "../" * 12 + "etc/passwd"
 PARAMS = {
     "an id that is none": "suite",
@@ -29,21 +29,23 @@ PARAMS = {
 }
 BODIES = {"no body": b"", "a body that is no JSON": b"{suite", "a list as body": b"[]", "{} as body": b"{}"}
 ANSWER = "raise ValidationError or NotFound for what the client does wrong; this is a 500"
-IN_VARIABLES = "keep what belongs to one in variables, not in self"
 
 
 class RouteTests(PluginSuite):
-    """Part of all suites. asks_admin_routes: whether those are called too that change something and are for admins."""
+    """Part of all suites.
+
+    asks_admin_routes: whether routes for admins that change something are called too.
+    """
 
     asks_admin_routes = True
 
     @pytest.fixture
     def routes(self, request: pytest.FixtureRequest) -> Sequence[Route]:
-        """What the plugin serves under /plugins/."""
+        """The routes that the plugin serves under /plugins/."""
         return self._routes_of(under_test(request))
 
-    def test_routes_answer_whatever_they_are_asked(self, routes: Sequence[Route], call: Call) -> None:
-        """A reply that can be sent, or a refusal in our errors, for ids and bodies that are none as well."""
+    def test_routes_answer_every_request(self, routes: Sequence[Route], call: Call) -> None:
+        """Every request gets a valid reply or an error of the service, also one with an invalid id or body."""
         for route in self._routes_to_ask(routes):
             for what, request in _odd_requests(route):
                 with self._timed_as_routes():
@@ -51,15 +53,15 @@ class RouteTests(PluginSuite):
                 reply = self._answer(outcome, route, what)
                 if route.role == PUBLIC and route.method != "GET" and what in BODIES:
                     is_taken = isinstance(reply, PluginReply) and reply.status < 400
-                    expect(not is_taken, f"{_shown(route)} is public and takes {what} from anybody: check who calls")
+                    expect(not is_taken, f"{_shown(route)} is public and takes {what} from anybody: check the caller")
 
-    def test_routes_bear_calls_at_once(self, routes: Sequence[Route], call: Call, call_together: Call) -> None:
+    def test_routes_answer_calls_at_once(self, routes: Sequence[Route], call: Call, call_together: Call) -> None:
         """Five users at the same time each get their own answer."""
         for route in [each for each in self._routes_to_ask(routes) if each.method == "GET"]:
             requests = [_request(route, f"user-{number}", f"suite-{number}") for number in range(5)]
             alone = [self._answered(call, route, each) for each in requests]
             if alone != [self._answered(call, route, each) for each in requests]:
-                continue  # it tells something else each time
+                continue  # its answers differ anyway
             with self._timed_as_routes():
                 outcomes = call_together(*((handler_of(route), each) for each in requests))
             at_once = [repr(self._answer(each, route, "five calls at once")) for each in outcomes]
@@ -74,7 +76,7 @@ class RouteTests(PluginSuite):
         try:
             self._register(plugin, routes)
         except Exception as error:
-            found(f"register_routes raised {told(error)}: add each route once, as in the reference")
+            fail_test(f"register_routes raised {describe(error)}: add each route once, as in the reference")
         return routes.all
 
     def _register(self, plugin: Any, routes: RouteList) -> None:
@@ -82,12 +84,12 @@ class RouteTests(PluginSuite):
 
     @contextmanager
     def _timed_as_routes(self) -> Iterator[None]:
-        """Whatever the plugin's kind, its handlers have as long as hooks."""
-        kinds, self.in_force = self.in_force, self.of_routes or self.in_force
+        """Apply the time limit of hooks, which handlers have for every kind of plugin."""
+        former, self.time_limit = self.time_limit, self.route_time_limit or self.time_limit
         try:
             yield
         finally:
-            self.in_force = kinds
+            self.time_limit = former
 
     def _routes_to_ask(self, routes: Sequence[Route]) -> list[Route]:
         if not routes:
@@ -103,18 +105,18 @@ class RouteTests(PluginSuite):
         return repr(self._answer(outcome, route, "a user's request"))
 
     def _answer(self, outcome: object, route: Route, what: str) -> PluginReply | PipelineError:
-        """Return what the client gets."""
+        """Return the reply or error that the client gets."""
         if isinstance(outcome, NotReady) or (isinstance(outcome, PipelineError) and outcome.http_status != 500):
             return outcome if isinstance(outcome, PipelineError) else PipelineError("Not ready")
         if isinstance(outcome, Exception):
-            found(f"{_shown(route)} raised {told(outcome)} for {what}: {ANSWER}")
+            fail_test(f"{_shown(route)} raised {describe(outcome)} for {what}: {ANSWER}")
         try:
             reply = checked_reply(outcome)
         except WrongReply as error:
-            found(f"{_shown(route)}: {error}: return PluginReply(json=...), or nothing")
+            fail_test(f"{_shown(route)}: {error}: return PluginReply(json=...), or nothing")
         expect(b"root:" not in reply.body, f"{_shown(route)} reads any file for {what}: look ids up, join no paths")
         is_echo = reply.content_type.startswith("text/html") and MARK.encode() in reply.body
-        expect(not is_echo, f"{_shown(route)} shows in HTML what it is asked, tags and all: use html.escape")
+        expect(not is_echo, f"{_shown(route)} shows in HTML what it is asked, with its tags: use html.escape")
         return reply
 
 

@@ -1,4 +1,4 @@
-"""What the suites show to plugins: events, photos, uploads; and the rooms they may publish to. Pure."""
+"""Sample events and photos for the suites, and the rooms that plugins may publish to. Pure."""
 
 from __future__ import annotations
 
@@ -32,14 +32,18 @@ FAILURE_EVENT = {
 
 
 class RecordingRooms:
-    """A RoomPublisher that keeps what was published, as (room, event). asked: how often `publish` was called."""
+    """A RoomPublisher that records the published events.
+
+    published: (room, event) of each.
+    asked: how often `publish` was called, awaited or not.
+    """
 
     def __init__(self) -> None:
         self.published: list[tuple[str, Mapping[str, Any]]] = []
         self.asked = 0
 
     def publish(self, room: str, event: Mapping[str, Any]) -> Coroutine[Any, Any, None]:
-        """Keep the event, once it is awaited."""
+        """Record the event when the result is awaited."""
         self.asked += 1
         return self._publish(room, event)
 

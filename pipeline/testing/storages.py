@@ -15,14 +15,14 @@ from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import NewImage, StorageBackend, StoredImage
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.context import PluginContext
-from pipeline.testing.findings import expect, found, told
+from pipeline.testing.findings import IN_VARIABLES, describe, expect, fail_test
 from pipeline.testing.own_routes import OwnRoutes
 from pipeline.testing.samples import GIF
 from pipeline.testing.suite import Call
 
-# A storage tells the time by a clock of its own.
+# A storage has a clock of its own.
 CLOCKS_APART = timedelta(hours=1)
-# More than a buffer of any library, and than a part of an upload in parts.
+# Makes an image larger than the buffers of libraries and than one part of a multipart upload.
 LARGE_ROWS = 4096
 ABSOLUTE = "return an absolute http(s) URL"
 ANEW = "open it anew for each reader"
@@ -30,10 +30,11 @@ REACHED = "can the storage be reached?"
 GONE = "raise FileNotFoundError for an image that is not there"
 
 
+# Many methods because each test, fixture and override of the suite is one.
 class StorageBackendSuite(OwnRoutes):
-    """Give it a fixture `storage`: an empty storage, or one where nothing begins with "suite/".
+    """Give it a fixture `storage`: an empty storage, or one without public_ids that begin with "suite/".
 
-    What a test saves there it deletes again.
+    Each test deletes the images that it saved.
     """
 
     content_type = "image/gif"
@@ -49,29 +50,29 @@ class StorageBackendSuite(OwnRoutes):
         self, _watched: None, loop: Any, context: PluginContext, storage: StorageBackend, call: Call
     ) -> Iterator[None]:
         self._saved: set[str] = set()
-        use = self.used(storage, call, context, loop)
+        use = self.while_started(storage, call, context, loop)
         next(use)
         yield
         for public_id in self._saved:
-            with suppress(Exception, pytest.fail.Exception):  # whether it can delete is what a test asks
+            with suppress(Exception, pytest.fail.Exception):  # another test checks delete
                 call(storage.delete, public_id)
         next(use, None)
 
     def _save(self, call: Call, storage: StorageBackend, public_id: str, file: BinaryIO, content_type: str) -> object:
         self._saved.add(public_id)
         url = self._done(call, storage.save, public_id, file, content_type)
-        self.kept_of_class["saved"] = True
-        expect(not file.closed, "save closes the file, which others read on: leave it open")
+        self.class_state["saved"] = True
+        expect(not file.closed, "save closes the file, which others still read: leave it open")
         return url
 
     def _done(self, call: Call, method: Any, *args: Any) -> Any:
         try:
             return call(method, *args)
         except DependencyUnavailable as error:
-            found(f"{method.__name__} raised {told(error)}: {REACHED}")
+            fail_test(f"{method.__name__} raised {describe(error)}: {REACHED}")
         except Exception as error:
-            found(
-                f"{method.__name__} raised {told(error)}: raise DependencyUnavailable while the storage cannot be "
+            fail_test(
+                f"{method.__name__} raised {describe(error)}: raise DependencyUnavailable while the storage cannot be "
                 "reached, and nothing otherwise"
             )
 
@@ -97,20 +98,21 @@ class StorageBackendSuite(OwnRoutes):
         except FileNotFoundError:
             return
         except Exception as error:
-            is_away = isinstance(error, DependencyUnavailable) and not self.kept_of_class.get("saved")
-            found(f"open raised {told(error)}" + (f": {REACHED}" if is_away else f" for an image {when}: {GONE}"))
-        found(f"open returns {type(file).__name__} for an image {when}: {GONE}")
+            is_away = isinstance(error, DependencyUnavailable) and not self.class_state.get("saved")
+            hint = f": {REACHED}" if is_away else f" for an image {when}: {GONE}"
+            fail_test(f"open raised {describe(error)}{hint}")
+        fail_test(f"open returns {type(file).__name__} for an image {when}: {GONE}")
 
     def test_save_returns_a_url_and_open_the_same_bytes(self, storage: StorageBackend, call: Call) -> None:
-        """What was saved comes back unchanged; the URL is an absolute http(s) one."""
+        """The saved bytes are read back unchanged; the URL is an absolute http(s) one."""
         url = self._save(call, storage, "suite/65f0/original", io.BytesIO(self.content), self.content_type)
         expect(is_web_url(url), f"save returns {url!r}: {ABSOLUTE}")
         same = self._read(call, storage, "suite/65f0/original") == self.content
         expect(same, "open returns other bytes than were saved: store and return them unchanged")
         self._expect_served(call, storage, "save", cast(str, url), (self.content, self.content_type))
 
-    def test_large_images_are_kept_whole_and_read_by_several(self, storage: StorageBackend, call: Call) -> None:
-        """As large as photos are; two readers of one image do not disturb each other."""
+    def test_large_images_are_complete_and_have_several_readers(self, storage: StorageBackend, call: Call) -> None:
+        """Images of the size of photos; two readers of one image do not affect each other."""
         large = self.content + bytes(range(256)) * LARGE_ROWS
         self._save(call, storage, "suite/65f9/original", io.BytesIO(large), self.content_type)
         one, other = (self._done(call, storage.open, "suite/65f9/original") for _ in range(2))
@@ -122,7 +124,7 @@ class StorageBackendSuite(OwnRoutes):
         expect(same, "open returns other bytes than were saved, of a large image: read the file to its end")
 
     def test_save_reads_from_the_start_of_the_file(self, storage: StorageBackend, call: Call) -> None:
-        """A file that was read before is still stored whole."""
+        """A file that was read before is still stored completely."""
         file = io.BytesIO(self.content)
         file.read()
         self._save(call, storage, "suite/65f1/original", file, self.content_type)
@@ -137,7 +139,7 @@ class StorageBackendSuite(OwnRoutes):
         expect(same, "save does not replace what was there: overwrite it, also when the content type differs")
 
     def test_saves_at_once_do_not_mix(self, storage: StorageBackend, call: Call, call_together: Call) -> None:
-        """Ten images saved at the same time each keep their own bytes."""
+        """Ten images that are saved at the same time each have their own bytes."""
         images = {f"suite/65f3/image-{number}": self.content + bytes([number]) for number in range(10)}
         self._saved.update(images)
         first = "suite/65f3/image-0"
@@ -146,13 +148,14 @@ class StorageBackendSuite(OwnRoutes):
         except Exception as error:
             if self.fails_alone(call, storage.save, first, io.BytesIO(self.content), self.content_type):
                 self._save(call, storage, first, io.BytesIO(self.content), self.content_type)
-            found(f"save raised {told(error)} when ten calls ran at once: keep what belongs to one call in variables")
+            raised = f"save raised {describe(error)} when ten calls ran at once"
+            fail_test(f"{raised}: {IN_VARIABLES}")
         same = {name: self._read_if_there(call, storage, name) for name in images} == images
-        expect(same, "images saved at once are mixed up: keep what belongs to one call in variables, not in self")
+        expect(same, f"images saved at once are mixed up: {IN_VARIABLES}")
 
     def test_save_many_answers_for_each(self, storage: StorageBackend, call: Call) -> None:
-        """If it has `save_many`: the URL of each image, in their order, each with its own bytes; what was there is
-        replaced.
+        """If it has `save_many`: it returns the URLs of the images in order, stores their bytes, and replaces older
+        images.
         """
         if not hasattr(storage, "save_many"):
             pytest.skip("the storage has no save_many, which is optional")
@@ -174,24 +177,24 @@ class StorageBackendSuite(OwnRoutes):
             expect(in_order, "save_many answers with other URLs than save: return them in the order of the images")
 
     def test_open_of_a_missing_image_raises_file_not_found(self, storage: StorageBackend, call: Call) -> None:
-        """FileNotFoundError tells "gone" from "cannot be reached"."""
+        """FileNotFoundError distinguishes a missing image from an unreachable storage."""
         self._expect_gone(call, storage, "suite/missing/original", "that never was")
 
-    def test_delete_removes_only_that_image_and_bears_repetition(self, storage: StorageBackend, call: Call) -> None:
-        """After delete the image is gone, its neighbour is not, and deleting again does nothing."""
+    def test_delete_removes_only_that_image_and_may_be_repeated(self, storage: StorageBackend, call: Call) -> None:
+        """After delete the image is gone, a similar one is not, and a second delete does nothing."""
         for name in ("suite/65f4/original", "suite/65f4/original-2"):
             self._save(call, storage, name, io.BytesIO(self.content), self.content_type)
-        for time in ("", " for an image that is gone: do nothing then"):
+        for when in ("", " for an image that is gone: do nothing then"):
             try:
                 call(storage.delete, "suite/65f4/original")
             except Exception as error:
-                found(f"delete raised {told(error)}{time}")
+                fail_test(f"delete raised {describe(error)}{when}")
         self._expect_gone(call, storage, "suite/65f4/original", "that was deleted")
         same = self._read_if_there(call, storage, "suite/65f4/original-2") == self.content
         expect(same, "delete harms an image with a similar public_id: remove that one alone")
 
     def test_url_shows_the_saved_bytes(self, storage: StorageBackend, call: Call) -> None:
-        """If it has `url`: an absolute http(s) URL that shows the image, made without looking whether there is one."""
+        """If it has `url`: an absolute http(s) URL that shows the image; made without a look whether it exists."""
         if not hasattr(storage, "url"):
             pytest.skip("the storage has no url, which is optional")
         self._save(call, storage, "suite/65f8/original", io.BytesIO(self.content), self.content_type)
@@ -204,11 +207,11 @@ class StorageBackendSuite(OwnRoutes):
             expect(fetched == self.content, "the URL shows other bytes than were saved")
 
     def fetch(self, url: str) -> bytes | None:
-        """Return what the URL shows; None, as here, leaves that out. Override it where the URL can be reached."""
+        """Return the bytes at the URL; None, as here, skips the check. Override it if the URL can be reached."""
         return None
 
     def test_list_yields_the_images_under_the_prefix(self, storage: StorageBackend, call: Call) -> None:
-        """If it has `list`: each image once, with when it was saved; no deleted one, none outside of the prefix."""
+        """If it has `list`: each image once, with its time; no deleted one, none outside of the prefix."""
         if not hasattr(storage, "list"):
             pytest.skip("the storage has no list, which is optional")
         names = [f"suite/65f5/{name}" for name in ("original-1", "original-2", "processed-1")]
@@ -220,7 +223,7 @@ class StorageBackendSuite(OwnRoutes):
         found_at = {prefix: self._list(call, storage, prefix) for prefix in prefixes}
         ids = {prefix: [each.public_id for each in images] for prefix, images in found_at.items()}
         right = sorted(ids["suite/65f5/"]) == [names[0], names[2]] and ids["suite/65f7/"] == []
-        expect(right, f"list('suite/65f5/') yields {sorted(ids['suite/65f5/'])}: each image of it once, no other")
+        expect(right, f"list('suite/65f5/') yields {sorted(ids['suite/65f5/'])}: each of its images once, no other")
         under = len([each for each in ids["suite/"] if each.startswith("suite/65f")])
         expect(under == 4, f"list('suite/') yields {under} of 4 images: each image of that prefix once")
         expect({*names[::2], "suite/65f6/original-1"} <= {*ids[""]}, "list('') does not yield all images")
@@ -245,13 +248,13 @@ class StorageBackendSuite(OwnRoutes):
             listed = call(storage.list, prefix)
             images = call(collect if hasattr(listed, "__aiter__") else gather, listed)
         except Exception as error:
-            found(f"list raised {told(error)}: yield StoredImage for each image, nothing when there is none")
+            fail_test(f"list raised {describe(error)}: yield StoredImage for each image, nothing when there is none")
         wrong = next((each for each in images if not isinstance(each, StoredImage)), None)
         expect(wrong is None, f"list yields {wrong!r}: yield StoredImage(public_id, stored_at)")
         return cast(list[StoredImage], images)
 
     def test_check_returns_when_the_storage_is_usable(self, storage: StorageBackend, call: Call) -> None:
-        """Readiness asks again and again; a usable storage returns nothing each time."""
+        """/readyz calls it again and again; a usable storage returns nothing each time."""
         for _ in range(3):
             answer = self._done(call, storage.check)
             expect(answer is None, f"check returns {answer!r}: return nothing, raise when the storage is not usable")

@@ -1,11 +1,10 @@
-"""What all suites share: a loop for each test, a plugin that is started and closed as the service does, and a look at
-what it leaves behind.
+"""The common part of all suites: a loop for each test, a plugin that is started and closed as by the service, and a
+check for leaks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,75 +19,77 @@ import pytest
 
 from pipeline.errors import NotReady
 from pipeline.hooks.context import ContextFactory, PluginContext
-from pipeline.hooks.progress import Reporting, takes_progress
+from pipeline.hooks.progress import ProgressReports, takes_progress
 from pipeline.hooks.threads import DaemonThreads, LoopThreads, of_plugin
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox as RealSandbox
 from pipeline.settings import Settings, load
-from pipeline.testing.findings import found, not_ready, told
-from pipeline.testing.surroundings import Held, Printed, Shared
-from pipeline.testing.watching import BLOCKED_SECONDS, Stuck, Watch
+from pipeline.testing.findings import describe, fail_test, not_ready
+from pipeline.testing.leaks import GRACE_SECONDS, end_tasks, leaks
+from pipeline.testing.process_state import OpenResources, PrintedText, ProcessState
+from pipeline.testing.loop_watch import BLOCKED_SECONDS, Stuck, LoopWatch
 
 Call = Callable[..., Any]
-# How long a call that was cancelled, and what a plugin lets go in `close`, may take to end.
-GRACE_SECONDS = 0.5
-# A library may open something once for the whole process; a plugin that leaks does it again.
+# A library may open a resource once for the process; a plugin that leaks opens one in each test.
 LEAKS_FROM = 3
-# Of these a single test shows enough.
+# Kinds of resources that are reported after one test.
 AT_ONCE = ("clients", "sockets", "many threads")
-# And the first call may import something on the loop.
+# The first call may import a package on the loop.
 BLOCKS_FROM = 2
 NO_TIME = "there was no time left for it"
 NEVER_AWAITED = "coroutine .* was never awaited"
 
 
+# Many methods because a suite is one class that authors subclass: fixtures, and hooks that a kind of suite overrides.
 class PluginSuite:
-    """`call(method, *args)` runs or awaits a plugin's method as the pipeline does.
+    """`call(method, *args)` runs or awaits a plugin's method as the service does.
 
-    call_seconds: the longest that one call may take. in_force: a setting that allows less, and its seconds.
-    gives_up: leave out the tests after a call that never returned. ends_at: after that
-    no further call is made, by monotonic(). patience_seconds: how long, in all tests of a class, it waits where a
-    provider is told to ask again later. of_routes: in_force for the handlers of routes. plugin_name: "" when nobody
-    has said it.
+    call_seconds: the longest time of one call.
+    time_limit: a setting that allows less, and its seconds.
+    route_time_limit: the same for the handlers of routes.
+    stops_after_hang: leave out the later tests after a call that never returned.
+    deadline: after this time, by monotonic(), no further call is made.
+    wait_budget_seconds: how long, in all tests of a class, the suite waits when a provider asks to be called later.
+    plugin_name: "" when unknown.
     """
 
     call_seconds = 30.0
-    in_force: tuple[str, float] | None = None
-    gives_up = False
-    ends_at: float | None = None
-    patience_seconds = 0.0
-    of_routes: tuple[str, float] | None = None
+    time_limit: tuple[str, float] | None = None
+    stops_after_hang = False
+    deadline: float | None = None
+    wait_budget_seconds = 0.0
+    route_time_limit: tuple[str, float] | None = None
     plugin_name = ""
     _at_once = 1
 
     @pytest.fixture
     def loop(self) -> Iterator[asyncio.AbstractEventLoop]:
-        """The loop the plugin lives on during one test; never the current one, which may belong to other tests."""
+        """The event loop of one test; not the current loop, which may belong to other tests."""
         loop = asyncio.new_event_loop()
         loop.set_default_executor(LoopThreads())
         yield loop
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()  # and leaves its threads
+        loop.close()  # leaves its threads behind
 
     @pytest.fixture
     def sandbox(self, loop: asyncio.AbstractEventLoop) -> Iterator[RealSandbox]:
-        """The child processes the service lends its plugins, real ones."""
+        """The sandbox of the service, with real child processes."""
         sandbox = RealSandbox()
         yield sandbox
         loop.run_until_complete(sandbox.close())
 
     @pytest.fixture
     def context_settings(self, tmp_path: Path) -> Settings:
-        """The service's settings as `start(context)` gets them: those of the environment, DATA_DIR being the test's."""
+        """The service's settings for `start(context)`: those of the environment, with a DATA_DIR of the test."""
         return load(data_dir=tmp_path / "data")
 
     @pytest.fixture
     def context(self, loop: asyncio.AbstractEventLoop, context_settings: Settings) -> Iterator[PluginContext]:
-        """What `start` gets: a real context, with a store that remembers nothing after the test."""
+        """The context for `start`: a real one, with a store that is empty for each test."""
         values = MemoryValues()
         contexts = ContextFactory(context_settings, Metrics(), lambda name: values)
-        yield contexts.to("suite")
+        yield contexts.for_plugin("suite")
         loop.run_until_complete(contexts.close())
 
     @pytest.fixture
@@ -105,7 +106,7 @@ class PluginSuite:
             tasks = [asyncio.create_task(self.make_call(*each)) for each in calls]
             try:
                 return await asyncio.gather(*tasks)
-            finally:  # those that still wait for their turn are nothing that the plugin leaves
+            finally:  # calls that still wait for a slot are no leak of the plugin
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
@@ -114,29 +115,31 @@ class PluginSuite:
 
     @pytest.fixture(autouse=True)
     def _watched(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Find what the plugin does to all others: it keeps the loop, prints, changes the process, leaks."""
+        """Find effects on other plugins: it blocks the loop, prints, changes the process, or leaks."""
         self._seen: list[str] = []
         self._at_once = 1
-        if self.kept_of_class.get("never returned"):
+        if self.class_state.get("never returned"):
             pytest.skip("an earlier call never returned")
-        shared, held = Shared.now(), Held.now()
+        state, resources = ProcessState.now(), OpenResources.now()
         yield
-        self._seen += Shared.now().changes(shared)
+        self._seen += ProcessState.now().changes(state)
         if loop.get_exception_handler() is not None:
             self._seen.append("it sets an exception handler of the event loop, which is the service's: leave it out")
-        self._look_for_tasks(loop)
-        self._look_for_leaks(loop, held)
+        if names := end_tasks(loop, PluginSuite.__name__):
+            shown = ", ".join(names[:3])
+            self._seen.append(f"tasks go on after close ({shown}): use context.task, or cancel them in close()")
+        self._check_leaks(loop, resources)
         if self._seen:
-            found(*self._seen)
+            fail_test(*self._seen)
 
     @property
-    def kept_of_class(self) -> dict[str, Any]:
-        """What the tests of one class know of each other."""
+    def class_state(self) -> dict[str, Any]:
+        """State that the tests of one class share."""
         if "of_class" not in vars(type(self)):
             type(self).of_class = {}  # type: ignore[attr-defined]
         return vars(type(self))["of_class"]  # type: ignore[no-any-return]
 
-    def used(
+    def while_started(
         self, plugin: object, call: Call, context: PluginContext, loop: asyncio.AbstractEventLoop
     ) -> Iterator[None]:
         """Start the plugin, let the test go on, and close it."""
@@ -149,19 +152,19 @@ class PluginSuite:
             try:
                 call(close)
             except Exception as error:
-                found(f"close raised {told(error)}: let everything go without an error")
+                fail_test(f"close raised {describe(error)}: let everything go without an error")
 
     def _start(self, start: Call, call: Call, context: PluginContext) -> None:
         try:
             call(start, context)
         except NotReady as error:
-            found(not_ready(error))
+            fail_test(not_ready(error))
         except Exception as error:
-            found(f"start raised {told(error)}: raise NotReady for what ends by itself, else mend what it says")
+            fail_test(f"start raised {describe(error)}: raise NotReady for what ends by itself, else fix the cause")
 
     def _on_loop(self, loop: asyncio.AbstractEventLoop, name: str, work: Awaitable[Any]) -> Any:
-        """Run the work on the loop, watched; what is seen is told when the test ends."""
-        watch, printed = Watch(self.limit_seconds), Printed(sys.stdout)
+        """Run the work on the loop and watch it; the findings are reported when the test ends."""
+        watch, printed = LoopWatch(self.limit_seconds), PrintedText(sys.stdout)
 
         async def watched() -> Any:
             beat = asyncio.create_task(watch.beat())
@@ -179,47 +182,48 @@ class PluginSuite:
         except Stuck:
             self._note_hang()
             where = watch.blocked[-1][1]
-            found(f"{name} keeps the event loop and never returns ({where}): await, or hand it to asyncio.to_thread")
+            cure = "await, or use asyncio.to_thread"
+            fail_test(f"{name} blocks the event loop and never returns ({where}): {cure}")
         finally:
             sys.stdout = printed.stream if sys.stdout is printed else sys.stdout
             self._note(name, watch, printed, warned)
 
-    def _note(self, name: str, watch: Watch, printed: Printed, warned: list[warnings.WarningMessage]) -> None:
+    def _note(self, name: str, watch: LoopWatch, printed: PrintedText, warned: list[warnings.WarningMessage]) -> None:
         if watch.blocked and name not in ("start", "close"):
-            times = self.kept_of_class[f"blocked {name}"] = self.kept_of_class.get(f"blocked {name}", 0) + 1
+            times = self.class_state[f"blocked {name}"] = self.class_state.get(f"blocked {name}", 0) + 1
             seconds, where = max(watch.blocked)
             if times >= BLOCKS_FROM:
                 self._seen.append(
-                    f"{name} keeps the event loop for {seconds:.2f} s{f' ({where})' if where else ''}, more than "
-                    f"{BLOCKED_SECONDS} s: await, write a plain def, or hand it to asyncio.to_thread"
+                    f"{name} blocks the event loop for {seconds:.2f} s{f' ({where})' if where else ''}, more than "
+                    f"{BLOCKED_SECONDS} s: await, write a plain def, or use asyncio.to_thread"
                 )
-        if printed.text.strip() and not self.kept_of_class.setdefault("printed", False):
-            self.kept_of_class["printed"] = True
+        if printed.text.strip() and not self.class_state.setdefault("printed", False):
+            self.class_state["printed"] = True
             self._seen.append(f"{name} prints ({printed.text.strip()[:60]!r}): log through context.log or structlog")
-        for each in warned:
-            if "was never awaited" in str(each.message):
-                self._seen.append(f"{name}: {each.message}; write `await` before the call, or nothing is done")
+        for warning in warned:
+            if "was never awaited" in str(warning.message):
+                self._seen.append(f"{name}: {warning.message}; write `await` before the call, or nothing is done")
             else:
-                warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
     @property
     def limit_seconds(self) -> float:
-        return min(self.call_seconds, self.in_force[1] if self.in_force else self.call_seconds)
+        return min(self.call_seconds, self.time_limit[1] if self.time_limit else self.call_seconds)
 
     async def make_call(self, method: Callable[..., Any], *args: Any) -> Any:
         name = _name(method)
         if takes_progress(method):
-            method = partial(method, progress=Reporting())
-        if self.ends_at is not None and monotonic() > self.ends_at:
+            method = partial(method, progress=ProgressReports())
+        if self.deadline is not None and monotonic() > self.deadline:
             pytest.skip(NO_TIME)
-        async with self.turn(name):
+        async with self.call_slot(name):
             if not hasattr(method, "is_of_the_suite"):
-                calls = self.kept_of_class.setdefault("calls", {})
+                calls = self.class_state.setdefault("calls", {})
                 calls[name] = calls.get(name, 0) + 1
             return await self._in_time(name, method, *args)
 
-    def turn(self, name: str) -> AbstractAsyncContextManager[None]:
-        """Return what lets a call of that method begin; nothing keeps it, unless a plugin declares so."""
+    def call_slot(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Return a context that waits until a call of that method may begin; without a declared rate at once."""
         return nullcontext()
 
     async def _in_time(self, name: str, method: Callable[..., Any], *args: Any) -> Any:
@@ -232,14 +236,14 @@ class PluginSuite:
                 await asyncio.wait([task], timeout=GRACE_SECONDS)
         if is_late:
             self._note_hang()
-            found(self._too_slow(name) + ("" if task.done() else "; it goes on although it was cancelled"))
+            fail_test(self._too_slow(name) + ("" if task.done() else "; it goes on although it was cancelled"))
         try:
             return task.result()
         except asyncio.CancelledError:
-            found(f"{name} lets a CancelledError escape: catch it where it cancels")
+            fail_test(f"{name} lets a CancelledError escape: catch it where it cancels")
 
     async def _run(self, method: Callable[..., Any], *args: Any) -> Any:
-        # Daemon threads: one that hangs fails its test and must not keep pytest from ending.
+        # Daemon threads: a thread that hangs must not keep pytest from ending.
         threads = DaemonThreads(4, "suite")
         of_plugin.set(threads)
         try:
@@ -248,18 +252,18 @@ class PluginSuite:
             result = await asyncio.wrap_future(threads.submit(partial(method, *args)))
             return await result if isawaitable(result) else result
         except SystemExit:
-            found(f"{_name(method)} calls sys.exit, which would end the service: raise an error")
+            fail_test(f"{_name(method)} calls sys.exit, which would end the service: raise an error")
         finally:
             threads.shutdown()
 
     def _too_slow(self, name: str) -> str:
-        if self.in_force and self.in_force[1] <= self.call_seconds:
-            setting, seconds = self.in_force
+        if self.time_limit and self.time_limit[1] <= self.call_seconds:
+            setting, seconds = self.time_limit
             return f"{name} takes longer than {setting}={seconds:g}, which is in force: set a shorter timeout"
         return f"{name} does not return within {self.call_seconds:g} s: set a timeout for whatever it waits for"
 
     def fails_alone(self, call: Call, method: Call, *args: Any) -> bool:
-        """Return whether one call by itself fails too, as it does when nobody can be reached."""
+        """Return whether one call by itself fails too, as it does when a service cannot be reached."""
         try:
             call(method, *args)
         except Exception:
@@ -267,47 +271,20 @@ class PluginSuite:
         return False
 
     def _note_hang(self) -> None:
-        self.kept_of_class["never returned"] = self.gives_up
+        self.class_state["never returned"] = self.stops_after_hang
 
-    def _look_for_tasks(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Find tasks that go on after `close`."""
-        tasks = self._running(loop, until=monotonic() + GRACE_SECONDS)
-        names = sorted(set(map(_name_of_task, tasks)))
-        if names:
-            shown = ", ".join(names[:3])
-            self._seen.append(f"tasks go on after close ({shown}): use context.task, or cancel them in close()")
-        for each in tasks:
-            each.cancel()
-        if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=GRACE_SECONDS))
-
-    def _running(self, loop: asyncio.AbstractEventLoop, until: float) -> set[asyncio.Task[Any]]:
-        while (tasks := asyncio.all_tasks(loop)) and monotonic() < until:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=0.05))
-        return tasks
-
-    def _look_for_leaks(self, loop: asyncio.AbstractEventLoop, before: Held) -> None:
-        until = monotonic() + GRACE_SECONDS
-        while (left := Held.now().more(before, self._at_once)) and monotonic() < until:
-            gc.collect()
-            loop.run_until_complete(asyncio.sleep(0.05))
-        for sort, line in left.items():
-            times = self.kept_of_class[sort] = self.kept_of_class.get(sort, 0) + 1
-            if times >= LEAKS_FROM or sort in AT_ONCE:
+    def _check_leaks(self, loop: asyncio.AbstractEventLoop, before: OpenResources) -> None:
+        for kind, line in leaks(loop, before, self._at_once).items():
+            times = self.class_state[kind] = self.class_state.get(kind, 0) + 1
+            if times >= LEAKS_FROM or kind in AT_ONCE:
                 self._seen.append(line)
 
 
 def api_version_of(plugin: object) -> int:
-    """Return the version of the plugin API that a plugin was written for, as its module says."""
+    """Return the API version that a plugin was written for, as its module declares."""
     module = sys.modules.get(type(plugin).__module__)
     version = getattr(plugin, "API_VERSION", getattr(module, "API_VERSION", 2))
     return version if isinstance(version, int) else 2
-
-
-def _name_of_task(task: asyncio.Task[Any]) -> str:
-    """Return what runs in it; of a call that the suite makes, the plugin's method."""
-    name = str(getattr(task.get_coro(), "__qualname__", task.get_name()))
-    return task.get_name() if name.startswith(f"{PluginSuite.__name__}.") else name
 
 
 def _name(method: Callable[..., Any]) -> str:

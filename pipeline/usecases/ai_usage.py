@@ -16,7 +16,7 @@ import structlog
 
 from pipeline.clock import CLOCK
 from pipeline.errors import DependencyUnavailable
-from pipeline.hooks.usage import UsageCounts
+from pipeline.hooks.usage import UsageCounters
 from pipeline.texts import cause_of
 from pipeline.usecases.budgets import DAY_SECONDS, Budgets, Sums, day_of
 
@@ -44,7 +44,7 @@ class AiUsage:
     def __init__(
         self,
         sums: Sums,
-        counts: UsageCounts,
+        counts: UsageCounters,
         budgets: Budgets,
         *,
         currency: str,
@@ -83,13 +83,13 @@ class AiUsage:
     async def write(self) -> None:
         """Add the new counts to the sums. DependencyUnavailable while Redis is away: the next call adds them."""
         async with self._writing:
-            amounts = self._counts.take()
+            amounts = self._counts.drain()
             fields = {f"{what} {provider}": amount for (provider, what), amount in amounts.items()}
             try:
                 if fields:
                     await self._sums.add_to_sums(self._name(), fields, 2 * DAY_SECONDS)
             except DependencyUnavailable:
-                self._counts.give_back(amounts)
+                self._counts.restore(amounts)
                 raise
 
     async def today(self, providers: Collection[str]) -> AiDay:

@@ -23,7 +23,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, PermanentJobError, PipelineError, ValidationError
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Usage
-from pipeline.hooks.job_side import NO_LIMITS, NO_WITNESS, AnalysisListener, Permit
+from pipeline.hooks.job_protocols import NO_LIMITS, NO_LISTENER, AnalysisListener, Permit
 from pipeline.queue.job import Job
 from pipeline.texts import cause_of
 from pipeline.usecases.cleaning import Cleaning
@@ -47,7 +47,7 @@ class Plugins(ImageStorage, Protocol):
         request: AnalyzeRequest,
         read_image: Callable[[], Awaitable[bytes]],
         tries: str = "",
-        listener: AnalysisListener = NO_WITNESS,
+        listener: AnalysisListener = NO_LISTENER,
         permit: Permit = NO_LIMITS,
         only: str = "",
     ) -> Analysis:
@@ -67,7 +67,7 @@ class Attempt:
     def __init__(self, job: Job) -> None:
         self._number = job.attempt
         self._started_at = utc_now()
-        self._next: AnalysisListener = NO_WITNESS
+        self._next: AnalysisListener = NO_LISTENER
         self.provider: str | None = None
         self._analysis: Analysis | None = None
 
@@ -141,7 +141,7 @@ class PhotoAnalysis:
         previews: Previews,
         cleaning: Cleaning,
         provider_timeout_seconds: float = 90,
-        listener: Callable[[Job], AbstractContextManager[AnalysisListener]] = lambda job: nullcontext(NO_WITNESS),
+        listener: Callable[[Job], AbstractContextManager[AnalysisListener]] = lambda job: nullcontext(NO_LISTENER),
         permit: Callable[[Job, Asset], Permit] = lambda job, asset: NO_LIMITS,
     ) -> None:
         """listener: yields the listener of a job's analysis

@@ -18,8 +18,8 @@ from typing import Any
 import structlog
 
 from pipeline.errors import DependencyUnavailable, PipelineError
-from pipeline.hooks.calls import CHECK, BoundPlugin
-from pipeline.hooks.calls import CHECK_SECONDS as PLUGIN_CHECK_SECONDS
+from pipeline.hooks.bound_plugin import CHECK, BoundPlugin
+from pipeline.hooks.bound_plugin import CHECK_SECONDS as PLUGIN_CHECK_SECONDS
 from pipeline.hooks.kinds import PROVIDER
 from pipeline.logs import Seldom
 from pipeline.metrics import Metrics
@@ -119,9 +119,9 @@ class Dependencies:
         async def check() -> None:
             if monotonic() - plugin.worked_at < WORKED_SECONDS:
                 return
-            if not plugin.is_started and plugin.held_seconds > 0:
+            if not plugin.is_started and plugin.status.held_seconds > 0:
                 # The plugin is held and may not be started yet; its check would start it.
-                raise DependencyUnavailable(plugin.reason)
+                raise DependencyUnavailable(plugin.status.reason)
             if fault := await plugin.health():
                 raise DependencyUnavailable(fault)
 

@@ -137,7 +137,7 @@ class Overview:
         )
 
     def _quarantined(self) -> list[str]:
-        return [f"{plugin.kind} {plugin.name}" for plugin in self._plugins.all if plugin.state == "held"]
+        return [f"{plugin.kind} {plugin.name}" for plugin in self._plugins.all if plugin.status.state == "held"]
 
 
 def describe_redis(info: Mapping[str, str], *, is_embedded: bool, error: str | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pipeline.assets.asset import Asset
 from pipeline.errors import BudgetReached, DependencyUnavailable, RetryableJobError
 from pipeline.hold import Pace
 from pipeline.hooks import Analysis
-from pipeline.hooks.job_side import NO_LIMITS, Permit, Spent
+from pipeline.hooks.job_protocols import NO_LIMITS, Permit, CallUsage
 from pipeline.queue.job import Job
 from pipeline.texts import cause_of
 from pipeline.usecases.budgets import Budgets
@@ -79,7 +79,7 @@ class Permits:
 
 
 class JobPermit:
-    """The Permit of one job (hooks/job_side.py)."""
+    """The Permit of one job (hooks/job_protocols.py)."""
 
     def __init__(self, permits: Permits, job: Job, asset: Asset) -> None:
         self._permits = permits
@@ -89,7 +89,7 @@ class JobPermit:
         self._user_id = asset.user_id
         self._job_id = job.id
 
-    async def known(self, provider: str) -> Analysis | None:
+    async def earlier_answer(self, provider: str) -> Analysis | None:
         """See Permit."""
         cache, key = self._permits.cache, self._key(provider)
         answer = await cache.find(key) if cache and key else None
@@ -99,7 +99,7 @@ class JobPermit:
             answer = await self._permits.partial.find(key)
         return answer
 
-    async def put_by(self, provider: str, analysis: Analysis) -> None:
+    async def store_partial(self, provider: str, analysis: Analysis) -> None:
         """See Permit."""
         if self._permits.partial is not None and (key := self._key(provider, self._job_id)):
             await self._permits.partial.put(key, analysis, is_partial=True)
@@ -150,9 +150,9 @@ class JobPermit:
         error.provider = provider
         return error
 
-    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
+    async def end(self, provider: str, analysis: Analysis | None, failed_usage: CallUsage | None = None) -> None:
         """See Permit."""
-        paid = Spent(analysis.usage) if analysis is not None else spent
+        paid = CallUsage(analysis.usage) if analysis is not None else failed_usage
         if paid is not None and self._permits.budgets is not None and provider not in self._permits.free:
             await self._permits.budgets.record(provider, self._user_id, paid.usage)
         if analysis is not None and self._permits.cache is not None and (key := self._key(provider)):

@@ -30,7 +30,7 @@ SendEvent = Callable[[Job, Mapping[str, Any], bool], None]
 
 
 class RunningJob:
-    """One job that this process runs: the AnalysisListener of its analysis (hooks/job_side.py)."""
+    """One job that this process runs: the AnalysisListener of its analysis (hooks/job_protocols.py)."""
 
     def __init__(self, reports: ProgressReports, job: Job) -> None:
         self.job = job

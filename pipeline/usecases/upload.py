@@ -26,7 +26,7 @@ from pipeline.assets.store import AssetStore, KeyRecord
 from pipeline.clock import utc_now
 from pipeline.errors import IdempotencyKeyReused
 from pipeline.hooks import UploadFacts
-from pipeline.hooks.extra import kept_extra
+from pipeline.hooks.extra import clean_extra
 
 log = structlog.get_logger(__name__)
 
@@ -195,7 +195,7 @@ def storable_claims(claims: Mapping[str, Any]) -> dict[str, Any]:
     stored: dict[str, Any] = {}
     for name, value in claims.items():
         try:
-            with_claim = stored | kept_extra({name: value})
+            with_claim = stored | clean_extra({name: value})
         except ValueError:
             with_claim = stored
         if with_claim is stored or len(json.dumps(with_claim, ensure_ascii=False).encode()) > MAX_CLAIMS_BYTES:

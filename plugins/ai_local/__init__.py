@@ -1,8 +1,8 @@
 """AI provider `local`: reads the product's lettering and colours on this machine, without any network.
 
-The embedded default where no AI service is configured. It names only what it can see: the brand and model written on
-the product (OCR against a lexicon) and the colours of what stands in front of the background. What it cannot see is
-UNKNOWN, and the asset becomes `partial`. All work is done in the sandbox; the service imports nothing heavy.
+The embedded default if no AI service is configured. It names only visible things: the brand and model written on the
+product (OCR and a lexicon) and the colours of the product in front of the background. Everything else is UNKNOWN, and
+the asset becomes `partial`. All work is done in the sandbox; the service imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 EXTRA = "local"
-# What the children import.
+# The packages that the child processes import.
 PACKAGES = ("cv2", "numpy", "onnxruntime", "rapidfuzz", "rapidocr")
 
 

@@ -1,8 +1,8 @@
 """Names the colours of the subject as a person would. Pure: pixels in, words out.
 
-Pixels are compared in CIE Lab, where distances are near to what the eye sees, after the picture's white has been
-brought up, since a phone's photo of a white shoe in a dim room is grey. confidence = share of the subject that the
-named colours cover x how near its pixels are to what has these names x how far the mask can be trusted.
+Pixels are compared in CIE Lab, where distances are close to what the eye sees. Before that the picture's white is
+brightened, because a phone's photo of a white shoe in a dim room is grey. confidence = share of the subject that the
+named colours cover x how close its pixels are to the samples of these names x how reliable the mask is.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MIN_SHARE = 0.12  # of the subject; less is a detail, not its colour
 MAX_COLORS = 3
 WHITE_LEVEL = 235.0
 MAX_GAIN = 1.5  # a picture darker than this may well be of something dark
-NEAR, FAR = 8.0, 32.0  # Lab units: a colour as near as the first has its name for sure, one beyond the second hardly
+NEAR, FAR = 8.0, 32.0  # Lab units: a colour within NEAR has its name for sure, a colour beyond FAR hardly
 HARDLY = 0.3
 TRUST_IN_MASK = 0.9
 TRUST_IN_CENTER = 0.4  # without a mask the middle of the picture stands for the subject
@@ -61,7 +61,8 @@ _SAMPLES = np.array([sample for samples in PALETTE.values() for sample in sample
 def name_colorway(pixels: Pixels, subject: Mask | None) -> Attribute:
     """Return up to three colours, the largest first, like "White/Red"; UNKNOWN when no colour stands out.
 
-    pixels: RGB. subject: 0 to 1 for each pixel, None when it could not be told from the background.
+    pixels: RGB.
+    subject: 0 to 1 for each pixel, None when it could not be separated from the background.
     """
     size = _sample_size(pixels)
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
@@ -70,7 +71,7 @@ def name_colorway(pixels: Pixels, subject: Mask | None) -> Attribute:
         return UNKNOWN
     gain = min(MAX_GAIN, max(1.0, WHITE_LEVEL / max(1.0, float(np.percentile(small.max(axis=2), 99)))))
     shares = _shares(np.clip(small[inside] * gain, 0, 255).astype(np.uint8))
-    named = [each for each in shares if each[1] >= MIN_SHARE][:MAX_COLORS]
+    named = [color for color in shares if color[1] >= MIN_SHARE][:MAX_COLORS]
     if not named:
         return UNKNOWN
     trust = TRUST_IN_CENTER if subject is None else TRUST_IN_MASK
@@ -78,16 +79,16 @@ def name_colorway(pixels: Pixels, subject: Mask | None) -> Attribute:
 
 
 def _shares(colors: Pixels) -> list[tuple[str, float, float]]:
-    """Return (name, share, share weighed by how near its pixels are to the name) of each colour, the largest first."""
+    """Return (name, share, share weighted by how close its pixels are to the samples) of each colour, largest first."""
     distances = np.linalg.norm(_lab(colors)[:, None, :] - _lab(_SAMPLES)[None, :, :], axis=2)
     nearest = distances.argmin(axis=1)
     sure = np.clip(1 - (distances.min(axis=1) - NEAR) / (FAR - NEAR), HARDLY, 1)
-    found: dict[str, tuple[float, float]] = {}
+    shares: dict[str, tuple[float, float]] = {}
     for index in np.unique(nearest):
         chosen = nearest == index
-        share, weight = found.get(_NAMES[index], (0.0, 0.0))
-        found[_NAMES[index]] = share + float(chosen.mean()), weight + float(sure[chosen].sum()) / len(colors)
-    return sorted(((name, *each) for name, each in found.items()), key=lambda each: -each[1])
+        share, weight = shares.get(_NAMES[index], (0.0, 0.0))
+        shares[_NAMES[index]] = share + float(chosen.mean()), weight + float(sure[chosen].sum()) / len(colors)
+    return sorted(((name, *values) for name, values in shares.items()), key=lambda color: -color[1])
 
 
 def _lab(colors: Pixels) -> NDArray[np.float32]:

@@ -1,13 +1,13 @@
 """Finds names of the lexicon in lettering that may be misread: "CAN0N" is Canon, a bit less surely; "Canyon" is not.
 
-Pure but for reading lexicon.json beside it. How close two spellings are:
+Pure, except that it reads lexicon.json beside it. The similarity of two spellings:
 - the same letters and digits (case, accents, spaces, hyphens aside): 1;
-- letters mistaken for look-alikes (O and 0, I and 1, S and 5, ...): 0.85 for each, up to half of them, names of four
+- letters read as look-alikes (O and 0, I and 1, S and 5, ...): 0.85 for each, up to half of them, names of four
   and more only;
-- other slips: 0.75 for each, one in names of eight and more, two in names of twelve and more, never in a digit or the
-  first letter;
-- a gap too many inside a name of six or more: 0.75.
-Shorter names are too near to ordinary words ("like" and "Nike", "salmon" and "Salomon") to forgive more.
+- other misread letters: 0.75 for each, one in names of eight and more, two in names of twelve and more, never in a
+  digit or the first letter;
+- one additional gap inside a name of six or more: 0.75.
+Shorter names are too similar to ordinary words ("like" and "Nike", "salmon" and "Salomon") for more tolerance.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LONG_NAME = 8
 OTHER_CATEGORY = 0.7  # a brand of another category is less likely, but cameras do get uploaded as "other"
 COMMON_WORD = 0.8  # "On" or "Globe" alone on a line is probably the brand, in a sentence it is not
 MAX_WORDS = 400  # a photographed page of text must not cost seconds
-CATEGORIES = ("sneaker", "lego", "camera", "other")  # whose names it has; any other category is taken as the last
+CATEGORIES = ("sneaker", "lego", "camera", "other")  # of the lexicon; any other category counts as the last one
 
 FOLDED = str.maketrans("012345678lqu", "oizeasgtbiov")
 BETWEEN_WORDS = re.compile(r"[\s/,;:|()\[\]{}\"“”«»•·®™©]+")
@@ -55,10 +55,10 @@ class Word:
 class Brand:
     """A brand as one category of the lexicon has it.
 
-    lines: families of products, such as Lumix; they tell the brand, and are no models.
-    patterns: what its model designations look like.
+    lines: families of products, such as Lumix; they name the brand, but no model.
+    patterns: of its model designations.
     is_common: its name is an everyday word.
-    is_part: its name stands on products of others too: makers of lenses and chips, names on screens.
+    is_part: its name is written on products of other brands too: makers of lenses and chips, names on screens.
     """
 
     name: str
@@ -72,7 +72,11 @@ class Brand:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Match:
-    """A name found in the picture. similarity: of the spelling, 0 to 1. confidence: that times the OCR's certainty."""
+    """A name that is written in the picture.
+
+    similarity: of the spelling, 0 to 1.
+    confidence: similarity times the OCR's certainty.
+    """
 
     name: str
     brand: Brand
@@ -98,7 +102,7 @@ class _Entry:
 
 
 class Names:
-    """Many names, to be looked for all at once."""
+    """Many names that are searched for together."""
 
     def __init__(self, names: Iterable[tuple[str, str, Brand]]) -> None:
         """names: (name, one spelling of it, its brand) of each."""
@@ -109,7 +113,7 @@ class Names:
         self._long = [fold for fold in self._by_fold if len(fold) >= LONG_NAME]
 
     def find(self, words: list[Word]) -> Iterator[Match]:
-        """Yield every name that occurs, as often as it does."""
+        """Yield every occurrence of every name."""
         for start in range(len(words)):
             seen = ""
             for end in range(start + 1, min(start + 6, len(words) + 1)):
@@ -117,7 +121,7 @@ class Names:
                 yield from self._match(seen, tuple(words[start:end]))
 
     def starts(self, word: str) -> int:
-        """Return how many characters at the start of a word are one of these names, 0 when none."""
+        """Return how many characters at the start of a word form one of these names, 0 for none."""
         fold = word.casefold().translate(FOLDED)
         return next((length for length in range(len(fold) - 1, 3, -1) if fold[:length] in self._by_fold), 0)
 
@@ -159,7 +163,7 @@ def _digits(text: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """Brands, models and product lines of each category it knows, and the words on packages that name nothing."""
+    """Brands, models and product lines of each category, and the words on packages that name no product."""
 
     brands: dict[str, Names]
     models: dict[str, Names]
@@ -183,7 +187,7 @@ class Lexicon:
         )
 
     def words(self, lines: Iterable[Line]) -> list[Word]:
-        """Return the words of all lines in order; a brand the OCR glued to a model number becomes a word of its own."""
+        """Return the words of all lines in order; a brand that the OCR joined to a model number becomes a word."""
         words = []
         for line in lines:
             for text in filter(plain, BETWEEN_WORDS.split(unicodedata.normalize("NFKC", line.text))):
@@ -193,15 +197,15 @@ class Lexicon:
         return words[:MAX_WORDS]
 
     def find_brands(self, words: list[Word], category: str) -> list[Match]:
-        """Return the brands that occur, those of other categories weighed down."""
-        found = []
+        """Return the brands that occur, those of other categories with a lower similarity."""
+        matches = []
         for each, names in self.brands.items():
             for match in names.find(words):
                 if match.brand.is_common and (each != category or not _stands_alone(match, words)):
                     continue
                 weight = (1 if each == category else OTHER_CATEGORY) * (COMMON_WORD if match.brand.is_common else 1)
-                found.append(Match(match.name, match.brand, match.words, match.similarity * weight))
-        return found
+                matches.append(Match(match.name, match.brand, match.words, match.similarity * weight))
+        return matches
 
     def models_of(self, brand: Brand) -> Names:
         """Return the listed models of one brand."""

@@ -1,4 +1,4 @@
-"""What the OCR hands to the rules: one line of text and where it stands. Pure."""
+"""One line of text in the picture, as the OCR returns it. Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Line:
-    """One line of text. score: the OCR's mean certainty per letter, 0 to 1. box: its four corners in pixels, in reading
-    order from the top left.
+    """One line of text.
+
+    score: the OCR's mean certainty per letter, 0 to 1.
+    box: its four corners in pixels, in reading order from the top left.
     """
 
     text: str

@@ -1,18 +1,18 @@
-"""Decides from the lettering which brand and model it is. Pure.
+"""Names brand and model from the lettering. Pure.
 
-A confidence is the OCR's certainty x how well the spelling matches (lexicon.py) x what the rule is worth:
-- a model the lexicon lists, or one written as that brand writes its models: 1 and 0.9; with the version that follows a
-  listed one ("Ghost 15", "EOS R6 Mark II"): 0.9; 0.75 when it is no longer than two characters, is one everyday word in
-  a sentence, or a number that may be a size follows it; a LEGO set number: 0.95 with five digits, 0.8 with four, 0.7
-  with six;
+A confidence is the OCR's certainty x the similarity of the spelling (lexicon.py) x the factor of the rule:
+- a model that the lexicon lists: 1; a word with the pattern of the brand's models: 0.9; a listed model with the version
+  after it ("Ghost 15", "EOS R6 Mark II"): 0.9; 0.75 when the model has at most two characters, is one everyday word in
+  a sentence, or is followed by a number that may be a size; a LEGO set number: 0.95 with five digits, 0.8 with four,
+  0.7 with six;
 - otherwise a word of letters and digits beside the brand, nearly as large: 0.6;
 - a model below 0.5 is no answer, and a product line ("Lumix", a LEGO theme) is no model;
-- a brand that is not written anywhere but known from its model: 0.6;
-- the name of a maker of lenses, chips or pages (`is_part`) without a model of its own: never when another brand is
-  there; else 0.6 on a camera, 0.35 beside what is written on lenses and on anything else;
-- a brand after "for", "fits" and the like, as on chargers and cases for its products: 0.35;
+- a brand that is written nowhere but follows from its model: 0.6;
+- a maker of lenses, chips or pages (`is_part`) without a model of its own: never beside another brand; else 0.6 on a
+  camera, and 0.35 beside lettering of lenses and on any other product;
+- a brand after "for", "fits" and similar words, as on chargers and cases for its products: 0.35;
 - two brands of about the same size: 0.75;
-- nothing of all this, of category `other`: the largest word, 0.35.
+- otherwise, in category `other`: the largest word, 0.35.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ RIVAL, NEAR_RANK = 0.75, 0.6
 INFERRED_BRAND = 0.6
 SET_NUMBER = {4: 0.8, 5: 0.95, 6: 0.7}
 MISREAD_DIGIT = 0.85
-MIN_TELLING_LETTERS = 5  # a shorter model name says nothing about the brand
+MIN_TELLING_LETTERS = 5  # a shorter model name does not identify the brand
 
-MOST = 0.99  # nothing read off a photo is certain
+MOST = 0.99  # nothing read from a photo is certain
 
 MIN_LEGIBLE = 0.9
 MAX_TEXTS, MAX_TEXT_LENGTH = 20, 80
@@ -50,7 +50,7 @@ NUMBER = re.compile(r"(?<![\w.,])[\dOoIlSBZ]{4,6}(?![\w]|[.,]\d)")
 PIECES = re.compile(r"\b\d{2,5}\s*(?:pcs?|pzs?|pieces|piezas|pièces|pièzas|teile|elements?|stk)\b.*", re.IGNORECASE)
 YEAR = re.compile(r"(?:19[5-9]|20[0-3])\d")
 DESIGNATED = re.compile(r"(?=.*\d)(?=.*[A-Za-z])(?!.*\d{5})[A-Za-z0-9]+(?:[.+-][A-Za-z0-9]+)?\+?")
-MAX_DESIGNATION, MIN_DESIGNATION_HEIGHT = 14, 0.4  # characters; of the brand's height: what is smaller is small print
+MAX_DESIGNATION, MIN_DESIGNATION_HEIGHT = 14, 0.4  # characters; of the brand's height: smaller words are small print
 NUMBERED = frozenset("no nr sn n id fcc lot ean ref ser serial pat part item".split())  # before a part number
 FOR = frozenset("for fits compatible with works für fuer pour para per".split())  # before the brand of another product
 VERSION = re.compile(
@@ -77,9 +77,10 @@ class _Candidate:
 
 
 def name_product(lines: list[Line], category: str, lexicon: Lexicon) -> tuple[Attribute, Attribute]:
-    """Return (brand, model), each UNKNOWN when the lettering does not tell. lines: what can be read, top to bottom.
+    """Return (brand, model), each UNKNOWN when the lettering does not name it.
 
-    category: one that the lexicon does not know is taken as `other`.
+    lines: the legible lines, top to bottom.
+    category: one that the lexicon does not know counts as `other`.
     """
     if category not in CATEGORIES:
         category = OTHER
@@ -92,13 +93,13 @@ def name_product(lines: list[Line], category: str, lexicon: Lexicon) -> tuple[At
 
 
 def legible_texts(lines: list[Line]) -> list[str]:
-    """Return what is written on the product beyond doubt, the largest first, each once."""
+    """Return the texts that are surely legible, the largest first, each once."""
     sure = [line for line in lines if line.score >= MIN_LEGIBLE and sum(map(str.isalpha, line.text)) >= 3]
     texts = (line.text.strip()[:MAX_TEXT_LENGTH] for line in sorted(sure, key=lambda line: -line.height))
     return list(dict.fromkeys(texts))[:MAX_TEXTS]
 
 
-_Named = tuple[Match | None, Attribute, float]  # the brand, its model, and what the rule is worth
+_Named = tuple[Match | None, Attribute, float]  # the brand, its model, and the factor of the rule
 
 
 def _written(words: list[Word], lines: list[Line], category: str, lexicon: Lexicon) -> _Named | None:
@@ -125,19 +126,19 @@ def _written(words: list[Word], lines: list[Line], category: str, lexicon: Lexic
 
 
 def _is_for(match: Match, words: list[Word]) -> bool:
-    """Return True for "charger for Canon": it tells what the product goes with, not what it is."""
+    """Return True for "charger for Canon": it names the product that this one is for."""
     before = _neighbour(match.words[0], words, -1)
     return before is not None and plain(before.text) in FOR
 
 
 def _neighbour(word: Word, words: list[Word], step: int) -> Word | None:
-    """Return the word before (-1) or after (1) that one on its line."""
-    place = next(number for number, each in enumerate(words) if each is word) + step
-    return words[place] if 0 <= place < len(words) and words[place].line is word.line else None
+    """Return the word before (-1) or after (1) this word on its line."""
+    index = next(number for number, each in enumerate(words) if each is word) + step
+    return words[index] if 0 <= index < len(words) and words[index].line is word.line else None
 
 
 def _is_on_lens(match: Match, lines: list[Line]) -> bool:
-    """Return True when what is written on lenses stands in letters of about the same height."""
+    """Return True when typical lettering of lenses is there in letters of about the same height."""
     return any(OPTICS.search(line.text) and line.height >= 0.6 * match.height for line in lines)
 
 
@@ -153,7 +154,7 @@ def _inferred(words: list[Word], lines: list[Line], category: str, lexicon: Lexi
     """Return the brand whose model or line is written on a product that does not show the brand."""
     listed = [*lexicon.models[category].find(words), *lexicon.lines[category].find(words)]
     telling = [match for match in listed if _is_telling(match, category)]
-    # "City" or "Friends" alone stands on many things.
+    # "City" or "Friends" alone is written on many products.
     if not telling or category == LEGO and not _set_numbers(lines):
         return None, UNKNOWN, 0.0
     match = max(telling, key=_model_rank)
@@ -161,7 +162,7 @@ def _inferred(words: list[Word], lines: list[Line], category: str, lexicon: Lexi
 
 
 def _largest_word(lines: list[Line], lexicon: Lexicon) -> Attribute:
-    """Return the word that stands out by its size as a brand nobody has listed."""
+    """Return the word that is clearly the largest as an unlisted brand."""
     by_height = sorted((line for line in lines if line.score >= MIN_LEGIBLE), key=lambda line: -line.height)
     if not by_height or len(by_height) > 1 and by_height[0].height < STANDS_OUT * by_height[1].height:
         return UNKNOWN
@@ -173,14 +174,14 @@ def _largest_word(lines: list[Line], lexicon: Lexicon) -> Attribute:
 
 
 def _is_telling(match: Match, category: str) -> bool:
-    """True for "Air Max 90" or "Old Skool", false for "Response" or "Ghost", which stand on anything."""
+    """True for "Air Max 90" or "Old Skool", false for "Response" or "Ghost", which many products show."""
     letters = plain(match.name)
     is_special = category == LEGO or len(match.words) > 1 or any(map(str.isdigit, letters))
     return match.similarity == 1 and is_special and len(letters) >= MIN_TELLING_LETTERS and not letters.isdigit()
 
 
 def _models(brand: Brand, seen: Match, words: list[Word], lines: list[Line], lexicon: Lexicon) -> list[_Candidate]:
-    """Return what may be the model, by the best rule that finds anything."""
+    """Return the candidates for the model, by the best rule that has any."""
     listed = list(lexicon.models_of(brand).find(words))
     if brand.name.casefold() == LEGO:
         return _sets(listed, lines)
@@ -189,7 +190,7 @@ def _models(brand: Brand, seen: Match, words: list[Word], lines: list[Line], lex
 
 
 def _as_written(match: Match, brand: Match, words: list[Word]) -> _Candidate:
-    """Return a listed model with the version that is written after it."""
+    """Return a listed model with the version after it."""
     version = _version(match, words)
     if version:
         added = " ".join(word.text for word in version)
@@ -204,13 +205,13 @@ def _as_written(match: Match, brand: Match, words: list[Word]) -> _Candidate:
 
 
 def _version(match: Match, words: list[Word]) -> list[Word]:
-    """Return the one or two words after a model that tell its version: "15", "II", "Mark II"."""
+    """Return the one or two words after a model that are its version: "15", "II", "Mark II"."""
     after = _neighbour(match.words[-1], words, 1)
     following = [after, _neighbour(after, words, 1)] if after is not None else []
     for count in (2, 1):
         version = [word for word in following[:count] if word is not None]
         text = " ".join(word.text for word in version)
-        # After a name that ends with a number a number is something else, a size perhaps.
+        # After a name that ends with a number, another number is no version, perhaps a size.
         if len(version) == count and VERSION.fullmatch(text) and not (match.name[-1].isdigit() and text.isdigit()):
             return version
     return []
@@ -264,8 +265,8 @@ def _by_pattern(brand: Brand, words: list[Word]) -> list[_Candidate]:
 
 
 def _designations(brand: Match, words: list[Word]) -> list[_Candidate]:
-    """Return the words of letters and digits that are no measure, no part number and no small print."""
-    found, before = [], None
+    """Return the words of letters and digits, except measures, part numbers and small print."""
+    candidates, before = [], None
     for word in words:
         is_numbered = before is not None and before.line is word.line and plain(before.text) in NUMBERED
         before, line = word, word.line
@@ -276,8 +277,8 @@ def _designations(brand: Match, words: list[Word]) -> list[_Candidate]:
             and not MEASURE.fullmatch(word.text)
             and line.height >= MIN_DESIGNATION_HEIGHT * brand.height
         ):
-            found.append(_Candidate(word.text, line.score * DESIGNATION, line.score * line.height))
-    return found
+            candidates.append(_Candidate(word.text, line.score * DESIGNATION, line.score * line.height))
+    return candidates
 
 
 def _model_rank(match: Match) -> float:

@@ -1,7 +1,7 @@
 """LocalProvider: one photo in, one Analysis out. Runs on the event loop; all work is done in children of the sandbox.
 
-The light child decodes the photo and, when it was read, cuts the product out. Children of the provider's own hold the
-OCR models: a photo that the light child never comes back from must not cost the time to load those.
+The light child decodes the photo and cuts the product out after the reading. The provider's own children have the OCR
+models: so a photo that crashes or hangs the light child does not cost the time to load the models again.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, 
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Picture, ProcessedImage, Sandbox
 from . import work
 
-# The longest each step may take: ten times what it takes on a machine of today.
+# The longest time of each step: ten times its time on a present machine.
 DECODE_SECONDS, READ_SECONDS, FINISH_SECONDS = 30.0, 45.0, 10.0
 CUT_OUT_CPU_SECONDS = 6.0
 CHECK_SECONDS = 9.0
-ROTATION_SHARE = 0.5  # of the time for reading: turns are tried no longer
+ROTATION_SHARE = 0.5  # of the time for reading: after that no further rotation is tried
 READER_MEMORY_MB = 1024
 
 
 class LocalProvider:
-    """Names brand, model and colorway from lettering and pixels, and hands on what else it can read as `extra.text`.
+    """Names brand, model and colorway from lettering and pixels, and returns all legible texts as `extra.text`.
 
-    Where the product can surely be told from its background, or lies on its side, there is a processed image too: an
+    If the product can surely be separated from its background, or lies on its side, there is a processed image too: an
     upright WebP. In doubt there is none.
 
-    Each confidence is a product of what was measured: how sure the OCR is of the letters, how well they match the
-    lexicon, and how much the rule that picked them is worth (lexicon.py, models.py); for the colorway the share of the
-    subject the named colours cover and how far the mask can be trusted (colors.py).
+    Each confidence is a product of measured values: the OCR's certainty, the similarity to the lexicon and the factor
+    of the rule (lexicon.py, models.py); for the colorway the share of the subject that the named colours cover and the
+    reliability of the mask (colors.py).
     """
 
     needs_image = True
@@ -40,12 +40,12 @@ class LocalProvider:
     )
 
     def __init__(self, sandbox: Sandbox, processes: int) -> None:
-        """processes: how many photos may be read at once, each in a child that holds the models."""
+        """processes: how many photos may be read at once, each in a child with the models."""
         self._sandbox = sandbox
         self._readers = sandbox.pool("local", setup=work.load, processes=processes, memory_mb=READER_MEMORY_MB)
 
     async def analyze(self, request: AnalyzeRequest) -> Analysis:
-        """Return what can be seen; PermanentJobError when the bytes are no picture."""
+        """Return the analysis of the photo; PermanentJobError when the bytes are no picture."""
         if not request.image:
             raise PermanentJobError("The photo is empty")
         budget = Budget(request.timeout_seconds)
@@ -71,11 +71,11 @@ class LocalProvider:
             raise DependencyUnavailable("The models cannot be loaded") from error.__cause__ or error
 
     async def close(self) -> None:
-        """End the children that hold the models."""
+        """End the children with the models."""
         await self._readers.close()
 
     async def _finish(self, picture: Picture, turn: int | None, boxes: list[Any], budget: Budget) -> Any:
-        """Return colorway and processed image; with the background as it is when cutting out takes too long."""
+        """Return colorway and processed image; with the original background when cutting out takes too long."""
         args = (*_sent(picture), turn, boxes)
         try:
             seconds, wait = budget.step(FINISH_SECONDS)
@@ -87,15 +87,16 @@ class LocalProvider:
 
 
 class Budget:
-    """The time of one call, from which each step takes a part."""
+    """The time of one call, divided among its steps."""
 
     def __init__(self, seconds: float) -> None:
         self._ends_at = asyncio.get_running_loop().time() + seconds
 
     def step(self, most: float) -> tuple[float, float]:
-        """Return how long the next step may run, and how long it may wait for a child before; most: it may run.
+        """Return how long the next step may run, and how long it may wait for a child before that.
 
-        Together they are what is left, so that a photo whose turn does not come was not asked about at all.
+        most: the longest time it may run.
+        Together they are the rest of the call's time: a photo that gets no child in time is not worked on at all.
         """
         left = max(0.0, self._ends_at - asyncio.get_running_loop().time())
         seconds = min(most, left / 2)

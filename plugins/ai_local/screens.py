@@ -1,7 +1,7 @@
-"""Finds lit displays: what is written on them names a page, not the product. Pure. Runs in a child.
+"""Finds lit displays: the lettering on them belongs to a page, not to the product. Pure. Runs in a child.
 
-A display is a bright rectangle in a thin dark frame. A white label on a dark product has a dark surround that does not
-end soon, so it is none; a dark page is not found.
+A display is a bright rectangle in a thin dark frame. A white label on a dark product is no display, because its dark
+surroundings are wide. A dark page is not recognized.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .line import Line
 
 Pixels = NDArray[Any]  # of uint8
 
-ON_SCREEN = 0.45  # what lettering on a display is worth: less than a model needs
+ON_SCREEN = 0.45  # the factor for lettering on a display: too low for a model
 WORK_PIXELS = 480
 BRIGHT, DARK = 150, 90  # of the brightest of a pixel's three channels
 MIN_AREA = 0.03  # of the picture
 MIN_FILL = 0.85  # of its own tilted rectangle
-MIN_DARK_FRAME = 0.85  # of what lies just outside
-MIN_BRIGHT_BEYOND = 0.35  # of what lies outside the frame
+MIN_DARK_FRAME = 0.85  # of the pixels just outside
+MIN_BRIGHT_BEYOND = 0.35  # of the pixels outside the frame
 FRAME, BEYOND = 0.02, 0.14  # of its short side: how far outside these two lie
 
 
@@ -40,7 +40,7 @@ def weigh_down(lines: list[Line], pixels: Pixels) -> list[Line]:
 
 
 def _find(pixels: Pixels) -> list[Pixels]:
-    """Return a mask of each display, at the size of work."""
+    """Return a mask of each display, at the working size."""
     scale = WORK_PIXELS / max(pixels.shape[:2])
     size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
     level = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA).max(axis=2)

@@ -1,8 +1,8 @@
-"""Tells the product from what it stands on, and puts it on a clean background.
+"""Separates the product from its background, and puts it on a clean one.
 
 GrabCut (Rother et al. 2004, OpenCV) on a small copy of the picture; lettering counts as subject, the picture's edge as
-background. It is a guess, and a picture with half the product cut off is worse than one with a table in it, so a mask
-that is doubtful in any way is thrown away. A picture that was taken on white needs none. Runs in a child.
+background. The mask is a guess, and a picture with half of the product cut off is worse than one with a table in it, so
+a mask that is doubtful in any way is dropped. A picture that was taken on white needs no mask. Runs in a child.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ SOFT_EDGE = 6.0  # Lab units per pixel of the small picture
 MIN_AREA, MAX_AREA = 0.06, 0.8  # of the picture; outside this it is a detail or everything
 MIN_FILL = 0.65  # of its own convex hull; a torn mask has less
 MIN_TEXT_INSIDE = 0.85
-# Lab units in daylight; in a background with more there are other things, or half the product. Tables and carpets have
-# hardly any unevenness of hue, streets and rooms do.
+# Lab units in daylight; a background with more contains other things, or half of the product. Tables and carpets have
+# an even hue, streets and rooms do not.
 MOST_UNEVENNESS = (24, 6, 6)
-DAYLIGHT, MAX_GAIN = 235.0, 4.0  # a picture is taken to have something that bright; it is dimmed at most so many times
-MIN_LARGEST = 0.9  # of all that was found: a product in two pieces has lost what joins them
+DAYLIGHT, MAX_GAIN = 235.0, 4.0  # the brightest pixel in daylight, and the most that a dim picture is brightened
+MIN_LARGEST = 0.9  # of the mask: a product in two pieces has lost the part that joins them
 MIN_COMPACTNESS = 0.12  # 4 pi area / outline^2: 1 for a disc, 0.3 for a chair, less for what is torn
 MAX_BORDER = 0.04  # of the outline runs along the picture's edge; more is a product that goes on outside, or a wall
 MIN_CONTRAST = 9.0  # Lab units between the two sides of the outline
@@ -52,9 +52,10 @@ WEBP_QUALITY = 85
 
 
 def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> Mask | None:
-    """Return how much each pixel belongs to the product, 0 to 1, or None when that cannot be told.
+    """Return how much each pixel belongs to the product, 0 to 1; None in doubt.
 
-    pixels: RGB. text_boxes: four corners each, in pixels.
+    pixels: RGB.
+    text_boxes: four corners each, in pixels.
     """
     scale = WORK_PIXELS / max(pixels.shape[:2])
     if min(pixels.shape[:2]) * scale < MIN_WORK_PIXELS:
@@ -68,7 +69,7 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
     edge = max(2, round(EDGE_SHARE * max(small.shape[:2])))
     flat, distance, shadow = _flatten(small, 2 * edge)
     gain = min(MAX_GAIN, max(1.0, DAYLIGHT / max(1.0, float(np.percentile(small.max(axis=2), 99)))))
-    if not _is_even(flat[_ring(small, 2 * edge)], gain):  # also spares GrabCut the pictures it takes ten seconds for
+    if not _is_even(flat[_ring(small, 2 * edge)], gain):  # also skips the pictures that take GrabCut ten seconds
         return None
     if flat.std(axis=(0, 1)).max() < LEAST_UNEVENNESS:  # one colour all over: GrabCut never ends on some of these
         return None
@@ -79,8 +80,8 @@ def find_subject(pixels: Pixels, text_boxes: Sequence[NDArray[np.float32]]) -> M
 
 
 def find_on_white(pixels: Pixels) -> Mask | None:
-    """Return where a product stands that was taken on white, 0 or 1; None when the border is not white. Good enough to
-    name its colours: what is as white as the paper may be missing.
+    """Return the mask, 0 or 1, of a product that was photographed on white; None when the border is not white. Good
+    enough to name its colours: parts that are as white as the paper may be missing.
     """
     if min(pixels.shape[:2]) < MIN_WORK_PIXELS:
         return None
@@ -124,11 +125,11 @@ def _cut(flat: Pixels, distance: Mask, text: Pixels, edge: int) -> Pixels:
 
 
 def _flatten(small: Pixels, edge: int) -> tuple[Pixels, Mask, Pixels]:
-    """Return the picture in Lab without the fall of light over its background; how far each pixel is from that
-    background, in multiples of its own unevenness; and 1 where it could be the same background in shadow.
+    """Return the picture in Lab without the uneven light on its background; the distance of each pixel from that
+    background, in multiples of its own unevenness; and 1 for pixels that may be the same background in shadow.
 
-    The background along the edge is continued into the picture as a surface of second degree: a lamp makes the middle
-    of a table brighter than its edge, and by colour alone that patch would go with the product.
+    The background along the edge is extrapolated into the picture as a surface of second degree: a lamp makes the
+    middle of a table brighter than its edge, and by colour alone that patch would count as product.
     """
     lab = cv2.cvtColor(cv2.bilateralFilter(small, 7, 40, 7), cv2.COLOR_RGB2LAB).astype(np.float32)
     y, x = np.mgrid[-1 : 1 : complex(0, lab.shape[0]), -1 : 1 : complex(0, lab.shape[1])]
@@ -146,27 +147,27 @@ def _flatten(small: Pixels, edge: int) -> tuple[Pixels, Mask, Pixels]:
 
 
 def _without_shadow(mask: Pixels, shadow: Pixels, lightness: Pixels) -> Pixels:
-    """Return the mask without the shadows the product casts: coloured like dimmed background, with a soft outer edge.
+    """Return the mask without the shadows of the product: coloured like dimmed background, with a soft outer edge.
 
-    A grey product on a white table is coloured like that too, but its edge is sharp; a dim part of a pale product is
-    soft, but does not lie along the outline.
+    A grey product on a white table has such a colour too, but its edge is sharp; a dim part of a pale product is soft,
+    but not along the outline.
     """
     steps = cv2.GaussianBlur(lightness.astype(np.float32), (0, 0), 1)
     steepness = np.hypot(cv2.Sobel(steps, -1, 1, 0, scale=1 / 8), cv2.Sobel(steps, -1, 0, 1, scale=1 / 8))
     rim = (mask > 0) & (cv2.erode(mask, np.ones((5, 5), np.uint8)) == 0)
     shaded: Pixels = mask & shadow
     count, pieces = cv2.connectedComponents(cv2.morphologyEx(shaded, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
-    kept = mask.copy()
+    without = mask.copy()
     for number in range(1, count):
         piece = pieces == number
         outer = rim & piece
         if outer.sum() > LONG_CONTACT * np.sqrt(piece.sum()) and steepness[outer].mean() < SOFT_EDGE:
-            kept[cv2.dilate(piece.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0] = 0
-    return kept
+            without[cv2.dilate(piece.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0] = 0
+    return without
 
 
 def _solid(mask: Pixels) -> Pixels | None:
-    """Return the mask without holes and crumbs, None when it has more than one piece or none."""
+    """Return the mask without holes and specks, None when it has several pieces or none."""
     opened = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(opened)
     if count < 2 or stats[1:, cv2.CC_STAT_AREA].max() < MIN_LARGEST * opened.sum():
@@ -189,7 +190,7 @@ def _is_plausible(mask: Pixels, text: Pixels, flat: Pixels, gain: float) -> bool
 
 
 def _is_sharp(mask: Pixels, flat: Pixels, edge: int) -> bool:
-    """Return True when the outline is compact, inside the picture, and has another colour on each side."""
+    """Return True when the outline is compact, inside the picture, and has different colours on its two sides."""
     outline = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=len)
     compactness = 4 * np.pi * cv2.contourArea(outline) / max(1.0, cv2.arcLength(outline, True)) ** 2
     height, width = mask.shape

@@ -1,7 +1,7 @@
-"""Reads the lettering in a picture, and finds out from it which way up the picture is.
+"""Reads the lettering in a picture, and decides by it which rotation is upright.
 
-RapidOCR (PP-OCR models on onnxruntime) with the models of its own wheel; nothing is ever downloaded. Knows nothing of
-brands. Runs in a child.
+RapidOCR (PP-OCR models on onnxruntime) with the models in its own wheel; nothing is downloaded. Knows no brands. Runs
+in a child.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from rapidocr import RapidOCR
 from pipeline.errors import ConfigurationError
 from .line import Line
 
-FIND_AT_PIXELS = 960  # text is searched at this size and read at full size: a third of the time, the same words
+FIND_AT_PIXELS = 960  # text is located at this size, read at full size: a third of the time, the same words
 MIN_SCORE = 0.5  # below this the letters are guesses
 IS_LEGIBLE = 0.9  # upright lettering scores 0.95 and more, upside down 0.6 to 0.85
-# What a turn must make legible: so many ASCII letters in lines that long, and so many times what is legible upright.
+# A rotation must make legible: so many ASCII letters in lines of that length, and so many times those without it.
 MIN_LETTERS, MIN_LENGTH, TIMES_UPRIGHT = 6, 3, 2
 
 
@@ -34,7 +34,7 @@ class TextReader:
             params={
                 "Global.log_level": "critical",
                 "Global.text_score": 0.0,
-                "Global.use_cls": False,  # it would turn upside-down lines silently; read_upright wants to know
+                "Global.use_cls": False,  # it would rotate upside-down lines silently, hidden from read_upright
                 "Det.model_path": _model("det"),
                 "Det.limit_type": "max",
                 "Det.limit_side_len": FIND_AT_PIXELS,
@@ -45,19 +45,21 @@ class TextReader:
         )
 
     def read(self, photo: Image.Image) -> list[Line]:
-        """Return every line found, from top to bottom, sure or not."""
-        found: Any = self._engine(np.asarray(photo)[:, :, ::-1])
-        if found.txts is None:
+        """Return every line, from top to bottom, sure or not."""
+        result: Any = self._engine(np.asarray(photo)[:, :, ::-1])
+        if result.txts is None:
             return []
-        lines = zip(found.txts, found.scores, found.boxes, strict=True)
+        lines = zip(result.txts, result.scores, result.boxes, strict=True)
         return [Line(text, float(score), box) for text, score, box in lines]
 
 
 def read_upright(photo: Image.Image, reader: TextReader, deadline: float) -> tuple[Transpose | None, list[Line]]:
-    """Return the turn by which most of the lettering comes upright, if any, and the lines that can be read then.
+    """Return the rotation that brings most of the lettering upright, if any, and the legible lines after it.
 
-    A picture is turned only when that makes a word or two surely legible: many a texture looks like one glyph when it
-    is turned. deadline: on the monotonic clock, in seconds; no further turn is tried after it.
+    A picture is rotated only when that makes a word or two surely legible: many textures look like one glyph when they
+    are rotated.
+
+    deadline: on the monotonic clock, in seconds; after it no further rotation is tried.
     """
     best, lines = None, reader.read(photo)
     legible = _legible_letters(lines)
@@ -68,20 +70,20 @@ def read_upright(photo: Image.Image, reader: TextReader, deadline: float) -> tup
         if monotonic() > deadline:
             break
         turned_lines = reader.read(photo.transpose(turn))
-        if (found := _legible_letters(turned_lines)) >= needed:
-            best, lines, needed = turn, turned_lines, found + 1
+        if (letters := _legible_letters(turned_lines)) >= needed:
+            best, lines, needed = turn, turned_lines, letters + 1
     return best, [line for line in lines if line.score >= (IS_LEGIBLE if line.is_upended else MIN_SCORE)]
 
 
 def _is_upright(lines: list[Line]) -> bool:
-    """Return True when so much can be read that no turn needs to be tried."""
+    """Return True when so much is legible that no rotation needs to be tried."""
     upright = [line for line in lines if not line.is_upended]
     read = sum(line.score * len(line.text) for line in upright)
     return 2 * _letters(upright) >= _letters(lines) and read >= IS_LEGIBLE * _letters(upright)
 
 
 def _legible_letters(lines: list[Line]) -> int:
-    """Return how many letters of upright lines are read beyond doubt."""
+    """Return how many letters of upright lines are surely legible."""
     sure = (line for line in lines if not line.is_upended and line.score >= IS_LEGIBLE and len(line.text) >= MIN_LENGTH)
     return sum(char.isascii() and char.isalpha() for line in sure for char in line.text)
 
@@ -91,7 +93,7 @@ def _letters(lines: list[Line], *, upended: bool = False) -> int:
 
 
 def _model(task: str) -> str:
-    # Naming the file keeps RapidOCR from fetching one.
+    # With the name of a file RapidOCR does not download one.
     models = sorted(Path(str(files("rapidocr"))).glob(f"models/*_{task}_*.onnx"))
     if not models:
         raise ConfigurationError(f"rapidocr came without its {task} model: reinstall rapidocr, or set AI_SERVICE_URL")

@@ -1,7 +1,7 @@
-"""What the provider has done in children: reading the lettering, cutting the product out, naming colours.
+"""The functions that run in child processes: reading the lettering, cutting the product out, naming colours.
 
-The service imports this file to name its functions, so what only a child needs (OpenCV, models, 300 MB) is imported
-inside them.
+The service imports this file to name its functions, so the packages that only a child needs (OpenCV, models, 300 MB)
+are imported inside them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEAST_SIDE_PIXELS = 8
 
 @cache
 def load() -> tuple[TextReader, Lexicon]:
-    """Return the OCR engine and the lexicon of this child: what each child calls first."""
+    """Return the OCR engine and the lexicon of this child. Each child calls this first."""
     import cv2
 
     from .lexicon import Lexicon
@@ -36,19 +36,19 @@ def load() -> tuple[TextReader, Lexicon]:
 
 
 def is_loaded() -> bool:
-    """Return True once this child has the models, without which it takes no call."""
+    """Return True when this child has the models; it accepts no call before."""
     return load() is not None
 
 
 def read(width: int, height: int, rgb: bytes, category: str, seconds: float) -> dict[str, Any]:
-    """Return what the lettering tells.
+    """Return the results of the lettering.
 
     `brand` and `model`: each (value, confidence).
-    `turn`: by which the picture comes upright, a number of PIL.Image.Transpose or None.
-    `boxes`: where lettering stands then, four corners each.
-    `text`: what can be read beyond doubt, the largest first.
+    `turn`: the rotation that brings the picture upright, a number of PIL.Image.Transpose or None.
+    `boxes`: the places of lettering after it, four corners each.
+    `text`: the surely legible texts, the largest first.
 
-    seconds: after which no further turn is tried.
+    seconds: after this time no further rotation is tried.
     """
     import numpy as np
 
@@ -78,9 +78,10 @@ def finish(
 ) -> tuple[tuple[str, float], bytes | None]:
     """Return the colorway (value, confidence) and the processed image, a WebP, or None.
 
-    None when nothing is made better: the picture stands upright, and its product is not cut out.
+    No image when it would not be better: the picture is upright, and its product is not cut out.
 
-    turn, boxes: as `read` gives them. cuts_out: False leaves the background as it is.
+    turn, boxes: as `read` returns them.
+    cuts_out: False leaves the background unchanged.
     """
     import cv2
     import numpy as np

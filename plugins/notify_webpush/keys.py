@@ -1,4 +1,4 @@
-"""The P-256 key that signs what is sent (VAPID), and the spelling of keys: base64url without padding."""
+"""The P-256 key that signs requests (VAPID), and the encoding of keys: base64url without padding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def new_key() -> str:
 
 
 def read_key(text: str) -> ec.EllipticCurvePrivateKey:
-    """Return the private key of a text; ValueError, which shows nothing of it."""
+    """Return the private key in a text; the text of a ValueError contains nothing of it."""
     try:
         if "-----BEGIN" in text:
             key = serialization.load_pem_private_key(text.encode(), password=None)
@@ -28,11 +28,11 @@ def read_key(text: str) -> ec.EllipticCurvePrivateKey:
             return ec.derive_private_key(int.from_bytes(secret, "big"), ec.SECP256R1())
     except (ValueError, TypeError, UnsupportedAlgorithm):
         pass
-    raise ValueError("is no P-256 private key, PEM or base64url of its 32 bytes")
+    raise ValueError("is not a P-256 private key, PEM or base64url of its 32 bytes")
 
 
 def public_point(key: ec.EllipticCurvePrivateKey) -> str:
-    """Return the public key as browsers take it."""
+    """Return the public key in the form for browsers."""
     form = serialization.PublicFormat.UncompressedPoint
     return encode(key.public_key().public_bytes(serialization.Encoding.X962, form))
 
@@ -43,6 +43,6 @@ def encode(data: bytes) -> str:
 
 
 def decode(text: str) -> bytes:
-    """Return the bytes of a text; ValueError when it is none."""
+    """Return the bytes in a text; ValueError when it is no base64url."""
     bare = text.rstrip("=")
     return base64.b64decode(bare + "=" * (-len(bare) % 4), altchars="-_", validate=True)

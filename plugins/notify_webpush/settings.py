@@ -12,24 +12,27 @@ from .keys import read_key
 
 
 class WebpushSettings(PluginSettings):
-    """Who sends, and how urgently."""
+    """The sender, and the urgency of its messages."""
 
     subject: str = Field(
         description="mailto: or https: address at which a push service reaches the operator of this service."
     )
     private_key: SecretStr = Field(
         default=SecretStr(""),
-        description="P-256 key that signs, PEM or base64url of its 32 bytes; default: made on first start and kept in "
-        "the asset store. With another key every browser has to subscribe anew.",
+        description="P-256 key that signs, PEM or base64url of its 32 bytes; default: created at the first start "
+        "and stored in the asset store. With another key every browser has to subscribe again.",
     )
     ttl_seconds: int = Field(
-        default=86_400, ge=0, le=2_419_200, description="How long a service keeps an event for a browser that is off."
+        default=86_400,
+        ge=0,
+        le=2_419_200,
+        description="How long a push service stores an event for a browser that is off.",
     )
     urgency: Literal["very-low", "low", "normal", "high"] = Field(
-        default="normal", description="What a phone that saves power is woken for: very-low, low, normal or high."
+        default="normal", description="Urgency for a phone that saves power: very-low, low, normal or high."
     )
     allow_private: bool = Field(
-        default=False, description="Allows http:// and private addresses, for a push service in one's own network."
+        default=False, description="Allows http:// and private addresses, for a push service in your own network."
     )
 
     @field_validator("subject")

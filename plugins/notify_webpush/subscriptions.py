@@ -1,4 +1,4 @@
-"""What a browser says of its subscription, and what of that can be used."""
+"""Checks the subscription that a browser sends."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MAX_ENDPOINT_LENGTH, MAX_KEY_LENGTH = 2000, 200
 PUBLIC_KEY_BYTES, AUTH_BYTES = 65, 16
 
 
-def read_subscription(said: object, allow_private: bool) -> dict[str, Any]:
-    """Return the subscription as it is kept; ValidationError names every fault."""
+def read_subscription(body: object, allow_private: bool) -> dict[str, Any]:
+    """Return the fields of the subscription that are stored; ValidationError names every fault."""
     faults: list[dict[str, str]] = []
-    given = said if isinstance(said, Mapping) else {}
+    given = body if isinstance(body, Mapping) else {}
     keys = given.get("keys")
     keys = keys if isinstance(keys, Mapping) else {}
     if fault := _endpoint_fault(given.get("endpoint"), allow_private):

@@ -1,1 +1,1 @@
-"""What the AI providers `openai`, `anthropic` and `gemini` share: prompt, photo, answer, waits and prices."""
+"""The common parts of the AI providers `openai`, `anthropic` and `gemini`: prompt, photo, answer, waits and prices."""

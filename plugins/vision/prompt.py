@@ -1,7 +1,7 @@
 """The prompt: a text file with a version in its first line and, after lines like `[sneaker]`, hints for one category.
 
-Its version goes into each result's provenance, with a few digits of the file's hash: so a file that was changed
-without a new version is not taken for the one before.
+Each result's provenance has this version with a few digits of the file's hash: so a file that was changed without a new
+version is not confused with the former one.
 """
 
 from __future__ import annotations
@@ -23,21 +23,26 @@ HASH_DIGITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a model is asked. text: for all photos; hints: for those of one category beside it."""
+    """The prompt for a model.
+
+    text: for all photos.
+    hints: additional texts for the photos of one category.
+    """
 
     version: str
     text: str
     hints: Mapping[str, str]
 
     def about(self, category: str) -> str:
-        """Return what goes along with a photo of that category."""
-        filed = f"The owner of this photo filed it under: {category}"
-        return f"{filed}\n{hint}" if (hint := self.hints.get(category)) else filed
+        """Return the text that is sent with a photo of that category."""
+        text = f"The owner of this photo filed it under: {category}"
+        return f"{text}\n{hint}" if (hint := self.hints.get(category)) else text
 
 
 def load(path: Path | None, variable: str) -> Prompt:
-    """Return the prompt of that file, or the built-in one. variable: which setting names the file, for the
-    ConfigurationError.
+    """Return the prompt of that file, or the built-in one.
+
+    variable: the setting with the path, for the text of a ConfigurationError.
     """
     try:
         with (path or BUILT_IN).open("rb") as file:
@@ -53,10 +58,10 @@ def load(path: Path | None, variable: str) -> Prompt:
 def parse(content: bytes) -> Prompt:
     """Return the prompt in a file; ValueError when there is none."""
     text = content.decode("utf-8-sig").replace("\r\n", "\n")
-    named = VERSION.match(text)
-    first, *rest = SECTION.split(text[named.end():] if named else text)
+    version = VERSION.match(text)
+    first, *rest = SECTION.split(text[version.end() :] if version else text)
     if not first.strip():
         raise ValueError("it has no text for all categories")
     digits = hashlib.sha256(content).hexdigest()[:HASH_DIGITS]
     hints = {name.strip(): hint.strip() for name, hint in zip(rest[::2], rest[1::2], strict=True)}
-    return Prompt(f"{named[1]}-{digits}" if named else digits, first.strip(), hints)
+    return Prompt(f"{version[1]}-{digits}" if version else digits, first.strip(), hints)

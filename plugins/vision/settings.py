@@ -1,4 +1,4 @@
-"""The settings that the three providers have in common."""
+"""The common settings of the three providers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from pydantic import Field, SecretStr, model_validator
 
 from pipeline.hooks import PluginSettings, Rate, Usage
 
-# What each provider has with a default, or words, of its own.
+# The types of fields that each provider declares with its own default or description.
 ModelName = Annotated[str, Field(min_length=1, max_length=200)]
 MaxOutputTokens = Annotated[int, Field(ge=64, le=128_000)]
 
 
 class VisionSettings(PluginSettings):
-    """PLUGIN_<NAME>_... of one of them."""
+    """PLUGIN_<NAME>_... of one provider."""
 
     provider: ClassVar[str]
 
     api_key: SecretStr = Field(
         default=SecretStr(""), description="Key of the endpoint; optional where BASE_URL names another one."
     )
-    base_url: str = Field(default="", description="Another endpoint that speaks the same; empty is the maker's own.")
-    model: ModelName = Field(default="", description="Model to ask, one that can see.")
+    base_url: str = Field(default="", description="Another endpoint with the same API; empty is the maker's own.")
+    model: ModelName = Field(default="", description="Model to ask, one that accepts images.")
     max_side_pixels: int = Field(
         default=1024,
-        description="Longest side of the photo as it is sent: what endpoints scale to themselves; more costs more.",
+        description="Longest side of the photo as it is sent; endpoints reduce to this size too, and more costs more.",
         ge=256,
         le=1600,
     )
@@ -90,7 +90,7 @@ class VisionSettings(PluginSettings):
         return None if self.calls_per_minute is None else Rate(self.calls_per_minute, 60)
 
     def usage(self, input_tokens: int | None, output_tokens: int | None) -> Usage | None:
-        """Return what an answer took, None when nothing is known of it."""
+        """Return the usage of an answer, None when nothing is known of it."""
         cost = None
         if self.input_price is not None and self.output_price is not None:
             if self.input_price == self.output_price == 0:
@@ -105,7 +105,7 @@ class VisionSettings(PluginSettings):
 def _is_base_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        is_whole = bool(parts.hostname) and "@" not in parts.netloc and (parts.port or 1) > 0
-        return parts.scheme in ("http", "https") and is_whole and not (parts.query or parts.fragment)
+        is_complete = bool(parts.hostname) and "@" not in parts.netloc and (parts.port or 1) > 0
+        return parts.scheme in ("http", "https") and is_complete and not (parts.query or parts.fragment)
     except ValueError:
         return False

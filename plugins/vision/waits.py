@@ -1,4 +1,4 @@
-"""How long an endpoint asks to wait: by Retry-After, by its own headers about limits, or in the body of its refusal."""
+"""How long an endpoint asks to wait: in Retry-After, in its headers about limits, or in the body of its error."""
 
 from __future__ import annotations
 
@@ -11,61 +11,61 @@ from pipeline.hooks import retry_after_of
 from pipeline.hooks.replies import MAX_RETRY_AFTER_SECONDS, date_of
 
 NUMBER = r"(\d{1,12}(?:\.\d{1,12})?)"
-# As Go and Protocol Buffers write them: 6m0s, 20ms, 1h2m3.5s, 58.217s.
+# In the format of Go and Protocol Buffers: 6m0s, 20ms, 1h2m3.5s, 58.217s.
 DURATION = re.compile(f"(?:{NUMBER}h)?(?:{NUMBER}m(?!s))?(?:{NUMBER}s)?(?:{NUMBER}ms)?")
 UNITS = (3600.0, 60.0, 1.0, 0.001)
-# x-ratelimit-reset-requests (OpenAI and those like it), anthropic-ratelimit-requests-reset.
+# x-ratelimit-reset-requests (OpenAI and compatible endpoints), anthropic-ratelimit-requests-reset.
 RESET = re.compile(r"x-ratelimit-reset-(?P<of>[\w-]+)|(?P<whose>anthropic-ratelimit-[\w-]+)-reset", re.IGNORECASE)
 RETRY_INFO = "google.rpc.RetryInfo"
 
 
 def wait_of(headers: Mapping[str, str], error: Mapping[str, Any], *, is_limited: bool) -> float | None:
-    """Return for how many seconds an endpoint asks to be left alone, None when it does not say.
+    """Return how many seconds an endpoint asks to wait, None when it does not say.
 
-    error: what its reply has under that name. is_limited: it refused because of a limit, so what its headers tell of
-    limits is why.
+    error: the object `error` of its reply.
+    is_limited: it refused because of a limit, so its headers about limits count too.
     """
     now = date_of(headers)
-    asked = [_milliseconds(headers.get("retry-after-ms")), retry_after_of(headers), _retry_info(error)]
-    told = next((each for each in asked if each is not None), None)
-    if told is None and is_limited:
-        told = _until_reset(headers, now)
-    return None if told is None else min(max(told, 0.0), MAX_RETRY_AFTER_SECONDS)
+    candidates = [_milliseconds(headers.get("retry-after-ms")), retry_after_of(headers), _retry_info(error)]
+    seconds = next((each for each in candidates if each is not None), None)
+    if seconds is None and is_limited:
+        seconds = _until_reset(headers, now)
+    return None if seconds is None else min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def duration(text: str) -> float | None:
-    """Return the seconds in a duration, or in a bare number; None when it is neither."""
+    """Return the seconds in a duration or in a plain number; None when it is neither."""
     text = text.strip()
     if re.fullmatch(NUMBER, text):
         return float(text)
-    found = DURATION.fullmatch(text)
-    if not text or found is None:
+    match = DURATION.fullmatch(text)
+    if not text or match is None:
         return None
-    return sum(float(each) * unit for each, unit in zip(found.groups(), UNITS, strict=True) if each)
+    return sum(float(number) * unit for number, unit in zip(match.groups(), UNITS, strict=True) if number)
 
 
 def _until_reset(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Return when the limit that was reached is over. Without knowing which one that is: when the first one is."""
+    """Return the seconds until the reached limit is reset; if it is unknown which one, until the first reset."""
     resets = list(_resets(headers, now))
     reached = [seconds for seconds, left in resets if left == "0"]
     return max(reached) if reached else min((seconds for seconds, _ in resets if seconds > 0), default=None)
 
 
 def _resets(headers: Mapping[str, str], now: datetime) -> Iterator[tuple[float, str | None]]:
-    """Yield of each limit when it is reset, in seconds, and what is left of it."""
+    """Yield for each limit the seconds until its reset, and what remains of it."""
     for name, value in headers.items():
-        if not (found := RESET.fullmatch(name)):
+        if not (match := RESET.fullmatch(name)):
             continue
-        left = f"{found['whose']}-remaining" if found["whose"] else f"x-ratelimit-remaining-{found['of']}"
-        seconds = _seconds_until(value, now) if found["whose"] else duration(value)
+        remaining = f"{match['whose']}-remaining" if match["whose"] else f"x-ratelimit-remaining-{match['of']}"
+        seconds = _seconds_until(value, now) if match["whose"] else duration(value)
         if seconds is not None:
-            yield max(seconds, 0.0), headers.get(left, "").strip() or None
+            yield max(seconds, 0.0), headers.get(remaining, "").strip() or None
 
 
 def _seconds_until(instant: str, now: datetime) -> float | None:
     try:
         return (datetime.fromisoformat(instant.strip()) - now).total_seconds()
-    except (ValueError, TypeError):  # no instant, or one without a time zone
+    except (ValueError, TypeError):  # not a time, or one without a time zone
         return None
 
 

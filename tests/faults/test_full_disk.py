@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from pipeline.plugins.storage_local import INCOMING
+from pipeline.plugins.storage_local.durable_files import INCOMING
 from tests.constants import RECONCILE_AGE_SECONDS, RECONCILE_SECONDS
 from tests.factories import make_noise_image
 from tests.faults.test_process import accept, statuses, wait_until

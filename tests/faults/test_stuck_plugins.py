@@ -14,8 +14,8 @@ import pytest
 import structlog
 from tornado.ioloop import IOLoop
 
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.running import PluginOverrun
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.running_calls import PluginOverrun
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy
 from pipeline.queue.job import Job
@@ -69,7 +69,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def bound(plugin: Stubborn, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> BoundPlugin:
-    monkeypatch.setattr("pipeline.hooks.running.GRACE_SECONDS", GRACE_SECONDS)
+    monkeypatch.setattr("pipeline.hooks.running_calls.GRACE_SECONDS", GRACE_SECONDS)
     names = ("ignore_cancellation", "block_thread", "fail", "name_request")
     methods = {name: getattr(plugin, name) for name in names}
     return BoundPlugin("provider", "stubborn", plugin, methods, threads=8, metrics=metrics)

@@ -24,9 +24,9 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.assets.store import Record
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.storages import Storages
-from pipeline.hooks.storage_calls import Storing
+from pipeline.hooks.storage_calls import StorageCalls
 from pipeline.images import ImageName, SavedImage
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
@@ -94,7 +94,7 @@ def names_of(asset: Asset) -> list[str]:
     return [name.public_id for name in asset.image_names]
 
 
-def no_other(name: str) -> Storing:
+def no_other(name: str) -> StorageCalls:
     raise ConfigurationError(f"there is no storage {name}")
 
 
@@ -108,7 +108,7 @@ def yard(io_loop: IOLoop, tmp_path: Path, media: Path, redis_url: str, redis: Re
     """With images in a folder, marked as ours; its clock is a day ahead, so that all that is stored is old."""
     local, metrics = LocalStorage(media, "http://127.0.0.1:8080"), Metrics()
     methods = {name: getattr(local, name) for name in ("save", "open", "delete", "check", "list")}
-    storing = Storing(BoundPlugin("storage", "memory", local, methods, threads=2, metrics=metrics), 5, OFF)
+    storing = StorageCalls(BoundPlugin("storage", "memory", local, methods, threads=2, metrics=metrics), 5, OFF)
     store, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), JobQueue(redis_url)
     io_loop.run_sync(store.open)
     yard = Yard(store, Storages(storing, no_other), queue, redis, metrics)

@@ -18,8 +18,8 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.errors import BudgetReached, DependencyUnavailable, PermanentJobError
 from pipeline.hold import Pace
 from pipeline.hooks import Analysis, Attribute, Usage
-from pipeline.hooks.job_side import NO_LIMITS
-from pipeline.hooks.usage import UsageCounts
+from pipeline.hooks.job_protocols import NO_LIMITS
+from pipeline.hooks.usage import UsageCounters
 from pipeline.metrics import Metrics
 from pipeline.queue.attempt import RetryPolicy, decide_finish
 from pipeline.queue.job import Job, Outcome
@@ -190,15 +190,15 @@ async def test_an_answer_that_was_put_by_is_for_its_job_alone(till: Till) -> Non
     kept = ResultCache(till.store, days=1)
     permits = Permits(till.queue, {"slow": Pace(2.0)}, partial=kept)
     one, other = (permits.of(Job(name, {}, 1, 0, "lease", 0, 0), asset) for name in ("one", "other"))
-    assert NO_LIMITS not in (one, other) and await one.known("acme") is None
-    await one.put_by("acme", found)
-    known = await one.known("acme")
+    assert NO_LIMITS not in (one, other) and await one.earlier_answer("acme") is None
+    await one.store_partial("acme", found)
+    known = await one.earlier_answer("acme")
     assert known is not None and known.brand == found.brand and known.is_cached and known.usage == Usage(cost=0)
-    assert await other.known("acme") is None and await one.known("slow") is None
+    assert await other.earlier_answer("acme") is None and await one.earlier_answer("slow") is None
     plain = Permits(till.queue, {"slow": Pace(2.0)}).of(Job("one", {}, 1, 0, "lease", 0, 0), asset)
-    assert plain is not NO_LIMITS and await plain.known("acme") is None
-    await one.put_by("slow", replace(found, processed_image_url="https://images.example/x.jpg"))
-    assert await one.known("slow") is None
+    assert plain is not NO_LIMITS and await plain.earlier_answer("acme") is None
+    await one.store_partial("slow", replace(found, processed_image_url="https://images.example/x.jpg"))
+    assert await one.earlier_answer("slow") is None
 
 
 def test_job_that_waits_for_the_next_day_never_fails_of_its_age() -> None:
@@ -251,7 +251,7 @@ def register_ai_providers(settings):
 @pytest.mark.gen_test
 async def test_sums_of_today_survive_an_outage_and_are_of_all_processes(till: Till) -> None:
     """What could not be told is told later, once; a cost in another currency is not known."""
-    counts = [UsageCounts(Metrics()), UsageCounts(Metrics())]
+    counts = [UsageCounters(Metrics()), UsageCounters(Metrics())]
     one, other = (
         AiUsage(till.queue, each, till.process(), currency="USD", now=lambda: till.now) for each in counts
     )

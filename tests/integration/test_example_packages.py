@@ -152,7 +152,7 @@ def test_moderation_that_cannot_answer_lets_nothing_through(
         refused = service.upload(image=make_image(size=(300, 200)))
         assert refused.status_code == 400
         (detail,) = refused.json()["error"]["details"]
-        assert detail == {"field": "image", "message": "This picture cannot be taken here"}
+        assert detail == {"field": "image", "message": "This picture cannot be accepted here"}
         moderation.score = None
         for _ in range(4):  # failing, then held
             away = service.upload()

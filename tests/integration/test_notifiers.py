@@ -556,7 +556,7 @@ def test_apprise_tries_again_when_a_service_was_not_told(receiver: FakeReceiver,
     """Apprise does not say why, so every failure may pass."""
     receiver.script(reply)
     apprise = make_apprise(f"json://127.0.0.1:{receiver.port}/")
-    with pytest.raises(RetryableJobError, match="1 of 1 Apprise services were not told") as caught:
+    with pytest.raises(RetryableJobError, match="1 of 1 Apprise services did not get the event") as caught:
         apprise.notify(make_notification())
     assert (caught.value.retry_after_seconds, len(receiver.requests)) == (None, 1)
     apprise.notify(make_notification())
@@ -567,7 +567,7 @@ def test_apprise_repeats_an_event_only_to_services_that_missed_it(receiver: Fake
     receiver.script(Reply(500, path="/b"))
     base = f"json://127.0.0.1:{receiver.port}"
     apprise = make_apprise(f"{base}/a, {base}/b\n{base}/c ")
-    with pytest.raises(RetryableJobError, match="1 of 3 Apprise services were not told"):
+    with pytest.raises(RetryableJobError, match="1 of 3 Apprise services did not get the event"):
         apprise.notify(make_notification())
     apprise.notify(make_notification())
     assert sorted(received.path for received in receiver.requests) == ["/a", "/b", "/b", "/c"]

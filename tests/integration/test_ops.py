@@ -21,8 +21,8 @@ from pipeline.auth import TokenVerifier
 from pipeline.errors import DependencyUnavailable
 from pipeline.handlers import ops
 from pipeline.handlers.queue import QueueStatusHandler
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.running import PluginOverrun
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.running_calls import PluginOverrun
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings

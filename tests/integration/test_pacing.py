@@ -17,7 +17,7 @@ from pipeline.commands.eval_limits import limits
 from pipeline.errors import BudgetReached
 from pipeline.hold import BACKGROUND, ProviderReport, ProviderState, Pace
 from pipeline.hooks import Analysis
-from pipeline.hooks.job_side import NO_LIMITS
+from pipeline.hooks.job_protocols import NO_LIMITS
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
@@ -147,7 +147,7 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
         async def find(self, key: str) -> Analysis | None:
             return Analysis() if key == known else None
 
-    class Spent:
+    class CallUsage:
         async def refusal(self, provider: str, user_id: str) -> BudgetReached:
             return BudgetReached("Your daily AI budget is reached", retry_after_seconds=60)
 
@@ -158,13 +158,13 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
     (first,) = await claim(5)
     assert await claim(5) == []
     permit = permits.of(first, asset)
-    assert permit is not NO_LIMITS and await permit.known("slow") == Analysis()
+    assert permit is not NO_LIMITS and await permit.earlier_answer("slow") == Analysis()
     (second,) = await claim(5)
     assert ids_of([first, second]) == ids[:2] and abs(second.reservation.begins_at - first.reservation.begins_at) < 0.1
     permit = permits.of(second, replace(asset, category="boots"))
-    assert permit is not NO_LIMITS and await permit.known("slow") is None and await claim(5) == []
+    assert permit is not NO_LIMITS and await permit.earlier_answer("slow") is None and await claim(5) == []
     # As does a photo of a user whose budget is spent.
-    permit = Permits(queue, PACES, cast(Budgets, Spent())).of(second, asset)
+    permit = Permits(queue, PACES, cast(Budgets, CallUsage())).of(second, asset)
     assert permit is not NO_LIMITS and await permit.allow("free") is not None and await claim(5) == []
     assert await permit.allow("slow") is not None
     (third,) = await claim(5)

@@ -279,7 +279,7 @@ def test_verify_takes_observers_and_tells_programs(folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     assert (told["name"], told["passed"], told["findings"], told["fault"]) == ("acme", 5, [], None)
-    assert "observer bears every event" in done.stderr
+    assert "observer accepts every event" in done.stderr
 
 
 def test_verify_ends_in_time_whatever_the_plugin_does(folder: Path) -> None:

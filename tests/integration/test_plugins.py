@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from pipeline.plugins import storage_cloudinary
-from pipeline.plugins import storage_local
+from pipeline.plugins.storage_local.durable_files import INCOMING
 from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import MultipartReader
 from pipeline.hooks import AIProvider, NewImage, Notification, Notifier, StorageBackend
@@ -331,7 +331,7 @@ def test_local_makes_no_folder_before_something_is_saved(tmp_path: Path) -> None
 def test_local_check_fails_when_nothing_can_be_written(local_storage: LocalStorage) -> None:
     """Readiness notices that the folder is gone."""
     local_storage.check()
-    (local_storage.media_root / storage_local.INCOMING).rmdir()
+    (local_storage.media_root / INCOMING).rmdir()
     with pytest.raises(DependencyUnavailable):
         local_storage.check()
 

@@ -225,7 +225,7 @@ async def test_started_by_the_service_it_uses_the_session_of_all(
     metrics = Metrics()
     contexts = ContextFactory(settings, metrics, lambda name: MemoryValues())
     provider = catalogue.build(PROVIDER, endpoint.name, metrics, contexts)
-    assert provider.limits.rate == Rate(120, 60) and provider.sees
+    assert provider.limits.rate == Rate(120, 60) and provider.plugin.sees
     trace_of_call.set(TRACE)
     analysis = await provider.call("analyze", 10, make_request())
     assert analysis.brand == NIKE[0]

@@ -49,7 +49,7 @@ def make(io_loop: IOLoop, store: SqliteAssetStore) -> Iterator[Make]:
         settings = Settings().with_plugin_variables(ALLOWED | own)
         lenders.append(ContextFactory(settings, Metrics(), lambda name: PluginValues(store, name)))
         notifier = WebpushNotifier(settings.plugin("webpush", WebpushSettings), 5)
-        await notifier.start(lenders[-1].to("webpush"))
+        await notifier.start(lenders[-1].for_plugin("webpush"))
         return notifier
 
     yield started
@@ -97,7 +97,7 @@ async def test_each_browser_of_the_owner_reads_the_event(make: Make, receiver: F
     browsers = {f"/{name}": Browser(f"{receiver.url}/{name}") for name in ("phone", "laptop", "foreign")}
     for path, browser in browsers.items():
         await subscribe(first, browser, "user-2" if path == "/foreign" else "user-1")
-    assert await second.notify(make_notification()) == "2 told"
+    assert await second.notify(make_notification()) == "2 delivered"
     assert paths(receiver) == ["/laptop", "/phone"]
     for request in receiver.requests:
         assert browsers[request.path].read(request) == {**SUCCESS_EVENT, "category": "lego"}
@@ -105,10 +105,10 @@ async def test_each_browser_of_the_owner_reads_the_event(make: Make, receiver: F
         assert claims["sub"] == SUBJECT and 0 < claims["exp"] - time.time() < 24 * 3600
         headers = [request.headers[name] for name in ("Ttl", "Urgency", "Topic")]
         assert headers == ["86400", "normal", SUCCESS_EVENT["assetId"]]
-    assert await first.notify(make_notification(user_id="user-3")) == "0 told"
+    assert await first.notify(make_notification(user_id="user-3")) == "0 delivered"
     # Who signs in at a browser takes it over: its former user's events are not for it.
     await subscribe(first, browsers["/phone"], "user-2")
-    assert await first.notify(make_notification()) == "1 told"
+    assert await first.notify(make_notification()) == "1 delivered"
 
 
 @pytest.mark.gen_test
@@ -124,10 +124,10 @@ async def test_one_that_was_told_is_not_told_again(make: Make, receiver: FakeRec
     receiver.script(Reply(500, path="/b"))
     with pytest.raises(RetryableJobError, match="1 of 2"):
         await other.notify(make_notification())
-    assert await notifier.notify(make_notification()) == "3 told"
+    assert await notifier.notify(make_notification()) == "3 delivered"
     assert paths(receiver) == ["/a"] * 2 + ["/b"] * 3 + ["/c"]
     # Nothing is left of it: should it come once more, as after a crash, all are told.
-    assert await notifier.notify(make_notification()) == "3 told"
+    assert await notifier.notify(make_notification()) == "3 delivered"
     assert len(receiver.requests) == 9
 
 
@@ -144,7 +144,7 @@ async def test_a_browser_that_is_gone_is_forgotten(make: Make, receiver: FakeRec
     assert told == [("gone", "HTTP 404"), ("gone", "HTTP 410"), ("refused", "HTTP 403")]
     # Who has the rest of the address may send to that browser.
     assert all(line["host"] == "127.0.0.1" and receiver.url not in str(line) for line in logs)
-    assert await notifier.notify(make_notification()) == "1 told"
+    assert await notifier.notify(make_notification()) == "1 delivered"
     assert paths(receiver) == ["/a", "/b", "/c", "/c"]
     await subscribe(notifier, Browser("http://127.0.0.1:9/d"))
     with pytest.raises(RetryableJobError, match="1 of 2 browsers"):

@@ -1,4 +1,4 @@
-# Blocks the event loop. | job_finished keeps the event loop for
+# Blocks the event loop. | job_finished blocks the event loop for
 import time
 
 from pipeline.hooks import hookimpl

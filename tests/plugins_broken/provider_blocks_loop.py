@@ -1,4 +1,4 @@
-# Sleeps on the event loop. | analyze keeps the event loop for
+# Sleeps on the event loop. | analyze blocks the event loop for
 import time
 
 from pipeline.hooks import Analysis, hookimpl

@@ -1,4 +1,4 @@
-# A cost as text. | usage has a cost
+# A cost as text. | usage.cost
 from pipeline.hooks import Analysis, Usage, hookimpl
 
 

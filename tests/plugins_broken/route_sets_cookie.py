@@ -1,4 +1,4 @@
-# Sets a cookie. | is not the plugin's to set
+# Sets a cookie. | is set by the service, not by a plugin
 from pipeline.hooks import PluginReply, hookimpl
 
 

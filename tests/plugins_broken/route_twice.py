@@ -1,4 +1,4 @@
-# Adds a route twice. | it is there already
+# Adds a route twice. | the plugin has it already
 from pipeline.hooks import PluginReply, hookimpl
 
 

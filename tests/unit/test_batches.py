@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import Notification
 from pipeline.hooks.batches import batch_limits
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.notifiers import EventContext, Notifiers
 from pipeline.metrics import Metrics
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms

@@ -13,8 +13,8 @@ from tornado.ioloop import IOLoop
 
 from pipeline.errors import RetryableJobError
 from pipeline.hooks import Analysis, AnalyzeRequest, Notification, PluginReply, PluginRequest
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.serving import answer
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.route_calls import answer
 from pipeline.watchdog import Watchdog
 from tests.fake_plugins import ManagerFactory, Storage, make_analysis, make_module, make_request
 
@@ -110,8 +110,8 @@ async def test_a_provider_that_blocks_is_held_after_so_many_answers(
         for number in range(LIMIT):
             assert (await manager.analyze(make_request(), no_image)).brand.value == "Slow"
             provider = plugin_of(manager, "provider")
-            assert provider.state == ("blocking" if number + 1 < LIMIT else "held")
-        assert "analyze" in provider.reason and "event loop" in provider.reason
+            assert provider.status.state == ("blocking" if number + 1 < LIMIT else "held")
+        assert "analyze" in provider.status.reason and "event loop" in provider.status.reason
         if has_next:
             assert (await manager.analyze(make_request(), no_image)).brand.value == "Nike"
         else:
@@ -124,7 +124,7 @@ async def test_a_provider_that_blocks_is_held_after_so_many_answers(
     assert (held["plugin"], held["method"], held["cause"]) == ("slow", "analyze", "it blocks the event loop")
     blocker.seconds = 0
     await manager.analyze(make_request(), no_image, tries="slow")
-    assert (provider.state, provider.reason) == ("ok", "")
+    assert (provider.status.state, provider.status.reason) == ("ok", "")
 
 
 @pytest.mark.parametrize("kind", [Blocker, Durable])
@@ -150,7 +150,7 @@ async def test_a_notifier_that_blocks_is_held(managers: ManagerFactory, watched:
         assert not raised.value.spends_attempt
     else:
         await tell()
-    assert plugin_of(manager, "notifier").state == "held"
+    assert plugin_of(manager, "notifier").status.state == "held"
     assert blocker.calls == LIMIT == managers.count(ERRORS, "notifier", "slow")
 
 
@@ -177,8 +177,8 @@ async def test_a_storage_that_blocks_is_shown_and_counted(managers: ManagerFacto
     for _ in range(LIMIT + 1):
         await manager.save("asset-1/original.jpg", io.BytesIO(b"photo"), "image/jpeg")
     storage = plugin_of(manager, "storage")
-    assert storage.state == "blocking"
-    assert storage.reason == f"save: it blocks the event loop (calls in a row: {LIMIT + 1})"
+    assert storage.status.state == "blocking"
+    assert storage.status.reason == f"save: it blocks the event loop (calls in a row: {LIMIT + 1})"
     assert managers.count(ERRORS, "storage", "slow") == LIMIT + 1
     await manager.storages.check()
-    assert storage.state == "blocking", "another method is no excuse for this one"
+    assert storage.status.state == "blocking", "another method is no excuse for this one"

@@ -21,7 +21,7 @@ from pipeline.errors import (
 )
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, Usage
 from pipeline.hooks.manager import PluginManager, build_plugins
-from pipeline.hooks.job_side import Spent
+from pipeline.hooks.job_protocols import CallUsage
 from pipeline.metrics import Metrics
 from pipeline.settings import DEFAULT_CATEGORIES, Settings
 from pipeline.testing import RecordingRooms
@@ -646,10 +646,10 @@ class Till:
         self.kept: dict[str, Analysis] = {}
         self.without_turn: str = ""
 
-    async def known(self, provider: str) -> Analysis | None:
+    async def earlier_answer(self, provider: str) -> Analysis | None:
         return self.kept.get(provider)
 
-    async def put_by(self, provider: str, analysis: Analysis) -> None:
+    async def store_partial(self, provider: str, analysis: Analysis) -> None:
         self.kept[provider] = analysis
 
     async def allow(self, provider: str) -> None:
@@ -658,8 +658,8 @@ class Till:
     async def begin(self, provider: str, *, waits: bool) -> RetryableJobError | None:
         return RetryableJobError("no turn", spends_attempt=False) if provider == self.without_turn else None
 
-    async def end(self, provider: str, analysis: Analysis | None, spent: Spent | None = None) -> None:
-        paid = Spent(analysis.usage) if analysis is not None else spent
+    async def end(self, provider: str, analysis: Analysis | None, failed_usage: CallUsage | None = None) -> None:
+        paid = CallUsage(analysis.usage) if analysis is not None else failed_usage
         if paid is not None:
             self.paid.append((provider, paid.usage.cost if paid.usage else None))
 

@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from pipeline.errors import DependencyUnavailable, NotReady
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.plugin_start import hold
 from pipeline.metrics import Metrics
 from pipeline.usecases import dependencies as subject
 from pipeline.usecases.dependencies import FRESH_SECONDS, STALE_SECONDS, WORKED_SECONDS, Dependencies
@@ -188,14 +189,14 @@ def test_a_plugin_that_is_not_ready_is_down_and_not_started_before_its_time(worl
         pass
 
     plugin = world.plugin("provider", "acme", analyze=fine, check=fine, start=start)
-    plugin.hold("It is not ready", NotReady("the model is being made", 3600))
+    hold(plugin, "It is not ready", NotReady("the model is being made", 3600))
     asyncio.run(world.dependencies.look())
     assert world.shown["provider:acme"] == 0 and not started
 
 
 def test_a_plugin_that_works_needs_no_check(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy plugin whose check finds no thread is not away: it has just answered a call."""
-    monkeypatch.setattr("pipeline.hooks.calls.monotonic", lambda: world.now)
+    monkeypatch.setattr("pipeline.hooks.bound_plugin.monotonic", lambda: world.now)
 
     async def work() -> None:
         pass

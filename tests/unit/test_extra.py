@@ -18,9 +18,9 @@ from pipeline.hooks import Analysis
 from pipeline.hooks.checks import cleaned, find_fault
 from tests.fake_plugins import ManagerFactory, make_analysis, make_module, make_request
 
-NOT_JSON = "extra holds what JSON cannot"
-NO_TEXT = "extra holds a name that is no text"
-COMMAND = "extra holds a name that begins with $"
+NOT_JSON = "extra has a value that JSON cannot represent"
+NO_TEXT = "extra has a name that is not a text"
+COMMAND = "extra has a name that begins with $"
 TOO_DEEP = "extra has more than 10 levels"
 TOO_LARGE = "extra has more than 8192 bytes"
 DEEP: list[Any] = []
@@ -45,7 +45,7 @@ UNKEEPABLE: dict[str, tuple[Any, str]] = {
     "a number as a name": ({"names": {1: "one"}}, NO_TEXT),
     "a command": ({"a": [{"$where": 1}]}, COMMAND),
     "a hidden command": ({"\x1b[31m$ref": 1, "$id": 2}, COMMAND),
-    "large number": ({"large": 2**63}, "extra holds an integer of more than 64 bits"),
+    "large number": ({"large": 2**63}, "extra has an integer of more than 64 bits"),
 }
 of_unkeepable = pytest.mark.parametrize(("extra", "fault"), UNKEEPABLE.values(), ids=list(UNKEEPABLE))
 

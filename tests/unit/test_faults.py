@@ -16,7 +16,7 @@ from pipeline.errors import (
 from pipeline.hold import ProviderState
 from pipeline.hooks import faults
 from pipeline.hooks.breaker import Breaker
-from pipeline.hooks.running import PluginBusy, PluginOverrun
+from pipeline.hooks.running_calls import PluginBusy, PluginOverrun
 from pipeline.texts import cause_of
 from tests.clock import Clock
 
@@ -116,7 +116,7 @@ def test_note_holds_whom_nobody_else_should_ask_now(
     """At once who could not be asked; after so many failures (here one) who has another beside it."""
     breaker, seen = Breaker(1, 15), []
     breaker.on_state = lambda each, seconds: seen.append(each)
-    faults.note(breaker, faults.job_error(raised, "acme", "AI service"), raised, counts=counts)
+    faults.record_failure(breaker, faults.job_error(raised, "acme", "AI service"), raised, counts=counts)
     assert (seen, breaker.is_held) == (found, is_held)
     if is_held:
         assert breaker.cause.startswith(type(raised).__name__)
@@ -142,7 +142,7 @@ def test_bad_answer_shows_that_the_provider_is_there(
     clock.now += 1
     assert breaker.lets_through()
     error: JobError = faults.job_error(raised, "acme", "AI service")
-    faults.note(breaker, error, raised, counts=False)
+    faults.record_failure(breaker, error, raised, counts=False)
     assert breaker.is_held is not releases
 
 
@@ -150,6 +150,6 @@ def test_held_says_whom_the_job_waits_for_and_why() -> None:
     """The owner hears the reason, the log the cause, as if this job had asked itself."""
     breaker = Breaker(5, 15)
     breaker.busy(5, "AI service is busy", "Answer: HTTP 429 from ai.example")
-    error = faults.held("acme", breaker)
+    error = faults.held_error("acme", breaker)
     assert (error.message, error.spends_attempt, error.provider) == ("AI service is busy", False, "acme")
     assert cause_of(error) == "Held: Answer: HTTP 429 from ai.example"

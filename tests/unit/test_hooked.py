@@ -480,7 +480,7 @@ async def test_a_required_filter_that_names_a_time_or_cannot_be_reached_is_left_
             with pytest.raises(DependencyUnavailable, match="Uploads cannot be checked now") as refused:
                 await manager.validate_upload(make_upload())
             assert refused.value.retry_after_seconds == wait
-        assert (gate.state, gate.reason, len(asked)) == ("held", f"validate_upload: {told}", number)
+        assert (gate.status.state, gate.status.reason, len(asked)) == ("held", f"validate_upload: {told}", number)
         clock.now += wait
 
 
@@ -505,7 +505,7 @@ async def test_a_provider_that_returns_something_else_is_told_so(managers: Manag
     [
         ("transform_analysis", {"brand": "Nike"}, "transform_analysis returned dict, not Analysis"),
         ("transform_analysis", Analysis(brand="Nike"), "brand is str, not Attribute"),  # type: ignore[arg-type]
-        ("validate_upload", False, "validate_upload returned False; it refuses by ValidationError"),
+        ("validate_upload", False, "validate_upload returned False; to refuse, raise ValidationError"),
     ],
 )
 @pytest.mark.gen_test

@@ -58,7 +58,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
 def infos_of(folder: Path, **settings: object) -> list[PluginInfo]:
     """Return what is told of the plugins in the folder, those made that can be."""
     catalogue = Catalogue(Settings(plugins_dir=folder, **settings))  # type: ignore[arg-type]
-    catalogue.look_into()
+    catalogue.inspect_plugins()
     return [info for info in catalogue.infos() if info.package == "PLUGINS_DIR"]
 
 
@@ -108,7 +108,7 @@ MODULES = [
     ),
     (
         "@hookimpl\ndef job_started(event, *, settings): pass",
-        "job_started: settings stands behind a *; it is passed by place",
+        "job_started: settings is behind a *; it is passed by position",
         True,
     ),
     (
@@ -128,12 +128,12 @@ MODULES = [
     ),
     (
         "@hookimpl\ndef register_notifiers(): yield 7, list",
-        "register_notifiers yields 7 as a name, which is no text",
+        "register_notifiers yields 7 as a name, which is not a text",
         False,
     ),
     (
         "@hookimpl\ndef register_settings(): yield 'tried', dict",
-        "register_settings yields <class 'dict'> for 'tried', which is no subclass of PluginSettings",
+        "register_settings yields <class 'dict'> for 'tried', which is not a subclass of PluginSettings",
         False,
     ),
     (
@@ -155,7 +155,7 @@ OBJECTS = [
     (GOOD + "\ndef check(self, url): ...", "check(url) cannot be called with no arguments", True),
     (GOOD + "\nasync def close(self, now): ...", "close(now) cannot be called with no arguments", True),
     (GOOD + "\nneeds_image = 'false'", "needs_image is 'false'; it must be True or False", True),
-    (GOOD + "\nmax_concurrency = 'many'", "its max_concurrency is 'many', which is no number", False),
+    (GOOD + "\nmax_concurrency = 'many'", "its max_concurrency is 'many', which is not a number", False),
     (GOOD + "\nsees = ['shoes']", "sees is a list, not a text", True),
 ]
 # What only version 2 knows.

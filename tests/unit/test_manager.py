@@ -545,14 +545,14 @@ IMAGE = ProcessedImage(b"image", "image/webp")
         ({"brand": "Nike"}, "analyze returned dict, not Analysis"),
         (Analysis(brand=None), "brand is NoneType, not Attribute"),  # type: ignore[arg-type]
         (Analysis(model="501"), "model is str, not Attribute"),  # type: ignore[arg-type]
-        (Analysis(brand=Attribute(7, 1)), "brand has a value that is no text"),  # type: ignore[arg-type]
-        (Analysis(brand=Attribute("x" * 1001, 1)), "brand has a value that is no text"),
+        (Analysis(brand=Attribute(7, 1)), "brand has a value that is not a text"),  # type: ignore[arg-type]
+        (Analysis(brand=Attribute("x" * 1001, 1)), "brand has a value that is not a text"),
         (Analysis(brand=Attribute("\ud800", 1)), "brand has a value that is not valid Unicode"),
         (Analysis(brand=Attribute("a", 1.01)), "brand has a confidence of 1.01, not 0 to 1"),
         (Analysis(colorway=Attribute("a", -1)), "colorway has a confidence of -1, not 0 to 1"),
-        (Analysis(brand=Attribute("a", math.nan)), "brand has a confidence that is no number"),
-        (Analysis(brand=Attribute("a", True)), "brand has a confidence that is no number"),
-        (Analysis(brand=Attribute("a", "1")), "brand has a confidence that is no number"),  # type: ignore[arg-type]
+        (Analysis(brand=Attribute("a", math.nan)), "brand has a confidence that is not a number"),
+        (Analysis(brand=Attribute("a", True)), "brand has a confidence that is not a number"),
+        (Analysis(brand=Attribute("a", "1")), "brand has a confidence that is not a number"),  # type: ignore[arg-type]
         (Analysis(processed_image_url="/media/x"), "processed_image_url is not an http(s) URL"),
         (Analysis(processed_image_url="javascript:alert(1)"), "processed_image_url is not an http(s) URL"),
         (Analysis(processed_image_url="https://a/ b"), "processed_image_url is not an http(s) URL"),
@@ -783,7 +783,7 @@ def test_a_stuck_thread_does_not_keep_the_process_alive() -> None:
     """After close the interpreter exits though a plugin's call never returns."""
     script = """
         import asyncio, threading
-        from pipeline.hooks.calls import BoundPlugin
+        from pipeline.hooks.bound_plugin import BoundPlugin
         from pipeline.metrics import Metrics
 
         class Stuck:

@@ -16,9 +16,9 @@ from structlog.testing import capture_logs
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import Analysis, ProcessedImage, storage_calls
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.pictures import Pictures, is_internal
-from pipeline.hooks.storage_calls import Storing
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.processed_images import ProcessedImages, is_internal
+from pipeline.hooks.storage_calls import StorageCalls
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.tracing import OFF
@@ -56,10 +56,10 @@ def plugin(metrics: Metrics) -> BoundPlugin:
 
 
 @pytest.fixture
-def pictures() -> Iterator[Pictures]:
+def pictures() -> Iterator[ProcessedImages]:
     """They look at bytes as the service does."""
     with ThreadPoolExecutor(1) as pool:
-        yield Pictures(SETTINGS, PictureCheck(SETTINGS, pool))
+        yield ProcessedImages(SETTINGS, PictureCheck(SETTINGS, pool))
 
 
 def errors(metrics: Metrics) -> float:
@@ -103,12 +103,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("fields", "reason"), REFUSED.values(), ids=list(REFUSED))
 @pytest.mark.gen_test
 async def test_picture_that_is_none_is_left_out(
-    pictures: Pictures, plugin: BoundPlugin, metrics: Metrics, fields: dict[str, Any], reason: str
+    pictures: ProcessedImages, plugin: BoundPlugin, metrics: Metrics, fields: dict[str, Any], reason: str
 ) -> None:
     """The result stands without it; log and metric name the plugin, the log the reason."""
     analysis = replace(make_analysis("Nike"), **fields)
     with capture_logs() as logs:
-        kept = await pictures.kept(plugin, "analyze", analysis)
+        kept = await pictures.without_refused(plugin, "analyze", analysis)
     assert kept == replace(analysis, processed_image=None, processed_image_url=None)
     (line,) = [each for each in logs if each["event"] == "processed_image_refused"]
     assert line["plugin"] == "acme" and reason in line["reason"]
@@ -128,20 +128,22 @@ async def test_picture_that_is_none_is_left_out(
 )
 @pytest.mark.gen_test
 async def test_content_type_is_what_the_bytes_say(
-    pictures: Pictures, plugin: BoundPlugin, metrics: Metrics, format: str, content_type: str
+    pictures: ProcessedImages, plugin: BoundPlugin, metrics: Metrics, format: str, content_type: str
 ) -> None:
     """Whatever the plugin calls it."""
     image = make_image(format)
-    kept = await pictures.kept(plugin, "analyze", Analysis(processed_image=ProcessedImage(image, "image/x-lie")))
+    analysis = Analysis(processed_image=ProcessedImage(image, "image/x-lie"))
+    kept = await pictures.without_refused(plugin, "analyze", analysis)
     assert kept.processed_image == ProcessedImage(image, content_type)
     assert errors(metrics) == 0
 
 
 @pytest.mark.parametrize("url", ["https://cdn.example/x.png", "http://10.0.0.7/x.png", "https://photos.example/x"])
 @pytest.mark.gen_test
-async def test_url_that_others_reach_is_kept(pictures: Pictures, plugin: BoundPlugin, url: str) -> None:
+async def test_url_that_others_reach_is_kept(pictures: ProcessedImages, plugin: BoundPlugin, url: str) -> None:
     """Also one of the AI service's own host, wherever that is."""
-    assert (await pictures.kept(plugin, "analyze", Analysis(processed_image_url=url))).processed_image_url == url
+    analysis = await pictures.without_refused(plugin, "analyze", Analysis(processed_image_url=url))
+    assert analysis.processed_image_url == url
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ async def test_file_of_a_storage_is_read_with_care(
     """What `open` returns is the plugin's; what is no file of bytes, or has no end, is the storage being unusable."""
     monkeypatch.setattr(storage_calls, "READ_AT_MOST_BYTES", 20_000_000)
     bound = BoundPlugin("storage", "odd", object(), {"open": lambda public_id: opened}, threads=1, metrics=metrics)
-    odd = Storing(bound, 30, OFF)
+    odd = StorageCalls(bound, 30, OFF)
     with pytest.raises(DependencyUnavailable) as caught:
         await asyncio.wait_for(odd.read("a/original"), 60)
     assert cause in str(caught.value.__cause__)

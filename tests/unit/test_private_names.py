@@ -46,13 +46,13 @@ HARMLESS = {
     "pipeline/exit.py": {"_current_frames", "_exit"},
     "pipeline/assets/hygiene/source.py": {"_parts"},
     "pipeline/handlers/http_head.py": {"_replace"},
-    "pipeline/hooks/running.py": {"_run"},
+    "pipeline/hooks/running_calls.py": {"_run"},
     "pipeline/left_behind.py": {"_current_frames", "_worker"},
     "pipeline/rooms/rooms.py": {"_unsent_bytes"},
     "pipeline/sandbox/child.py": {"_exit"},
     "pipeline/settings/settings.py": {"_plugin_variables", "_removed_variables", "_unknown_variables"},
-    "pipeline/testing/surroundings.py": {"_getframe"},
-    "pipeline/testing/watching.py": {"_current_frames", "_run_once"},
+    "pipeline/testing/process_state.py": {"_getframe"},
+    "pipeline/testing/loop_watch.py": {"_current_frames", "_run_once"},
     "pipeline/watchdog.py": {"_current_frames", "_run_once"},
 }
 

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from pipeline.hooks import Attribute
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.progress import Reporting, takes_progress
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.progress import ProgressReports, takes_progress
 from pipeline.metrics import Metrics
 
 NIKE = Attribute("Nike", 0.5)
 Told = list[tuple[float | None, Mapping[str, Attribute]]]
 
 
-def make_reporting() -> tuple[Reporting, Told]:
+def make_reporting() -> tuple[ProgressReports, Told]:
     told: Told = []
-    return Reporting(lambda share, partial: told.append((share, partial))), told
+    return ProgressReports(lambda share, partial: told.append((share, partial))), told
 
 
 @pytest.mark.gen_test

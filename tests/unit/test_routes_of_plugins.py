@@ -12,11 +12,11 @@ from pipeline.auth import TokenVerifier
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotReady, ValidationError
 from pipeline.handlers import plugin_routes
 from pipeline.hooks import PluginReply, PluginRequest
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.routes import Route, RouteList, find_routes
-from pipeline.hooks.serving import RouteFailed, WrongReply, checked_reply
-from pipeline.hooks.serving import answer as call_route
+from pipeline.hooks.route_calls import RouteFailed, WrongReply, checked_reply
+from pipeline.hooks.route_calls import answer as call_route
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
@@ -32,20 +32,20 @@ def answer(request: PluginRequest) -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "fault"),
     [
-        (("TRACE", "/a", answer), {}, "the method is none of"),
-        (("get", "/a", answer), {}, "the method is none of"),
+        (("TRACE", "/a", answer), {}, "the method must be one of"),
+        (("get", "/a", answer), {}, "the method must be one of"),
         (("GET", "a", answer), {}, "must begin with /"),
         (("GET", "/" + "a" * 200, answer), {}, "at most 200"),
         (("GET", "/a//b", answer), {}, "each part"),
         (("GET", "/..", answer), {}, "each part"),
         (("GET", "/{a}b", answer), {}, "each part"),
         (("GET", "/{a}/{a}", answer), {}, "twice"),
-        (("GET", "/a", answer), {"role": "root"}, "the role is none of"),
+        (("GET", "/a", answer), {"role": "root"}, "the role must be one of"),
         (("POST", "/a", answer), {"role": "operator-read"}, "may change nothing"),
         (("POST", "/a", answer), {"max_body_bytes": 10**9}, "max_body_bytes"),
-        (("GET", "/a", "answer"), {}, "no function"),
+        (("GET", "/a", "answer"), {}, "must be a function"),
         (("GET", "/a", lambda: None), {}, "one argument"),
-        (("GET", "/there/{other}", answer), {}, "there already"),
+        (("GET", "/there/{other}", answer), {}, "has it already"),
     ],
 )
 def test_a_route_that_cannot_be_is_refused(arguments: Any, options: Any, fault: str) -> None:
@@ -140,7 +140,7 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
     served = [(plugin.kind, route.path) for plugin, route in manager.routes["bell"]]
     assert served == [("notifier", "/a"), ("hook", "/b")]
     infos = make_catalogue(Settings(notifiers=("bell",)), module)
-    infos.look_into()
+    infos.inspect_plugins()
     listed = {info.kind: info.routes for info in infos.infos() if info.name == "bell"}
     assert listed == {"notifier": ("GET /a (user)",), "hook": ("GET /b (user)",)}
     with pytest.raises(ConfigurationError, match="two plugins 'bell' have the route GET /a"):

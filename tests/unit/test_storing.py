@@ -14,14 +14,14 @@ from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks import NewImage, StoredImage
-from pipeline.hooks.calls import BoundPlugin
-from pipeline.hooks.storage_calls import SMALL_BYTES, Storing
+from pipeline.hooks.bound_plugin import BoundPlugin
+from pipeline.hooks.storage_calls import SMALL_BYTES, StorageCalls
 from pipeline.metrics import Metrics
 from pipeline.tracing import OFF
 
 AT = datetime(2026, 1, 31, tzinfo=UTC)
 URL = "https://images.example/x"
-Make = Callable[..., Storing]
+Make = Callable[..., StorageCalls]
 
 
 @pytest.fixture
@@ -29,8 +29,9 @@ def make(io_loop: IOLoop) -> Iterator[Make]:
     """A function that returns a Storing over these methods, closed at the end."""
     made = []
 
-    def make(seconds: float = 5, **methods: Callable[..., Any]) -> Storing:
-        made.append(Storing(BoundPlugin("storage", "x", object(), methods, threads=2, metrics=Metrics()), seconds, OFF))
+    def make(seconds: float = 5, **methods: Callable[..., Any]) -> StorageCalls:
+        plugin = BoundPlugin("storage", "x", object(), methods, threads=2, metrics=Metrics())
+        made.append(StorageCalls(plugin, seconds, OFF))
         return made[-1]
 
     yield make
@@ -250,7 +251,7 @@ class Shelf:
         return {name: getattr(self, name) for name in ("save", "save_many", "delete")}
 
 
-async def begin(storing: Storing, shelf: Shelf, *names: str) -> list[asyncio.Task[str]]:
+async def begin(storing: StorageCalls, shelf: Shelf, *names: str) -> list[asyncio.Task[str]]:
     """Begin to save: the first one goes alone; the others wait for it."""
     tasks = []
     for name in names:
@@ -334,6 +335,6 @@ async def test_storage_that_overrides_save_alone_is_called_by_it(io_loop: IOLoop
             return URL + "/older"
 
     older = Older()
-    storing = Storing(BoundPlugin("storage", "x", older, older.methods(), threads=2, metrics=Metrics()), 5, OFF)
+    storing = StorageCalls(BoundPlugin("storage", "x", older, older.methods(), threads=2, metrics=Metrics()), 5, OFF)
     assert await storing.save("a", io.BytesIO(b"x"), "image/png") == URL + "/older"
     await storing.close()

@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.metrics import Metrics
 from pipeline.watchdog import BEAT_SECONDS, Watchdog
 

@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Service
 
     def do_POST(self) -> None:
-        """Say the score."""
+        """Send the score."""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(self.server.status)
         self.send_header("Content-Type", "application/json")
@@ -34,11 +34,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps({"score": self.server.score}).encode())
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing between pytest's lines."""
+        """Print nothing between pytest's lines."""
 
 
 class TestModeration(FilterSuite):
-    """All that every filter must do, and what this one is for."""
+    """The tests for every filter, and those of this one."""
 
     @pytest.fixture
     def service(self) -> Iterator[Service]:
@@ -54,8 +54,8 @@ class TestModeration(FilterSuite):
 
     @pytest.fixture
     def plugin_settings(self, service: Service) -> Settings:
-        where = f"http://127.0.0.1:{service.server_port}/"
-        return Settings().with_plugin_variables({"PLUGIN_MODERATION_URL": where})
+        url = f"http://127.0.0.1:{service.server_port}/"
+        return Settings().with_plugin_variables({"PLUGIN_MODERATION_URL": url})
 
     def test_flagged_upload_is_refused(
         self, plugin: Moderation, service: Service, upload: UploadFacts, call: Call
@@ -69,7 +69,7 @@ class TestModeration(FilterSuite):
     def test_service_that_fails_lets_nothing_through(
         self, plugin: Moderation, service: Service, upload: UploadFacts, call: Call
     ) -> None:
-        """Neither an error nor an answer without sense is taken for a yes."""
+        """Neither an error nor a nonsensical answer counts as permission."""
         for status, error in ((503, DependencyUnavailable), (401, NotReady), (500, Unjudged)):
             service.status = status
             with pytest.raises(error):

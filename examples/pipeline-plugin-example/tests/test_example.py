@@ -1,4 +1,4 @@
-"""The provider keeps what the pipeline expects (the suite), and names colours (the rest)."""
+"""The provider passes the suite, and names colours."""
 
 import io
 from dataclasses import replace
@@ -18,7 +18,7 @@ KEY = {"PLUGIN_EXAMPLE_PSEUDONYM_KEY": "any text"}
 
 
 class TestExampleProvider(AIProviderSuite):
-    """All that every provider must do, and what this one is for."""
+    """The tests for every provider, and those of this one."""
 
     @pytest.fixture
     def provider(self) -> AIProvider:
@@ -31,12 +31,12 @@ class TestExampleProvider(AIProviderSuite):
         image.paste(color, (50, 35, 250, 165))
         file = io.BytesIO()
         image.save(file, "PNG")
-        found = ExampleProvider(center_percent=60).analyze(replace(analyze_request, image=file.getvalue()))
-        assert found.colorway is not None and found.colorway.value == color
+        analysis = ExampleProvider(center_percent=60).analyze(replace(analyze_request, image=file.getvalue()))
+        assert analysis.colorway is not None and analysis.colorway.value == color
 
 
 class TestExampleObserver(ObserverSuite):
-    """All that every observer must do, and what this one is for."""
+    """The tests for every observer, and those of this one."""
 
     @pytest.fixture
     def plugin(self) -> object:
@@ -52,8 +52,8 @@ class TestExampleObserver(ObserverSuite):
         with capture_logs() as logged:
             for user_id in ("user-1", "user-1", "user-2"):
                 call(job_finished, replace(event, user_id=user_id), plugin_settings)
-        first, again, other = (line["user"] for line in logged)
-        assert first == again != other
+        first, second, other = (line["user"] for line in logged)
+        assert first == second != other
         assert "user-1" not in str(logged) and "any text" not in str(logged)
 
 

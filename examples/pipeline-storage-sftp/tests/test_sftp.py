@@ -1,4 +1,4 @@
-"""The storage keeps what the pipeline expects (the suite), on a real SFTP server, and its URLs end."""
+"""The storage passes the suite on a real SFTP server, and its URLs expire."""
 
 import asyncio
 import io
@@ -17,11 +17,11 @@ from pipeline_storage_sftp import SftpSettings, SftpStorage
 
 
 class TestSftpStorage(StorageBackendSuite):
-    """All that every storage must do, and what this one is for."""
+    """The tests for every storage, and those of this one."""
 
     @pytest.fixture
     def server(self, loop: asyncio.AbstractEventLoop, tmp_path: Path) -> Iterator[asyncssh.SSHAcceptor]:
-        """An SFTP server that lets in who has our key."""
+        """An SFTP server that accepts our key."""
         key = asyncssh.generate_private_key("ssh-ed25519")
         key.write_private_key(tmp_path / "key")
         key.write_public_key(tmp_path / "authorized")
@@ -60,7 +60,7 @@ class TestSftpStorage(StorageBackendSuite):
     def test_url_shows_its_image_until_it_ends(
         self, storage: SftpStorage, call: Call, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A URL that was changed, or whose time is over, shows nothing; one that is made later does."""
+        """A changed or expired URL shows nothing; a later URL shows the image."""
         self._save(call, storage, "suite/65f9/original", io.BytesIO(self.content), self.content_type)
         url = call(storage.url, "suite/65f9/original", 60)
         assert call(storage.show, request_of(url)).body == self.content
@@ -73,10 +73,10 @@ class TestSftpStorage(StorageBackendSuite):
             call(storage.show, request_of(url))
         assert call(storage.show, request_of(call(storage.url, "suite/65f9/original", 60))).body == self.content
 
-    def test_server_that_is_away_is_told_and_found_again(
+    def test_lost_connection_is_reopened_and_missing_server_reported(
         self, storage: SftpStorage, server: asyncssh.SSHAcceptor, call: Call, loop: asyncio.AbstractEventLoop
     ) -> None:
-        """A lost connection is made again; without a server the storage says that it cannot be reached."""
+        """A lost connection is reopened; without a server the storage raises DependencyUnavailable."""
         call(storage.check)
         assert storage._connection is not None
         storage._connection.abort()
@@ -90,5 +90,5 @@ class TestSftpStorage(StorageBackendSuite):
 
 
 def request_of(url: str) -> PluginRequest:
-    """Return what the plugin's route gets when a browser asks for the URL."""
+    """Return the request that the plugin's route gets when a browser opens the URL."""
     return PluginRequest("GET", query=dict(parse_qsl(urlsplit(url).query)))

@@ -17,13 +17,13 @@ from pipeline import demo
 from pipeline.commands.checks.findings import LIMIT_SECONDS, Finding, Mark, Masker, reason, shown_address
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute
-from pipeline.hooks.calls import CHECK, START, BoundPlugin
+from pipeline.hooks.bound_plugin import CHECK, START, BoundPlugin
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.checks import find_fault
 from pipeline.hooks.context import ContextFactory
 from pipeline.hooks.kinds import HOOK, NOTIFIER, PROVIDER, STORAGE, Kind
 from pipeline.hooks.listing import NOT_INSTALLED
-from pipeline.hooks.progress import Reporting, takes_progress
+from pipeline.hooks.progress import ProgressReports, takes_progress
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.parts import build_store
@@ -213,7 +213,7 @@ class PluginChecks:
                 timeout_seconds=seconds,
                 image=_picture() if getattr(provider.plugin, "needs_image", False) else None,
             )
-            keywords = {"progress": Reporting()} if takes_progress(provider.function("analyze")) else {}
+            keywords = {"progress": ProgressReports()} if takes_progress(provider.function("analyze")) else {}
             result = await provider.call("analyze", seconds, request, keywords=keywords)
         if fault := find_fault(result):
             raise ValueError(f"it sent an invalid result: {fault}")

@@ -1,8 +1,8 @@
-"""The storage `sftp`: images lie on an SFTP server, which no browser can ask, so this plugin serves them itself, under
-URLs that are signed and end.
+"""The storage `sftp`: images on an SFTP server. A browser cannot use SFTP, so the plugin serves the images itself,
+under signed URLs that expire.
 
-The key of the signatures is made once and kept in the plugin's store, so every process of the service signs alike and a
-restart breaks no URL.
+The key of the signatures is created once and stored in the plugin's store, so all processes of the service use the same
+key and URLs stay valid after a restart.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NAME = "sftp"
 KEY = "signing-key"
 UNAVAILABLE = "Image storage unavailable"
 PIECE_BYTES = 256 * 1024
-# What the first bytes of an image say; the server keeps no content types.
+# The content type by the first bytes of an image; the server stores no content types.
 TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif"}
 
 
@@ -53,17 +53,17 @@ class SftpSettings(PluginSettings):
 
     host: str = Field(description="Name or address of the server.")
     port: int = Field(22, ge=1, le=65535, description="Its port.")
-    user: str = Field(description="Whom we are there.")
-    password: SecretStr = Field(SecretStr(""), description="The user's password; empty: only the key is shown.")
-    key_file: str = Field("", description="File of our private key.")
+    user: str = Field(description="User name on the server.")
+    password: SecretStr = Field(SecretStr(""), description="The user's password; empty: only the key is used.")
+    key_file: str = Field("", description="File with the private key.")
     known_hosts: str = Field("", description="File with the server's key; default: ~/.ssh/known_hosts.")
-    folder: str = Field("images", description="Where the images lie there, made when it is missing.")
-    connect_seconds: float = Field(10, gt=0, description="How long the server may take to let us in.")
+    folder: str = Field("images", description="Folder of the images, created if it is missing.")
+    connect_seconds: float = Field(10, gt=0, description="Longest time of a login.")
 
 
 @hookimpl
 def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
-    """Name our settings."""
+    """Offer the settings of `sftp`."""
     yield NAME, SftpSettings
 
 
@@ -74,10 +74,10 @@ def register_storage_backends(settings: Settings) -> Iterator[tuple[str, Callabl
 
 
 class SftpStorage:
-    """Images on one SFTP server, over one connection that is made again when it is lost."""
+    """Images on one SFTP server, over one connection, which is reopened when it is lost."""
 
     def __init__(self, own: SftpSettings, public_url: str) -> None:
-        """public_url: under which others reach the service."""
+        """public_url: of the service."""
         self._own = own
         self._address = f"{public_url.rstrip('/')}/plugins/{NAME}/image"
         self._key = b""
@@ -86,31 +86,30 @@ class SftpStorage:
         self._client: asyncssh.SFTPClient | None = None
 
     async def start(self, context: Context) -> None:
-        """Fetch the key of the signatures, or make it, and the folder."""
-        # All processes get the same, that of the first.
-        kept = await context.store.put_first(KEY, secrets.token_hex(32))
-        self._key = bytes.fromhex(kept)
+        """Load or create the key of the signatures, and create the folder."""
+        # All processes get the key of the first one.
+        self._key = bytes.fromhex(await context.store.put_first(KEY, secrets.token_hex(32)))
         try:
             await (await self._sftp()).makedirs(self._own.folder, exist_ok=True)
         except DependencyUnavailable as error:
             raise NotReady(f"the SFTP server cannot be reached: {error.__cause__}") from error
 
     def register_routes(self, routes: Routes) -> None:
-        """Serve the images to whoever has a URL of ours."""
+        """Serve the images to every client with a signed URL."""
         routes.add("GET", "/image", self.show, role="public")
 
     async def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
-        """Store the image beside its place and move it there, so that nobody ever reads half of one."""
-        client, place = await self._sftp(), self._place(public_id)
-        part = f"{place}.{secrets.token_hex(4)}.part"
+        """Write the image to a temporary file and rename it, so that no reader gets half an image."""
+        client, path = await self._sftp(), self._path(public_id)
+        part = f"{path}.{secrets.token_hex(4)}.part"
         file.seek(0)
-        with _told():
-            await client.makedirs(posixpath.dirname(place), exist_ok=True)
+        with _translated():
+            await client.makedirs(posixpath.dirname(path), exist_ok=True)
             try:
-                async with client.open(part, "wb") as there:
+                async with client.open(part, "wb") as remote:
                     while piece := file.read(PIECE_BYTES):
-                        await there.write(piece)
-                await client.posix_rename(part, place)
+                        await remote.write(piece)
+                await client.posix_rename(part, path)
             except BaseException:
                 with suppress(asyncssh.Error, OSError):
                     await client.remove(part)
@@ -120,25 +119,25 @@ class SftpStorage:
     async def open(self, public_id: str) -> BinaryIO:
         """Return the stored image; FileNotFoundError when there is none."""
         client = await self._sftp()
-        with _told():
-            async with client.open(self._place(public_id), "rb") as there:
-                return io.BytesIO(await there.read())
+        with _translated():
+            async with client.open(self._path(public_id), "rb") as remote:
+                return io.BytesIO(await remote.read())
 
     async def delete(self, public_id: str) -> None:
         """Remove the image if it is there."""
         client = await self._sftp()
-        with _told():
+        with _translated():
             with suppress(asyncssh.SFTPNoSuchFile):
-                await client.remove(self._place(public_id))
+                await client.remove(self._path(public_id))
 
     async def check(self) -> None:
-        """Return when the folder can be listed."""
+        """Return when the folder can be reached."""
         client = await self._sftp()
-        with _told():
+        with _translated():
             await client.stat(self._own.folder)
 
     async def url(self, public_id: str, seconds: int) -> str:
-        """Return a URL of our own route that ends after so many seconds."""
+        """Return a URL of the plugin's route that expires after so many seconds."""
         until = int(utc_now().timestamp()) + seconds
         query = {"id": public_id, "until": until, "signature": self._sign(public_id, until)}
         return f"{self._address}?{urlencode(query)}"
@@ -146,13 +145,13 @@ class SftpStorage:
     async def list(self, prefix: str) -> AsyncIterator[StoredImage]:
         """Yield the images whose public_id begins with the prefix."""
         client = await self._sftp()
-        with _told():
+        with _translated():
             async for public_id, changed_at in self._walk(client, ""):
                 if public_id.startswith(prefix):
                     yield StoredImage(public_id, datetime.fromtimestamp(changed_at, UTC))
 
     async def show(self, request: PluginRequest) -> PluginReply:
-        """Answer a URL of ours with its image, as long as the URL holds."""
+        """Answer a signed URL with its image until the URL expires."""
         public_id, until = request.query.get("id", ""), request.query.get("until", "")
         signature = request.query.get("signature", "")
         seconds_left = int(until) - int(utc_now().timestamp()) if until.isascii() and until.isdecimal() else 0
@@ -175,7 +174,7 @@ class SftpStorage:
     def _sign(self, public_id: str, until: int) -> str:
         return hmac.new(self._key, f"{public_id}\n{until}".encode(), hashlib.sha256).hexdigest()
 
-    def _place(self, public_id: str) -> str:
+    def _path(self, public_id: str) -> str:
         return posixpath.join(self._own.folder, public_id)
 
     async def _walk(self, client: asyncssh.SFTPClient, below: str) -> AsyncIterator[tuple[str, int]]:
@@ -186,18 +185,18 @@ class SftpStorage:
                 continue
             public_id = posixpath.join(below, name)
             if stat.S_ISDIR(entry.attrs.permissions or 0):
-                async for found in self._walk(client, public_id):
-                    yield found
+                async for image in self._walk(client, public_id):
+                    yield image
             else:
                 yield public_id, int(entry.attrs.mtime or 0)
 
     async def _sftp(self) -> asyncssh.SFTPClient:
-        """Return the connection, made now if there is none."""
+        """Return the client of the connection, which is opened now if there is none."""
         async with self._connecting:
             if self._client is None or self._connection is None or self._connection.is_closed():
                 own = self._own
                 options = {"known_hosts": own.known_hosts} if own.known_hosts else {}
-                with _told():
+                with _translated():
                     self._connection = await asyncssh.connect(
                         own.host,
                         own.port,
@@ -213,8 +212,8 @@ class SftpStorage:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn what asyncssh raises into what the service understands."""
+def _translated() -> Iterator[None]:
+    """Raise the service's errors for those of asyncssh."""
     try:
         yield
     except asyncssh.SFTPNoSuchFile as error:

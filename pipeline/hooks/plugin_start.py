@@ -1,11 +1,11 @@
-"""Starts plugins when the service does: one that is not ready is held, and started by the first call that tries it."""
+"""Starts plugins with the service. A plugin that is not ready is held, and the first call that tries it starts it."""
 
 from __future__ import annotations
 
 import structlog
 
 from pipeline.errors import ConfigurationError, NotReady, words_of
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.faults import NOT_READY
 from pipeline.hooks.kinds import HOOK, KINDS
 
@@ -13,18 +13,24 @@ log = structlog.get_logger(__name__)
 
 
 async def start(plugin: BoundPlugin) -> ConfigurationError | None:
-    """Start the plugin; return why the service cannot start with it, if that is so."""
+    """Start the plugin; return the error if the service cannot start with it."""
     try:
         await plugin.start()
     except NotReady as error:
         log.warning("plugin_not_ready", kind=plugin.kind, plugin=plugin.name, cause=words_of(error))
-        plugin.hold(NOT_READY, error)
+        hold(plugin, NOT_READY, error)
     except Exception as error:
         if plugin.kind == HOOK:
-            # Nobody has asked for it by its name: it must not stop the service.
+            # No setting names an observer or filter: it must not stop the service.
             log.error("plugin_not_started", kind=plugin.kind, plugin=plugin.name, exc_info=True)
-            plugin.hold(NOT_READY, NotReady(words_of(error)))
+            hold(plugin, NOT_READY, NotReady(words_of(error)))
             return None
         setting = next(kind.setting for kind in KINDS if kind.name == plugin.kind)
         return ConfigurationError(f"{setting}: {plugin.kind} {plugin.name!r} cannot start: {error}")
     return None
+
+
+def hold(plugin: BoundPlugin, reason: str, error: NotReady) -> None:
+    """Let no call of the plugin through, except those that try it after the time that the error says."""
+    for method in plugin.methods:
+        plugin.breaker(method).unreachable(reason, words_of(error), error.retry_after_seconds)

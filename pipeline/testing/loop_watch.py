@@ -1,7 +1,7 @@
-"""Watches the event loop during one call of a plugin: what keeps it from running, where, and for how long.
+"""Watches the event loop during one call of a plugin: which line blocks it, and for how long.
 
-A thread looks at the loop's thread each 50 ms. A machine that stands still stops this thread as well, so only what it
-has seen several times in a row counts, not the clock alone.
+A thread checks the loop's thread every 50 ms. A machine that stops also stops this thread, so a block counts only when
+several checks in a row have seen it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from types import FrameType
 
 LOOK_SECONDS = 0.05
 BEAT_SECONDS = 0.02
-# From here on others wait noticeably.
+# From this time on other users notice the delay.
 BLOCKED_SECONDS = 0.25
 LOOP_STEP = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
 OURS = ("/asyncio/", "/pipeline/testing/", "/selectors.py")
 
 
 class Stuck(BaseException):
-    """Raised inside a plugin that keeps the loop for good; a BaseException, so that no plugin takes it for its own."""
+    """Raised inside a plugin that blocks the loop for ever; a BaseException, so that no plugin catches it."""
 
 
-class Watch:
-    """Looks at one loop. blocked: (seconds, where) of each call that kept it too long."""
+class LoopWatch:
+    """Watches one loop.
+
+    blocked: (seconds, line) of each call that blocked it too long.
+    """
 
     def __init__(self, give_up_seconds: float) -> None:
-        """give_up_seconds: when a call that keeps the loop is ended, if it can be."""
+        """give_up_seconds: after this time a call that blocks the loop is ended, if possible."""
         self.blocked: list[tuple[float, str]] = []
         self._give_up_seconds = give_up_seconds
         self._thread_id = threading.get_ident()
@@ -42,7 +45,7 @@ class Watch:
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """Look on while the body runs the loop in this thread."""
+        """Watch while the body runs the loop in this thread."""
         looker = threading.Thread(target=self._look, name="suite-watch", daemon=True)
         can_interrupt = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM")
         before = signal.signal(signal.SIGALRM, self._interrupt) if can_interrupt else None
@@ -57,12 +60,12 @@ class Watch:
                 signal.signal(signal.SIGALRM, before)
 
     async def beat(self) -> None:
-        """Say again and again that the loop runs. To be run beside the call."""
+        """Count that the loop runs, in a task beside the call."""
         while True:
             self._beats += 1
             cpu = thread_time()
             await asyncio.sleep(BEAT_SECONDS)
-            # What holds the interpreter's lock keeps the looking thread away too; the processor's time shows it.
+            # Code that keeps the interpreter's lock also stops the watching thread; the processor time shows it.
             if thread_time() - cpu >= BLOCKED_SECONDS:
                 self._note(thread_time() - cpu, "")
 
@@ -75,7 +78,7 @@ class Watch:
                     self._note(monotonic() - began, where)
                 seen, looks, began = self._beats, 0, monotonic()
                 continue
-            looks, where = looks + 1, _place(frame) or where
+            looks, where = looks + 1, _line_of(frame) or where
             if looks * LOOK_SECONDS >= self._give_up_seconds and self._can_interrupt:
                 self._note(monotonic() - began, where)
                 with suppress(ProcessLookupError):
@@ -89,15 +92,15 @@ class Watch:
             self.blocked.append((seconds, where))
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        raise Stuck(f"it keeps the event loop for more than {self._give_up_seconds:g} s")
+        raise Stuck(f"it blocks the event loop for more than {self._give_up_seconds:g} s")
 
 
 def _is_idle(frame: FrameType) -> bool:
     return frame.f_code.co_name == "select" and frame.f_back is not None and frame.f_back.f_code is LOOP_STEP
 
 
-def _place(frame: FrameType | None) -> str:
-    """Return where the plugin is: the innermost line that is not of asyncio or ours."""
+def _line_of(frame: FrameType | None) -> str:
+    """Return the plugin's current line: the innermost one outside of asyncio and of the suites."""
     while frame is not None:
         if not any(part in frame.f_code.co_filename for part in OURS):
             return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"

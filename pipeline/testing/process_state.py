@@ -1,7 +1,7 @@
-"""What belongs to the whole process, and what a plugin must therefore leave as it found it.
+"""The state and resources of the whole process, which a plugin must not change and not leak.
 
-A process runs many plugins. One that changes what all of them share - signal handlers, environment
-variables, where logs go - changes the others. One that leaves threads, sockets or tasks behind fills the process.
+A process runs many plugins. A plugin that changes shared state (signal handlers, environment variables, logging)
+affects the others. Threads, sockets and tasks that it leaves behind fill the process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGCHLD", "SIGUSR1", "SIGUSR2", "SIGPIPE")
-# Clients that must be closed: package, class, and the attribute that tells whether one is.
+# Clients that must be closed: package, class, and the attribute that says whether it is closed.
 CLIENTS = (
     ("aiohttp", "ClientSession", "closed"),
     ("httpx", "AsyncClient", "is_closed"),
@@ -31,16 +31,16 @@ CLIENTS = (
 )
 # Set by pytest for each test.
 NOT_THEIRS = {"PYTEST_CURRENT_TEST"}
-# Of the suites themselves, and of the loop.
+# Prefixes of the threads of the suites and of the event loop.
 OUR_THREADS = ("suite", "loop-", "asyncio_")
-# There is no public name of what urllib trusts.
+# There is no public name for the certificates that urllib trusts.
 DEFAULT_CONTEXT = "_create_default_https_context"
 LIBRARIES_OF_LOGGING = ("structlog", "logging", "rich")
 
 
 @dataclass(frozen=True)
-class Shared:
-    """What is set for the whole process."""
+class ProcessState:
+    """The settings of the whole process."""
 
     environ: dict[str, str]
     handlers: dict[str, Any]
@@ -51,8 +51,8 @@ class Shared:
     switches: dict[str, tuple[Any, str]]
 
     @classmethod
-    def now(cls) -> Shared:
-        """Return it as it is now."""
+    def now(cls) -> ProcessState:
+        """Return the present state."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python 3.14 and later warn of the policy
             policy = type(asyncio.get_event_loop_policy())
@@ -66,14 +66,14 @@ class Shared:
             dict(_switches()),
         )
 
-    def changes(self, before: Shared) -> Iterator[str]:
-        """Yield what has become another since `before`, each with the cure."""
+    def changes(self, before: ProcessState) -> Iterator[str]:
+        """Yield a line for each change since `before`, with the cure."""
         names = sorted(name for name in self.environ.keys() | before.environ.keys() if self._differs(before, name))
         if names:
             yield f"it changes environment variables ({', '.join(names[:5])}), which all share: use PluginSettings"
         signals = sorted(name for name in self.handlers if self.handlers[name] != before.handlers.get(name))
         if signals:
-            yield f"it handles {', '.join(signals)}, on which the service ends in order: end its work in close()"
+            yield f"it handles {', '.join(signals)}, with which the service shuts down: end its work in close()"
         if self.policy is not before.policy:
             yield "it sets the event loop policy, which is the service's: leave it out"
         if self.logging != before.logging:
@@ -86,13 +86,13 @@ class Shared:
             if value != before.switches.get(name, (value,))[0]:
                 yield f"it sets {name} for the whole process: {cure}"
 
-    def _differs(self, before: Shared, name: str) -> bool:
+    def _differs(self, before: ProcessState, name: str) -> bool:
         return self.environ.get(name) != before.environ.get(name)
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the process holds: threads, open files and sockets, children, clients."""
+class OpenResources:
+    """The open resources of the process: threads, files and sockets, children, clients."""
 
     threads: frozenset[threading.Thread]
     files: frozenset[tuple[int, str]]
@@ -101,24 +101,24 @@ class Held:
     names: dict[int, str]
 
     @classmethod
-    def now(cls) -> Held:
-        """Return what it holds now."""
+    def now(cls) -> OpenResources:
+        """Return the resources that are open now."""
         open_clients = dict(_open_clients())
         files = frozenset(_open_files())
         threads = frozenset(their_threads())
         return cls(threads, files, frozenset(_children()), frozenset(open_clients), open_clients)
 
-    def more(self, before: Held, at_once: int = 1) -> dict[str, str]:
-        """Return what came since `before`: sort of thing -> the line that says so, with the cure.
+    def leaks_since(self, before: OpenResources, at_once: int = 1) -> dict[str, str]:
+        """Return the resources opened since `before`: kind of resource -> a line about it, with the cure.
 
-        at_once: how many calls ran at once. A pool may keep a connection for each until its owner is gone, and whoever
-        answers in a test may do so from this process.
+        at_once: how many calls ran at once. A pool may have an open connection for each of them until its owner is
+        deleted, and the server that answers in a test may run in this process.
         """
         lines = {}
         if threads := [each.name for each in self.threads - before.threads if each.is_alive()]:
-            # A library's own pool grows with the calls at once, and no further.
-            sort = "many threads" if len(threads) > 2 * at_once + 1 else "threads"
-            lines[sort] = f"threads go on after close ({', '.join(sorted(threads)[:3])}): end and join them in close()"
+            # A library's thread pool grows with the calls at once, and no further.
+            kind = "many threads" if len(threads) > 2 * at_once + 1 else "threads"
+            lines[kind] = f"threads go on after close ({', '.join(sorted(threads)[:3])}): end and join them in close()"
         opened = [what for _, what in self.files - before.files]
         files = sorted({each for each in opened if each.startswith("/") and not each.startswith(("/dev/", "/proc/"))})
         if files:
@@ -132,15 +132,15 @@ class Held:
         return lines
 
 
-class Printed:
-    """Stands for sys.stdout and notes what a plugin prints; what loggers write is none of it."""
+class PrintedText:
+    """Replaces sys.stdout and records the prints of a plugin, without the output of loggers."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
         self.text = ""
 
     def write(self, text: str) -> int:
-        """Write, and note the text."""
+        """Write the text and record it."""
         if not _is_of_a_logger(sys._getframe(1)):
             self.text += text[: 200 - len(self.text)]
         return int(self.stream.write(text))
@@ -150,7 +150,7 @@ class Printed:
 
 
 def their_threads() -> set[threading.Thread]:
-    """Return the threads that run, without those of the suites and the loop."""
+    """Return the running threads, without those of the suites and the loop."""
     return {each for each in threading.enumerate() if not each.name.startswith(OUR_THREADS)}
 
 
@@ -163,7 +163,7 @@ def _is_of_a_logger(frame: FrameType | None) -> bool:
 
 
 def _switches() -> Iterator[tuple[str, tuple[Any, str]]]:
-    """Yield what else libraries let one set for all: its name, its value now, and what to do instead."""
+    """Yield global switches of libraries: the name, its present value, and what to do instead."""
     yield "socket.setdefaulttimeout", (socket.getdefaulttimeout(), "give each client its own timeout")
     yield "the recursion limit", (sys.getrecursionlimit(), "leave it out")
     yield "gc.disable", (gc.isenabled(), "leave it out")
@@ -171,7 +171,7 @@ def _switches() -> Iterator[tuple[str, tuple[Any, str]]]:
     yield "which certificates are trusted", (context, "set SSL_CERT_FILE, or use context.http")
     all_ignored = any(each[0] == "ignore" and each[1] is each[3] is None and each[2] is Warning for each in _filters())
     yield "that warnings are ignored", (all_ignored, "leave it out, or use warnings.catch_warnings")
-    # Not Image.MAX_IMAGE_PIXELS, which the service sets too.
+    # Not Image.MAX_IMAGE_PIXELS, because the service sets it too.
     if file := sys.modules.get("PIL.ImageFile"):
         yield "ImageFile.LOAD_TRUNCATED_IMAGES", (file.LOAD_TRUNCATED_IMAGES, "catch OSError of the image at hand")
 
@@ -182,7 +182,7 @@ def _filters() -> list[Any]:
 
 def _logging() -> tuple[Any, ...]:
     root = logging.getLogger()
-    # pytest has handlers of its own for each part of a test.
+    # Without the handlers that pytest adds for each part of a test.
     handlers = [each for each in root.handlers if not type(each).__module__.startswith("_pytest")]
     return tuple(handlers), root.level if not _has_pytest(root) else None, root.manager.disable
 
@@ -193,7 +193,7 @@ def _has_pytest(root: logging.Logger) -> bool:
 
 
 def _open_files() -> Iterator[tuple[int, str]]:
-    """Yield (number, what it is) of each open file; nothing where the system does not list them."""
+    """Yield (number, target) of each open file; nothing on a system that does not list them."""
     folder = Path("/proc/self/fd")
     if not folder.is_dir():
         return
@@ -201,7 +201,7 @@ def _open_files() -> Iterator[tuple[int, str]]:
         try:
             yield int(entry), os.readlink(folder / entry)
         except OSError:
-            continue  # the listing's own
+            continue  # the file of the listing itself
 
 
 def _children() -> Iterator[int]:

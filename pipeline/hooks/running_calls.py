@@ -1,7 +1,7 @@
-"""Runs the calls of one plugin, on the loop or in threads of its own, in a time budget.
+"""Runs the calls of one plugin, on the event loop or in the plugin's threads, each within its time.
 
-Every plugin has its own threads, also for what it hands to `asyncio.to_thread`, so one that hangs cannot take those of
-another, and nothing of ours runs in them. Runs on the event loop.
+Every plugin has its own threads, also for its calls of `asyncio.to_thread`: a plugin that hangs cannot use up the
+threads of another plugin, and no code of the service runs in them. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pipeline.hooks.timing import TimedCall
 if TYPE_CHECKING:
     from pipeline.metrics import Metrics
 
-# How long a call that was cancelled may take to clean up before it is left behind. Half of what a drain waits for its
-# job to be handed back (queue/worker.py).
+# How long a cancelled call may take to clean up before it is left behind. Half of the time that a drain waits for the
+# release of its job (queue/worker.py).
 GRACE_SECONDS = 0.5
 log = structlog.get_logger(__name__)
 
@@ -34,14 +34,16 @@ class PluginOverrun(Exception):
 
 
 class PluginBusy(Exception):
-    """The call did not begin: all threads of the plugin are busy with, or hang in, earlier ones."""
+    """The call did not begin: all threads of the plugin are busy with earlier calls, or hang in them."""
 
 
-class Running:
-    """The calls of one plugin that are under way, and those that were given up and go on."""
+class RunningCalls:
+    """The current calls of one plugin, and those that were given up but still run."""
 
     def __init__(self, kind: str, name: str, threads: int, metrics: Metrics) -> None:
-        """kind, name: of the plugin. threads: how many of its calls may run in threads at once."""
+        """kind, name: of the plugin.
+        threads: how many of its calls may run in threads at once.
+        """
         self.kind = kind
         self.name = name
         thread_wait = metrics.thread_wait_seconds.labels(kind, name)
@@ -58,17 +60,17 @@ class Running:
 
     @property
     def overdue(self) -> int:
-        """How many threads are held now by calls whose time was up: a thread cannot be cancelled."""
+        """How many threads are occupied by calls whose time is over: a thread cannot be cancelled."""
         self._overdue = {future for future in self._overdue if not future.done()}
         return len(self._overdue)
 
     @property
     def is_stuck(self) -> bool:
-        """True while calls whose time was up go on, in threads or on the loop."""
+        """True while calls whose time is over still run, in threads or on the loop."""
         return bool(self.overdue or self._left_behind)
 
     def note_blocking(self, call: TimedCall) -> None:
-        """Count that the call keeps the event loop. Called by the watchdog, in its thread, while it does."""
+        """Count that the call blocks the event loop. The watchdog calls this in its thread meanwhile."""
         self._blocked_loop.inc()
         call.has_blocked = True
 
@@ -82,7 +84,7 @@ class Running:
         on_late_end: Callable[[], None] | None,
     ) -> Any:
         """Return the call's result: see BoundPlugin.call."""
-        # A task of its own: whatever the plugin does with a cancellation, the caller comes free.
+        # A task of its own: even if the plugin ignores a cancellation, the caller continues.
         task = asyncio.create_task(self._run(method, call, args), name=f"{self.kind} {self.name}: {method}")
         task.add_done_callback(ignore)
         try:
@@ -101,7 +103,7 @@ class Running:
         raise PluginOverrun(f"{self.kind} {self.name}: {method} took longer than {seconds:g} s")
 
     def shutdown(self) -> None:
-        """Leave its threads behind."""
+        """Leave the threads behind."""
         self._threads.shutdown()
 
     async def _give_up(
@@ -114,7 +116,7 @@ class Running:
                 call.when_ended(task, on_late_end)
 
     async def _cancel(self, task: asyncio.Task[Any], method: str) -> None:
-        """Cancel the call; one that goes on all the same is left behind, counted until it ends."""
+        """Cancel the call; if it still runs, leave it behind and count it until it ends."""
         task.cancel()
         try:
             await asyncio.wait([task], timeout=GRACE_SECONDS)
@@ -123,9 +125,9 @@ class Running:
                 log.warning("plugin_stuck", kind=self.kind, plugin=self.name, method=method)
                 self._stuck.inc()
                 self._left_behind.add(task)
-                task.add_done_callback(self._came_back)
+                task.add_done_callback(self._ended_late)
 
-    def _came_back(self, task: asyncio.Task[Any]) -> None:
+    def _ended_late(self, task: asyncio.Task[Any]) -> None:
         self._stuck.dec()
         self._left_behind.discard(task)
 
@@ -140,11 +142,11 @@ class Running:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Nobody cancelled us: it escaped from inside the plugin and must not look like our own shutdown.
+            # The task was not cancelled: the exception comes from the plugin and must not look like a shutdown.
             raise RuntimeError(f"{method} let a cancellation escape") from error
 
     async def _run_in_thread(self, method: str, call: TimedCall, args: tuple[Any, ...]) -> Any:
-        # Waiting for a thread that will not come would only cost the caller its whole time.
+        # No thread will become free: waiting would only use up the caller's time.
         if self.overdue >= self._threads.limit:
             raise PluginBusy(f"{self.kind} {self.name}: all {self._threads.limit} threads hang in earlier calls")
         future = call.future = self._threads.submit(contextvars.copy_context().run, call.begin, *args)
@@ -160,8 +162,9 @@ class Running:
 
 
 async def _until_done(task: asyncio.Task[Any], seconds: float) -> None:
-    """Return when the task is done or the time is over. As asyncio.wait, in a third of its time: every call of a plugin
-    waits here.
+    """Return when the task is done or the time is over.
+
+    Like asyncio.wait, but in a third of its time: every call of a plugin waits here.
     """
     loop = asyncio.get_running_loop()
     waiter = loop.create_future()
@@ -179,25 +182,25 @@ async def _until_done(task: asyncio.Task[Any], seconds: float) -> None:
         task.remove_done_callback(wake)
 
 
-def find_plugin(frame: FrameType | None) -> tuple[Running, str, TimedCall] | None:
-    """Return the calls of the plugin whose coroutine runs in these frames, the innermost first, which of its methods
-    that is, and the call; None when there is none.
+def find_plugin(frame: FrameType | None) -> tuple[RunningCalls, str, TimedCall] | None:
+    """Return the plugin's calls, the method and the call whose coroutine runs in these frames, innermost first; None
+    when no plugin runs in them.
     """
     while frame is not None:
-        if frame.f_code is Running._run.__code__:
+        if frame.f_code is RunningCalls._run.__code__:
             names = frame.f_locals
-            return cast(Running, names["self"]), cast(str, names["method"]), cast(TimedCall, names["call"])
+            return cast(RunningCalls, names["self"]), cast(str, names["method"]), cast(TimedCall, names["call"])
         frame = frame.f_back
     return None
 
 
-def is_away(error: Exception) -> bool:
-    """Return whether what a `start` raised may be over in a while, though it is no NotReady."""
-    away = (DependencyUnavailable, RetryableJobError, PluginOverrun, PluginBusy, TimeoutError)
-    return isinstance(error, away) or is_unreachable(error)
+def is_temporary(error: Exception) -> bool:
+    """Return whether an exception of `start` other than NotReady may end by itself."""
+    temporary = (DependencyUnavailable, RetryableJobError, PluginOverrun, PluginBusy, TimeoutError)
+    return isinstance(error, temporary) or is_unreachable(error)
 
 
 def ignore(task: asyncio.Task[Any]) -> None:
-    """Fetch what nobody may wait for any more, so that the loop does not complain of it."""
+    """Retrieve the exception of a task that perhaps no caller awaits, so that the loop does not log it."""
     if not task.cancelled():
         task.exception()

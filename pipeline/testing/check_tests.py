@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from pipeline.testing.findings import expect, found, told
+from pipeline.testing.findings import describe, expect, fail_test
 from pipeline.testing.suite import Call, PluginSuite, api_version_of
 
-# What no far end can be the reason of.
+# Exceptions that a service out of reach cannot cause.
 MISTAKES = (AttributeError, NameError, TypeError, LookupError)
 
 
 class CheckTests(PluginSuite):
-    """Part of all suites but that of storages, which must have a `check`. The far end may be away."""
+    """Part of all suites except that of storages, which must have a `check`. It may fail: a service may be down."""
 
     def test_check_returns_nothing_or_raises(self, request: pytest.FixtureRequest, call: Call) -> None:
-        """What it returns says nothing to readiness, so that False would pass for well."""
+        """The service ignores the result of `check`, so that False would count as success."""
         check = getattr(under_test(request), "check", None)
         if not callable(check) or api_version_of(under_test(request)) < 2:
             pytest.skip("the plugin has no check, which is optional")
@@ -26,14 +26,14 @@ class CheckTests(PluginSuite):
         try:
             answer = call(check)
         except MISTAKES as error:
-            found(f"check raised {told(error)}: return nothing, raise in words when it is not usable")
+            fail_test(f"check raised {describe(error)}: return nothing, raise in words when it is not usable")
         except Exception:
-            return  # which is how it says so
+            return  # the plugin is not usable, and says so correctly
         expect(answer is None, f"check returns {answer!r}: return nothing, raise when it is not usable")
 
 
 def under_test(request: pytest.FixtureRequest) -> Any:
-    """Return the plugin that the suite got."""
+    """Return the plugin under test."""
     for name in ("provider", "storage", "notifier", "plugin"):
         with suppress(pytest.FixtureLookupError):
             return request.getfixturevalue(name)

@@ -1,7 +1,7 @@
-"""Tells whether the processed image that a plugin hands back may be kept; what a plugin says of it is not trusted.
+"""Checks the processed images that plugins return; their content types and URLs are not trusted.
 
-The bytes are looked at as those of an upload are, by a function that the wiring hands in: this package knows no image
-formats. A picture that is not taken costs the asset its picture and never its result. Runs on the event loop.
+The bytes are checked like those of an upload, by a function that the wiring passes in: this package knows no image
+formats. A refused picture is left out of the result; the result stands. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from urllib.parse import unquote, urlsplit
 import structlog
 
 from pipeline.errors import ValidationError
-from pipeline.hooks.calls import BoundPlugin
+from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import picture_fault
-from pipeline.hooks.protocols import Analysis, ProcessedImage
+from pipeline.hooks.provider_protocol import Analysis, ProcessedImage
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-# Returns the content type that the bytes say; ValidationError when they are no image that an upload may be.
+# Returns the content type of the bytes; ValidationError when an upload of them would be refused.
 Inspect = Callable[[bytes], Awaitable[str]]
-# Names that only the machine itself or its own network knows (RFC 6761, 6762 and 8375), beside those without a dot.
+# Names that only this machine or its own network can resolve (RFC 6761, 6762 and 8375), beside those without a dot.
 INTERNAL_NAMES = ("localhost", "local", "internal", "intranet", "private", "corp", "home", "lan", "home.arpa")
-INTERNAL_ADDRESS = "processed_image_url is an internal address, which nobody else can reach"
+INTERNAL_ADDRESS = "processed_image_url is an internal address, which clients cannot reach"
 
 
-class Pictures:
-    """What becomes of processed images."""
+class ProcessedImages:
+    """Checks the processed images of all plugins."""
 
     def __init__(self, settings: Settings, inspect: Inspect | None = None) -> None:
-        """inspect: looks at the bytes of a picture; without it they are taken as they are."""
+        """inspect: checks the bytes of a picture; without it they are not checked."""
         self._inspect = inspect
-        # Who reaches the service at an internal address reaches what is there, and its AI service may be beside it.
+        # A client that reaches the service at an internal address reaches that host, perhaps the AI service's too.
         own_hosts = (urlsplit(url).hostname for url in (settings.public_url, settings.ai_service_url))
         self._own_hosts = {host for host in own_hosts if host}
 
-    async def kept(self, plugin: BoundPlugin, method: str, analysis: Analysis) -> Analysis:
-        """Return the analysis with its picture, without it when that is not taken: logged and counted as an error of
-        the plugin.
+    async def without_refused(self, plugin: BoundPlugin, method: str, analysis: Analysis) -> Analysis:
+        """Return the analysis, without its picture if that is refused: this is logged and counts as an error of the
+        plugin.
         """
         try:
             return await self.checked(analysis)
@@ -57,7 +57,7 @@ class Pictures:
             return replace(analysis, processed_image=None, processed_image_url=None)
 
     async def checked(self, analysis: Analysis) -> Analysis:
-        """Return the analysis, its picture under the content type that the bytes say; ValueError says what is wrong."""
+        """Return the analysis, its picture with the content type of its bytes; ValueError with the picture's fault."""
         if fault := picture_fault(analysis):
             raise ValueError(fault)
         url, image = analysis.processed_image_url, analysis.processed_image
@@ -79,7 +79,7 @@ class Pictures:
 @lru_cache(maxsize=1000)
 def is_internal(host: str) -> bool:
     """True for an address or name of this machine or of a private network, also in the odd spellings that browsers
-    take for one. A name is not looked up.
+    accept. A name is not resolved.
     """
     host = unicodedata.normalize("NFKC", unquote(host)).replace("\u3002", ".").strip("[]").rstrip(".").lower()
     if host.endswith(tuple(f".{name}" for name in INTERNAL_NAMES)):

@@ -1,4 +1,4 @@
-"""Makes plugins of what the registry found, and binds what is made to how it is called. Runs at start."""
+"""Builds the plugins that the registry offers, and wraps each as a BoundPlugin. Runs at start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigurationError
-from pipeline.hooks.calls import REGISTER_ROUTES, BoundPlugin
+from pipeline.hooks.bound_plugin import REGISTER_ROUTES, BoundPlugin
 from pipeline.hooks.kinds import HOOK, LIFE, PROVIDER, Offer
 from pipeline.hooks.limits import Limits, declared_by
 from pipeline.hooks.listing import PluginInfo, limits_as_json
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
     from pipeline.metrics import Metrics
     from pipeline.settings import Settings
 
-# Of what observes or filters: one that hangs leaves one to try again with.
+# Of a plugin with observers or filters: when a call hangs in one thread, the other can try again.
 HOOK_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A plugin that was made, or could not be.
+class BuildResult:
+    """A plugin that was built, or why it could not be.
 
-    plugin: None when it could not.
-    faults, warnings: what is wrong with it.
+    plugin: None when it could not be built.
+    faults: why it cannot be used.
+    warnings: its harmless faults.
     unusable: its methods that cannot be called.
-    cause: what making it raised.
-    routes: what it serves.
+    cause: the exception that its factory raised.
+    routes: the routes it serves.
     """
 
     plugin: Any
@@ -46,17 +47,17 @@ class Made:
     routes: Sequence[Route] = ()
 
 
-class Building:
-    """Makes and binds plugins."""
+class PluginBuilder:
+    """Builds plugins from their factories and modules."""
 
     def __init__(self, settings: Settings, own: Mapping[str, type[PluginSettings]]) -> None:
-        """own: the settings of plugins, by the plugin's name."""
+        """own: the settings classes of plugins, by the plugin's name."""
         self._settings = settings
         self._own = own
-        self._bound = partial(BoundPlugin, is_traced=settings.plugins_trace)
+        self._bind = partial(BoundPlugin, is_traced=settings.plugins_trace)
 
-    def make(self, offer: Offer, name: str) -> Made:
-        """Return the plugin as its factory makes it, with what is wrong with it."""
+    def make(self, offer: Offer, name: str) -> BuildResult:
+        """Return the plugin as its factory builds it, with its faults."""
         source, version = offer.source, offer.source.api_version
         try:
             if name in self._own:
@@ -67,22 +68,22 @@ class Building:
             has_routes = REGISTER_ROUTES in _present(plugin, [REGISTER_ROUTES], unusable, source)
             routes = _routes(plugin.register_routes) if has_routes else ()
         except (Exception, SystemExit) as error:
-            return Made(None, (str(error) or type(error).__name__,), cause=error)
+            return BuildResult(None, (str(error) or type(error).__name__,), cause=error)
         faults, warnings = split(findings, source.is_strict)
         if offer.kind is PROVIDER and version > 1:
             warnings += tuple(check_categories(plugin, self._settings.categories))
-        return Made(plugin, faults, warnings, unusable, routes=routes)
+        return BuildResult(plugin, faults, warnings, unusable, routes=routes)
 
     def bind(
-        self, offer: Offer, name: str, made: Made, metrics: Metrics, contexts: ContextFactory | None
+        self, offer: Offer, name: str, made: BuildResult, metrics: Metrics, contexts: ContextFactory | None
     ) -> BoundPlugin:
-        """Return the plugin that was made, ready to be started."""
+        """Return the built plugin, ready to be started."""
         plugin, kind, source = made.plugin, offer.kind, offer.source
         names = (*kind.methods, *_present(plugin, kind.optional, made.unusable, source))
         methods = {method: getattr(plugin, method) for method in names}
         threads = int(getattr(plugin, "max_concurrency", self._settings.pool_threads))
         limits = _limits(plugin, source)
-        bound = self._bound(
+        bound = self._bind(
             kind.name, name, plugin, methods, threads=threads, metrics=metrics, contexts=contexts, limits=limits
         )
         bound.routes, bound.source = made.routes, source
@@ -96,7 +97,7 @@ class Building:
         metrics: Metrics,
         contexts: ContextFactory | None,
     ) -> BoundPlugin | None:
-        """Return what observes or filters, ready to be started; None when its settings say that it is not active.
+        """Return a module with observers or filters, ready to be started; None when its settings switch it off.
 
         functions: its hooks, by name.
         """
@@ -106,7 +107,7 @@ class Building:
             unusable = {each.method for each in check_module(module, source.api_version)}
             life = {method: getattr(module, method) for method in _present(module, LIFE, unusable, source)}
             methods = {**functions, **life}
-            bound = self._bound(
+            bound = self._bind(
                 HOOK, source.name, module, methods, threads=HOOK_THREADS, metrics=metrics, contexts=contexts
             )
             bound.routes, bound.source = self.routes_of_module(functions), source
@@ -115,20 +116,20 @@ class Building:
         return bound
 
     def routes_of_module(self, functions: Mapping[str, Callable[..., Any]]) -> Sequence[Route]:
-        """Return what a module serves; ConfigurationError when it cannot tell."""
+        """Return the routes of a module; ConfigurationError when its `register_routes` fails."""
         try:
             return _routes(functions[REGISTER_ROUTES], self._settings) if REGISTER_ROUTES in functions else ()
         except (Exception, SystemExit) as error:
             raise ConfigurationError(str(error) or type(error).__name__) from error
 
     def is_active(self, source: Source) -> bool:
-        """Return whether what observes or filters is in use; ConfigurationError when its settings are wrong."""
+        """Return whether a module with observers or filters is in use; ConfigurationError for invalid settings."""
         own = self._own.get(source.name)
         return own is None or self._settings.plugin(source.name, own).is_active
 
 
-def described(info: PluginInfo, offer: Offer, made: Made) -> PluginInfo:
-    """Return the line of a plugin with what is known of it since it was made."""
+def described(info: PluginInfo, offer: Offer, made: BuildResult) -> PluginInfo:
+    """Return the info of a plugin with the methods, limits and routes that are known since it was built."""
     plugin, kind = made.plugin, offer.kind
     limits = limits_as_json(_limits(plugin, offer.source), getattr(plugin, "extra_fields", None))
     methods = tuple(_present(plugin, (*kind.methods, *kind.optional), made.unusable, offer.source))
@@ -136,18 +137,21 @@ def described(info: PluginInfo, offer: Offer, made: Made) -> PluginInfo:
 
 
 def _limits(plugin: object, source: Source) -> Limits:
-    """Return what the plugin declares; one of version 1 declares nothing."""
+    """Return the limits that the plugin declares; one of API version 1 declares none."""
     return declared_by(plugin).limits if source.api_version > 1 else Limits()
 
 
 def _present(plugin: object, methods: Iterable[str], unusable: Iterable[str], source: Source) -> list[str]:
-    """Return which of these methods the plugin has. One of version 1 may have its own by a name that came later."""
-    known = [each for each in methods if each not in unusable and (each not in SINCE_2 or source.api_version > 1)]
-    return [each for each in known if callable(getattr(plugin, each, None))]
+    """Return which of these methods the plugin has.
+
+    In a plugin of API version 1 a method with a name of version 2 is the plugin's own and is not called.
+    """
+    names = [name for name in methods if name not in unusable and (name not in SINCE_2 or source.api_version > 1)]
+    return [name for name in names if callable(getattr(plugin, name, None))]
 
 
 def _routes(register: Callable[..., Any], *arguments: Any) -> Sequence[Route]:
-    """Return what a plugin serves under /plugins/; whatever it raises otherwise."""
+    """Return the routes that a plugin registers; raises any exception of `register_routes`."""
     if inspect.iscoroutinefunction(register):
         raise TypeError(f"{REGISTER_ROUTES} must be a plain def")
     routes = RouteList()
