@@ -180,7 +180,7 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
 
 def _records_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     return [
-        ("/api/queue/charts", charts.ChartsHandler, common | {"tallies": parts.job_statistics}),
+        ("/api/queue/charts", charts.ChartsHandler, common | {"job_statistics": parts.job_statistics}),
         ("/api/queue/users", charts.BusiestUsersHandler, common | {"busiest": parts.busiest}),
         ("/api/queue/audit", audit.AuditHandler, common | {"audit": parts.audit}),
         ("/api/queue/deliveries", deliveries.DeliveriesHandler, common | {"deliveries": parts.deliveries}),
