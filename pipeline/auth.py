@@ -19,7 +19,7 @@ import structlog
 from pipeline.clock import utc_now
 from pipeline.errors import MAX_RETRY_AFTER_SECONDS, ConfigurationError, Unauthorized
 from pipeline.keys import KeySet, PublicKey, read_public_keys
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -98,7 +98,7 @@ class TokenVerifier:
         self._key_set: KeySet | None = None
         self._public_keys: tuple[PublicKey, ...] = ()
         self._secrets: tuple[str, ...] = ()
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
         # What genuine tokens say and which old secret has signed them, the oldest first: secrets and public keys are
         # the same for as long as this process lives, and a client shows one token again and again.
         self._genuine: OrderedDict[str, tuple[dict[str, Any], int]] = OrderedDict()
@@ -126,7 +126,7 @@ class TokenVerifier:
             raise Unauthorized("Invalid token") from error
         if old:
             # Only now: a client that goes on with a token that has ended keeps no secret in use.
-            self._seldom.write(log.info, "old_secret_used", str(old), number=old)
+            self._throttled_log.write(log.info, "old_secret_used", str(old), number=old)
         return principal
 
     async def _looked_at(self, token: str, remembers: bool) -> tuple[dict[str, Any], int]:

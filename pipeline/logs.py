@@ -57,7 +57,7 @@ def configure(log_format: LogFormat, log_level: str, stream: TextIO | None = Non
     logging.basicConfig(handlers=[_Libraries(processors, write)], level=max(level, logging.WARNING), force=True)
 
 
-class Seldom:
+class ThrottledLog:
     """Writes a line that a fault or any client may cause without end: at once, then once a minute.
 
     The next line that is written says with `repeated` how many were left out meanwhile. Safe on one thread.

@@ -39,7 +39,7 @@ from pipeline.errors import (
 from pipeline.handlers.access_log import access_fields
 from pipeline.handlers.peer import asked_hosts, client_address
 from pipeline.handlers.query import Query
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.origins import is_same_place, normal_origin
 from pipeline.texts import cause_of, clean
@@ -304,17 +304,17 @@ class BaseHandler(tornado.web.RequestHandler):
             return  # the client's doing; the access line tells
         else:
             names: dict[str, Any] = {"requestId": self.request_id, "route": self.route, "exc_info": (typ, value, tb)}
-            self.seldom.write(log.error, "request_failed", f"{self.route} {typ}", **names)
+            self.throttled_log.write(log.error, "request_failed", f"{self.route} {typ}", **names)
 
     def log_unavailable(self, error: DependencyUnavailable) -> None:
         """Tell the operator what is away, once a minute: every request finds it out again for as long as it lasts."""
         cause = cause_of(error)
-        self.seldom.write(log.warning, "dependency_unavailable", cause, requestId=self.request_id, error=cause)
+        self.throttled_log.write(log.warning, "dependency_unavailable", cause, requestId=self.request_id, error=cause)
 
     @property
-    def seldom(self) -> Seldom:
+    def throttled_log(self) -> ThrottledLog:
         """What writes lines that every request may cause."""
-        one: Seldom = self.application.settings.setdefault("seldom", Seldom())
+        one: ThrottledLog = self.application.settings.setdefault("throttled_log", ThrottledLog())
         return one
 
     def on_finish(self) -> None:

@@ -20,7 +20,7 @@ from tornado.iostream import IOStream
 
 from pipeline.handlers.http_head import READ_HEAD_BYTES, TLS_BEGINS, Parameters, ServerConnection
 from pipeline.handlers.peer import Peer
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.proxies import TrustedProxies
 from pipeline.texts import cause_of
@@ -141,7 +141,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
         self._proxies = proxies
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - FILES_KEPT_BACK
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
 
     def let_go(self) -> None:
         """Ask clients, with each answer, to send what comes next on another connection."""
@@ -185,7 +185,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
         if stream.socket.fileno() > self._last_file:
             self._metrics.connections_refused.inc()
             reason, limit = "too many open files", self._last_file
-            self._seldom.write(log.warning, "connections_refused", reason=reason, limit=limit)
+            self._throttled_log.write(log.warning, "connections_refused", reason=reason, limit=limit)
             stream.close()
             return
         context = Peer(stream, address, self._proxies)

@@ -22,7 +22,7 @@ from pipeline.hooks.routes import Route
 from pipeline.hooks.running import PluginOverrun, Running, ignore, is_away
 from pipeline.hooks.sources import Source
 from pipeline.hooks.timing import TimedCall
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 
 if TYPE_CHECKING:
     from pipeline.hooks.context import ContextFactory
@@ -76,7 +76,7 @@ class BoundPlugin:
         self.name = name
         self.plugin = plugin
         self.limits = limits
-        self.seldom = Seldom()  # for lines that anybody who calls a route of the plugin may cause
+        self.throttled_log = ThrottledLog()  # for lines that anybody who calls a route of the plugin may cause
         self._is_traced = is_traced
         close = getattr(plugin, "close", None)
         breaker = partial(Breaker, breaker_failures, breaker_probe_seconds)

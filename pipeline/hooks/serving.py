@@ -66,7 +66,7 @@ def _as_answer(plugin: BoundPlugin, route: Route, error: Exception) -> PipelineE
     cause = words_of(error)
     names: dict[str, Any] = {"plugin": plugin.name, "method": route.method, "path": route.path, "cause": cause}
     key = f"{route.method} {route.path} {cause}"
-    plugin.seldom.write(log.warning, "plugin_route_failed", key, **names, exc_info=error)
+    plugin.throttled_log.write(log.warning, "plugin_route_failed", key, **names, exc_info=error)
     if isinstance(error, DependencyUnavailable):
         return error
     if isinstance(error, (PluginBusy, PluginOverrun)):

@@ -20,7 +20,7 @@ from pipeline.hooks.protocols import StoredImage
 from pipeline.hooks.starting import start
 from pipeline.hooks.storage_calls import UNAVAILABLE, Storing
 from pipeline.images import ImageName, SavedImage
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ class Storages:
         self._built: dict[str, Storing] = {current.storage.name: current}
         self._missing: dict[str, tuple[float, ConfigurationError]] = {}
         self._building = asyncio.Lock()
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
 
     @property
     def backends(self) -> Sequence[str]:
@@ -118,7 +118,7 @@ class Storages:
             except PipelineError as error:
                 cause = cause_of(error)
                 facts: dict[str, Any] = {"backend": backend, "count": len(public_ids), "cause": cause}
-                self._seldom.write(log.warning, "urls_not_made", backend + cause, **facts)
+                self._throttled_log.write(log.warning, "urls_not_made", backend + cause, **facts)
                 continue
             urls |= {ImageName(backend, public_id): url for public_id, url in made.items()}
         return urls

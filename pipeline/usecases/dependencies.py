@@ -20,7 +20,7 @@ import structlog
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks.calls import CHECK, CHECK_SECONDS, BoundPlugin
 from pipeline.hooks.kinds import PROVIDER
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.usecases.probing import Check, probe
 
@@ -68,7 +68,7 @@ class Dependencies:
         self._found: dict[str, Found] = {}
         # Those of which the last line in the log says that they cannot be used.
         self._logged: set[str] = set()
-        self._seldom = Seldom(monotonic)
+        self._throttled_log = ThrottledLog(monotonic)
 
     async def run(self) -> None:
         """Probe what nobody has asked for lately, for ever."""
@@ -137,10 +137,10 @@ class Dependencies:
         it is still so.
         """
         if fault and name not in self._logged:
-            if self._seldom.write(log.warning, "check_failed", name, dependency=name, error=fault):
+            if self._throttled_log.write(log.warning, "check_failed", name, dependency=name, error=fault):
                 self._logged.add(name)
         elif name in self._logged and not fault:
-            if self._seldom.write(log.info, "check_passed", name, dependency=name):
+            if self._throttled_log.write(log.info, "check_passed", name, dependency=name):
                 self._logged.remove(name)
 
     def _shown(self, name: str) -> float:

@@ -19,7 +19,7 @@ from pipeline.assets.job_search import Count, FailureGroup, JobFilter, Position
 from pipeline.assets.store import AssetStore, Record
 from pipeline.auth import USER_ID
 from pipeline.errors import DependencyUnavailable, NotFound
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.snapshot import POSTPONED, JobInfo, Snapshot
@@ -126,7 +126,7 @@ class JobLists:
         self._progress = progress
         self._urls = urls
         self._kind = kind_of(queue)
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
 
     async def search(self, query: JobQuery, *, limit: int, after: Position | None = None) -> AssetsFound:
         """Return up to so many assets whose jobs are wanted, fewer where a call has looked at enough of them."""
@@ -280,7 +280,7 @@ class JobLists:
         try:
             job_infos = await self._queue.job_infos([record.id for record in again.values()])
         except DependencyUnavailable as error:
-            self._seldom.write(log.warning, "places_unknown", cause=cause_of(error))
+            self._throttled_log.write(log.warning, "places_unknown", cause=cause_of(error))
         return [job | _shown_again(again[job["assetId"]], job_infos, job["provider"]) for job in jobs]
 
     async def _composed(
@@ -324,7 +324,7 @@ class JobLists:
                 # The line is a second old; where these jobs are is asked just now.
                 snapshot = replace(recent, others=job_infos)
         except DependencyUnavailable as error:
-            self._seldom.write(log.warning, "places_unknown", cause=cause_of(error))
+            self._throttled_log.write(log.warning, "places_unknown", cause=cause_of(error))
         told = {each.asset_id: self._progress.describe(each, snapshot) for each in subjects}
         return {each.asset_id: job_infos[each.job_id] for each in subjects if each.job_id in job_infos}, told
 

@@ -21,7 +21,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.delays import retry_delays
 from pipeline.errors import Conflict, DependencyUnavailable, Forbidden, NotFound, OutcomeUnknown
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
@@ -102,7 +102,7 @@ class Submission:
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
         self._tracing = tracing
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
         # Who look after uploads of unknown outcome; to be cancelled at the end.
         self.unsettled: set[asyncio.Task[None]] = set()
         self._is_stopped = False
@@ -274,7 +274,7 @@ class Submission:
             self._on_enqueued(asset, request_id)
         except (DependencyUnavailable, TimeoutError) as error:
             cause, names = cause_of(error), {"assetId": asset.id, "jobId": asset.processing_job_id}
-            self._seldom.write(log.warning, "enqueue_deferred", cause, **names, cause=cause)
+            self._throttled_log.write(log.warning, "enqueue_deferred", cause, **names, cause=cause)
             self._on_deferred()
 
     def _settle_later(self, asset: Asset) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from pipeline.logs import AGAIN_SECONDS, MAX_KINDS, Seldom, configure
+from pipeline.logs import AGAIN_SECONDS, MAX_KINDS, ThrottledLog, configure
 from pipeline.settings import LogFormat
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c2VyLTEifQ.dGhlLXNpZ25hdHVyZQ"
@@ -183,10 +183,10 @@ def test_what_repeats_is_written_once_a_minute_with_its_count() -> None:
     """Each kind by itself; the line after that says how many were left out."""
     written: list[dict[str, Any]] = []
     now = [0.0]
-    seldom = Seldom(lambda: now[0])
+    throttled = ThrottledLog(lambda: now[0])
 
     def say(cause: str) -> None:
-        seldom.write(lambda event, **fields: written.append({"event": event, **fields}), "away", cause, cause=cause)
+        throttled.write(lambda event, **fields: written.append({"event": event, **fields}), "away", cause, cause=cause)
 
     for _ in range(500):
         say("refused")
@@ -205,10 +205,10 @@ def test_kinds_of_what_repeats_are_bounded() -> None:
     """
     written: list[tuple[str, int]] = []
     now = [0.0]
-    seldom = Seldom(lambda: now[0])
+    throttled = ThrottledLog(lambda: now[0])
 
     def say(event: str, key: str) -> None:
-        seldom.write(lambda event, repeated=0, **fields: written.append((event, repeated)), event, key)
+        throttled.write(lambda event, repeated=0, **fields: written.append((event, repeated)), event, key)
 
     for number in range(10_000):
         say("away", str(number))
