@@ -20,7 +20,7 @@ from pipeline.parts import Parts
 from pipeline.queue.queue import ForeignQueue
 from pipeline.routes import build_server
 from pipeline.settings import Role, Settings
-from pipeline.supervision import Watched, cancel
+from pipeline.supervision import SupervisedTask, cancel
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class App:
         self.settings = settings.model_copy(update={"public_url": settings.served_at})
         self.parts = Parts(self.settings, owns_redis=owns_redis, on_fatal=on_fatal)
         self._server = build_server(self.parts)
-        self._watched: list[Watched] = []
+        self._watched: list[SupervisedTask] = []
 
     async def start(self) -> None:
         """Open what we lean on, take back our jobs, begin to work and only then to listen."""
@@ -150,7 +150,7 @@ class App:
 
     async def _stop_serving(self, lame_duck_seconds: float) -> None:
         self.parts.admission.is_leaving = True
-        self._server.let_go()
+        self._server.disable_keep_alive()
         await asyncio.sleep(lame_duck_seconds)
         self._server.stop()
         self.parts.admission.end_polls()

@@ -28,22 +28,22 @@ SECRET_NAME = "jwt_secret"
 LEAST_SECRET_LENGTH = 32
 
 
-def try_data_dir(data_dir: Path) -> None:
+def prepare_data_dir(data_dir: Path) -> None:
     """Make the folder if there is none, and write a file there; ConfigurationError says why it cannot be used.
 
     From here on all that this process and its children write is closed to other accounts, whatever the umask was.
     """
-    with usable(data_dir):
+    with naming_data_dir(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.umask(_closed_bits(data_dir))
         write_probe(data_dir)
 
 
-def tighten(data_dir: Path) -> None:
+def close_to_others(data_dir: Path) -> None:
     """Close what an earlier version or another umask left open; what cannot be closed is logged."""
     closed, failures = 0, []
     bits = _closed_bits(data_dir)
-    for path in too_open(data_dir):
+    for path in open_paths(data_dir):
         try:
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~bits)
             closed += 1
@@ -57,7 +57,7 @@ def tighten(data_dir: Path) -> None:
         log.warning("data_dir_open", failed=len(failures), first=failures[0])
 
 
-def too_open(data_dir: Path) -> Iterator[Path]:
+def open_paths(data_dir: Path) -> Iterator[Path]:
     """Yield what other accounts may read, the content of a folder before the folder itself.
 
     A folder below that is closed is not looked into: nobody can reach what it holds, and the images may be millions.
@@ -99,7 +99,7 @@ def _is_open(found: os.stat_result, bits: int) -> bool:
 
 
 @contextlib.contextmanager
-def usable(path: Path) -> Iterator[None]:
+def naming_data_dir(path: Path) -> Iterator[None]:
     """Turn an OSError of what is done inside into a ConfigurationError that names the path and DATA_DIR."""
     try:
         yield
@@ -114,7 +114,7 @@ def usable(path: Path) -> Iterator[None]:
 def jwt_secret(data_dir: Path) -> str:
     """Return the signing secret kept under DATA_DIR, made at the first call and readable by its owner only."""
     path = data_dir / SECRET_NAME
-    with usable(path):
+    with naming_data_dir(path):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _make_secret(path)

@@ -51,7 +51,7 @@ class PipelineError(Exception):
         self.details = details
 
 
-def told_to_client(error: PipelineError, otherwise: str) -> tuple[str, list[dict[str, str]] | None]:
+def shown_to_client(error: PipelineError, otherwise: str) -> tuple[str, list[dict[str, str]] | None]:
     """Return the error's message and details as a reply has them: plugins put anything there, and so do names that a
     client has sent. otherwise: the message of one that has none.
     """
@@ -205,7 +205,7 @@ class RetryableJobError(JobError):
         super().__init__(message, usage=usage)
         self.retry_after_seconds = _seconds(retry_after_seconds)
         self.spends_attempt = self.retry_after_seconds is None if spends_attempt is None else bool(spends_attempt)
-        self.leaves_open = spends_attempt is None and self.retry_after_seconds is None
+        self.depends_on_cause = spends_attempt is None and self.retry_after_seconds is None
         self.max_attempts = None if max_attempts is None else int(max_attempts)
         self.provider = ""
 
@@ -267,7 +267,7 @@ def asked_seconds(error: BaseException) -> float | None:
     return getattr(error, "asked_seconds", None) if isinstance(error, DependencyUnavailable) else None
 
 
-def words_of(error: BaseException) -> str:
+def plugin_error_text(error: BaseException) -> str:
     """Return what operators are told of a plugin's error: its author's words, and in brackets what they came from."""
     own = line_of(error)
     if not isinstance(error.__cause__, Exception):

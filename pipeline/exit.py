@@ -42,7 +42,7 @@ class Exit:
     """Decides when the process ends and with which exit code. Made on the main thread, before what takes long."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, shutdown_seconds: float) -> None:
-        self.asked = loop.create_future()
+        self.requested = loop.create_future()
         self.code = 0
         self._loop = loop
         self._seconds = shutdown_seconds + CLOSE_SECONDS
@@ -87,8 +87,8 @@ class Exit:
             self._loop.call_soon_threadsafe(self._resolve)
 
     def _resolve(self) -> None:
-        if not self.asked.done():
-            self.asked.set_result(None)
+        if not self.requested.done():
+            self.requested.set_result(None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._wake(HANDLED)

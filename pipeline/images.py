@@ -19,12 +19,12 @@ class SavedImage(NamedTuple):
     url: str
 
 
-HEADS = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
+SIGNATURES = ((b"\xff\xd8", "image/jpeg"), (b"\x89PNG", "image/png"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
 
 
 def content_type_of(content: bytes) -> str:
     """Return the content type of an image that an upload or a provider's check let in before, by its first bytes."""
-    for head, content_type in HEADS:
+    for head, content_type in SIGNATURES:
         if content.startswith(head):
             return content_type
     return "image/avif" if content[8:12] in (b"avif", b"avis") else "image/heic"

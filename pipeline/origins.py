@@ -66,7 +66,7 @@ def origin_fault(text: str) -> str:
     return "it holds no valid host or port"
 
 
-def is_same_place(origin: str, host: str) -> bool:
+def is_same_host(origin: str, host: str) -> bool:
     """True when the normal origin is that of pages which the Host header's host and port serve.
 
     The scheme is not compared: a proxy in front may have taken the TLS off.

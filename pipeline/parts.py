@@ -203,7 +203,7 @@ class Parts:
             removing=self.removing,
             reanalysis=self.reanalysis,
         )
-        self.correcting = Corrections(self.store, self.progress_frames.corrected)
+        self.corrections = Corrections(self.store, self.progress_frames.corrected)
         self.erasing = Erasing(
             self.store,
             self.removing,

@@ -92,7 +92,7 @@ def routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
         (
             "/api/assets/([^/]+)",
             assets.AssetHandler,
-            with_progress | {"removing": parts.removing, "correcting": parts.correcting},
+            with_progress | {"removing": parts.removing, "corrections": parts.corrections},
         ),
         ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_progress),
         ("/api/assets/([^/]+)/cancel", assets.CancelHandler, with_progress | {"cancelling": parts.cancelling}),
@@ -158,10 +158,10 @@ def _operators_routes(parts: Parts, common: dict[str, Any]) -> list[Any]:
     with_queues = common | {
         "tracing": parts.tracing,
         "queues": {
-            QUEUE_NAME: queue.Administered(
+            QUEUE_NAME: queue.AdministeredQueue(
                 parts.queue, parts.dead_letters, Pause(parts.store, parts.queue), "Asset queued for AI analysis"
             ),
-            notifying.QUEUE_NAME: queue.Administered(
+            notifying.QUEUE_NAME: queue.AdministeredQueue(
                 parts.notifications, parts.undelivered, Pause(parts.store, parts.notifications), "Notification queued"
             ),
         }

@@ -45,7 +45,7 @@ class Service:
         return self.host == socket.gethostname()
 
 
-class Entry:
+class ServiceFile:
     """The file of this process."""
 
     def __init__(self, data_dir: Path, address: str, role: str) -> None:

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
-from pipeline.services import Entry, Service
+from pipeline.services import ServiceFile, Service
 from pipeline.settings import Settings
 from pipeline.supervision import cancel
 from pipeline.texts import cause_of
@@ -38,8 +38,8 @@ def serve() -> None:
     logs.configure(settings.log_format, settings.log_level)
     for unknown in settings.unknown_variables:
         log.warning("setting_unknown", variable=unknown.variable, meant=unknown.meant or None)
-    data_dir.try_data_dir(settings.data_dir)
-    data_dir.tighten(settings.data_dir)
+    data_dir.prepare_data_dir(settings.data_dir)
+    data_dir.close_to_others(settings.data_dir)
     raise_file_limit()
     # Not asyncio.run: at its end that waits for every task, and a plugin that ignores cancellation would keep us for
     # ever.
@@ -58,13 +58,13 @@ async def _serve(settings: Settings, exit_: Exit) -> None:
     """Run until the process is asked to end, also while it starts; close what was opened, in reverse order."""
     async with AsyncExitStack() as opened:
         start = asyncio.create_task(_start(settings, exit_, opened), name="start")
-        await asyncio.wait({start, exit_.asked}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({start, exit_.requested}, return_when=asyncio.FIRST_COMPLETED)
         if not start.done():
             log.info("start_cancelled")
             await cancel([start])
         else:
             start.result()
-            await asyncio.wait({exit_.asked})
+            await asyncio.wait({exit_.requested})
     if left := asyncio.all_tasks() - {asyncio.current_task()}:
         for task in left:
             task.cancel()
@@ -94,7 +94,7 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     gc.freeze()
     await app.start()
     try:
-        opened.callback(Entry(settings.data_dir, app.address, settings.role.value).remove)
+        opened.callback(ServiceFile(settings.data_dir, app.address, settings.role.value).remove)
     except OSError as error:  # only the other commands miss it
         log.warning("service_file_not_written", error=cause_of(error))
     # A process that must not go on ends at once.

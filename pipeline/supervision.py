@@ -30,7 +30,7 @@ STEADY_SECONDS = 60.0
 CANCELS, CANCEL_SECONDS = 4, 0.25
 
 
-class Watched:
+class SupervisedTask:
     """One long-lived task. It counts as down from its failure until it has run for as long as it had to wait."""
 
     def __init__(self, name: str, kind: str, run: Callable[[], Coroutine[Any, Any, None]], restarts: bool) -> None:
@@ -66,11 +66,11 @@ class Supervisor:
         """
         self._on_restart = on_restart
         self._on_fatal = on_fatal
-        self._all: list[Watched] = []
+        self._all: list[SupervisedTask] = []
 
     def start(
         self, name: str, run: Callable[[], Coroutine[Any, Any, None]], *, kind: str = "", restarts: bool = True
-    ) -> Watched:
+    ) -> SupervisedTask:
         """Start run() as a task of that name.
 
         run: returns only when its work is done for good. It has to bear being called again after it has failed at any
@@ -78,12 +78,12 @@ class Supervisor:
         kind: of the task, for metrics; one of a small set. Default: the name.
         restarts: False when run does not bear being called again.
         """
-        watched = Watched(name, kind or name, run, restarts)
+        watched = SupervisedTask(name, kind or name, run, restarts)
         self._all.append(watched)
         self._begin(watched)
         return watched
 
-    async def stop(self, which: Iterable[Watched] | None = None) -> None:
+    async def stop(self, which: Iterable[SupervisedTask] | None = None) -> None:
         """End these tasks, or all."""
         stopped = list(self._all if which is None else which)
         for watched in stopped:
@@ -104,14 +104,14 @@ class Supervisor:
         if down := self.down:
             raise DependencyUnavailable(f"Not running: {', '.join(down)}")
 
-    def _begin(self, watched: Watched) -> None:
+    def _begin(self, watched: SupervisedTask) -> None:
         watched.has_failed = False
         watched.started_at = asyncio.get_running_loop().time()
         # In a context of its own: names that a job or a request has bound are not those of this task.
         watched.task = asyncio.create_task(watched.run(), name=watched.name, context=Context())
         watched.task.add_done_callback(lambda task: self._ended(watched, task))
 
-    def _ended(self, watched: Watched, task: asyncio.Task[None]) -> None:
+    def _ended(self, watched: SupervisedTask, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if watched.is_stopped:
             return

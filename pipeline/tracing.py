@@ -49,7 +49,7 @@ NOT_INSTALLED = "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry: pip install 'a
 
 
 # The trace of the request or the job that is under way, as it came from elsewhere.
-passed_on: ContextVar[str] = ContextVar("passed_on", default="")
+inherited_trace: ContextVar[str] = ContextVar("inherited_trace", default="")
 
 
 class Request(Protocol):
@@ -58,7 +58,7 @@ class Request(Protocol):
     route: ClassVar[str]
     request: Any
 
-    def know(self, **names: str) -> None:
+    def add_log_fields(self, **names: str) -> None:
         """Have the log say so."""
 
     def get_status(self) -> int:
@@ -89,7 +89,7 @@ class Span:
 NO_SPAN = Span()
 
 
-def given_trace(header: str) -> str:
+def valid_traceparent(header: str) -> str:
     """Return the `traceparent` that a caller sent, "" for what is none (W3C Trace Context, section 3.2)."""
     found = TRACE.fullmatch(header)
     return header if found and found[1].strip("0") and found[2].strip("0") else ""
@@ -110,7 +110,7 @@ class Tracing:
 
     def enqueue(self, queue: str, job_id: str, data: Mapping[str, Any]) -> Span:
         """Return the span of putting a job in the queue; its trace_context goes beside the data."""
-        return Span(trace) if (trace := passed_on.get()) else NO_SPAN
+        return Span(trace) if (trace := inherited_trace.get()) else NO_SPAN
 
     def process(self, queue: str, job: Job) -> Span:
         """Return the span of one attempt; those of a job are siblings under its enqueue span."""
@@ -256,7 +256,7 @@ class _RequestSpan(_OtelSpan):
         super().__init__(tracing, span)
         self._handler = handler
         if found := trace_id(self.trace_context):
-            handler.know(traceId=found)
+            handler.add_log_fields(traceId=found)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

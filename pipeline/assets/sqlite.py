@@ -44,7 +44,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable, OutcomeUnknown, PipelineError
 from pipeline.images import ImageName
 from pipeline.instants import instant_of, milliseconds_of
-from pipeline.supervision import Supervisor, Watched
+from pipeline.supervision import Supervisor, SupervisedTask
 
 T = TypeVar("T")
 BUSY_SECONDS = 5.0
@@ -177,7 +177,7 @@ class SqliteAssetStore(SqliteRecords, RetainedRows, JobRows):
         self._supervisor = supervisor or Supervisor()
         self._writer: _Connection | None = None
         self._reader: _Connection | None = None
-        self._writing: Watched | None = None
+        self._writing: SupervisedTask | None = None
         self._waiting: list[Write] = []
         self._is_refused = False
         self._added = asyncio.Event()

@@ -32,7 +32,7 @@ def log_request(handler: tornado.web.RequestHandler) -> None:
     request, status = ours.request, ours.get_status()
     seconds = request.request_time()
     fields = access_fields(ours) | {"status": status, "durationMs": round(seconds * 1000, 1)}
-    write = log.info if is_news(ours, status) else log.debug
+    write = log.info if is_worth_logging(ours, status) else log.debug
     write("request_completed", **fields)
     method = request.method if request.method in ours.SUPPORTED_METHODS else "other"
     ours.metrics.http_requests.labels(ours.route, method, str(status)).inc()
@@ -53,11 +53,11 @@ def access_fields(handler: BaseHandler) -> dict[str, Any]:
         "bytesIn": getattr(connection, "bytes_in", 0),
         "bytesOut": getattr(connection, "bytes_out", 0),
         **({"userAgent": _cut(agent, MAX_AGENT_LENGTH)} if agent else {}),
-        **handler.known,
+        **handler.log_fields,
     }
 
 
-def is_news(handler: BaseHandler, status: int) -> bool:
+def is_worth_logging(handler: BaseHandler, status: int) -> bool:
     """Return whether the line is worth reading: always, but of a probe only when it ends otherwise than the last."""
     if handler.route not in PROBED or status not in PROBE_STATUSES:
         return True

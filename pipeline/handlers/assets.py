@@ -66,7 +66,7 @@ class _Handler(BaseHandler):
     def asset_id(self, text: str) -> str:
         """Return the asset's id in lower case, for the log as well; ValidationError when it is none."""
         asset_id = _asset_id(text)
-        self.know(assetId=asset_id)
+        self.add_log_fields(assetId=asset_id)
         return asset_id
 
     async def own(self, asset_id: str, action: str) -> tuple[str | None, str]:
@@ -163,11 +163,11 @@ class AssetHandler(_Handler):
         self.reply((await self.progress.shown([asset]))[0])
 
     def initialize(  # type: ignore[override]
-        self, *, removing: Removing, correcting: Corrections, **common: Any
+        self, *, removing: Removing, corrections: Corrections, **common: Any
     ) -> None:
         super().initialize(**common)
         self.removing = removing
-        self.correcting = correcting
+        self.corrections = corrections
         self._body = b""
 
     def data_received(self, chunk: bytes) -> None:
@@ -178,7 +178,7 @@ class AssetHandler(_Handler):
     async def patch(self, asset_id: str) -> None:
         """Correct what the AI said, or give it back."""
         caller, asset_id = await self.authenticate(), self.asset_id(asset_id)
-        asset = await self.correcting.correct(asset_id, caller.user_id, read_corrections(self._body))
+        asset = await self.corrections.correct(asset_id, caller.user_id, read_corrections(self._body))
         self.reply((await self.progress.shown([asset]))[0])
 
     async def delete(self, asset_id: str) -> None:
@@ -198,7 +198,7 @@ class RetryHandler(_Handler):
             self.limits.upload(subject)
         with self.tracing.request(self):
             receipt = await self.submission.retry(asset_id, subject, self.request_id)
-            self.know(jobId=receipt.job_id)
+            self.add_log_fields(jobId=receipt.job_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
             self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
 

@@ -34,16 +34,16 @@ from pipeline.errors import (
     RateLimited,
     Unauthorized,
     ValidationError,
-    told_to_client,
+    shown_to_client,
 )
 from pipeline.handlers.access_log import access_fields
 from pipeline.handlers.peer import asked_hosts, client_address
 from pipeline.handlers.query import Query
 from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
-from pipeline.origins import is_same_place, normal_origin
+from pipeline.origins import is_same_host, normal_origin
 from pipeline.texts import cause_of, clean
-from pipeline.tracing import TRACEPARENT, given_trace, passed_on, trace_id
+from pipeline.tracing import TRACEPARENT, valid_traceparent, inherited_trace, trace_id
 from pipeline.usecases.audit import Act
 from pipeline.usecases.limits import Limits, NoBuckets
 
@@ -96,7 +96,7 @@ class BaseHandler(tornado.web.RequestHandler):
         """record: is told of each change that an operator makes, see begin_act. limits: None: there are none."""
         self.limits = limits or Limits({}, NoBuckets(), metrics)
         self.client = client_address(self.request)
-        self.known: dict[str, Any] = {}
+        self.log_fields: dict[str, Any] = {}
         self._record = record
         self._act: Act | None = None
         self.verifier = verifier
@@ -117,9 +117,9 @@ class BaseHandler(tornado.web.RequestHandler):
     def prepare(self) -> Awaitable[None] | None:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(requestId=self.request_id)
-        passed_on.set(given_trace(self.request.headers.get(TRACEPARENT, "")))
-        if trace := trace_id(passed_on.get()):
-            self.know(traceId=trace)
+        inherited_trace.set(valid_traceparent(self.request.headers.get(TRACEPARENT, "")))
+        if trace := trace_id(inherited_trace.get()):
+            self.add_log_fields(traceId=trace)
         if self.request.headers.get("Expect", CONTINUE) != CONTINUE:
             raise ExpectationFailed("Expect: only 100-continue is known")
         return None
@@ -130,13 +130,13 @@ class BaseHandler(tornado.web.RequestHandler):
         Unauthorized, RateLimited or DependencyUnavailable otherwise.
         """
         self.principal = await self.verified(bearer_token(self.request.headers.get("Authorization")))
-        self.know(userId=self.principal.user_id)
+        self.add_log_fields(userId=self.principal.user_id)
         self.count_request(self.principal)
         return self.principal
 
-    def know(self, **names: str) -> None:
+    def add_log_fields(self, **names: str) -> None:
         """Let every line about this request that is still to come, the access line too, say so: `userId`, `assetId`."""
-        self.known |= names
+        self.log_fields |= names
         structlog.contextvars.bind_contextvars(**names)
 
     async def verified(self, token: str, *, remembers: bool = True) -> Principal:
@@ -178,7 +178,7 @@ class BaseHandler(tornado.web.RequestHandler):
         """Let the audit list have this request when it has ended. action, target: see Act."""
         self._act = Act(self.principal.user_id, action, target, None, "", self.client, self.request_id)
 
-    def note_act(self, **changes: Any) -> None:
+    def change_act(self, **changes: Any) -> None:
         """Tell more precisely what the operator does: `action`, `target` and `count`, see Act."""
         if self._act is not None:
             self._act = replace(self._act, **changes)
@@ -281,7 +281,7 @@ class BaseHandler(tornado.web.RequestHandler):
             isinstance(error, PipelineError) and 400 <= error.http_status < 500
         ):
             status, code = error.http_status, error.code
-            message, details = told_to_client(error, responses.get(status, message))
+            message, details = shown_to_client(error, responses.get(status, message))
         if isinstance(error, (DependencyUnavailable, RateLimited, NotYetValid)):
             self.set_header("Retry-After", str(error.retry_after_seconds))
         if isinstance(error, Unauthorized):
@@ -357,7 +357,7 @@ class BaseHandler(tornado.web.RequestHandler):
         return normal != "" and (
             headers.get("Sec-Fetch-Site") == "same-origin"
             or normal in self.allowed_origins
-            or any(is_same_place(normal, host) for host in asked_hosts(self.request))
+            or any(is_same_host(normal, host) for host in asked_hosts(self.request))
         )
 
     def refuse_foreign_page(self) -> None:
@@ -394,7 +394,7 @@ class OperatorHandler(BaseHandler):
     """A handler for those who run the service: readers may ask, only admins may change anything.
 
     actions: what the audit list calls its methods that change something; by default method and route. The target is
-    the first part of the path that is no fixed text, if any, until note_act says otherwise.
+    the first part of the path that is no fixed text, if any, until change_act says otherwise.
     """
 
     actions: ClassVar[Mapping[str, str]] = {}

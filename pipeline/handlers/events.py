@@ -86,7 +86,7 @@ class EventsHandler(Member):
             self._forget(self._code or CloseCode.TRY_LATER)
             raise
         if self._code is None:  # the client is still there
-            log.info("stream_opened", **self.stay())
+            log.info("stream_opened", **self.connection_fields())
             self._end_on_expiry(principal)
             self._begin(first)
             self._grant(wanted, principal)
@@ -118,7 +118,7 @@ class EventsHandler(Member):
         if self._admission.is_full:
             raise DependencyUnavailable(TOO_MANY_CONNECTIONS)
         self._user_id = principal.user_id
-        self.know(userId=principal.user_id)
+        self.add_log_fields(userId=principal.user_id)
         now = to_timestamp(utc_now())
         # First the room, then the store: what is finished in between is in both, and nothing in neither.
         room = await self._admission.enter(principal.user_id, self._connection)
@@ -241,7 +241,7 @@ class EventsHandler(Member):
 
     def _on_stream_close(self) -> None:
         self._forget(self._code or GONE)
-        log.info("stream_closed", code=self._code, **self.stay(), **self.passed())
+        log.info("stream_closed", code=self._code, **self.connection_fields(), **self.traffic_fields())
 
     def on_connection_close(self) -> None:
         """The client vanished before its stream began."""

@@ -26,7 +26,7 @@ UNFINISHED_END = re.compile(rb"-|[ \t]{0,64}\r?")
 Step = tuple[int, bool]
 
 
-class Parts(Protocol):
+class PartReceiver(Protocol):
     """Who gets the parts: one begin, any number of data, one end for each of them."""
 
     def begin(self, headers: dict[str, str]) -> None:
@@ -39,10 +39,10 @@ class Parts(Protocol):
         """The part is whole."""
 
 
-class Splitter:
+class MultipartSplitter:
     """Feed it the body; it calls `parts`. ValidationError, with the reason, for a body that is no multipart."""
 
-    def __init__(self, boundary: bytes, parts: Parts) -> None:
+    def __init__(self, boundary: bytes, parts: PartReceiver) -> None:
         self._parts = parts
         self._mark = b"--" + boundary
         self._kept = b"\n"  # stands for the line end before the body's first line

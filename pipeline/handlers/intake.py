@@ -25,7 +25,7 @@ QUICK_PARTS, QUICK_READS = 500, 500
 UNKNOWN_PARTS = "Its metadata cannot be removed, because the file is not built as its format says"
 
 
-class NotQuick(BaseException):
+class TooSlowForLoop(BaseException):
     """The image has too many pieces to be looked at on the event loop. No Exception: parsers take those for a fault of
     the image.
     """
@@ -39,7 +39,7 @@ class _Quick(BytesIO):
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads_left -= 1
         if self._reads_left < 0:
-            raise NotQuick
+            raise TooSlowForLoop
         return super().read(size)
 
 
@@ -57,7 +57,7 @@ class Intake:
     keeps_metadata: bool
     folder: Path
 
-    def take(self, sent: BinaryIO) -> tuple[BinaryIO, ImageInfo, str]:
+    def accept(self, sent: BinaryIO) -> tuple[BinaryIO, ImageInfo, str]:
         """Return the file that is stored, what it holds, and its SHA-256, hex.
 
         It is the file that was sent when nothing had to be removed. The caller closes it. ValidationError: the image is
@@ -65,13 +65,13 @@ class Intake:
         """
         return self._take(sent, None)
 
-    def take_quickly(self, sent: BytesIO) -> tuple[BinaryIO, ImageInfo, str]:
-        """The same on the event loop; NotQuick when that would keep it for long."""
+    def accept_quickly(self, sent: BytesIO) -> tuple[BinaryIO, ImageInfo, str]:
+        """The same on the event loop; TooSlowForLoop when that would keep it for long."""
         quick = _Quick(sent.getvalue())
         try:
             stored, info, sha256 = self._take(quick, QUICK_PARTS)
         except TooManyParts as error:
-            raise NotQuick from error
+            raise TooSlowForLoop from error
         return sent if stored is quick else stored, info, sha256
 
     def _take(self, sent: BinaryIO, parts: int | None) -> tuple[BinaryIO, ImageInfo, str]:

@@ -45,7 +45,7 @@ class _JobsHandler(OperatorHandler):
     async def find(self, job_id: str) -> Asset:
         """Return the asset of that job; NotFound or ValidationError when there is none."""
         asset = await self.lists.find(_job_id(job_id))
-        self.know(assetId=asset.id, jobId=asset.processing_job_id)
+        self.add_log_fields(assetId=asset.id, jobId=asset.processing_job_id)
         return asset
 
 
@@ -178,7 +178,7 @@ class BulkHandler(_JobsHandler):
         now = utc_now()
         wanted = replace(wanted, until=min(each for each in (wanted.until, until or now) if each))
         action = Action(said["action"])
-        self.note_act(action=f"{action.value} jobs", target=_shown_filter(said))
+        self.change_act(action=f"{action.value} jobs", target=_shown_filter(said))
         provider = said.get("provider") or ""
         if said.get("dryRun") is True:
             self.drop_act()
@@ -198,7 +198,7 @@ class BulkHandler(_JobsHandler):
                 limit=said.get("limit") or CHUNK,
             )
             refused = [{"jobId": job_id, "message": message} for job_id, message in chunk.refused[:REFUSED_AT_MOST]]
-            self.note_act(count=chunk.done)
+            self.change_act(count=chunk.done)
             counts = {"done": chunk.done, "skipped": chunk.skipped, "refused": refused}
             self.reply(counts | _onward(chunk.next_after))
 

@@ -156,8 +156,8 @@ class MediaHandler(BaseHandler):
     def _has_it(self, image: _Image) -> bool:
         """Return whether the client has this very image (RFC 9110, 13.1)."""
         headers = self.request.headers
-        if (known := headers.get("If-None-Match")) is not None:
-            tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
+        if (log_fields := headers.get("If-None-Match")) is not None:
+            tags = [tag.strip().removeprefix("W/") for tag in log_fields.split(",")]
             return "*" in tags or image.etag in tags
         since = _instant(headers.get("If-Modified-Since", ""))
         return since is not None and image.modified_at <= since

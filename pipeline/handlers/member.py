@@ -74,11 +74,11 @@ class Member(BaseHandler):
         # Also no longer, when the new token is of a lesser role.
         self._rooms.set_operator(self._connection, OPERATORS in wanted and principal.is_operator)
 
-    def stay(self) -> dict[str, Any]:
+    def connection_fields(self) -> dict[str, Any]:
         """Return the fields of the log that say whose connection this is."""
-        return {"requestId": self.request_id, "client": self.client, **self.known, "userId": self._user_id}
+        return {"requestId": self.request_id, "client": self.client, **self.log_fields, "userId": self._user_id}
 
-    def passed(self) -> dict[str, Any]:
+    def traffic_fields(self) -> dict[str, Any]:
         """Return the fields of the log that say how long it lasted, and how many frames came and went."""
         seconds = round(time.monotonic() - self._opened_at, 1)
         return {"seconds": seconds, "framesIn": self._frames_in, "framesOut": self._frames_out}

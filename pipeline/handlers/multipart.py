@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.errors import DependencyUnavailable, ValidationError
-from pipeline.handlers.form_parts import Splitter, malformed
+from pipeline.handlers.form_parts import MultipartSplitter, malformed
 from pipeline.handlers.part_headers import Coding, Plain, coding_of, decode_text, parse_options
 from pipeline.texts import clean
 
@@ -65,7 +65,7 @@ class MultipartReader:
     """
 
     def __init__(self, content_type: str, *, wanted: tuple[str, ...], max_image_bytes: int, folder: Path) -> None:
-        self._splitter = Splitter(_boundary(content_type), self)
+        self._splitter = MultipartSplitter(_boundary(content_type), self)
         self._wanted = wanted
         self._max_image_bytes = max_image_bytes
         self._folder = folder

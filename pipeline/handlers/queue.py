@@ -54,7 +54,7 @@ class Reruns(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Administered:
+class AdministeredQueue:
     """A queue, who runs its dead letters again and who pauses it."""
 
     queue: JobQueue
@@ -89,26 +89,26 @@ class QueueStatusHandler(BaseHandler):
 
 class _QueueHandler(OperatorHandler):
     def initialize(  # type: ignore[override]
-        self, *, queues: Mapping[str, Administered], tracing: Tracing = OFF, **common: Any
+        self, *, queues: Mapping[str, AdministeredQueue], tracing: Tracing = OFF, **common: Any
     ) -> None:
         """queues: by name, the one that is meant when none is named first."""
         super().initialize(**common)
         self.queues = queues
         self.tracing = tracing
 
-    def named(self, query: Query) -> Administered:
+    def named(self, query: Query) -> AdministeredQueue:
         """Return the queue that the parameter `queue` names; what is wrong with the query is raised here."""
         name = query.choice("queue", tuple(self.queues)) or next(iter(self.queues))
         query.check()
-        self.note_act(target=name)
+        self.change_act(target=name)
         return self.queues[name]
 
-    def holder(self, job_id: str) -> tuple[Administered, str]:
+    def holder(self, job_id: str) -> tuple[AdministeredQueue, str]:
         """Return the queue a job id belongs to and the id as the queue has it; ValidationError when there is none."""
         found = JOB_ID.fullmatch(job_id)
         if found is None or found[1] not in self.queues:
             raise ValidationError.of("jobId", f"Must be {' or '.join(self.queues)}, a colon and 24 hex digits")
-        self.know(jobId=job_id.lower())
+        self.add_log_fields(jobId=job_id.lower())
         return self.queues[found[1]], job_id.lower()
 
 
@@ -131,7 +131,7 @@ class FailedJobsHandler(_QueueHandler):
         page = await named.queue.failed_jobs(REMOVE_AT_MOST)
         removed = await named.reruns.remove_failed(*(job.id for job in page.jobs))
         log.info("dead_letters_removed", count=removed)
-        self.note_act(count=removed)
+        self.change_act(count=removed)
         self.reply({"removed": removed, "remaining": page.older})
 
 
@@ -148,7 +148,7 @@ class RetryAllFailedHandler(_QueueHandler):
         reruns = self.named(query).reruns
         with self.tracing.request(self):
             page = await reruns.retry_all_failed(self.request_id, after)
-            self.note_act(count=page.retried)
+            self.change_act(count=page.retried)
             counts = {"retried": page.retried, "skipped": page.skipped, "remaining": page.remaining}
             self.reply(counts | {"nextCursor": next_cursor(page.next_after)}, status=202)
 

@@ -143,7 +143,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
         self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - FILES_KEPT_BACK
         self._throttled_log = ThrottledLog()
 
-    def let_go(self) -> None:
+    def disable_keep_alive(self) -> None:
         """Ask clients, with each answer, to send what comes next on another connection."""
         self.conn_params.no_keep_alive = True
 

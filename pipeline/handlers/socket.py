@@ -203,7 +203,7 @@ class SocketHandler(Member, WebSocketHandler):
         self._end_on_expiry(principal)
         if self._user_id is None:
             self._user_id = principal.user_id
-            self.know(userId=principal.user_id)
+            self.add_log_fields(userId=principal.user_id)
             await self._enter(principal.user_id, since or self._since)
         elif since is not None and self._allows(REPLAY_COSTS):
             assert self._connection is not None
@@ -218,7 +218,7 @@ class SocketHandler(Member, WebSocketHandler):
         room = await self._admission.enter(user_id, self._connection)
         connected = event_frame({"event": "connected", "room": room, "serverTime": now})
         if await self._start(since, connected):
-            log.info("socket_opened", **self.stay())
+            log.info("socket_opened", **self.connection_fields())
 
     async def _start(self, since: datetime | None, *first: bytes) -> bool:
         """Send `first`, then what is to be replayed, then what has come meanwhile; False when the connection ended."""
@@ -275,7 +275,7 @@ class SocketHandler(Member, WebSocketHandler):
         if self._connection is None:
             return
         self._forget(self._code or self.close_code or GONE)
-        log.info("socket_closed", code=self._code, **self.stay(), **self.passed())
+        log.info("socket_closed", code=self._code, **self.connection_fields(), **self.traffic_fields())
 
 
 def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None, set[str]]:

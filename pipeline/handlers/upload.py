@@ -22,7 +22,7 @@ from pipeline.auth import Principal
 from pipeline.errors import PipelineError, UnsupportedEncoding, ValidationError
 from pipeline.handlers.assets import is_done
 from pipeline.handlers.base import BaseHandler
-from pipeline.handlers.intake import Intake, NotQuick, close
+from pipeline.handlers.intake import Intake, TooSlowForLoop, close
 from pipeline.handlers.multipart import Form, MultipartReader, image_required, max_body_bytes, too_large
 from pipeline.handlers.polling import Polling, preferred_wait
 from pipeline.handlers.server import Stream
@@ -120,7 +120,7 @@ class UploadHandler(BaseHandler):
             seconds = preferred_wait(self.request.headers.get("Prefer", ""))
             try:
                 receipt = await self.submission.submit(await self._check(self._reader.finish()))
-                self.know(assetId=receipt.asset_id, jobId=receipt.job_id)
+                self.add_log_fields(assetId=receipt.asset_id, jobId=receipt.job_id)
                 answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
                 answer |= {"status": "processing", "message": "Asset queued for AI analysis"}
                 self._tell_stored_bytes()
@@ -189,11 +189,11 @@ class UploadHandler(BaseHandler):
         )
 
     async def _take(self, image: BinaryIO) -> tuple[BinaryIO, ImageInfo, str]:
-        """Return what Intake.take does."""
+        """Return what Intake.accept does."""
         if isinstance(image, BytesIO):
-            with suppress(NotQuick):
-                return self.intake.take_quickly(image)
-        return await asyncio.get_running_loop().run_in_executor(self.pool, self.intake.take, image)
+            with suppress(TooSlowForLoop):
+                return self.intake.accept_quickly(image)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, self.intake.accept, image)
 
     def _let_go(self) -> None:
         """Close the files of the image."""

@@ -40,11 +40,11 @@ class UserHandler(OperatorHandler):
     async def delete(self, user_id: str) -> None:
         caller = await self.authenticate()
         # The list is not to name a user who is gone: log lines about the erase have its id.
-        self.note_act(target=None)
+        self.change_act(target=None)
         if caller.user_id == user_id:
-            self.note_act(who=None, address=None)
+            self.change_act(who=None, address=None)
         erasure = await self.erasing.erase(_user_id(user_id), ERASE_SECONDS)
-        self.note_act(target=f"erase {erasure.id}", count=erasure.assets)
+        self.change_act(target=f"erase {erasure.id}", count=erasure.assets)
         self.reply(erasure.to_json(), status=200 if erasure.is_done else 202)
 
 

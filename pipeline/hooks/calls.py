@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from pipeline.errors import NotReady, asked_seconds, words_of
+from pipeline.errors import NotReady, asked_seconds, plugin_error_text
 from pipeline.hooks.breaker import BLOCKING_CAUSE, Breaker
 from pipeline.hooks.limits import Limits
 from pipeline.hooks.methods import bound_method
@@ -138,7 +138,7 @@ class BoundPlugin:
         try:
             answer = await self.call(CHECK, CHECK_SECONDS)
         except Exception as error:
-            return words_of(error)
+            return plugin_error_text(error)
         return f"{CHECK} returned False" if answer is False else ""
 
     @property
@@ -243,8 +243,8 @@ class BoundPlugin:
             await self._timed(START, TimedCall(known.function, known.is_async), START_SECONDS, (context,))
         except Exception as error:
             if is_away(error):
-                seconds = asked_seconds(error)
-                raise (NotReady(words_of(error), seconds) if seconds else NotReady(words_of(error))) from error
+                seconds, reason = asked_seconds(error), plugin_error_text(error)
+                raise (NotReady(reason, seconds) if seconds else NotReady(reason)) from error
             raise
         self.is_started, self._health = True, None
         # What was held until it is ready is held no more, called or not.
@@ -257,12 +257,12 @@ class BoundPlugin:
         except NotReady:
             raise
         except Exception as error:
-            raise NotReady(words_of(error)) from error
+            raise NotReady(plugin_error_text(error)) from error
 
     def hold(self, reason: str, error: NotReady) -> None:
         """Let nobody call it but to try it, after the time the error says."""
         for method in self._methods.values():
-            method.breaker.unreachable(reason, words_of(error), error.retry_after_seconds)
+            method.breaker.unreachable(reason, plugin_error_text(error), error.retry_after_seconds)
 
     async def _timed(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, NotReady, PipelineError, words_of
+from pipeline.errors import DependencyUnavailable, NotReady, PipelineError, plugin_error_text
 from pipeline.hooks.calls import REGISTER_ROUTES, BoundPlugin
 from pipeline.hooks.faults import NOT_READY
 from pipeline.hooks.routes import PluginReply, PluginRequest, Route
@@ -50,7 +50,7 @@ async def answer(plugin: BoundPlugin, route: Route, request: PluginRequest, seco
         said = await run(REGISTER_ROUTES, _refusing(route.handler), seconds, request, name=name)
         reply = said if isinstance(said, PipelineError) else _checked(plugin, said)
     except NotReady as error:
-        breaker.unreachable(NOT_READY, words_of(error), error.retry_after_seconds)
+        breaker.unreachable(NOT_READY, plugin_error_text(error), error.retry_after_seconds)
         seconds = error.retry_after_seconds
         raise DependencyUnavailable("The plugin is not ready", retry_after_seconds=seconds) from error
     except Exception as error:
@@ -63,7 +63,7 @@ async def answer(plugin: BoundPlugin, route: Route, request: PluginRequest, seco
 
 
 def _as_answer(plugin: BoundPlugin, route: Route, error: Exception) -> PipelineError:
-    cause = words_of(error)
+    cause = plugin_error_text(error)
     names: dict[str, Any] = {"plugin": plugin.name, "method": route.method, "path": route.path, "cause": cause}
     key = f"{route.method} {route.path} {cause}"
     plugin.throttled_log.write(log.warning, "plugin_route_failed", key, **names, exc_info=error)

@@ -41,7 +41,7 @@ from pipeline.metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.texts import cause_of, clean
-from pipeline.tracing import OFF, Span, Tracing, passed_on, trace_id
+from pipeline.tracing import OFF, Span, Tracing, inherited_trace, trace_id
 
 log = structlog.get_logger(__name__)
 
@@ -206,7 +206,7 @@ class Attempts:
         job = claim.job
         fields = {"jobId": job.id, "attempt": job.attempt, "requestId": job.request_id, **self._handler.describe(job)}
         with self._tracing.process(self._queue_name, job) as span:
-            passed_on.set(job.trace_context)
+            inherited_trace.set(job.trace_context)
             if found := trace_id(span.trace_context or job.trace_context):
                 fields["traceId"] = found
             # The next job's take their place; nothing is logged in between.

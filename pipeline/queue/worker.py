@@ -24,7 +24,7 @@ from pipeline.queue.job import Finish, Job, Mode, Outcome
 from pipeline.queue.leases import Leases
 from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
 from pipeline.queue.unacknowledged import Unacknowledged
-from pipeline.supervision import Supervisor, Watched, cancel
+from pipeline.supervision import Supervisor, SupervisedTask, cancel
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF, Tracing
 
@@ -117,7 +117,7 @@ class Worker:
         self._last_reply_at = 0.0
         # True while Redis may have given us jobs in a step whose reply we have not seen.
         self._is_step_open = False
-        self._watched: list[Watched] = []
+        self._watched: list[SupervisedTask] = []
         self._metrics.slots.set(concurrency)
         self._metrics.slots_busy.set_function(lambda: self._busy)
 

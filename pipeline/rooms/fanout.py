@@ -29,7 +29,7 @@ from pipeline.rooms.publisher import Publisher
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.subscriptions import Subscriptions
 from pipeline.rooms.unpublished import Unpublished
-from pipeline.supervision import Supervisor, Watched
+from pipeline.supervision import Supervisor, SupervisedTask
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,7 @@ class RoomFanout:
         )
         self._subscriptions.want(self._common)
         self._supervisor = supervisor or Supervisor()
-        self._watched: list[Watched] = []
+        self._watched: list[SupervisedTask] = []
         # By channel: those who wait for it to be heard.
         self._waiters: dict[bytes, asyncio.Future[None]] = {}
         # Rooms that are not heard, or not known to be, and since when.

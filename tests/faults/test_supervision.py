@@ -21,7 +21,7 @@ from pipeline.clock import utc_now
 from pipeline.metrics import TASKS
 from pipeline.queue.job import Job
 from pipeline.settings import Settings
-from pipeline.supervision import Watched
+from pipeline.supervision import SupervisedTask
 from tests.factories import SECRET, make_asset, make_image, make_token
 from tests.service import AiService
 from tests.workers import Bench, Handler
@@ -80,7 +80,7 @@ async def running(folder: Path, redis_url: str, ai_service_url: str) -> AsyncIte
     await app.stop()
 
 
-def tasks_of(caller: Caller, kind: str) -> list[Watched]:
+def tasks_of(caller: Caller, kind: str) -> list[SupervisedTask]:
     return [watched for watched in caller.app.parts.supervisor._all if watched.kind == kind]
 
 

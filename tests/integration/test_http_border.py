@@ -301,7 +301,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
             (
                 "/api/assets/([^/]+)",
                 assets.AssetHandler,
-                with_assets | {"removing": border.submission, "correcting": None},
+                with_assets | {"removing": border.submission, "corrections": None},
             ),
             ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
         ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pipeline.origins import is_same_place, normal_origin, origin_of
+from pipeline.origins import is_same_host, normal_origin, origin_of
 from pipeline.settings import Settings
 from tests.factories import SECRET
 
@@ -87,7 +87,7 @@ def test_origin_of_a_setting(url: str, expected: str) -> None:
 )
 def test_same_place_is_host_and_port(origin: str, host: str, is_same: bool) -> None:
     """The scheme is a proxy's affair; a default port may be named or not; a broken Host is nobody's."""
-    assert is_same_place(origin, host) is is_same
+    assert is_same_host(origin, host) is is_same
 
 
 @pytest.mark.fault("R17")

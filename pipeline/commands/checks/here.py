@@ -42,7 +42,7 @@ class HereChecks:
         folder = self._settings.data_dir
         await Disk(folder, self._settings.max_upload_bytes).check()
         yield Finding(Mark.OK, "data folder", f"{folder.absolute()} is writable and has room for the largest upload")
-        if found := await asyncio.to_thread(lambda: list(islice(data_dir.too_open(folder), OPEN_LIMIT))):
+        if found := await asyncio.to_thread(lambda: list(islice(data_dir.open_paths(folder), OPEN_LIMIT))):
             more = " or more" if len(found) == OPEN_LIMIT else ""
             detail = f"other accounts may read {len(found)}{more} files and folders there, {found[0]} among them"
             remedy = f"start the service, which closes them, or chmod -R go-rwx {folder.absolute()}"
