@@ -1,6 +1,6 @@
-"""One process of the service: starts its parts in order, listens, and stops in order.
+"""One process of the service: starts its parts in order, listens, and stops them in order.
 
-Runs on the event loop; what must happen before it (the embedded Redis, the generated secret) is done by cli.py.
+Runs on the event loop. serving.py has started the embedded Redis and made the signing secret before.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-STORE_AGAIN_SECONDS = 2.0
-GOODBYE_SECONDS = 2.0
-# What one step of the end may take, and when the time for the end is nearly over.
+STORE_RETRY_SECONDS = 2.0
+CLOSE_SOCKETS_SECONDS = 2.0
+# The longest time for one step of the shutdown, and the time that remains when the shutdown is late.
 CLOSE_SECONDS, LEAST_CLOSE_SECONDS = 1.0, 0.25
 
 
 class App:
-    """One process of the service. `settings` names a Redis and a way to check tokens; cli.py fills in what is
-    embedded.
+    """One process of the service.
+
+    Its settings name a Redis and a way to check tokens; serving.py fills in the address of the embedded Redis.
     """
 
     def __init__(
         self, settings: Settings, *, owns_redis: bool = False, on_fatal: Callable[[str], None] = lambda reason: None
     ) -> None:
-        """owns_redis: no other process uses this Redis, so whatever it holds as leased is ours to take back at once.
+        """Build the parts and bind the port; nothing runs yet.
 
-        on_fatal: called with the reason when this process cannot go on and has to end.
+        owns_redis: no other process uses this Redis, so this process may recover every leased job at once.
+        on_fatal: called with the reason when this process has to end.
         """
         self._owns_redis = owns_redis
         self._on_fatal = on_fatal
@@ -54,10 +56,10 @@ class App:
         self._watched: list[SupervisedTask] = []
 
     async def start(self) -> None:
-        """Open what we lean on, take back our jobs, begin to work and only then to listen."""
+        """Open the store, plugins and rooms, recover the jobs, start the workers, and listen last."""
         parts, settings = self.parts, self.settings
         self._watch("watchdog", parts.watchdog.run)
-        # Large uploads lie there until they are stored.
+        # Large uploads are written there until the storage has them.
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         await self._open_store()
         await parts.plugins.start(asks_providers=settings.role is not Role.WEB)
@@ -90,11 +92,11 @@ class App:
             providers=settings.all_providers,
             storage=settings.storage_name,
             store="mongodb" if settings.mongodb_uri.get_secret_value() else "sqlite",
-            **_reading(settings),
+            **_offline_ai_note(settings),
         )
 
     def _watch_store(self) -> None:
-        """Run what brings back, tidies, moves and writes down what the asset store holds."""
+        """Run the tasks that repair, clean up, move and record what the asset store holds."""
         parts = self.parts
         self._watch("reconciler", parts.reconciler.run)
         self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
@@ -109,14 +111,14 @@ class App:
         self._watch("audit", parts.audit.run, "store")
 
     async def stop(self, lame_duck_seconds: float = 0) -> None:
-        """Stop claiming, serve on for a while, refuse uploads, let uploads and slots finish, hand back the rest, say
-        goodbye, close.
+        """Stop in this order: claiming, requests, slots, tasks, sockets, plugins, queues, store.
 
-        lame_duck_seconds: see LAME_DUCK_SECONDS. Jobs have that time as well, in which other processes take new ones.
+        Jobs that are not finished in time go back to the queue.
+        lame_duck_seconds: how long the process serves requests but claims no job, see LAME_DUCK_SECONDS.
         """
         log.info("service_stopping", lameDuckSeconds=lame_duck_seconds)
         parts = self.parts
-        # Nobody sends requests to a worker process.
+        # A worker process serves no requests.
         lame_duck_seconds = 0 if self.settings.role is Role.WORKER else lame_duck_seconds
         seconds = lame_duck_seconds + self.settings.shutdown_seconds
         now = asyncio.get_running_loop().time
@@ -131,13 +133,13 @@ class App:
         await _settled(asyncio.gather(*drains))
         await _settled(cancel([*parts.submission.unsettled, *parts.orphaned_images.tasks, *parts.erasing.tasks]))
         await _settled(parts.supervisor.stop(self._watched))
-        await _settled(parts.admission.drain(GOODBYE_SECONDS))
+        await _settled(parts.admission.drain(CLOSE_SOCKETS_SECONDS))
         await _settled(self._server.close_all_connections(), close_seconds())
         await _settled(parts.fanout.stop(), close_seconds())
         await _settled(parts.plugins.close())
         parts.pool.shutdown(wait=False, cancel_futures=True)
         await parts.tickets.close()
-        # With a Redis that does not answer this process will be shown as gone, which is no reason to wait.
+        # Without an answer of Redis the process will be shown as lost; do not wait for more than that.
         await _settled(parts.processes.leave(), LEAST_CLOSE_SECONDS)
         await _settled(parts.ai_usage.close(), LEAST_CLOSE_SECONDS)
         await parts.queue.close()
@@ -157,14 +159,17 @@ class App:
         seconds, loop = self.settings.shutdown_seconds, asyncio.get_running_loop()
         ends_at = loop.time() + seconds
         await self._server.drain(seconds)
-        # Of clients that did not wait for their answers.
+        # Uploads of clients that did not wait for the answer.
         await self.parts.submission.drain(ends_at - loop.time())
 
     def _watch(self, name: str, run: Callable[[], Coroutine[Any, Any, None]], kind: str = "") -> None:
         self._watched.append(self.parts.supervisor.start(name, run, kind=kind))
 
     async def _own_queues(self) -> None:
-        """Refuse to start on the queue of another asset store; what is away now is asked later, by the reconcilers."""
+        """Raise ConfigurationError for the queue of another asset store.
+
+        While Redis or the store is away the reconcilers check this later.
+        """
         for reconciler in (self.parts.reconciler, self.parts.notification_reconciler):
             try:
                 await reconciler.look()
@@ -174,10 +179,10 @@ class App:
                 return
 
     async def _open_store(self) -> None:
-        """Open the asset store; while it is away the service runs, says so in /readyz and refuses uploads with 503."""
+        """Open the asset store. While it is away the process runs, is not ready, and refuses uploads with 503."""
         try:
             await self.parts.store.open()
-            # Before the first upload: it belongs where the images were moved to.
+            # Before the first upload: it must go to the storage that the images were moved to.
             await self.parts.storage_choice.look()
         except DependencyUnavailable as error:
             log.warning("store_unreachable", error=cause_of(error))
@@ -185,7 +190,7 @@ class App:
 
     async def _open_store_later(self) -> None:
         while True:
-            await asyncio.sleep(STORE_AGAIN_SECONDS)
+            await asyncio.sleep(STORE_RETRY_SECONDS)
             try:
                 await self.parts.store.open()
                 log.info("store_reconnected")
@@ -198,15 +203,18 @@ class App:
 
 
 async def _settled(step: Awaitable[Any], seconds: float | None = None) -> None:
-    """Wait for a step of the end, so long at most; one that fails or hangs keeps nothing else from being closed."""
+    """Wait for one step of the shutdown; an error is logged, so that the next steps still happen.
+
+    seconds: the longest wait; None waits until the step ends.
+    """
     task = asyncio.ensure_future(step)
     await asyncio.wait([task], timeout=seconds)
     if task.done() and (error := task.exception()):
         log.error("stopping_failed", exc_info=error)
 
 
-def _reading(settings: Settings) -> dict[str, str]:
-    """Return what the start line says of the offline AI, which is slower than its slots suggest."""
+def _offline_ai_note(settings: Settings) -> dict[str, str]:
+    """Return a field of the start line: the offline AI reads fewer photos at a time than there are slots."""
     if "local" not in settings.all_providers or settings.role is Role.WEB:
         return {}
     return {"reading": f"{settings.sandbox_processes} at a time, 1 to 2 s a photo; SANDBOX_PROCESSES adds children"}
