@@ -251,4 +251,4 @@ def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for token in (*tokens, long):
         asyncio.run(verifier.verify(token))
     asyncio.run(verifier.verify(make_token("user-4"), remembers=False))
-    assert [*verifier._genuine] == tokens[1:]
+    assert [*verifier._verified] == tokens[1:]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from pipeline.logs import AGAIN_SECONDS, MAX_KINDS, ThrottledLog, configure
+from pipeline.logs import REPEAT_SECONDS, MAX_KINDS, ThrottledLog, configure
 from pipeline.settings import LogFormat
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c2VyLTEifQ.dGhlLXNpZ25hdHVyZQ"
@@ -192,7 +192,7 @@ def test_what_repeats_is_written_once_a_minute_with_its_count() -> None:
         say("refused")
     say("timeout")
     assert written == [{"event": "away", "cause": "refused"}, {"event": "away", "cause": "timeout"}]
-    now[0] = AGAIN_SECONDS
+    now[0] = REPEAT_SECONDS
     say("refused")
     say("refused")
     assert written[2:] == [{"event": "away", "cause": "refused", "repeated": 499}]
@@ -218,6 +218,6 @@ def test_kinds_of_what_repeats_are_bounded() -> None:
     say("failed", "of another kind")
     say("failed", "of a third kind")
     assert written == [("failed", 0)]
-    now[0] = AGAIN_SECONDS
+    now[0] = REPEAT_SECONDS
     say("away", "new")
     assert written == [("failed", 0), ("away", 0)]

@@ -15,7 +15,7 @@ from pipeline.commands import running
 from pipeline.commands.checks.findings import Finding, Mark, shown_address
 from pipeline.disk import Disk
 from pipeline.errors import Unauthorized
-from pipeline.handlers.server import FILES_KEPT_BACK
+from pipeline.handlers.server import RESERVED_FILES
 from pipeline.keys import KeySet
 from pipeline.settings import Settings
 
@@ -66,15 +66,15 @@ class HereChecks:
         """Compare the limit of open files, which the service raises as far as it may, with what it needs."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted, limit = self._settings.max_sockets, hard
-        needed = wanted + FILES_KEPT_BACK
+        needed = wanted + RESERVED_FILES
         remedy = f"set ulimit -n {needed} (LimitNOFILE={needed} of systemd)"
         if limit == resource.RLIM_INFINITY or limit >= needed:
             yield Finding(Mark.OK, "open files", "enough for MAX_SOCKETS")
-        elif limit <= FILES_KEPT_BACK:
-            detail = f"the limit is {limit}, and {FILES_KEPT_BACK} are kept for stores and plugins: no client gets in"
+        elif limit <= RESERVED_FILES:
+            detail = f"the limit is {limit}, and {RESERVED_FILES} are kept for stores and plugins: no client gets in"
             yield Finding(Mark.FAILED, "open files", detail, remedy)
         else:
-            detail = f"the limit is {limit}: {limit - FILES_KEPT_BACK} connections, and MAX_SOCKETS is {wanted}"
+            detail = f"the limit is {limit}: {limit - RESERVED_FILES} connections, and MAX_SOCKETS is {wanted}"
             yield Finding(Mark.WARNING, "open files", detail, f"{remedy}, or a smaller MAX_SOCKETS")
 
     async def tokens(self) -> AsyncIterator[Finding]:
