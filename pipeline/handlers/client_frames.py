@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import datetime
 
 from pipeline.handlers.query import parse_instant
@@ -20,17 +19,15 @@ class FrameAllowance:
     """Counts the frames of a connection against a limit per second.
 
     per_second: the limit.
-    clock: in seconds.
     """
 
-    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_second: float) -> None:
         self._per_second = self._frames_left = float(per_second)
-        self._clock = clock
-        self._last_frame_at = clock()
+        self._last_frame_at = time.monotonic()
 
     def count(self, frames: float) -> None:
         """Count a frame, or another request that costs as much as so many frames."""
-        now = self._clock()
+        now = time.monotonic()
         earned = (now - self._last_frame_at) * self._per_second
         self._frames_left = min(self._per_second, self._frames_left + earned) - frames
         self._last_frame_at = now

@@ -189,7 +189,7 @@ class MediaHandler(BaseHandler):
 
     def _refuse_range(self, size: int) -> None:
         self.clear()
-        self._set_common_headers()
+        self.set_common_headers()
         self.set_status(416)
         self.set_header("Content-Range", f"bytes */{size}")
         self.finish({"success": False, "error": {"code": "VALIDATION_ERROR", "message": "There is no such range"}})

@@ -98,7 +98,7 @@ class PluginRouteHandler(BaseHandler):
         if route.role != PUBLIC:
             await self.authenticate()
             self._check_role(chosen[0], route)
-        if not self.is_asking:
+        if not self.is_read_only:
             self.refuse_foreign_page()
         if int(self.request.headers.get("Content-Length", "0")) > route.max_body_bytes:
             raise _too_large(route.max_body_bytes)
@@ -113,7 +113,7 @@ class PluginRouteHandler(BaseHandler):
             raise Forbidden("Only for admins")
         if route.role == OPERATOR and not self.principal.is_operator:
             raise Forbidden("Only for operators")
-        if route.role == ADMIN and not self.is_asking:
+        if route.role == ADMIN and not self.is_read_only:
             self.begin_act(f"{route.method} {self.route}", plugin.name)
 
     def _request_of(self, route: Route, params: Mapping[str, str]) -> PluginRequest:

@@ -41,11 +41,11 @@ from pipeline.assets.asset import to_timestamp
 from pipeline.auth import NotYetValid, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
-from pipeline.handlers.base import WEBSOCKET_VERSION
 from pipeline.handlers.client_frames import EVENTS, FrameAllowance, parse_frame
 from pipeline.handlers.member import Member
 from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
+from pipeline.handlers.replies import WEBSOCKET_VERSION
 from pipeline.rooms.codes import GONE, MALFORMED_SINCE, NOT_YET_VALID
 from pipeline.rooms.codes import CloseCode as CloseCode
 from pipeline.rooms.frames import event_frame
