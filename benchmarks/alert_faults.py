@@ -138,7 +138,7 @@ def ai_down(world: World) -> Iterator[None]:
 
 @drill("AI service takes 40 s for a photo", "PipelineAiSlow")
 def slow_ai(world: World) -> Iterator[None]:
-    world.serve(CONCURRENCY="20", POOL_THREADS="24")
+    world.serve(CONCURRENCY="20")
     world.upload()
     yield
     world.ai.order(delay_ms=SLOW_MS)

@@ -1,7 +1,7 @@
 """The environment variables of this process and those of `.env`, and which of them were meant to be settings.
 
-A mistyped name is silent otherwise: with REDIS_ULR the service would run on an embedded Redis of its own. Reads when
-it is called, never when it is imported.
+Without this a mistyped name has no effect: with REDIS_ULR the service would run on an embedded Redis of its own.
+Nothing is read when this module is imported.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from pipeline.errors import ConfigurationError
 FILE = ".env"
 # At 0.8 AI_SERVICE_PORT, which Kubernetes sets for a service of that name, would be near AI_SERVICE_URL.
 NEAR = 0.85
-# In `.env`, which is ours alone, the nearest name is told even when it is not very near.
+# All variables of `.env` are meant for us, so a name that is less near is suggested, too.
 NEAR_IN_FILE = 0.6
-# Short names as HOST and PORT have too many neighbours.
+# Short names, such as HOST and PORT, are near to too many others.
 LEAST_SLIP_LENGTH = 8
-# OpenTelemetry's own variables, which its SDK reads.
+# The variables that the SDK of OpenTelemetry reads itself.
 OTHERS = ("OTEL_",)
-# Of a file that holds one value.
+# Of a file with the value of one setting.
 MAX_VALUE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A variable that is no setting. meant: the setting with the nearest name, or "".
+    """A variable that is no setting.
 
+    meant: the setting with the nearest name, or "".
     is_slip: it is that name with two letters exchanged, one missing or one too many, and that setting is not given.
     """
 
@@ -44,7 +45,9 @@ class Unknown:
 
 
 def read() -> tuple[dict[str, str], dict[str, str]]:
-    """Return what the environment and `.env` hold, empty ones left out; ConfigurationError for a broken `.env`."""
+    """Return the variables of the environment and those of `.env` that are not empty; ConfigurationError for a broken
+    `.env`.
+    """
     try:
         text = Path(FILE).read_text("utf-8")
     except (FileNotFoundError, IsADirectoryError):  # some keep a virtual environment in a folder of that name
@@ -61,8 +64,8 @@ def read() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def read_value(path: str) -> str:
-    """Return what the file holds, without the line end and the byte order mark that editors put there; ValueError says
-    what is wrong.
+    """Return the text of the file, without the line end and the byte order mark that editors add; ValueError says what
+    is wrong with it.
     """
     try:
         with open(path, "rb") as file:
@@ -79,10 +82,10 @@ def read_value(path: str) -> str:
 def find_unknown(
     environment: Mapping[str, str], in_file: Mapping[str, str], settings: Collection[str], prefix: str
 ) -> Iterator[Unknown]:
-    """Yield the variables that are near a setting of ours but none, and all of `.env` that are none.
+    """Yield the variables of the environment with a name near that of a setting, and all of `.env` that are none.
 
-    settings: the names there are.
-    prefix: how variables begin that are looked at elsewhere.
+    settings: the names of all settings.
+    prefix: of the variables of plugins, which catalogue.py looks at.
     """
     given = {name.upper() for name in (*environment, *in_file)}
     for name in dict.fromkeys((*in_file, *environment)):
@@ -97,9 +100,9 @@ def find_unknown(
 
 
 def _is_slip(name: str, meant: str) -> bool:
-    """Return whether only fingers slipped: two letters exchanged, one missing, one too many.
+    """Return whether it is a slip of the fingers: two letters exchanged, one missing, one too many.
 
-    REDIS_URI and MONGODB_URL are words of other programs, and so are plurals: those are no slips.
+    REDIS_URI and MONGODB_URL are no slips, because other programs have them, and neither are plurals.
     """
     if len(meant) < LEAST_SLIP_LENGTH or name + "S" == meant or name == meant + "S":
         return False

@@ -21,7 +21,7 @@ from pipeline.disk import Disk
 from pipeline.hooks import JobEvent
 from pipeline.hooks.manager import build_plugins
 from pipeline.metrics import Metrics
-from pipeline.queue.attempt import RetryPolicy
+from pipeline.queue.attempt import MAX_STALLS, RetryPolicy
 from pipeline.queue.job import Finish, Job
 from pipeline.queue.queue import LONGEST_DELAY_SECONDS, UNKNOWN_OWNER, JobQueue
 from pipeline.queue.worker import Worker
@@ -50,6 +50,7 @@ from pipeline.usecases.job_lists import JobLists
 from pipeline.usecases.dependencies import Dependencies
 from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.expiry import Expiry
+from pipeline.usecases.identity import IDEMPOTENCY_SECONDS
 from pipeline.usecases.new_assets import NewAssets
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords, UnfinishedAssets
@@ -68,7 +69,7 @@ from pipeline.usecases.progress_frames import ProgressFrames
 from pipeline.usecases.progress_reports import Reports
 from pipeline.usecases.quota import Quota
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
-from pipeline.usecases.reconciler import Reconciler, Source
+from pipeline.usecases.reconciler import RECONCILE_AGE_SECONDS, Reconciler, Source
 from pipeline.usecases.removing import Jobs, Removing
 from pipeline.usecases.replay import Replay
 from pipeline.usecases.result_cache import ResultCache
@@ -105,7 +106,7 @@ class Parts:
             on_restart=lambda kind: self.metrics.task_restarts.labels(kind).inc(), on_fatal=self._on_fatal
         )
         self.tracing = build_tracing(settings)
-        self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self.metrics)
+        self.rooms = Rooms(max_bytes=settings.outbox_bytes, metrics=self.metrics)
         self.fanout = RoomFanout(
             self.rooms, redis_url, metrics=self.metrics, prefix=settings.queue_prefix, supervisor=self.supervisor
         )
@@ -124,7 +125,6 @@ class Parts:
             self.rooms,
             self.metrics,
             urls=self.image_urls,
-            max_events=settings.max_replay_events,
             max_bytes=settings.outbox_bytes,
             lease_seconds=settings.lease_seconds,
         )
@@ -136,7 +136,7 @@ class Parts:
         self._build_queues()
         self.limits = limits_of(settings, self.queue, self.metrics)
         self.job_statistics = JobStatistics(self.store, self.queue)
-        self.result_cache = ResultCache(self.store, days=settings.ai_cache_days)
+        self.result_cache = ResultCache(self.store)
         self.budgets = Budgets(
             self.store,
             self.queue,
@@ -228,7 +228,7 @@ class Parts:
         self.processes = self._make_processes()
         self.overview = self._make_overview()
         self.console_frames = ConsoleFrames(self.rooms, self.overview)
-        self.watchdog = Watchdog(self.metrics, block_seconds=settings.loop_block_ms / 1000)
+        self.watchdog = Watchdog(self.metrics)
 
     def _make_dependencies(self) -> Dependencies:
         settings, disk = self.settings, Disk(self.settings.data_dir, self.settings.max_upload_bytes)
@@ -366,7 +366,7 @@ class Parts:
             cleaning=Cleaning(self.pool, keeps_metadata=settings.keep_metadata),
             new_assets=self.new_assets,
             provider_timeout_seconds=settings.provider_timeout_seconds,
-            max_starts=settings.job_attempts + settings.max_stalls,
+            max_starts=settings.job_attempts + MAX_STALLS,
             listener=self.reports.analysis,
             permit=self._make_permits().of,
             on_end=self.job_statistics.count_end,
@@ -387,7 +387,6 @@ class Parts:
                 attempts=settings.job_attempts,
                 backoff_ms=settings.backoff_ms,
                 timeout_seconds=settings.job_timeout_seconds,
-                max_stalls=settings.max_stalls,
                 max_age_seconds=settings.job_max_age_seconds,
             ),
             self.metrics,
@@ -395,7 +394,6 @@ class Parts:
             holds=self.plugins.provider_holds,
             concurrency=settings.concurrency if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
-            renew_seconds=settings.renew_seconds,
             on_reconnect=self._redis_is_back,
             on_unowned=self.reconciler.request,
             on_start=self._observe_start,
@@ -435,7 +433,7 @@ class Parts:
         )
         self._job_records, self._notification_records = map(self._make_job_records, (self.queue, self.notifications))
         unfinished = UnfinishedAssets(
-            self.store, self.queue, self.image_urls, age_seconds=settings.reconcile_age_seconds, is_fair=self._is_fair
+            self.store, self.queue, self.image_urls, age_seconds=RECONCILE_AGE_SECONDS, is_fair=self._is_fair
         )
         self.reconciler = self._make_reconciler(self.queue, [unfinished, self._job_records], self._purge)
         self.notification_reconciler = self._make_reconciler(
@@ -476,8 +474,6 @@ class Parts:
             queue,
             sources,
             self.metrics,
-            every_seconds=self.settings.reconcile_seconds,
-            age_seconds=self.settings.reconcile_age_seconds,
             purge=purge,
             owns_redis=self._owns_redis,
             on_foreign=self._on_fatal,
@@ -485,7 +481,7 @@ class Parts:
         )
 
     async def _purge(self) -> None:
-        await self.store.purge_keys(utc_now() - timedelta(seconds=self.settings.idempotency_seconds))
+        await self.store.purge_keys(utc_now() - timedelta(seconds=IDEMPOTENCY_SECONDS))
         await self._job_records.purge()
         for records in (self.job_statistics, self.audit, self.deliveries, self.budgets, self.result_cache):
             await records.purge()
@@ -496,10 +492,9 @@ class Parts:
             self.notifications,
             self.notifying,
             RetryPolicy(
-                attempts=settings.notifier_attempts,
-                backoff_ms=settings.notifier_backoff_ms,
+                attempts=notifying.ATTEMPTS,
+                backoff_ms=notifying.BACKOFF_MS,
                 timeout_seconds=self.plugins.notifiers.longest_seconds + 1,
-                max_stalls=settings.max_stalls,
                 max_age_seconds=settings.job_max_age_seconds,
             ),
             self.metrics,
@@ -509,7 +504,6 @@ class Parts:
             holds=self.plugins.notifiers.holds,
             concurrency=self.plugins.notifiers.slots if settings.role is not Role.WEB else 0,
             lease_seconds=settings.lease_seconds,
-            renew_seconds=settings.renew_seconds,
             tracing=self.tracing,
         )
 

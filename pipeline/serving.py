@@ -20,8 +20,8 @@ from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
-from pipeline.services import ServiceFile, Service
-from pipeline.settings import Settings
+from pipeline.services import Service, ServiceFile
+from pipeline.settings import REMOVED_IN, Settings
 from pipeline.supervision import cancel
 from pipeline.texts import cause_of
 
@@ -36,6 +36,8 @@ def serve() -> None:
     """Run the service until SIGTERM or Ctrl-C."""
     settings = running.load()
     logs.configure(settings.log_format, settings.log_level)
+    for removed in settings.removed_variables:
+        log.warning("setting_removed", variable=removed.variable, since=REMOVED_IN, fixed=removed.fixed)
     for unknown in settings.unknown_variables:
         log.warning("setting_unknown", variable=unknown.variable, meant=unknown.meant or None)
     data_dir.prepare_data_dir(settings.data_dir)

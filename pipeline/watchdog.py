@@ -22,6 +22,8 @@ from pipeline.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 BEAT_SECONDS = 0.05
+# Code that blocks the event loop for longer is named in the log: people notice a page that waits so long.
+BLOCK_SECONDS = 0.25
 CHECK_SECONDS = 1.0
 LOOP_STEP = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]
 
@@ -29,7 +31,7 @@ LOOP_STEP = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-define
 class Watchdog:
     """Watches the event loop on which it is started."""
 
-    def __init__(self, metrics: Metrics, *, block_seconds: float = 0.25) -> None:
+    def __init__(self, metrics: Metrics, *, block_seconds: float = BLOCK_SECONDS) -> None:
         """block_seconds: code that blocks the loop for longer is named in the log."""
         self._metrics = metrics
         self._block_seconds = block_seconds

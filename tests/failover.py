@@ -13,6 +13,7 @@ from types import TracebackType
 import aiohttp
 
 from pipeline.supervision import cancel
+from tests.constants import RECONCILE_AGE_SECONDS, RECONCILE_SECONDS
 from tests.factories import make_image, make_token
 from tests.redis_topologies import QUEUE_KEY, Topology
 from tests.service import AiService, Service
@@ -22,7 +23,7 @@ PER_SECOND = 40
 PARALLEL = 8
 DOWN_SECONDS = 1.0
 # What a failover loses is found again within seconds, not the default minute.
-QUICK = {"LEASE_SECONDS": "6", "RENEW_SECONDS": "2", "RECONCILE_SECONDS": "2", "RECONCILE_AGE_SECONDS": "5"}
+QUICK = {"LEASE_SECONDS": "6", RECONCILE_SECONDS: "2", RECONCILE_AGE_SECONDS: "5"}
 
 
 @dataclass

@@ -9,6 +9,8 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
+import pytest
+
 from pipeline.clock import utc_now
 from pipeline.hooks import Analysis, AnalyzeRequest, Attribute, JobEvent, hookimpl
 from pipeline.hooks.catalogue import Catalogue
@@ -16,6 +18,7 @@ from pipeline.hooks.manager import PluginManager, assemble
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import RecordingRooms
+from tests.constants import BREAKER_FAILURES, BREAKER_PROBE_SECONDS, LEAST_THREADS, THREADS_PER_SLOT
 
 Analyze = Callable[[AnalyzeRequest], Any]
 
@@ -69,6 +72,7 @@ class House:
         self.metrics = Metrics()
         self.released = threading.Event()
         self._managers: list[PluginManager] = []
+        self._constants = pytest.MonkeyPatch()
 
     def hang(self, *_: Any) -> None:
         """Block the calling thread until the test is over."""
@@ -79,11 +83,26 @@ class House:
         *modules: ModuleType,
         providers: Mapping[str, Analyze] | None = None,
         variables: Mapping[str, str] = {},
+        breaker_failures: int | None = None,
+        breaker_probe_seconds: float | None = None,
+        pool_threads: int | None = None,
         **settings: Any,
     ) -> PluginManager:
         """Return a manager of the modules' hooks and of these providers, a chain in that order unless settings say
-        otherwise. variables: PLUGIN_... of the environment.
+        otherwise.
+
+        variables: PLUGIN_... of the environment.
+        breaker_failures, breaker_probe_seconds: instead of the constants of these names.
+        pool_threads: of each plugin.
         """
+        self._constants.undo()
+        if breaker_failures is not None:
+            self._constants.setattr(BREAKER_FAILURES, breaker_failures)
+        if breaker_probe_seconds is not None:
+            self._constants.setattr(BREAKER_PROBE_SECONDS, breaker_probe_seconds)
+        if pool_threads is not None:
+            self._constants.setattr(LEAST_THREADS, pool_threads)
+            self._constants.setattr(THREADS_PER_SLOT, 0)
         offered = {name: partial(Provider, function) for name, function in (providers or {"only": find}).items()}
         parts = make_module(
             "parts",
@@ -105,6 +124,7 @@ class House:
     async def close(self) -> None:
         """End everything."""
         self.released.set()
+        self._constants.undo()
         for manager in self._managers:
             await manager.close()
 

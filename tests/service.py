@@ -24,6 +24,8 @@ from typing import Any, Self
 
 import httpx
 
+from pipeline.settings import REMOVED
+from tests.constants import command_with
 from tests.factories import SECRET, make_image, make_token
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,8 @@ class Service:
     checkout, python = ROOT, sys.executable
 
     def __init__(self, data_dir: Path, ai_service_url: str = "", **environment: str) -> None:
+        """environment: its settings; and constants of tests/constants.py, by their names."""
+        assert not environment.keys() & REMOVED.keys(), "a removed setting has no effect"
         self.data_dir = data_dir
         self.environment = (
             inherited()
@@ -90,9 +94,10 @@ class Service:
         """Start the process."""
         assert not self.is_running, "its first process would be left behind"
         self._lines, self._taken_bytes = [], 0
-        self._process = subprocess.Popen(
-            [self.python, *self.command], cwd=self.checkout, env=self.environment, stderr=subprocess.PIPE
-        )
+        constants = {name: value for name, value in self.environment.items() if "." in name}
+        environment = {name: value for name, value in self.environment.items() if name not in constants}
+        command = [self.python, *command_with(constants, self.command)]
+        self._process = subprocess.Popen(command, cwd=self.checkout, env=environment, stderr=subprocess.PIPE)
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
 

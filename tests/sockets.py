@@ -28,7 +28,7 @@ from pipeline.handlers.events import EventsHandler, TicketHandler
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
 from pipeline.usecases.admission import Admission
-from pipeline.usecases.replay import Replay
+from pipeline.usecases.replay import MAX_REPLAY_EVENTS, Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.tickets import Tickets
@@ -154,15 +154,15 @@ class Process:
         verifier: TokenVerifier | None = None,
         store: AssetStore | None = None,
         fanout_options: dict[str, Any] = {},
+        max_frames: int | None = None,
+        max_replay_events: int = MAX_REPLAY_EVENTS,
         **settings: Any,
     ) -> None:
         if "jwt_jwks_url" not in settings:
             settings["jwt_secret"] = SECRET
         self.settings = Settings(**settings)
         self.metrics = Metrics()
-        self.rooms = Rooms(
-            max_frames=self.settings.outbox_frames, max_bytes=self.settings.outbox_bytes, metrics=self.metrics
-        )
+        self.rooms = Rooms(max_frames=max_frames, max_bytes=self.settings.outbox_bytes, metrics=self.metrics)
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics, **fanout_options)
         self._folder = tempfile.TemporaryDirectory()
         self.store = store or SqliteAssetStore(Path(self._folder.name) / "assets.sqlite")
@@ -171,7 +171,7 @@ class Process:
             self.rooms,
             self.metrics,
             urls=ImageUrls(MemoryStorage()),
-            max_events=self.settings.max_replay_events,
+            max_events=max_replay_events,
             max_bytes=self.settings.outbox_bytes,
             lease_seconds=self.settings.lease_seconds,
         )

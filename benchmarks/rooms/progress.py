@@ -25,6 +25,7 @@ from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.handlers.server import raise_file_limit
 from pipeline.queue.job import Finish, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
+from tests.constants import RECONCILE_AGE_SECONDS
 from tests.factories import make_asset, make_token
 from tests.redis_server import RedisServer
 from tests.service import Service
@@ -32,7 +33,7 @@ from tests.service import Service
 LEAVE_EACH_SECOND = 50
 SETTLE_SECONDS = 5.0
 # The reconciler must not bring back what has left the line.
-SETTINGS = {"ROLE": "web", "RECONCILE_AGE_SECONDS": "3600"}
+SETTINGS = {"ROLE": "web", RECONCILE_AGE_SECONDS: "3600"}
 
 
 class Line:

@@ -56,14 +56,13 @@ class Wiring:
     def __init__(self, folder: Path, redis_url: str | None) -> None:
         settings = Settings(jwt_secret=SECRET)
         metrics = self.metrics = Metrics()
-        self.rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=metrics)
+        self.rooms = Rooms(max_bytes=settings.outbox_bytes, metrics=metrics)
         self.store = SqliteAssetStore(folder / "assets.sqlite")
         self.replay = Replay(
             self.store,
             self.rooms,
             metrics,
             urls=ImageUrls(MemoryStorage()),
-            max_events=settings.max_replay_events,
             max_bytes=settings.outbox_bytes,
             lease_seconds=settings.lease_seconds,
         )

@@ -30,8 +30,8 @@ def settings(format_: str) -> None:
         own, faults = plugin_settings.own_settings(in_force)
         rows += [(each.variable, mask_address(_as_text(each.value)), _as_text(each.default), each.why) for each in own]
         say_table(("setting", "value", "default", "why"), rows)
-        for fault in faults:
-            note(fault)
+        for text in (*map(str, in_force.removed_variables), *faults):
+            note(text)
         return
     for line in settings_lines(format_):
         say(line)

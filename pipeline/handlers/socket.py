@@ -12,7 +12,7 @@ A client treats a code that is not in the table as reconnect.
 | 1002 | the client broke the WebSocket protocol, by a compressed frame for example | final |
 | 1006 | the connection broke without a close frame | reconnect |
 | 1007 | a text frame or a close reason that is not UTF-8 | final |
-| 1009 | a frame over SOCKET_FRAME_BYTES | final |
+| 1009 | a frame over MAX_FRAME_BYTES | final |
 | 1011 | an error of the service | reconnect |
 | 1012 | this process shuts down; the frame `goodbye` has the delay | reconnect |
 | 1013 | too many sockets, a token not valid yet, or tokens or missed events that cannot be read now | reconnect |
@@ -54,6 +54,15 @@ from pipeline.usecases.admission import PROBE_SECONDS
 log = structlog.get_logger(__name__)
 
 SUBPROTOCOL = "pipeline.v1"
+# How long a socket may stay without a token.
+TOKEN_SECONDS = 5.0
+# How often we ping: less than the 30 s after which networks of phones forget a connection.
+PING_SECONDS = 25.0
+# How long a ping may stay unanswered.
+PONG_SECONDS = 10.0
+# Largest frame a client may send; a token is the largest thing in one.
+MAX_FRAME_BYTES = 16 * 1024
+FRAMES_PER_SECOND = 10
 TOKEN_PREFIX = "bearer."
 # A replay on an open connection counts as so many frames, so that a client cannot keep the store busy.
 REPLAY_FRAMES = 5
@@ -71,7 +80,7 @@ class SocketHandler(Member, WebSocketHandler):
         self._since: datetime | None = None  # of the address
         self._wanted: set[str] = set()
         self._is_pong_due = False
-        self._allowance = FrameAllowance(self._settings.socket_frames_per_second)
+        self._allowance = FrameAllowance(FRAMES_PER_SECOND)
 
     # the handshake
 
@@ -93,7 +102,7 @@ class SocketHandler(Member, WebSocketHandler):
     def get_websocket_protocol(self) -> StrictProtocol | None:
         if self.request.headers.get("Sec-WebSocket-Version") != WEBSOCKET_VERSION:
             return None
-        params = _WebSocketParams(max_message_size=self._settings.socket_frame_bytes)
+        params = _WebSocketParams(max_message_size=MAX_FRAME_BYTES)
         return StrictProtocol(self, False, params)
 
     async def open(self, *_path: str) -> None:
@@ -115,9 +124,9 @@ class SocketHandler(Member, WebSocketHandler):
             self._end(CloseCode.MALFORMED, MALFORMED_SINCE)
             return
         self._forget_request()
-        self._set_timer("ping", self._settings.socket_ping_seconds, self._ping)
+        self._set_timer("ping", PING_SECONDS, self._ping)
         if token is None:
-            self._set_timer("token", self._settings.socket_auth_seconds, lambda: self._end(CloseCode.NO_TOKEN))
+            self._set_timer("token", TOKEN_SECONDS, lambda: self._end(CloseCode.NO_TOKEN))
         else:
             await self._admit(token, self._since)
 
@@ -156,7 +165,7 @@ class SocketHandler(Member, WebSocketHandler):
     def on_pong(self, data: bytes) -> None:
         if self._allows() and self._is_pong_due:
             self._is_pong_due = False
-            self._set_timer("ping", self._settings.socket_ping_seconds, self._ping)
+            self._set_timer("ping", PING_SECONDS, self._ping)
 
     def _allows(self, frames: float = 1) -> bool:
         """Count frames; False when there were too many or the connection is being closed."""
@@ -231,7 +240,7 @@ class SocketHandler(Member, WebSocketHandler):
         return self._send(frame)
 
     def _ping(self) -> None:
-        self._ask_for_pong(self._settings.socket_pong_seconds)
+        self._ask_for_pong(PONG_SECONDS)
 
     def _probe(self) -> None:
         if "ping" in self._timers:

@@ -25,6 +25,7 @@ from pipeline.handlers.intake import Intake, TooSlowForLoop, close
 from pipeline.handlers.multipart import Form, MultipartReader, image_required, max_body_bytes, too_large
 from pipeline.handlers.polling import Polling, preferred_wait
 from pipeline.handlers.server import Stream
+from pipeline.sandbox.cost import MAX_IMAGE_PIXELS
 from pipeline.settings import Settings
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.claims import kept_claims
@@ -35,7 +36,15 @@ from pipeline.texts import clean
 from pipeline.tracing import OFF, Tracing
 
 CATEGORY_AS_FILE = "category came as a file: send it as a text, without a filename"
+# The longest time for a body with MAX_UPLOAD_BYTES up to 10 MiB: 35 kB/s, the speed of slow mobile networks.
+BODY_SECONDS = 300.0
+BYTES_PER_SECOND = 35_000
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def body_seconds(max_upload_bytes: int) -> float:
+    """Return the longest time that a body may take to arrive."""
+    return max(BODY_SECONDS, max_upload_bytes / BYTES_PER_SECOND)
 
 
 def _received_parts(form: Form) -> str:
@@ -68,16 +77,14 @@ class UploadHandler(BaseHandler):
         self.max_upload_bytes = settings.max_upload_bytes
         self.data_dir = settings.data_dir
         self.urls = urls
-        self.intake = Intake(
-            settings.max_image_pixels, settings.decode_memory_mb, settings.keep_metadata, settings.data_dir
-        )
+        self.intake = Intake(MAX_IMAGE_PIXELS, settings.decode_memory_mb, settings.keep_metadata, settings.data_dir)
         self.categories = settings.categories
         self.pool = pool
         self.tracing = tracing
         self._reader: MultipartReader | None = None
         self._stored: BinaryIO | None = None  # the cleaned file, from Intake
         self._is_body_read = False
-        self.connection.set_body_timeout(settings.upload_timeout_seconds)
+        self.connection.set_body_timeout(body_seconds(settings.max_upload_bytes))
 
     async def prepare(self) -> None:
         if self.request.method != "POST":

@@ -53,12 +53,7 @@ class Building:
         """own: the settings of plugins, by the plugin's name."""
         self._settings = settings
         self._own = own
-        self._bound = partial(
-            BoundPlugin,
-            breaker_failures=settings.breaker_failures,
-            breaker_probe_seconds=settings.breaker_probe_seconds,
-            is_traced=settings.plugins_trace,
-        )
+        self._bound = partial(BoundPlugin, is_traced=settings.plugins_trace)
 
     def make(self, offer: Offer, name: str) -> Made:
         """Return the plugin as its factory makes it, with what is wrong with it."""

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from pipeline.hooks.context import ContextFactory
     from pipeline.metrics import Metrics
 
+# So many failures in a row hold a provider with a next one, a notifier or a hook; so many calls in a row that block the
+# event loop hold any plugin but a storage. Fewer happen to healthy ones, too.
+BREAKER_FAILURES = 5
+# Longest wait between two calls that try a held plugin, and so how late its return is noticed.
+BREAKER_PROBE_SECONDS = 15.0
 CLOSE_SECONDS = 5.0
 # How long a plugin may take to get ready; one that needs longer says so with NotReady.
 START_SECONDS = 30.0
@@ -60,8 +65,6 @@ class BoundPlugin:
         *,
         threads: int,
         metrics: Metrics,
-        breaker_failures: int = 5,
-        breaker_probe_seconds: float = 15,
         contexts: ContextFactory | None = None,
         limits: Limits = Limits(),
         is_traced: bool = False,
@@ -79,7 +82,7 @@ class BoundPlugin:
         self.throttled_log = ThrottledLog()  # for lines that anybody who calls a route of the plugin may cause
         self._is_traced = is_traced
         close = getattr(plugin, "close", None)
-        breaker = partial(Breaker, breaker_failures, breaker_probe_seconds)
+        breaker = partial(Breaker, BREAKER_FAILURES, BREAKER_PROBE_SECONDS)
         self._methods = {
             method: bound_method(kind, name, method, function, metrics, breaker())
             for method, function in {**methods, **({CLOSE: close} if close else {})}.items()

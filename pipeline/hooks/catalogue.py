@@ -191,7 +191,7 @@ class Catalogue:
 
 
 def _sandbox(settings: Settings) -> Sandbox:
-    return Sandbox(settings.decode_memory_mb, settings.max_image_pixels, settings.preview_processes or 1)
+    return Sandbox(settings.decode_memory_mb, settings.preview_processes or 1)
 
 
 def list_plugins(settings: Settings) -> list[PluginInfo]:

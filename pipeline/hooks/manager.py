@@ -82,8 +82,7 @@ class PluginManager:
         # Whom the jobs of each category ask only after another has answered.
         self.provider_behind = self._providers.behind
         self.storages = storages
-        seconds, slots = settings.notifier_timeout_seconds, settings.notifier_slots
-        self.notifiers = Notifiers(notifiers, rooms, seconds, tracing, slots)
+        self.notifiers = Notifiers(notifiers, rooms, settings.notifier_timeout_seconds, tracing)
         self._hooked = Hooked(hooks, settings, pictures)
         self.sandbox = sandbox
         self._contexts, self.usage, self.broken = contexts, usage, broken

@@ -28,6 +28,8 @@ from pipeline.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
+# Slots of this process for durable notifiers: as many as jobs have by default, and never taken from those.
+SLOTS = 5
 RECEIVER = "Receiver"
 # What is kept of what a receiver said.
 LONGEST_RESPONSE = 200
@@ -52,7 +54,7 @@ class Notifiers:
         rooms: RoomPublisher,
         seconds: float,
         tracing: Tracing,
-        slots: int = 5,
+        slots: int = SLOTS,
     ) -> None:
         """seconds: how long one call may take. slots: how many durable deliveries are made at once, batches apart."""
         self._by_name = {notifier.name: notifier for notifier in notifiers}

@@ -189,7 +189,7 @@ class Sandbox(Protocol):
         frame of several. Takes what an upload may be, decoded in the light child.
 
         seconds, wait_seconds: see SandboxPool.run. Raises PermanentJobError when the bytes are no picture that can be
-        read, or one that has more than MAX_IMAGE_PIXELS or needs more than DECODE_MEMORY_MB; SandboxLimit when decoding
+        read, or one that has more than 200 megapixels or needs more than DECODE_MEMORY_MB; SandboxLimit when decoding
         takes too long; RetryableJobError(spends_attempt=False) when no child was free in time.
         """
 
@@ -227,7 +227,7 @@ class AIProvider(Protocol):
     """Names brand, model and colorway of the product in a photo.
 
     Optional attributes: `needs_image = True` to get the bytes in the request; `max_concurrency = n` to be given n
-    threads of its own instead of POOL_THREADS (plain `def` only); `sees = "..."`, one or two plain sentences for the
+    threads of its own instead of 16 or more (plain `def` only); `sees = "..."`, one or two plain sentences for the
     owners of photos: what it can see and what it cannot (500 characters at most). Optional methods: `check()`, which
     raises when the provider cannot be reached (`run.py check` calls it), and `close()`.
     """
@@ -378,7 +378,7 @@ class BatchNotifier(Protocol):
     called by the service.
 
     Optional attributes: `batch_size`, how many one call takes at most (default 50); `batch_seconds`, how long the first
-    of them waits for others (default 0.2). A durable notifier gets whole batches also where NOTIFIER_SLOTS is less.
+    of them waits for others (default 0.2). A durable notifier gets whole batches, however few slots there are.
     """
 
     def notify_many(

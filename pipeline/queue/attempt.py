@@ -57,6 +57,8 @@ LABELS = {
 # How long a job waits that could not be given up because the store was away.
 GIVE_UP_AGAIN_MS = 5000
 EXCUSE_SECONDS = 1.0
+# A job whose process was lost so often fails: it may be what ends them.
+MAX_STALLS = 3
 # Of a drain, which has one second for all that hands a job back (queue/worker.py), and half of it may be gone.
 RELEASED_EXCUSE_SECONDS = 0.3
 
@@ -76,7 +78,7 @@ class RetryPolicy:
     attempts: int = 3
     backoff_ms: int = 2000
     timeout_seconds: float = 120
-    max_stalls: int = 3
+    max_stalls: int = MAX_STALLS
     max_age_seconds: float = 86_400
 
     def decide(self, error: Exception, attempt: int) -> int | None:

@@ -21,6 +21,8 @@ from pipeline.queue.queue import JobQueue
 
 log = structlog.get_logger(__name__)
 
+# A lease is renewed so often in its time: two renewals in a row may fail.
+RENEWALS_PER_LEASE = 3
 # A lease is given up this long before it ends, so that the next owner never starts beside us.
 LEASE_MARGIN = 0.2
 # Finished jobs past retention are removed with each so-many-th renewal.

@@ -21,7 +21,7 @@ from pipeline.queue.prefetch import LATE_SECONDS, Prefetch
 from pipeline.queue.attempt import Attempts, JobHandler, RetryPolicy
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Mode, Outcome
-from pipeline.queue.leases import Leases
+from pipeline.queue.leases import RENEWALS_PER_LEASE, Leases
 from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
 from pipeline.queue.unacknowledged import Unacknowledged
 from pipeline.supervision import Supervisor, SupervisedTask, cancel
@@ -58,7 +58,7 @@ class Worker:
         holds: Holds | None = None,
         concurrency: int = 5,
         lease_seconds: float = 15,
-        renew_seconds: float = 5,
+        renew_seconds: float | None = None,
         on_reconnect: Callable[[], None] = lambda: None,
         on_unowned: Callable[[], None] = lambda: None,
         on_start: Callable[[Job], None] = lambda job: None,
@@ -67,6 +67,8 @@ class Worker:
         tracing: Tracing = OFF,
     ) -> None:
         """supervisor: keeps this worker's tasks running; default: one of its own.
+
+        renew_seconds: how often leases are renewed; default: three times in lease_seconds.
 
         on_reconnect: called when Redis answers again after it did not. on_unowned: called when nobody, or another asset
         store, has the queue; nothing is claimed then.
@@ -91,10 +93,10 @@ class Worker:
         self._concurrency = concurrency
         # A job that is not in the background finds a slot free.
         self._reserved = min(1, concurrency - 1)
+        self._renew_seconds = renew_seconds or lease_seconds / RENEWALS_PER_LEASE
         self._leases = Leases(
-            queue, self._metrics, lease_seconds=lease_seconds, renew_seconds=renew_seconds, on_answer=self._hear
+            queue, self._metrics, lease_seconds=lease_seconds, renew_seconds=self._renew_seconds, on_answer=self._hear
         )
-        self._renew_seconds = renew_seconds
         self._on_reconnect = on_reconnect
         self._on_unowned = on_unowned
         self._id = secrets.token_hex(8)

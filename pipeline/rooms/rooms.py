@@ -17,6 +17,8 @@ from pipeline.metrics import Metrics
 Write = Callable[[bytes], "asyncio.Future[None] | None"]
 Close = Callable[[int], None]
 TRANSPORTS = ("socket", "sse", "poll")
+# Frames that may wait for one slow client: 256, or one for each 4096 bytes that may. An event has about 1 kB.
+OUTBOX_FRAMES, OUTBOX_BYTES_PER_FRAME = 256, 4096
 # What Python takes for a frame beside its bytes: a bound that left it out would be passed by some per cent.
 FRAME_BYTES = 96
 # A progress frame that finds so many frames waiting is dropped: it must not push an event out of the outbox.
@@ -168,8 +170,8 @@ class Rooms:
     operators: connections of operators that want to hear of the service itself. on_operator: called when one comes.
     """
 
-    def __init__(self, *, max_frames: int, max_bytes: int, metrics: Metrics) -> None:
-        """max_frames, max_bytes: what may wait for one connection."""
+    def __init__(self, *, max_frames: int | None = None, max_bytes: int, metrics: Metrics) -> None:
+        """max_frames, max_bytes: what may wait for one connection. Default of max_frames: what suits max_bytes."""
         self.connections: set[Connection] = set()
         self.on_occupied: Callable[[str], Awaitable[None]] | None = None
         self.on_vacated: Callable[[str], None] | None = None
@@ -184,7 +186,7 @@ class Rooms:
         # Those that want progress frames, by room.
         self._askers: dict[str, set[Connection]] = {}
         self._joined = 0
-        self._max_frames = max_frames
+        self._max_frames = max_frames or max(OUTBOX_FRAMES, max_bytes // OUTBOX_BYTES_PER_FRAME)
         self._max_bytes = max_bytes
         self._open = {transport: metrics.sockets_open.labels(transport) for transport in TRANSPORTS}
         metrics.outbox_bytes.set_function(lambda: self.outbox_bytes)

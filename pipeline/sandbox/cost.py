@@ -27,6 +27,8 @@ from typing import BinaryIO
 from pipeline.sandbox.header import Header
 
 MEGABYTE = 1024 * 1024
+# Width x height of the largest photo: phones make 200 million pixels, bombs billions.
+MAX_IMAGE_PIXELS = 200_000_000
 LONG_SIDE_PIXELS = 1600  # enough to read a label on a box and to show the result on a screen
 REDUCED_BYTES = 5.4
 FIXED_MB = 32

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import DependencyUnavailable, RetryableJobError
 from pipeline.sandbox import Picture, Preview, photo
-from pipeline.sandbox.cost import LONG_SIDE_PIXELS
+from pipeline.sandbox.cost import LONG_SIDE_PIXELS, MAX_IMAGE_PIXELS
 from pipeline.sandbox.pool import FAILED, Pool
 
 # Beside the pixels: the file itself, twice, the reply, and packages that a plugin's function imports.
@@ -25,13 +25,11 @@ JPEG_START = b"\xff\xd8\xff"
 class Sandbox:
     """Calls functions in children that are ended when they take too much. Built from Settings by the catalogue."""
 
-    def __init__(
-        self, decode_memory_mb: int = 1024, max_image_pixels: int = 200_000_000, preview_processes: int = 2
-    ) -> None:
-        """decode_memory_mb, max_image_pixels: what a photo may need and have, as the border knows it.
+    def __init__(self, decode_memory_mb: int = 1024, preview_processes: int = 2) -> None:
+        """decode_memory_mb: what a photo may need, as the border knows it.
         preview_processes: in how many children previews are made.
         """
-        self._limits = (max_image_pixels, decode_memory_mb)
+        self._limits = (MAX_IMAGE_PIXELS, decode_memory_mb)
         self._light = Pool("light", setup=photo.prepare, memory_mb=decode_memory_mb + ROOM_MB)
         self._previews = Pool(
             "previews",

@@ -16,6 +16,8 @@ from pipeline.rooms.rooms import Connection, Rooms
 from pipeline.settings import Settings
 from pipeline.usecases.replay import ROOM_PREFIX, Replay
 
+# Sockets that may wait for their token or for their end at a time: a flood of them takes no place from users.
+MAX_SOCKETS_WITHOUT_TOKEN = 1000
 # How long a connection has to give a sign of life when its user has too many.
 PROBE_SECONDS = 2.0
 # A user's connections may be so many times the limit until those without a sign of life are gone.
@@ -43,7 +45,7 @@ class Admission:
         self.replay = replay
         self.is_leaving = self.is_draining = self.is_closed = False
         self._max_connections = settings.max_sockets
-        self._max_unauthenticated = settings.max_sockets_without_token
+        self._max_unauthenticated = MAX_SOCKETS_WITHOUT_TOKEN
         self._max_of_user = settings.max_sockets_per_user
         self._crowded: set[str] = set()
 

@@ -15,6 +15,9 @@ from pipeline.clock import utc_now
 from pipeline.errors import IdempotencyKeyReused
 from pipeline.usecases.upload import Upload
 
+# How long an Idempotency-Key stands for its first answer: a day of client retries.
+IDEMPOTENCY_SECONDS = 86_400
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

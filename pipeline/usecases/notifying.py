@@ -36,6 +36,10 @@ from pipeline.usecases.job_records import JobRecords
 log = structlog.get_logger(__name__)
 
 QUEUE_NAME = "notifications"
+# Tries of a durable notifier before its event is a dead letter. With the delays below that is after nearly three hours.
+ATTEMPTS = 12
+# Wait before the second try; doubles each time, up to two hours.
+BACKOFF_MS = 5000
 JOB_ID_LENGTH = 24
 NOTE_SECONDS = 1.0
 

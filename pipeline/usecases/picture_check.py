@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 
 from pipeline.assets.image import inspect
 from pipeline.errors import ValidationError
+from pipeline.sandbox.cost import MAX_IMAGE_PIXELS
 from pipeline.settings import Settings
 
 
@@ -17,7 +18,7 @@ class PictureCheck:
     def __init__(self, settings: Settings, pool: Executor) -> None:
         """pool: where the bytes are looked at."""
         self._max_bytes = settings.max_upload_bytes
-        self._limits = (settings.max_image_pixels, settings.decode_memory_mb)
+        self._limits = (MAX_IMAGE_PIXELS, settings.decode_memory_mb)
         self._pool = pool
 
     async def __call__(self, content: bytes) -> str:

@@ -28,6 +28,10 @@ from pipeline.usecases.pause import Pause
 
 log = structlog.get_logger(__name__)
 
+# How often assets are searched whose job got lost.
+RECONCILE_SECONDS = 30.0
+# Assets younger than this are left alone by that search: their enqueue may be under way.
+RECONCILE_AGE_SECONDS = 60.0
 PAGE = 200
 # The slow search looks at so many pages a round and goes on from there in the next.
 PAGES_PER_ROUND = 25
@@ -59,8 +63,8 @@ class Reconciler:
         sources: Sequence[Source],
         metrics: Metrics,
         *,
-        every_seconds: float = 30,
-        age_seconds: float = 60,
+        every_seconds: float = RECONCILE_SECONDS,
+        age_seconds: float = RECONCILE_AGE_SECONDS,
         purge: Callable[[], Awaitable[object]],
         owns_redis: bool = False,
         on_foreign: Callable[[str], None] = lambda reason: None,

@@ -27,6 +27,8 @@ from pipeline.usecases.image_urls import ImageUrls
 log = structlog.get_logger(__name__)
 
 ROOM_PREFIX = "user:"
+# Missed events that are replayed to a connection: beyond that pages of the list of assets cost less.
+MAX_REPLAY_EVENTS = 500
 # After an outage thousands come back at once; the store is not asked for more than a few of them at a time.
 PARALLEL_READS = 8
 AGAIN_SECONDS = 1.0
@@ -49,7 +51,7 @@ class Replay:
         metrics: Metrics,
         *,
         urls: ImageUrls,
-        max_events: int,
+        max_events: int = MAX_REPLAY_EVENTS,
         max_bytes: int,
         lease_seconds: float,
     ) -> None:

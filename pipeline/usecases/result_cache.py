@@ -22,13 +22,15 @@ from pipeline.texts import cause_of
 log = structlog.get_logger(__name__)
 
 KIND = "result"
+# How long an answer is reused for AI_CACHE: long enough for photos sent twice, short enough for better models.
+REUSE_DAYS = 30.0
 TEXTS = ("ai_model", "prompt_version", "confidence_kind")
 
 
 class ResultCache:
     """The answers of before."""
 
-    def __init__(self, store: AssetStore, *, days: float) -> None:
+    def __init__(self, store: AssetStore, *, days: float = REUSE_DAYS) -> None:
         self._store = store
         self._age = timedelta(days=days)
 

@@ -46,7 +46,7 @@ ORIGINAL_GONE = "Its original is no longer kept"
 
 @dataclass(frozen=True, slots=True)
 class SubmissionPolicy:
-    """What is refused and what is the same: settings of these names in settings.py say more."""
+    """What is refused and what is the same: see the settings QUEUE_FAIRNESS and DEDUPE_UPLOADS."""
 
     is_fair: bool = False
     dedupes: bool = False

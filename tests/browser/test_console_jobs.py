@@ -11,6 +11,7 @@ import pytest
 
 from tests.browser.test_console import ask, check_looks, console, find
 from tests.chromium import AXE, BROWSER, Page
+from tests.constants import BREAKER_FAILURES, NOTIFIER_ATTEMPTS
 from tests.fake_receiver import FakeReceiver, running_in_thread
 from tests.fake_receiver import Reply as ReceiverReply
 from tests.parts import require
@@ -39,7 +40,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService, hook: FakeR
     require(BROWSER is not None, "needs Chromium")
     require(AXE is not None and AXE.exists(), "needs axe-core")
     webhook = {"PLUGIN_WEBHOOK_URL": hook.url, "PLUGIN_WEBHOOK_SECRET": SECRET, "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true"}
-    notifying = {"NOTIFIERS": "websocket,webhook", "NOTIFIER_ATTEMPTS": "1", "BREAKER_FAILURES": "1000"} | webhook
+    notifying = {"NOTIFIERS": "websocket,webhook", NOTIFIER_ATTEMPTS: "1", BREAKER_FAILURES: "1000"} | webhook
     environment = {"CONCURRENCY": "1", "BACKOFF_MS": "20", "JOB_ATTEMPTS": "2"} | notifying
     with Service(tmp_path_factory.mktemp("data"), ai.url, **environment) as service:
         yield service

@@ -53,7 +53,7 @@ FULL = LEAST | {
     "web": {"podAnnotations": {"example.com/a": "b"}, "env": {"MAX_SOCKETS": 5000}, "nodeSelector": {"pool": "web"}},
     "worker": {
         "autoscaling": {"keda": True},
-        "env": {"CONCURRENCY": 10, "POOL_THREADS": 20},
+        "env": {"CONCURRENCY": 10, "SANDBOX_PROCESSES": 2},
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
     },
     "sharedDataClaim": "photos",

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from pipeline.handlers.polling import MAX_WAIT_SECONDS
-from pipeline.settings import Settings
+from pipeline.handlers.socket import PING_SECONDS
 from tests.certificates import Authority
 from tests.factories import make_image, make_noise_image, make_token
 from tests.fake_receiver import Reply, running_in_thread
@@ -77,7 +77,7 @@ def test_silences_are_shorter_than_the_proxies_wait() -> None:
     leaves are gone before it goes.
     """
     limits = dict(re.findall(r"(\w+_timeout) (\d+)s;", NGINX_CONF.read_text()))
-    assert int(limits["proxy_read_timeout"]) > max(MAX_WAIT_SECONDS, Settings().socket_ping_seconds)
+    assert int(limits["proxy_read_timeout"]) > max(MAX_WAIT_SECONDS, PING_SECONDS)
     assert int(limits["keepalive_timeout"]) < LAME_DUCK_SECONDS
     assert int(re.findall(r"keepalive (\d+)s", CADDYFILE.read_text())[0]) < LAME_DUCK_SECONDS
 

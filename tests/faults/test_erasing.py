@@ -15,6 +15,7 @@ import httpx
 import pytest
 from redis import Redis
 
+from tests.constants import BREAKER_PROBE_SECONDS
 from tests.contract.contracts import check_reply
 from tests.factories import make_image, make_token
 from tests.faults.test_deletes import REFUSES
@@ -28,7 +29,7 @@ STAYS = "stays-5"
 # A receiver that nobody runs: its events stay undelivered.
 SETTINGS = {
     "QUEUE_FAIRNESS": "user",
-    "BREAKER_PROBE_SECONDS": "60",
+    BREAKER_PROBE_SECONDS: "60",
     "SHUTDOWN_SECONDS": "1",
     "NOTIFIERS": "websocket,webhook",
     "PLUGIN_WEBHOOK_URL": "http://127.0.0.1:9/hook",

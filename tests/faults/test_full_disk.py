@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from pipeline.plugins.storage_local import INCOMING
+from tests.constants import RECONCILE_AGE_SECONDS, RECONCILE_SECONDS
 from tests.factories import make_noise_image
 from tests.faults.test_process import accept, statuses, wait_until
 from tests.packages import install
@@ -29,7 +30,7 @@ DISK_MB = 16
 LARGEST_UPLOAD = 2 * 1024 * 1024
 LARGE_IMAGE = make_noise_image(LARGEST_UPLOAD - 100_000)
 SMALL_IMAGE = make_noise_image(100_000)
-SETTINGS = {"MAX_UPLOAD_BYTES": str(LARGEST_UPLOAD), "RECONCILE_SECONDS": "0.5", "RECONCILE_AGE_SECONDS": "0"}
+SETTINGS = {"MAX_UPLOAD_BYTES": str(LARGEST_UPLOAD), RECONCILE_SECONDS: "0.5", RECONCILE_AGE_SECONDS: "0"}
 CUTTER = '''
 import asyncio
 import os

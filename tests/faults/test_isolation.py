@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.constants import BREAKER_PROBE_SECONDS, NOTIFIER_ATTEMPTS
 from tests.faults.test_process import statuses, wait_until
 from tests.packages import install
 from tests.service import AiService, Service
@@ -94,7 +95,7 @@ def one_thread(tmp_path: Path) -> dict[str, str]:
         "JOB_ATTEMPTS": "1",
         "PROVIDER_TIMEOUT_SECONDS": "1",
         "JOB_TIMEOUT_SECONDS": "2.5",
-        "BREAKER_PROBE_SECONDS": "1",
+        BREAKER_PROBE_SECONDS: "1",
     }
 
 
@@ -205,7 +206,7 @@ def register_notifiers(settings):
 def test_receiver_that_asks_to_wait_gets_its_events_afterwards(tmp_path: Path, ai_service: AiService) -> None:
     """Its own deliveries wait that long, those of another are made at once, and none is dropped or loses a try."""
     packages = install(tmp_path / "packages", receivers=RECEIVERS)
-    settings = packages | {"NOTIFIERS": "far,near", "NOTIFIER_ATTEMPTS": "1"}
+    settings = packages | {"NOTIFIERS": "far,near", NOTIFIER_ATTEMPTS: "1"}
     with Service(tmp_path / "data", ai_service.url, **settings) as service:
         ids = upload(service, 1)
         held = service.wait_log("plugin_held", plugin="far")

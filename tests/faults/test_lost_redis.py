@@ -18,6 +18,7 @@ import pytest
 from redis import Redis
 
 from pipeline.client import Client
+from tests.constants import BREAKER_FAILURES, NOTIFIER_BACKOFF_MS, RECONCILE_AGE_SECONDS, RENEWALS_PER_LEASE
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver, Reply
 from tests.faults.test_process import accept, statuses, wait_until
@@ -84,7 +85,8 @@ def evict_by_memory(redis: Redis) -> None:
 @pytest.mark.parametrize("lose", [forget_all, evict_pause, evict_owner, evict_by_memory])
 def test_pause_outlives_redis(tmp_path: Path, ai_service: AiService, own_redis: RedisServer, lose: Any) -> None:
     """Sixty photos wait in a paused queue, and Redis loses the pause: not one of them starts until it is lifted."""
-    with Service(tmp_path, ai_service.url, REDIS_URL=own_redis.url, RECONCILE_AGE_SECONDS="0") as service:
+    settings = {"REDIS_URL": own_redis.url, RECONCILE_AGE_SECONDS: "0"}
+    with Service(tmp_path, ai_service.url, **settings) as service:
         admin(service, "POST", "/api/queue/pause")
         ids = accept(service, 60)
         lose(own_redis.client())
@@ -195,7 +197,8 @@ def test_undelivered_events_outlive_redis(
 ) -> None:
     """Three wait for their next try, one is a dead letter, and Redis is wiped: three are delivered, one is listed."""
     receiver.script(Reply(410), *[Reply(503)] * 3)
-    settings = webhook(receiver.url, NOTIFIER_BACKOFF_MS="3600000", REDIS_URL=own_redis.url, BREAKER_FAILURES="100")
+    settings = webhook(receiver.url, REDIS_URL=own_redis.url)
+    settings |= {NOTIFIER_BACKOFF_MS: "3600000", BREAKER_FAILURES: "100"}
     with Service(tmp_path, ai_service.url, **settings) as service:
         accept(service, 1)
         before = wait_until(lambda: failed(service, "notifications"))
@@ -330,8 +333,8 @@ def test_processes_with_different_leases_share_a_queue(
     ai_service.order(delay_ms=4000)
     shared = {"REDIS_URL": own_redis.url}
     with (
-        Service(tmp_path, ai_service.url, LEASE_SECONDS="60", RENEW_SECONDS="20", **shared) as long,
-        Service(tmp_path, ai_service.url, LEASE_SECONDS="1", RENEW_SECONDS="0.2", **shared) as short,
+        Service(tmp_path, ai_service.url, LEASE_SECONDS="60", **shared) as long,
+        Service(tmp_path, ai_service.url, LEASE_SECONDS="1", **shared | {RENEWALS_PER_LEASE: "5"}) as short,
     ):
         ids = accept(long, 10)
         long.wait_status(completed=10)

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.assets.asset import to_timestamp
 from pipeline.clock import utc_now
+from tests.constants import MAX_STALLS, RECONCILE_AGE_SECONDS
 from tests.faults.test_process import accept, statuses, wait_until
 from tests.mongo_server import MongoServer
 from tests.packages import install
@@ -19,7 +20,7 @@ from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
 LONGEST_TRY_SECONDS = 5  # what a call of the store may take (MongoAssetStore)
-SHORT_LEASES = {"LEASE_SECONDS": "1", "RENEW_SECONDS": "0.3"}
+SHORT_LEASES = {"LEASE_SECONDS": "1"}
 KILLER = """
 import os
 from pipeline.hooks import hookimpl
@@ -129,7 +130,7 @@ def test_job_that_kills_the_process_ends_as_dead_letter(tmp_path: Path) -> None:
 def test_job_that_kills_the_process_ends_although_redis_forgets(tmp_path: Path, ai_service: AiService) -> None:
     """Each kill is followed by a wipe of Redis: the starts counted in the asset itself, all but the first, end it."""
     ai_service.order(held=True)
-    settings = {"JOB_ATTEMPTS": "1", "MAX_STALLS": "2"}
+    settings = {"JOB_ATTEMPTS": "1", MAX_STALLS: "2"}
     with RedisServer() as redis:
         service = Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings)
         service.start()
@@ -174,7 +175,7 @@ def test_store_away_for_longer_than_a_job_may_take(tmp_path: Path, ai_service: A
 def test_killed_redis_costs_a_delay(tmp_path: Path, ai_service: AiService, loses_data: bool) -> None:
     """kill -9 of Redis with five running and fifteen waiting jobs; it comes back, with its file or with none."""
     ai_service.order(held=True)
-    settings = SHORT_LEASES | {"RECONCILE_AGE_SECONDS": "3600"}
+    settings = SHORT_LEASES | {RECONCILE_AGE_SECONDS: "3600"}
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
         ids = accept(service, 20)
         service.wait_log("job_claimed", count=5)

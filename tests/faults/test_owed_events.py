@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.client import Client
+from tests.constants import MAX_STALLS, RENEWALS_PER_LEASE
 from tests.factories import make_token
 from tests.patience import patience
 from tests.redis_server import RedisServer
@@ -38,7 +39,7 @@ async def test_event_that_could_not_be_published_is_sent_by_the_next_process(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, end: signal.Signals
 ) -> None:
     """The queue works, publishing does not (no more clients), the worker ends: the owner elsewhere gets the event."""
-    shared = {"REDIS_URL": own_redis.url, "LEASE_SECONDS": "4", "RENEW_SECONDS": "1"}
+    shared = {"REDIS_URL": own_redis.url, "LEASE_SECONDS": "4", RENEWALS_PER_LEASE: "4"}
     with (
         Service(tmp_path, ai_service.url, ROLE="web", **shared) as web,
         Service(tmp_path, ai_service.url, ROLE="worker", **shared) as worker,
@@ -74,7 +75,7 @@ async def test_redis_that_refuses_events_makes_no_dead_letters(
     acl = ("ACL", "SETUSER", "worker", "on", "nopass", "+@all", "~*")
     own_redis.client().execute_command(*acl, "resetchannels")
     url = own_redis.url.replace("//", "//worker:any@")
-    shared = {"LEASE_SECONDS": "1", "RENEW_SECONDS": "0.3", "MAX_STALLS": "2"}
+    shared = {"LEASE_SECONDS": "1", MAX_STALLS: "2"}
     with (
         Service(tmp_path, ai_service.url, ROLE="web", REDIS_URL=own_redis.url, **shared) as web,
         Service(tmp_path, ai_service.url, ROLE="worker", REDIS_URL=url, **shared) as worker,

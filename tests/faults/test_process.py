@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from pipeline.client import Client
+from tests.constants import RECONCILE_AGE_SECONDS
 from tests.factories import make_token
 from tests.mongo_server import MongoServer
 from tests.parts import program
@@ -202,7 +203,7 @@ def test_upload_is_accepted_while_redis_is_away(tmp_path: Path, ai_service: AiSe
 
 def test_process_without_slots_makes_up_for_an_enqueue_that_failed(tmp_path: Path, ai_service: AiService) -> None:
     """A web process that could not enqueue does so once Redis is back, though it never claims anything itself."""
-    settings = {"ROLE": "web", "RECONCILE_AGE_SECONDS": "3600"}
+    settings = {"ROLE": "web", RECONCILE_AGE_SECONDS: "3600"}
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
         accept(service, 1)
         redis.stop()
@@ -227,7 +228,7 @@ def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiServi
     """FLUSHALL with five running and seven waiting jobs: the assets get their jobs again and all finish."""
     ai_service.order(held=True)
     # Old enough for the slow search is never: the wipe itself has to be noticed.
-    settings = {"RECONCILE_AGE_SECONDS": "3600"}
+    settings = {RECONCILE_AGE_SECONDS: "3600"}
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
         ids = accept(service, 12)
         service.wait_log("job_claimed", count=5)
@@ -282,7 +283,7 @@ async def test_event_reaches_a_socket_on_another_process(tmp_path: Path, ai_serv
         ({"PORT": "many"}, "PORT"),
         ({"HOST": "0.0.0.0", "JWT_SECRET": ""}, "JWT_SECRET"),
         ({"JWT_SECRET": "short"}, "32 bytes"),
-        ({"PROVIDER_TIMEOUT_SECONDS": "200", "RENEW_SECONDS": "10"}, "RENEW_SECONDS"),
+        ({"PROVIDER_TIMEOUT_SECONDS": "200", "CATEGORIES": "?"}, "; PROVIDER_TIMEOUT_SECONDS must"),
         ({"AI_PROVIDER": "nobody"}, "there are: anthropic, gemini, http, local, openai"),
         ({"PUBLIC_URL": "http://example.com"}, "PUBLIC_URL"),
     ],

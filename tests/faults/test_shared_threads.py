@@ -89,7 +89,7 @@ def test_upload_is_answered_while_plugins_hang_in_their_threads(tmp_path: Path, 
     """
     packages = install(tmp_path / "packages", reads_hang=READS_HANG)
     settings = packages | {"AI_PROVIDER": provider, "STORAGE_BACKEND": "reads-hang"}
-    more = {"CONCURRENCY": "40", "POOL_THREADS": "80"}  # the loop's own threads are 32 at most
+    more = {"CONCURRENCY": "40"}  # the loop's own threads are 32 at most
     with Service(tmp_path / "data", **settings, **more) as service:
         ids = upload(service, 40, "anna")
         service.wait_log("job_claimed", 40)
@@ -106,7 +106,7 @@ def test_redis_is_found_again_while_plugins_hang_in_the_loops_threads(tmp_path: 
     """Its name is looked up in a thread, which no plugin must be able to take: jobs of other providers go on."""
     packages = install(tmp_path / "packages", reads_hang=READS_HANG)
     settings = packages | {"AI_PROVIDER": "looks", "AI_PROVIDER_BY_CATEGORY": "lego=fills-threads"}
-    settings |= {"CONCURRENCY": "45", "POOL_THREADS": "90", "LEASE_SECONDS": "60"}
+    settings |= {"CONCURRENCY": "45", "LEASE_SECONDS": "60"}
     with RedisServer() as redis:
         url = f"redis://localhost:{redis.port}/0"
         with Service(tmp_path / "data", REDIS_URL=url, **settings) as service:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from pipeline.client import Client
+from tests.constants import BREAKER_PROBE_SECONDS
 from tests.factories import make_token
 from tests.faults.test_isolation import attempts, upload
 from tests.patience import patience
@@ -87,7 +88,8 @@ def test_photo_that_nobody_ever_analyzes_fails_in_time(
 def test_photo_that_was_given_up_can_be_run_again(tmp_path: Path, ai_service: AiService) -> None:
     """Its age counts anew, or a dead letter of yesterday would be given up at once."""
     ai_service.kill()
-    with Service(tmp_path, ai_service.url, JOB_MAX_AGE_SECONDS="4", BREAKER_PROBE_SECONDS="1") as service:
+    settings = {"JOB_MAX_AGE_SECONDS": "4", BREAKER_PROBE_SECONDS: "1"}
+    with Service(tmp_path, ai_service.url, **settings) as service:
         (asset_id,) = upload(service, 1)
         service.wait_log("job_failed", assetId=asset_id)
         service.wait_status(failed=1)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from pipeline.client import Client
+from tests.constants import RENEWALS_PER_LEASE
 from tests.contract.contracts import check_event, check_reply
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver
@@ -99,7 +100,7 @@ def test_running_job_frees_its_slot_at_once(service: Service, ai_service: AiServ
 
 def test_running_job_ends_on_another_process(tmp_path: Path, ai_service: AiService, redis_url: str) -> None:
     """It hears of the cancel when it renews its lease, and its slot takes the next job."""
-    shared = {"REDIS_URL": redis_url, "CONCURRENCY": "1", "RENEW_SECONDS": "0.5"}
+    shared = {"REDIS_URL": redis_url, "CONCURRENCY": "1", RENEWALS_PER_LEASE: "30"}
     ai_service.order(held=True)
     with (
         Service(tmp_path, ai_service.url, ROLE="web", **shared) as web,

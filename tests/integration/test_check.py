@@ -184,9 +184,9 @@ def test_check_leaves_words_that_are_also_our_documents_user() -> None:
 
 def test_check_refuses_settings_that_cannot_be_read(run: Run) -> None:
     """All faults are told at once, and nothing is tried: exit code 2."""
-    done = run(PORT="many", POOL_THREADS="0", LOG_LEVEL="loud")
+    done = run(PORT="many", JOB_ATTEMPTS="0", LOG_LEVEL="loud")
     assert (done.returncode, done.stdout) == (2, "")
-    assert all(name in done.stderr for name in ("PORT", "POOL_THREADS", "LOG_LEVEL"))
+    assert all(name in done.stderr for name in ("PORT", "JOB_ATTEMPTS", "LOG_LEVEL"))
 
 
 def test_check_names_plugins_that_are_not_there(look: Look) -> None:

@@ -37,6 +37,7 @@ from pipeline.client.http import Http
 from pipeline.client.transports import open_connection
 from pipeline.clock import utc_now
 from pipeline.supervision import cancel
+from tests.constants import MAX_REPLAY_EVENTS
 from tests.factories import SECRET, make_asset, make_image, make_token
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
@@ -303,7 +304,7 @@ async def test_client_goes_to_another_process(tmp_path: Path, ai_service: AiServ
 @pytest.mark.gen_test(timeout=120)
 async def test_client_gets_more_than_the_service_replays(tmp_path: Path, ai_service: AiService) -> None:
     """What is too much for the socket comes all the same, oldest first, and then what is new."""
-    with Service(tmp_path, ai_service.url, MAX_REPLAY_EVENTS="3", CONCURRENCY="1") as service:
+    with Service(tmp_path, ai_service.url, **{"CONCURRENCY": "1", MAX_REPLAY_EVENTS: "3"}) as service:
         ids = [await upload(service) for _ in range(5)]
         await asyncio.to_thread(service.wait_log, "job_completed", count=5)
         async with Client(service.url, make_token(), since=at(0)) as client:

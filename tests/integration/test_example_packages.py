@@ -14,6 +14,7 @@ import asyncssh
 import httpx
 import pytest
 
+from tests.constants import BREAKER_FAILURES
 from tests.factories import make_image
 from tests.service import ROOT, WAIT_SECONDS, AiService, Service
 
@@ -142,7 +143,7 @@ def test_moderation_that_cannot_answer_lets_nothing_through(
         "FILTERS_REQUIRED": "moderation",
         "PLUGIN_MODERATION_URL": f"http://127.0.0.1:{moderation.server_port}/",
         "PLUGIN_MODERATION_API_KEY": "a key",
-        "BREAKER_FAILURES": "2",
+        BREAKER_FAILURES: "2",
     }
     with Service(tmp_path / "data", ai_service.url, **where) as service:
         assert service.upload().status_code == 202

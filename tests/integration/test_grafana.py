@@ -37,6 +37,7 @@ from pipeline.metrics import FLEET, Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
 from pipeline.usecases.processes import Processes
+from tests.constants import RECONCILE_SECONDS
 from tests.factories import SECRET, make_image, make_token
 from tests.parts import program
 from tests.prometheus import GRAFANA, ROOT, WAIT_SECONDS, hurried_rules, running_prometheus, seconds, until
@@ -603,7 +604,7 @@ def traffic(service: Service, ai_service: AiService, folder: Path) -> Iterator[N
 @contextmanager
 def real_service(folder: Path) -> Iterator[tuple[httpx.Client, Service, AiService]]:
     """The service, its AI service and a Prometheus that scrapes it."""
-    settings = {"BACKOFF_MS": "100", "RECONCILE_SECONDS": "1"}
+    settings = {"BACKOFF_MS": "100", RECONCILE_SECONDS: "1"}
     with AiService() as ai_service, Service(folder / "service", ai_service.url, **settings) as service:
         target = service.url.removeprefix("http://")
         rules = hurried_rules()

@@ -46,6 +46,7 @@ from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.quota import Quota
 from pipeline.usecases.submission import Receipt
 from pipeline.usecases.upload import Upload
+from tests.constants import BODY_SECONDS, BYTES_PER_SECOND
 from tests.factories import SECRET, make_image, make_multipart, make_noise_image, make_token, make_upload
 from tests.memory_storage import MemoryStorage
 from tests.parts import program, require
@@ -214,7 +215,7 @@ def error(code: str, message: str, **details: str) -> dict[str, Any]:
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(jwt_secret=SECRET, allowed_origins=(ORIGIN,), upload_timeout_seconds=60)
+    return Settings(jwt_secret=SECRET, allowed_origins=(ORIGIN,))
 
 
 @pytest.fixture
@@ -731,9 +732,10 @@ def test_upload_refused_and_silent_is_closed(border: Border, monkeypatch: pytest
         assert receive_all(connection).startswith(b"HTTP/1.1 401 ")
 
 
-@pytest.mark.parametrize("settings", [Settings(jwt_secret=SECRET, upload_timeout_seconds=0.5)])
-def test_upload_that_trickles_is_closed(border: Border) -> None:
+def test_upload_that_trickles_is_closed(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that does not arrive within its time ends the connection and leaves no file."""
+    monkeypatch.setattr(BODY_SECONDS, 0.5)
+    monkeypatch.setattr(BYTES_PER_SECOND, 1e9)
     body, content_type = make_upload(make_noise_image(500_000))
     with border.connect() as connection:
         connection.sendall(head(content_type, Content_Length=len(body)) + body[:400_000])

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.assets.asset import AssetStatus, to_timestamp
 from pipeline.clock import utc_now
+from tests.constants import RENEWALS_PER_LEASE
 from tests.factories import make_asset, make_image, make_token
 from tests.far_end import FarEnd
 from tests.hostile_proxy import HostileProxy
@@ -94,7 +95,7 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
     once, and the transport stays the same.
     """
     # The killed process's job is taken over when its lease has run out.
-    lease = {"LEASE_SECONDS": "2", "RENEW_SECONDS": "0.5"}
+    lease = {"LEASE_SECONDS": "2", RENEWALS_PER_LEASE: "4"}
     with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, **lease) as service:
         service.environment["PORT"] = service.url.rpartition(":")[2]
         async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, FarEnd() as far, far.script("node") as script:

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from pipeline.client import Client
+from tests.constants import BREAKER_FAILURES, BREAKER_PROBE_SECONDS, NOTIFIER_ATTEMPTS, NOTIFIER_BACKOFF_MS
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver, Reply
 from tests.packages import install
@@ -30,7 +31,7 @@ WAIT_SECONDS = 20.0
 def webhook(url: str, **settings: str) -> dict[str, str]:
     """Return the settings of a service that tells that receiver."""
     own = {"PLUGIN_WEBHOOK_URL": url, "PLUGIN_WEBHOOK_SECRET": SECRET, "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true"}
-    return {"NOTIFIERS": "websocket,webhook", "NOTIFIER_BACKOFF_MS": "20"} | own | settings
+    return {"NOTIFIERS": "websocket,webhook", NOTIFIER_BACKOFF_MS: "20"} | own | settings
 
 
 def upload(service: Service, count: int = 1) -> list[str]:
@@ -138,7 +139,7 @@ def test_receiver_that_is_down_costs_no_try_until_it_is_back(tmp_path: Path, ai_
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = webhook(f"http://127.0.0.1:{port}/hook?token=t0ken", BREAKER_PROBE_SECONDS="1")
+    settings = webhook(f"http://127.0.0.1:{port}/hook?token=t0ken", **{BREAKER_PROBE_SECONDS: "1"})
     with Service(tmp_path, ai_service.url, **settings) as service:
         ids = upload(service)
         held = service.wait_log("plugin_held", plugin="webhook")
@@ -160,7 +161,7 @@ def test_answers_that_are_no_success_are_tried_again_with_the_same_id(
 ) -> None:
     """500, a hang-up and 404 are tried again, each wait twice the one before; all tries carry one webhook-id."""
     receiver.script(Reply(500), Reply(raw=b""), Reply(404), Reply(429, {"Retry-After": "1"}))
-    settings = webhook(receiver.url, NOTIFIER_BACKOFF_MS="30")
+    settings = webhook(receiver.url, **{NOTIFIER_BACKOFF_MS: "30"})
     with Service(tmp_path, ai_service.url, **settings) as service:
         upload(service)
         receiver.wait_for_requests(5)
@@ -250,7 +251,7 @@ def test_event_out_of_attempts_is_a_dead_letter_that_can_be_delivered(
     receiver.script(*[Reply(503)] * 6, Reply(410))
     ai_service.order(replies=[{"status": 422}])
     # So many failures in a row would hold the webhook, and the retries by hand with it.
-    settings = webhook(receiver.url, NOTIFIER_ATTEMPTS="2", BREAKER_FAILURES="100")
+    settings = webhook(receiver.url, **{NOTIFIER_ATTEMPTS: "2", BREAKER_FAILURES: "100"})
     with Service(tmp_path, ai_service.url, **settings) as service:
         ids = []
         for number in range(3):  # one at a time, so that each has two of the failures
@@ -347,7 +348,7 @@ def test_hanging_plain_notifiers_delay_no_event_and_are_held(tmp_path: Path, ai_
     settings = install(tmp_path / "packages", hangs=PACKAGE) | {
         "NOTIFIERS": ",".join((*HANGING, "websocket")),
         "NOTIFIER_TIMEOUT_SECONDS": "1.5",
-        "BREAKER_FAILURES": "2",
+        BREAKER_FAILURES: "2",
         "CONCURRENCY": "2",
     }
     with Service(tmp_path / "data", ai_service.url, **settings) as service:

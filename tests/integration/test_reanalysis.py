@@ -34,6 +34,7 @@ from pipeline.usecases.orphaned_images import OrphanedImages
 from pipeline.usecases.previews import Previews
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
+from tests.constants import RENEWALS_PER_LEASE
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset, make_image
 from tests.integration.test_processing import FOUND, Plugins, make_job, run
@@ -43,7 +44,7 @@ from tests.workers import Bench, Claimer
 
 OTHER = Analysis(Attribute("Adidas", 0.9), Attribute("Samba", 0.8), Attribute("White", 0.7))
 PNG = make_image("PNG")
-QUICK = {"RENEW_SECONDS": "0.5"}
+QUICK = {"LEASE_SECONDS": "2", RENEWALS_PER_LEASE: "4"}
 
 
 class House:
@@ -336,7 +337,7 @@ def test_wipe_and_kill_lose_none_and_double_none(tmp_path: Path, ai: AiService) 
     """`reanalyze` tells how many, then asks for them; an upload passes them; what is taken back does not run; the audit
     list tells who did what.
     """
-    with RedisServer() as redis, Service(tmp_path, ai.url, REDIS_URL=redis.url, LEASE_SECONDS="2", **QUICK) as service:
+    with RedisServer() as redis, Service(tmp_path, ai.url, REDIS_URL=redis.url, **QUICK) as service:
         ids = [service.upload().json()["data"]["assetId"] for _ in range(8)]
         service.wait_status(waiting=0, active=0)
         before = {each: service.asset(each) for each in ids}

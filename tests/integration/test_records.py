@@ -14,6 +14,7 @@ import pymongo
 import pytest
 
 from pipeline.client import Operator
+from tests.constants import NOTIFIER_ATTEMPTS, NOTIFIER_BACKOFF_MS, RECONCILE_SECONDS
 from tests.contract.contracts import check_reply
 from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
 from tests.factories import make_token
@@ -41,8 +42,8 @@ def receiver() -> Iterator[FakeReceiver]:
 def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService, receiver: FakeReceiver) -> Iterator[Service]:
     settings = {
         "NOTIFIERS": "websocket,webhook",
-        "NOTIFIER_BACKOFF_MS": "20",
-        "NOTIFIER_ATTEMPTS": "2",
+        NOTIFIER_BACKOFF_MS: "20",
+        NOTIFIER_ATTEMPTS: "2",
         "PLUGIN_WEBHOOK_URL": f"{receiver.url}/hook",
         "PLUGIN_WEBHOOK_SECRET": SECRET,
         "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true",
@@ -246,7 +247,7 @@ def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiServic
             for kind in ("audit", "delivery", "tally 3600"):
                 old = {"kind": kind, "at": datetime(2026, 1, 31, tzinfo=UTC), "data": "{}"}
                 kept.insert_one({"_id": f"{kind} old"} | old)
-            with Service(tmp_path, ai.url, **options, RECONCILE_SECONDS="0.2") as third:
+            with Service(tmp_path, ai.url, **options | {RECONCILE_SECONDS: "0.2"}) as third:
                 until(lambda: kept.count_documents({"_id": {"$regex": " old$"}}), lambda count: count == 0)
                 points = call(third, "/api/queue/charts", params={"window": "7d"})["points"]
                 assert len(points) == 168

@@ -126,6 +126,21 @@ def test_near_name_is_a_warning_and_names_of_others_are_none(tmp_path: Path) -> 
         assert found == [("MONGODB_URL", "MONGODB_URI")]
 
 
+def test_removed_setting_is_a_warning_everywhere(tmp_path: Path) -> None:
+    """The service starts; its log, `check` and `settings` name the variable and the value that is in force."""
+    service = Service(tmp_path, "http://127.0.0.1:1", COLUMNS="300", PLUGINS_SAFE_MODE="1")
+    service.environment["MAX_STALLS"] = "none"
+    told = "MAX_STALLS has no effect since 0.2.0: the value is fixed, 3"
+    with service:
+        found = [(line["variable"], line["since"], line["fixed"]) for line in service.find("setting_removed")]
+        assert found == [("MAX_STALLS", "0.2.0", "3")] and service.find("setting_unknown") == []
+    for command in ("check", "settings"):
+        done = subprocess.run(
+            [sys.executable, "run.py", command], cwd=ROOT, env=service.environment, capture_output=True, text=True
+        )
+        assert told in done.stdout + done.stderr, command
+
+
 @pytest.mark.fault("E28")
 @pytest.mark.parametrize(
     ("name", "told"),

@@ -22,6 +22,7 @@ from pipeline.handlers.page_origins import FOREIGN_ORIGIN
 from pipeline.rooms.codes import MALFORMED_SINCE, MESSAGES, NOT_YET_VALID, TOO_MANY_CONNECTIONS
 from pipeline.rooms.frames import event_frame
 from pipeline.settings import Settings
+from tests.constants import MAX_SOCKETS_WITHOUT_TOKEN, PING_SECONDS, PONG_SECONDS, TOKEN_SECONDS
 from tests.contract import contracts
 from tests.factories import SECRET, make_token
 from tests.patience import patience
@@ -132,9 +133,12 @@ async def test_socket_with_a_token_joins_its_users_room(redis_url: str, way: str
     ids=["nothing", "another scheme", "half a pair", "the other half", "in the URL"],
 )
 @pytest.mark.gen_test(timeout=30)
-async def test_socket_without_token_is_refused(redis_url: str, options: dict[str, Any]) -> None:
+async def test_socket_without_token_is_refused(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str, options: dict[str, Any]
+) -> None:
     """The upgrade completes; when no token has come in time, `Authentication required` and 4401 follow."""
-    async with Process(redis_url, socket_auth_seconds=0.1) as process:
+    monkeypatch.setattr(TOKEN_SECONDS, 0.1)
+    async with Process(redis_url) as process:
         client = await process.open(**options)
         assert await client.frame() == {"event": "error", "message": "Authentication required"}
         assert await client.code() == 4401
@@ -514,9 +518,10 @@ async def test_process_that_is_full_sends_clients_elsewhere(redis_url: str) -> N
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_sockets_without_token_are_few(redis_url: str) -> None:
+async def test_sockets_without_token_are_few(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
     """Strangers cannot take all places: who brings a token is let in beside them."""
-    async with Process(redis_url, max_sockets_without_token=2) as process:
+    monkeypatch.setattr(MAX_SOCKETS_WITHOUT_TOKEN, 2)
+    async with Process(redis_url) as process:
         waiting = [await process.open() for _ in range(2)]
         extra = await process.open()
         assert await extra.code() == 1013
@@ -594,9 +599,11 @@ async def test_renewal_with_a_bad_token_ends_the_connection(redis_url: str, toke
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_unanswered_ping_ends_the_connection(redis_url: str) -> None:
+async def test_unanswered_ping_ends_the_connection(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
     """A client that stopped answering is closed with 4504; one that answers stays, over many pings."""
-    async with Process(redis_url, socket_ping_seconds=0.1, socket_pong_seconds=0.3) as process:
+    monkeypatch.setattr(PING_SECONDS, 0.1)
+    monkeypatch.setattr(PONG_SECONDS, 0.3)
+    async with Process(redis_url) as process:
         quick = await process.connect()
         listening = asyncio.ensure_future(quick.frame())
         silent = await process.connect(autoping=False)
@@ -609,9 +616,13 @@ async def test_unanswered_ping_ends_the_connection(redis_url: str) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_pong_without_a_ping_does_not_put_off_the_next_ping(redis_url: str) -> None:
+async def test_pong_without_a_ping_does_not_put_off_the_next_ping(
+    monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
     """Unasked pongs are no sign that pings are answered."""
-    async with Process(redis_url, socket_ping_seconds=0.3, socket_pong_seconds=0.1) as process:
+    monkeypatch.setattr(PING_SECONDS, 0.3)
+    monkeypatch.setattr(PONG_SECONDS, 0.1)
+    async with Process(redis_url) as process:
         client = await process.connect(autoping=False)
         started_at = time.monotonic()
         receiving = asyncio.ensure_future(client.socket.receive(WAIT_SECONDS))
@@ -628,7 +639,7 @@ async def test_pong_without_a_ping_does_not_put_off_the_next_ping(redis_url: str
 @pytest.mark.gen_test(timeout=60)
 async def test_client_that_stops_reading_is_cut_off_and_delays_nobody(redis_url: str) -> None:
     """Its outbox overflows: 4503, at once out of the room; the others get every event, in order."""
-    async with Process(redis_url, outbox_frames=20, outbox_bytes=1024 * 1024 * 1024) as process:
+    async with Process(redis_url, max_frames=20, outbox_bytes=1024 * 1024 * 1024) as process:
         slow = await process.connect_raw()
         quick = await process.connect()
         sent = 0
@@ -707,10 +718,11 @@ async def test_error_of_ours_is_not_blamed_on_the_client(
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_frames_wait_while_a_token_is_checked(redis_url: str) -> None:
+async def test_frames_wait_while_a_token_is_checked(monkeypatch: pytest.MonkeyPatch, redis_url: str) -> None:
     """A second frame does not overtake the first, however long its check takes; the wait for a token has ended."""
     verifier = HeldVerifier()
-    async with Process(redis_url, verifier=verifier, socket_auth_seconds=0.2) as process:
+    monkeypatch.setattr(TOKEN_SECONDS, 0.2)
+    async with Process(redis_url, verifier=verifier) as process:
         client = await process.open()
         await client.send({"auth": {"token": make_token()}})
         await client.send({"auth": {"token": make_token("user-2")}})

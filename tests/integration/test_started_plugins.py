@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from tests.constants import BREAKER_PROBE_SECONDS
 from tests.contract.contracts import check_reply
 from tests.pictures import encode, gradient
 from tests.service import WAIT_SECONDS, AiService, Service
@@ -149,7 +150,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
         "STORAGE_BACKEND": "attic",
         "NOTIFIERS": "websocket,bell",
         "FILTERS_REQUIRED": "police",
-        "BREAKER_PROBE_SECONDS": "1",
+        BREAKER_PROBE_SECONDS: "1",
         "CATEGORIES": "sneaker,lego",
     }
     with AiService() as ai_service, Service(tmp_path / "data", ai_service.url, **own) as service:

@@ -18,6 +18,7 @@ import pytest
 
 from pipeline.settings import Settings
 from pipeline.tracing import NO_SPAN, build_tracing
+from tests.constants import NOTIFIER_ATTEMPTS
 from tests.factories import SECRET
 from tests.fake_collector import FakeCollector, Received, running_collector
 from tests.parts import require
@@ -224,7 +225,7 @@ def test_durable_notification_stays_in_the_trace(
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_SERVICE_NAME": "photos",
             "NOTIFIERS": "webhook",
-            "NOTIFIER_ATTEMPTS": "1",
+            NOTIFIER_ATTEMPTS: "1",
             "PLUGIN_WEBHOOK_URL": f"http://127.0.0.1:{closed.getsockname()[1]}/hook?token=Zx81",
             "PLUGIN_WEBHOOK_SECRET": "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
             "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true",

@@ -161,7 +161,7 @@ async def test_a_wrong_answer_is_the_notifiers_own_error(answers: Any, fault: st
 
 @pytest.mark.gen_test
 async def test_a_batch_takes_no_slot_of_the_others() -> None:
-    """One that is told one by one has NOTIFIER_SLOTS as before, and gives way when none comes free in its time."""
+    """One that is told one by one has the slots as before, and gives way when none comes free in its time."""
     single = Single()
     notifiers, _ = make_notifiers(Many(), single, slots=2)
     ended = await asyncio.gather(*(deliver(notifiers, number, "single") for number in range(12)))

@@ -40,6 +40,7 @@ from pipeline.images import ImageName
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.testing import SUCCESS_EVENT, RecordingRooms
+from tests.constants import BREAKER_FAILURES
 from tests.fake_plugins import Provider, count, make_catalogue
 
 REQUEST = AnalyzeRequest(
@@ -666,7 +667,7 @@ async def test_each_notifier_gets_the_event_whatever_the_others_do(house: House)
 
 
 @pytest.mark.gen_test
-async def test_a_durable_notifier_that_fails_in_a_row_is_held(house: House) -> None:
+async def test_a_durable_notifier_that_fails_in_a_row_is_held(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes no slot that another's events wait for; its deliveries cost nothing and say what held it."""
     calls = []
 
@@ -675,7 +676,8 @@ async def test_a_durable_notifier_that_fails_in_a_row_is_held(house: House) -> N
         raise RetryableJobError("No room left")
 
     notifiers = {"far": refuse, "near": lambda notification: None}
-    manager = house.open(notifiers=notifiers, is_durable=True, breaker_failures=2)
+    monkeypatch.setattr(BREAKER_FAILURES, 2)
+    manager = house.open(notifiers=notifiers, is_durable=True)
     assert manager.notifiers.durable == ("far", "near")
     spent = []
     for number in range(4):
@@ -724,7 +726,7 @@ async def test_a_durable_notifier_that_did_not_take_the_event_is_held_alone(
 
 
 @pytest.mark.gen_test
-async def test_a_plain_notifier_that_fails_in_a_row_is_held(house: House) -> None:
+async def test_a_plain_notifier_that_fails_in_a_row_is_held(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event waits for a receiver that is away no longer than BREAKER_FAILURES times; the others are told."""
     told: list[str] = []
 
@@ -733,7 +735,8 @@ async def test_a_plain_notifier_that_fails_in_a_row_is_held(house: House) -> Non
         raise ValueError("smtp is down")
 
     notifiers = {"far": fail, "near": lambda notification: told.append("near")}
-    manager = house.open(notifiers=notifiers, breaker_failures=2)
+    monkeypatch.setattr(BREAKER_FAILURES, 2)
+    manager = house.open(notifiers=notifiers)
     for _ in range(4):
         await manager.notifiers.notify(copy.deepcopy(SUCCESS_EVENT), "user-1")
     assert (told.count("far"), told.count("near")) == (2, 4)

@@ -50,7 +50,7 @@ HARMLESS = {
     "pipeline/left_behind.py": {"_current_frames", "_worker"},
     "pipeline/rooms/rooms.py": {"_unsent_bytes"},
     "pipeline/sandbox/child.py": {"_exit"},
-    "pipeline/settings.py": {"_plugin_settings", "_plugin_variables", "_unknown_variables"},
+    "pipeline/settings/settings.py": {"_plugin_variables", "_removed_variables", "_unknown_variables"},
     "pipeline/testing/surroundings.py": {"_getframe"},
     "pipeline/testing/watching.py": {"_current_frames", "_run_once"},
     "pipeline/watchdog.py": {"_current_frames", "_run_once"},

@@ -220,7 +220,7 @@ def test_loop_that_stands_still_in_its_wait_is_not_named(metrics: Metrics, logs:
 async def test_short_work_is_not_named(
     plugin: BoundPlugin, metrics: Metrics, logs: list[Any]
 ) -> None:
-    """LOOP_BLOCK_MS is the limit: a plugin that works for less than that is not named."""
+    """BLOCK_SECONDS is the limit: a plugin that works for less than that is not named."""
     patient = Watchdog(metrics, block_seconds=2)
     patient.start()
     await plugin.call("sleep", 10)

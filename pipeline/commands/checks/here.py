@@ -32,7 +32,9 @@ class HereChecks:
         self._settings = settings
 
     async def variables(self) -> AsyncIterator[Finding]:
-        """Find variables that were perhaps meant to be settings."""
+        """Find variables that were settings before, or were perhaps meant to be settings."""
+        for removed in self._settings.removed_variables:
+            yield Finding(Mark.WARNING, "settings", str(removed), f"remove {removed.variable}")
         for each in self._settings.unknown_variables:
             remedy = f"did you mean {each.meant}?" if each.meant else "see `run.py settings`"
             yield Finding(Mark.WARNING, "settings", f"there is no setting {each.variable}", remedy)

@@ -128,7 +128,7 @@ class RedisChecks:
     async def _try_rooms(self) -> None:
         """Really publish and subscribe."""
         settings = self._settings
-        rooms = Rooms(max_frames=settings.outbox_frames, max_bytes=settings.outbox_bytes, metrics=self._metrics)
+        rooms = Rooms(max_bytes=settings.outbox_bytes, metrics=self._metrics)
         url = settings.redis_url.get_secret_value()
         fanout = RoomFanout(rooms, url, metrics=self._metrics, prefix=settings.queue_prefix)
         await fanout.start()

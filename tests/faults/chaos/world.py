@@ -21,6 +21,13 @@ from types import TracebackType
 
 from redis import Redis
 
+from tests.constants import (
+    BREAKER_PROBE_SECONDS,
+    NOTIFIER_BACKOFF_MS,
+    RECONCILE_AGE_SECONDS,
+    RECONCILE_SECONDS,
+    RENEWALS_PER_LEASE,
+)
 from tests.fake_receiver import running_in_thread
 from tests.faults.chaos.installation import ChaosService, Installation
 from tests.mongo_server import MongoServer
@@ -28,15 +35,15 @@ from tests.redis_server import RedisServer
 from tests.service import AiService
 from tests.toxiproxy import Link, Toxiproxy, free_port
 
-# LEASE_SECONDS and RENEW_SECONDS of one process after the other.
-LEASES = ((2, 0.5), (5, 1.5), (12, 4))
+# LEASE_SECONDS of one process after the other, and how often it renews them in that time.
+LEASES = ((2, 4), (5, 4), (12, 3))
 POISON, LIMITED, DECODED = "lego", "camera", "other"
 LIMITED_PER_SECOND = 3
 PACKAGES = Path(__file__).parent / "packages"
 # Short, so that a run sees many leases end; the relations are those of the defaults.
 SETTINGS = {
-    "RECONCILE_SECONDS": "2",
-    "RECONCILE_AGE_SECONDS": "2",
+    RECONCILE_SECONDS: "2",
+    RECONCILE_AGE_SECONDS: "2",
     "BACKOFF_MS": "100",
     "JOB_TIMEOUT_SECONDS": "10",
     "PROVIDER_TIMEOUT_SECONDS": "4",
@@ -44,9 +51,9 @@ SETTINGS = {
     "KEEP_METADATA": "true",
     "STORAGE_TIMEOUT_SECONDS": "5",
     "SHUTDOWN_SECONDS": "2",
-    "BREAKER_PROBE_SECONDS": "2",
+    BREAKER_PROBE_SECONDS: "2",
     "NOTIFIERS": "websocket,webhook",
-    "NOTIFIER_BACKOFF_MS": "50",
+    NOTIFIER_BACKOFF_MS: "50",
     "PLUGIN_WEBHOOK_SECRET": f"whsec_{base64.b64encode(b'k' * 32).decode()}",
     "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true",
 }
@@ -116,9 +123,9 @@ class World:
     def _service(self, prefix: str, number: int) -> ChaosService:
         name = f"{number}" if prefix == FIRST else f"{prefix}-{number}"
         ai = self._link(f"{name}-ai", int(self.ai.url.rpartition(":")[2]))
-        lease_seconds, renew_seconds = LEASES[number % len(LEASES)]
+        lease_seconds, renewals = LEASES[number % len(LEASES)]
         settings = SETTINGS | {"PORT": str(free_port()), "QUEUE_PREFIX": prefix, "PYTHONPATH": str(PACKAGES)}
-        settings |= {"LEASE_SECONDS": str(lease_seconds), "RENEW_SECONDS": str(renew_seconds)}
+        settings |= {"LEASE_SECONDS": str(lease_seconds), RENEWALS_PER_LEASE: str(renewals)}
         settings |= {"AI_PROVIDER_BY_CATEGORY": f"{LIMITED}=limited,{DECODED}=decoding"}
         settings |= {"PLUGIN_LIMITED_URL": self.limited_ai.url, "PLUGIN_DECODING_URL": f"http://127.0.0.1:{ai.port}"}
         settings |= {"PLUGIN_WEBHOOK_URL": f"{self.receiver.url}/{prefix}"}
