@@ -30,7 +30,7 @@ from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.tickets import Tickets
 from pipeline.settings import CLOUDINARY, Fairness, MongoDriver, Role, Settings
 from pipeline.supervision import Supervisor
-from pipeline.tracing import build_tracing
+from pipeline.otel import build_tracing
 from pipeline.usecases import notifying
 from pipeline.usecases.admission import Admission
 from pipeline.usecases.ai_usage import AiUsage

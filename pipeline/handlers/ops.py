@@ -14,7 +14,7 @@ from pipeline.handlers import contracts
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.calls import BoundPlugin
-from pipeline.metrics import QUEUE_STATES
+from pipeline.queue_metrics import QUEUE_STATES
 from pipeline.texts import clean, mask
 from pipeline.usecases.dependencies import Dependencies
 from pipeline.usecases.probing import CHECK_SECONDS

@@ -37,7 +37,7 @@ import structlog
 
 from pipeline.errors import BudgetReached, DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.hold import BACKGROUND
-from pipeline.metrics import QueueMetrics
+from pipeline.queue_metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.texts import cause_of, clean
