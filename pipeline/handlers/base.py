@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import re
 import secrets
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import structlog
-from tornado.http1connection import HTTP1Connection
 
 from pipeline.auth import NotYetValid, Principal, TokenExpired, TokenVerifier, bearer_token
 from pipeline.errors import ExpectationFailed, Forbidden, NotFound, Unauthorized
 from pipeline.handlers.access_log import access_fields
 from pipeline.handlers.peer import client_address
 from pipeline.handlers.query import Query
-from pipeline.handlers.refusals import CONTINUE, DRAIN_SECONDS, RefusingHandler
+from pipeline.handlers.refusals import CONTINUE, RefusingHandler
 from pipeline.metrics import Metrics
 from pipeline.texts import clean
 from pipeline.tracing import TRACEPARENT, inherited_trace, trace_id, valid_traceparent
@@ -71,10 +69,7 @@ class BaseHandler(RefusingHandler):
         self.allowed_origins = allowed_origins
         given = self.request.headers.get("X-Request-Id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-        # Tornado answers a longer body with a bare "400"; here bodies are counted while they stream.
-        self.connection = cast(HTTP1Connection, self.request.connection)
-        self.connection.set_max_body_size(sys.maxsize)
-        self.connection.set_body_timeout(DRAIN_SECONDS)
+        self.use_connection()
         self.set_common_headers()
 
     def prepare(self) -> Awaitable[None] | None:

@@ -6,7 +6,9 @@ no request can fill the memory. Runs on the event loop.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable
+from typing import cast
 
 import tornado.web
 from tornado.http1connection import HTTP1Connection
@@ -34,6 +36,12 @@ class RefusingHandler(ReplyHandler):
     _early_error: Exception | None = None
     _drain_timer: object | None = None
     _dropped_bytes = 0
+
+    def use_connection(self) -> None:
+        """Set self.connection, and remove Tornado's limit of a body, which it answers with a bare "400"."""
+        self.connection = cast(HTTP1Connection, self.request.connection)
+        self.connection.set_max_body_size(sys.maxsize)
+        self.connection.set_body_timeout(DRAIN_SECONDS)
 
     def refuse(self, error: Exception, *, is_body_begun: bool) -> None:
         """Reply with an error before the body has arrived completely, in a way that the client can read the reply.

@@ -726,7 +726,7 @@ def test_upload_refused_stops_reading_after_a_while(border: Border, monkeypatch:
 
 def test_upload_refused_and_silent_is_closed(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that neither sends the rest nor leaves after its refusal is closed by time."""
-    monkeypatch.setattr(base, "DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(refusals, "DRAIN_SECONDS", 0.1)
     with border.connect() as connection:
         connection.sendall(head("multipart/form-data; boundary=b", "bad", Content_Length=1000))
         assert receive_all(connection).startswith(b"HTTP/1.1 401 ")
