@@ -58,29 +58,29 @@ class App:
     async def start(self) -> None:
         """Open the store, plugins and rooms, recover the jobs, start the workers, and listen last."""
         parts, settings = self.parts, self.settings
-        self._watch("watchdog", parts.watchdog.run)
+        self._watch("watchdog", parts.operation.watchdog.run)
         # Large uploads are written there until the storage has them.
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         await self._open_store()
-        await parts.plugins.start(asks_providers=settings.role is not Role.WEB)
-        await parts.fanout.start()
-        self._watch("replay", parts.replay.run)
-        self._watch("progress frames", parts.progress_frames.run, "progress")
-        self._watch("progress reports", parts.reports.run, "progress")
+        await parts.assets.plugins.start(asks_providers=settings.role is not Role.WEB)
+        await parts.rooms.fanout.start()
+        self._watch("replay", parts.live.replay.run)
+        self._watch("progress frames", parts.live.progress_frames.run, "progress")
+        self._watch("progress reports", parts.live.reports.run, "progress")
         if self._owns_redis:
-            if recovered := await parts.queue.recover(everything=True):
+            if recovered := await parts.queues.photos.recover(everything=True):
                 log.warning("jobs_recovered", jobIds=recovered)
-            await parts.notifications.recover(everything=True)
+            await parts.queues.notifications.recover(everything=True)
         await self._own_queues()
-        self._watch("limits", parts.limits.run)
-        self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
-        self._watch("processes", parts.processes.run)
-        self._watch("dependencies", parts.dependencies.run)
-        self._watch("console frames", parts.console_frames.run, "console")
-        self._watch("ai usage", parts.ai_usage.run, "console")
+        self._watch("limits", parts.records.limits.run)
+        self._watch("clock", lambda: CLOCK.follow(parts.queues.photos.time))
+        self._watch("processes", parts.operation.processes.run)
+        self._watch("dependencies", parts.operation.dependencies.run)
+        self._watch("console frames", parts.operation.console_frames.run, "console")
+        self._watch("ai usage", parts.records.ai_usage.run, "console")
         self._watch_store()
         if settings.role is not Role.WEB:
-            for worker in parts.workers:
+            for worker in parts.work.workers:
                 worker.start()
         self._server.add_sockets(self._sockets)
         log.info(
@@ -98,17 +98,17 @@ class App:
     def _watch_store(self) -> None:
         """Run the tasks that repair, clean up, move and record what the asset store holds."""
         parts = self.parts
-        self._watch("reconciler", parts.reconciler.run)
-        self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
-        self._watch("sweeper", parts.sweeper.run)
-        self._watch("expiry", parts.expiry.run)
-        self._watch("erasing", parts.erasing.run)
-        self._watch("storages in use", parts.storages_in_use.run, "store")
-        self._watch("moves", parts.storage_choice.run, "store")
-        self._watch("store move", parts.movable_store.run, "store")
-        self._watch("upgrade", parts.upgrade.run, "store")
-        self._watch("tallies", parts.job_statistics.run, "store")
-        self._watch("audit", parts.audit.run, "store")
+        self._watch("reconciler", parts.queues.reconciler.run)
+        self._watch("notification reconciler", parts.queues.notification_reconciler.run, "reconciler")
+        self._watch("sweeper", parts.changes.sweeper.run)
+        self._watch("expiry", parts.changes.expiry.run)
+        self._watch("erasing", parts.changes.erasing.run)
+        self._watch("storages in use", parts.assets.storages_in_use.run, "store")
+        self._watch("storage choice", parts.assets.storage_choice.run, "store")
+        self._watch("store move", parts.assets.movable_store.run, "store")
+        self._watch("upgrade", parts.operation.upgrade.run, "store")
+        self._watch("job statistics", parts.records.job_statistics.run, "store")
+        self._watch("audit", parts.records.audit.run, "store")
 
     async def stop(self, lame_duck_seconds: float = 0) -> None:
         """Stop in this order: claiming, requests, slots, tasks, sockets, plugins, queues, store.
@@ -117,7 +117,6 @@ class App:
         lame_duck_seconds: how long the process serves requests but claims no job, see LAME_DUCK_SECONDS.
         """
         log.info("service_stopping", lameDuckSeconds=lame_duck_seconds)
-        parts = self.parts
         # A worker process serves no requests.
         lame_duck_seconds = 0 if self.settings.role is Role.WORKER else lame_duck_seconds
         seconds = lame_duck_seconds + self.settings.shutdown_seconds
@@ -127,50 +126,70 @@ class App:
         def close_seconds() -> float:
             return max(LEAST_CLOSE_SECONDS, min(CLOSE_SECONDS, ends_at - now()))
 
-        drains = [self._stop_serving(lame_duck_seconds)]
-        if self.settings.role is not Role.WEB:
-            drains += [worker.drain(seconds) for worker in parts.workers]
-        await _settled(asyncio.gather(*drains))
-        await _settled(cancel([*parts.submission.unsettled, *parts.orphaned_images.tasks, *parts.erasing.tasks]))
-        await _settled(parts.supervisor.stop(self._watched))
-        await _settled(parts.admission.drain(CLOSE_SOCKETS_SECONDS))
-        await _settled(self._server.close_all_connections(), close_seconds())
-        await _settled(parts.fanout.stop(), close_seconds())
-        await _settled(parts.plugins.close())
-        parts.pool.shutdown(wait=False, cancel_futures=True)
-        await parts.tickets.close()
-        # Without an answer of Redis the process will be shown as lost; do not wait for more than that.
-        await _settled(parts.processes.leave(), LEAST_CLOSE_SECONDS)
-        await _settled(parts.ai_usage.close(), LEAST_CLOSE_SECONDS)
-        await parts.queue.close()
-        await parts.notifications.close()
-        await _settled(asyncio.gather(parts.job_statistics.close(close_seconds()), parts.audit.close(close_seconds())))
-        await _settled(parts.store.close(), close_seconds())
-        await _settled(parts.supervisor.stop())
-        await _settled(parts.tracing.close())
+        await self._drain(lame_duck_seconds, seconds)
+        await _settled(self.parts.base.supervisor.stop(self._watched))
+        await self._close_clients(close_seconds)
+        await self._close_dependencies(close_seconds)
         log.info("service_stopped")
 
+    async def _drain(self, lame_duck_seconds: float, seconds: float) -> None:
+        """Let requests and jobs finish.
+
+        seconds: how long jobs may take.
+        """
+        work = self.parts.work
+        drains = [self._stop_serving(lame_duck_seconds)]
+        if self.settings.role is not Role.WEB:
+            drains += [worker.drain(seconds) for worker in work.workers]
+        await _settled(asyncio.gather(*drains))
+        images, erasing = self.parts.assets.orphaned_images, self.parts.changes.erasing
+        await _settled(cancel([*work.submission.unsettled, *images.tasks, *erasing.tasks]))
+
+    async def _close_clients(self, close_seconds: Callable[[], float]) -> None:
+        """Close sockets, connections and plugins."""
+        parts = self.parts
+        await _settled(parts.live.admission.drain(CLOSE_SOCKETS_SECONDS))
+        await _settled(self._server.close_all_connections(), close_seconds())
+        await _settled(parts.rooms.fanout.stop(), close_seconds())
+        await _settled(parts.assets.plugins.close())
+        parts.base.pool.shutdown(wait=False, cancel_futures=True)
+        await parts.rooms.tickets.close()
+
+    async def _close_dependencies(self, close_seconds: Callable[[], float]) -> None:
+        """Write what is only in memory, and close the queues and the store."""
+        parts, records = self.parts, self.parts.records
+        # Without an answer of Redis the process will be shown as lost; do not wait longer for that.
+        await _settled(parts.operation.processes.leave(), LEAST_CLOSE_SECONDS)
+        await _settled(records.ai_usage.close(), LEAST_CLOSE_SECONDS)
+        await parts.queues.photos.close()
+        await parts.queues.notifications.close()
+        closing = asyncio.gather(records.job_statistics.close(close_seconds()), records.audit.close(close_seconds()))
+        await _settled(closing)
+        await _settled(parts.assets.store.close(), close_seconds())
+        await _settled(parts.base.supervisor.stop())
+        await _settled(parts.base.tracing.close())
+
     async def _stop_serving(self, lame_duck_seconds: float) -> None:
-        self.parts.admission.is_leaving = True
+        self.parts.live.admission.is_leaving = True
         self._server.disable_keep_alive()
         await asyncio.sleep(lame_duck_seconds)
         self._server.stop()
-        self.parts.admission.end_polls()
+        self.parts.live.admission.end_polls()
         seconds, loop = self.settings.shutdown_seconds, asyncio.get_running_loop()
         ends_at = loop.time() + seconds
         await self._server.drain(seconds)
         # Uploads of clients that did not wait for the answer.
-        await self.parts.submission.drain(ends_at - loop.time())
+        await self.parts.work.submission.drain(ends_at - loop.time())
 
     def _watch(self, name: str, run: Callable[[], Coroutine[Any, Any, None]], kind: str = "") -> None:
-        self._watched.append(self.parts.supervisor.start(name, run, kind=kind))
+        self._watched.append(self.parts.base.supervisor.start(name, run, kind=kind))
 
     async def _own_queues(self) -> None:
         """Raise ConfigurationError for the queue of another asset store.
 
         While Redis or the store is away the reconcilers check this later.
         """
-        for reconciler in (self.parts.reconciler, self.parts.notification_reconciler):
+        for reconciler in (self.parts.queues.reconciler, self.parts.queues.notification_reconciler):
             try:
                 await reconciler.look()
             except ForeignQueue as error:
@@ -181,9 +200,9 @@ class App:
     async def _open_store(self) -> None:
         """Open the asset store. While it is away the process runs, is not ready, and refuses uploads with 503."""
         try:
-            await self.parts.store.open()
+            await self.parts.assets.store.open()
             # Before the first upload: it must go to the storage that the images were moved to.
-            await self.parts.storage_choice.look()
+            await self.parts.assets.storage_choice.look()
         except DependencyUnavailable as error:
             log.warning("store_unreachable", error=cause_of(error))
             self._watch("store opening", self._open_store_later, "store")
@@ -192,7 +211,7 @@ class App:
         while True:
             await asyncio.sleep(STORE_RETRY_SECONDS)
             try:
-                await self.parts.store.open()
+                await self.parts.assets.store.open()
                 log.info("store_reconnected")
                 return
             except DependencyUnavailable:

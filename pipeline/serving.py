@@ -84,10 +84,10 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
             raise ConfigurationError(_already_running(service)) from None
         settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
         app = App(settings, owns_redis=True, on_fatal=exit_.fail)
-        redis.on_restart = app.parts.metrics.task_restarts.labels("embedded").inc
+        redis.on_restart = app.parts.base.metrics.task_restarts.labels("embedded").inc
         # The process ends when the embedded Redis cannot be started again.
-        app.parts.supervisor.start("embedded redis", redis.watch, kind="embedded", restarts=False)
-        opened.push_async_callback(app.parts.supervisor.stop)
+        app.parts.base.supervisor.start("embedded redis", redis.watch, kind="embedded", restarts=False)
+        opened.push_async_callback(app.parts.base.supervisor.stop)
     else:
         app = App(settings, on_fatal=exit_.fail)
     # Objects made so far live as long as the process; collecting them would stop the loop for 100 ms each time.
@@ -104,7 +104,7 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
     if settings.gives_links and sys.stdout.isatty():
         demonstrating.print_links(settings, app.address)
     if systemd.watchdog_seconds():
-        app.parts.supervisor.start("systemd", systemd.keep_alive, kind="watchdog")
+        app.parts.base.supervisor.start("systemd", systemd.keep_alive, kind="watchdog")
     opened.callback(systemd.notify, "STOPPING=1")
     systemd.notify("READY=1")
 

@@ -25,7 +25,7 @@ ROWS = [
     {"routes"},
     {"handlers"},
     {"parts"},
-    {"usecases", "watchdog"},
+    {"usecases", "watchdog", "stores"},
     {"assets", "queue", "rooms", "hooks"},
     {"auth", "otel"},
     {"settings"},

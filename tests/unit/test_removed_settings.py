@@ -94,7 +94,7 @@ def test_process_has_the_constants_it_is_started_with(tmp_path: Path) -> None:
     """Also where other modules import them by name, and in defaults of arguments."""
     script = tmp_path / "shown.py"
     script.write_text(
-        "from pipeline.parts import MAX_STALLS\n"
+        "from pipeline.parts.work import MAX_STALLS\n"
         "from pipeline.queue.attempt import RetryPolicy\n"
         "print(MAX_STALLS, RetryPolicy().max_stalls)\n"
     )
