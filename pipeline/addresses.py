@@ -165,9 +165,9 @@ def mongodb_fault(uri: str) -> str:
     authority, _, database = before_query.partition("/")
     hosts = _host_of(authority).split(",")
     if authority.count("@") > 1:
-        where = "a user or password holds a bare @"
+        where = "a user or password contains a bare @"
     elif scheme == "mongodb+srv" and (len(hosts) > 1 or ":" in hosts[0]):
-        where = "mongodb+srv:// takes one host name without a port"
+        where = "mongodb+srv:// needs one host name without a port"
     else:
         where = next((fault for host in hosts if (fault := _host_fault(host))), "")
     # From photos.staging the driver would take the database photos.
@@ -182,7 +182,7 @@ def web_fault(url: str) -> str:
     if scheme not in ("http", "https"):
         return "must be an http:// or https:// address"
     host = _host_of(re.split("[/?#]", rest, maxsplit=1)[0])
-    return _text_fault(url, "#") or ("it takes one host" if "," in host else _host_fault(host))
+    return _text_fault(url, "#") or ("it must name one host only" if "," in host else _host_fault(host))
 
 
 def _split_scheme(url: str) -> tuple[str, str]:
@@ -198,9 +198,9 @@ def _host_of(authority: str) -> str:
 def _text_fault(url: str, allowed: str = "") -> str:
     """Return what is wrong with the characters of an address, in any part of it."""
     if not url.isprintable() or " " in url:
-        return "it holds a blank or a character that cannot be printed"
+        return "it contains a blank or a character that cannot be printed"
     if "#" in url and "#" not in allowed:
-        return "it holds a #"
+        return "it contains a #"
     try:
         unquote(url, errors="strict")
     except UnicodeDecodeError:

@@ -186,9 +186,9 @@ def make_token(
     """
     secret = settings.jwt_secret.get_secret_value()
     if not secret:
-        raise ConfigurationError("tokens can be made only with JWT_SECRET")
+        raise ConfigurationError("making a token needs JWT_SECRET")
     if not USER_ID.fullmatch(sub):
-        raise ConfigurationError(f"a user id is 1 to 128 of A-Z a-z 0-9 _ . : @ | -, not {sub!r}")
+        raise ConfigurationError(f"a user id has 1 to 128 characters of A-Z a-z 0-9 _ . : @ | -, not {sub!r}")
     now = int(utc_now().timestamp())
     optional = {"role": role, "aud": settings.jwt_audience, "iss": settings.jwt_issuer, PAGE_CLAIM: is_of_page}
     claims = {"sub": sub, "iat": now, "exp": now + int(expires_in)}

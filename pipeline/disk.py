@@ -46,7 +46,7 @@ class Disk:
             # Shielded: each caller has its own time limit, and all of them wait for the same check.
             await asyncio.shield(self._checking)
         except OSError as error:
-            raise DependencyUnavailable("DATA_DIR takes no uploads") from error
+            raise DependencyUnavailable("DATA_DIR cannot be written") from error
 
     def _try(self) -> None:
         usage = shutil.disk_usage(self._folder)

@@ -63,7 +63,7 @@ def origin_fault(text: str) -> str:
         return "an origin has no path, query, fragment or user: only scheme, host and port"
     if "*" in rest:
         return "each host must be named, * is not accepted"
-    return "it holds no valid host or port"
+    return "it has no valid host or port"
 
 
 def is_same_host(origin: str, host: str) -> bool:

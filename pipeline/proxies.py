@@ -91,7 +91,7 @@ def proxy_fault(entry: str) -> str:
     except ValueError:
         return f"must be an address as 10.0.0.7, a network as 10.0.0.0/8 that begins where it says, or {PRIVATE}"
     if network.prefixlen == 0:
-        return f"{entry} would believe everybody who says another address"
+        return f"{entry} would trust every client, which may invent its address"
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
         return "write an IPv4 address or network without ::ffff:"
     return ""

@@ -19,7 +19,7 @@ def secret_fault(secret: str) -> str:
         return f"must have at least {LEAST_SECRET_BYTES} bytes, without blanks at its ends"
     if "\n" in secret or "\r" in secret:
         # A login service may have the same secret without the line end, and JWT_SECRETS_OLD cannot contain one.
-        return "holds a line end, as `echo` writes one (`echo -n`: none); secrets of before go to JWT_SECRETS_OLD"
+        return "contains a line end, as `echo` writes one (`echo -n`: none); earlier secrets go to JWT_SECRETS_OLD"
     size = len(secret)
     is_repeated = any(secret[unit:] == secret[:-unit] for unit in range(1, min(size // 2, LEAST_SECRET_BYTES - 1) + 1))
     steps = sum(abs(ord(one) - ord(next_)) <= 1 for one, next_ in zip(secret, secret[1:], strict=False))

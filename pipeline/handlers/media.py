@@ -106,7 +106,7 @@ class MediaHandler(BaseHandler):
                     await asyncio.to_thread(image.file.close)
                 return
         if folders and not is_allowed:
-            raise Forbidden("The URL of this image is not valid, or not any more")
+            raise Forbidden("The URL of this image is invalid or has expired")
         await self._redirect(public_id, here={folder.backend for folder in folders})
 
     head = get

@@ -29,7 +29,7 @@ MAX_SHOWN_NAME = 40
 OVERHEAD_BYTES = 1024 * 1024  # what a body may contain beside the image: headers, fields, unknown parts
 BASE64_GROWTH = 1.4  # four characters for three bytes, and a line end after each 76
 FORM_WANTED = "Must be multipart/form-data with a boundary"
-NO_ROOM = "Uploads cannot be kept at the moment"
+NO_ROOM = "Uploads cannot be stored at the moment"
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ class UploadHandler(BaseHandler):
             raise ValidationError.of("Idempotency-Key", "Must be 1 to 255 visible ASCII characters")
         encoding = self.request.headers.get("Content-Encoding", "identity").strip()
         if encoding.lower() not in ("identity", ""):
-            detail = f"{clean(encoding)[:40]} is not taken: send the form as it is"
+            detail = f"{clean(encoding)[:40]} is not supported: send the form uncompressed"
             raise UnsupportedEncoding.of("Content-Encoding", detail, "Content-Encoding is not supported")
         length = self.request.headers.get("Content-Length", "0")
         if int(length) > max_body_bytes(self.max_upload_bytes):

@@ -121,10 +121,10 @@ def test_allowed_origins_are_spelled_as_browsers_do(given: str, taken: tuple[str
         ("app.example", "must look like https://HOST"),
         ("file:///tmp", "must look like https://HOST"),
         ("wss://app.example", "must look like https://HOST"),
-        ("https://app.example:99999", "it holds no valid host or port"),
-        ("https://a b", "it holds no valid host or port"),
-        ("http://[", "it holds no valid host or port"),
-        ("https://good.example,https://app.example:x", "it holds no valid host or port"),
+        ("https://app.example:99999", "it has no valid host or port"),
+        ("https://a b", "it has no valid host or port"),
+        ("http://[", "it has no valid host or port"),
+        ("https://good.example,https://app.example:x", "it has no valid host or port"),
     ],
 )
 def test_allowed_origins_that_match_no_page_are_refused(given: str, told: str) -> None:
