@@ -38,7 +38,7 @@ class FrameAllowance:
         return self._frames_left < 0
 
     @property
-    def is_ignored(self) -> bool:
+    def ignores_close(self) -> bool:
         """True when the client goes on sending after it was closed for too many frames."""
         return self._frames_left < -IGNORED_CLOSE * self._per_second
 

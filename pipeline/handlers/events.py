@@ -58,6 +58,7 @@ class TicketHandler(BaseHandler):
 class EventsHandler(Member):
     """One stream, from the request to the close."""
 
+    # Many methods because Tornado, Rooms and the stream each call their own.
     route = "/api/events"
     transport = "sse"
 

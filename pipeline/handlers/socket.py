@@ -170,7 +170,7 @@ class SocketHandler(Member, WebSocketHandler):
     def _allows(self, frames: float = 1) -> bool:
         """Count frames; False when there were too many or the connection is being closed."""
         self._allowance.count(frames)
-        if self._allowance.is_ignored:
+        if self._allowance.ignores_close:
             self._stream.close()
         elif self._allowance.is_exceeded:
             self._end(CloseCode.TOO_MANY)
