@@ -73,10 +73,10 @@ def main() -> None:
         for format in FORMATS:
             for megabytes in MEGABYTES:
                 content = photo(format, megabytes)
-                _, image, _ = clean.take(io.BytesIO(content))
+                _, image, _ = clean.accept(io.BytesIO(content))
                 shown = []
                 for each in (as_sent, clean):
-                    shown.append("%.2f, %.2f" % cost(lambda sent: each.take(sent)[0], content, folder))
+                    shown.append("%.2f, %.2f" % cost(lambda sent: each.accept(sent)[0], content, folder))
                 sizes = f"{len(content) / 1024**2:.2f} | {image.bytes / 1024**2:.2f}"
                 print(f"| {format} | {sizes} | {shown[0]} | {shown[1]} |", flush=True)
 

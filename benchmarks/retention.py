@@ -27,7 +27,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases.expiry import Expiry
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.removing import QueueParts, Removing
+from pipeline.usecases.removing import QueueJobs, Removing
 from tests.factories import make_asset
 from tests.memory_storage import MemoryStorage
 from tests.redis_server import RedisServer
@@ -51,8 +51,8 @@ class Installation:
         removing = Removing(
             self.store,
             orphaned_images,
-            QueueParts(self.queue, self.job_records),
-            QueueParts(self.notifications, self.job_records),
+            QueueJobs(self.queue, self.job_records),
+            QueueJobs(self.notifications, self.job_records),
         )
         self.expiry = Expiry(
             *(self.store, self.queue, removing, orphaned_images, Metrics()),

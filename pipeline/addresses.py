@@ -1,8 +1,8 @@
-"""Whether an address in a setting can be used at all: scheme, host, port, path, query. Pure: asks no network.
+"""Checks the syntax of an address in a setting: scheme, host, port, path, query. Pure: opens no connection.
 
-A driver would notice only at the first connection, with a trace, or would quietly use something else: redis-py takes
-database 0 for redis://host/staging. Every function returns what is wrong, "" when nothing is. No text quotes the
-address: what is taken for a port or a path may be the rest of a password.
+A driver would fail at the first connection only, with a trace, or would use a wrong value: redis-py takes database 0
+for redis://host/staging. Each ..._fault function returns what is wrong, or "". No text quotes the address, because a
+wrong port or path may be a part of a password.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _is_certificate_check(text: str) -> bool:
     return text in ("none", "optional", "required")
 
 
-# What redis-py takes from the query and is of use here. It takes more, which would undo how our connections are set up
-# (protocol, socket_timeout, decode_responses) or do nothing.
+# The options of the query that redis-py accepts and that are useful here. Others would change how the service sets up
+# its connections (protocol, socket_timeout, decode_responses), or do nothing.
 REDIS_OPTIONS: Mapping[str, Callable[[str], bool]] = {
     "db": _is_number,
     "username": _is_any,
@@ -62,7 +62,7 @@ REDIS_TLS_OPTIONS: Mapping[str, Callable[[str], bool]] = {
     "ssl_cert_reqs": _is_certificate_check,
     "ssl_check_hostname": _is_boolean,
 }
-# Who logs in to the Sentinels; the user before the hosts logs in to the servers they name.
+# The login for the Sentinels; the user and password before the hosts are for the Redis servers.
 SENTINEL_OPTIONS: Mapping[str, Callable[[str], bool]] = {"sentinel_username": _is_any, "sentinel_password": _is_any}
 REDIS_SCHEMES = {
     "redis": REDIS_OPTIONS,
@@ -75,12 +75,14 @@ REDIS_PORT, SENTINEL_PORT = 6379, 26379
 
 
 class RedisServers(NamedTuple):
-    """What a Redis URL names.
+    """The servers that a Redis URL names.
 
-    url: of one server, as redis-py takes it. hosts: host and port of each server, or of each Sentinel; empty when the
-    URL names one server only. sentinel_url: as url, for a Sentinel; "" without any. master_name: of the servers that
-    the Sentinels watch. shared_url: of a Sentinel with the servers' login, for Sentinels that want one when the URL has
-    none of their own; "" when it has, or has neither.
+    url: the address of one server, for redis-py.
+    hosts: host and port of each server, or of each Sentinel; empty when the URL names one server only.
+    sentinel_url: the address of a Sentinel, for redis-py; "" without Sentinels.
+    master_name: the name under which the Sentinels watch the servers.
+    shared_url: the address of a Sentinel with the servers' login, for Sentinels that need a login while the URL has
+        none for them; "" otherwise.
     """
 
     url: str
@@ -91,7 +93,7 @@ class RedisServers(NamedTuple):
 
 
 def redis_servers(url: str) -> RedisServers:
-    """Take a URL apart in which redis_fault finds nothing."""
+    """Return the servers of a URL for which redis_fault returns ""."""
     scheme, rest = _split_scheme(url)
     before_query, _, query = rest.partition("?")
     authority, _, path = before_query.partition("/")
@@ -106,17 +108,18 @@ def redis_servers(url: str) -> RedisServers:
         return RedisServers(f"{scheme}://{user}{names[0]}/{path}?{query}", hosts)
     given = parse_qsl(query, keep_blank_values=True)
     master_name, _, database = path.partition("/")
-    kept = [(name, value) for name, value in given if name not in SENTINEL_OPTIONS]
-    kept_url = f"{scheme}://{user}{names[0]}/{database}?{urlencode(kept)}"
+    of_servers = [(name, value) for name, value in given if name not in SENTINEL_OPTIONS]
+    server_url = f"{scheme}://{user}{names[0]}/{database}?{urlencode(of_servers)}"
     # A Sentinel has no databases, and a user of its own.
-    its_own = [(name, value) for name, value in kept if name not in ("db", "username", "password")]
-    its_own += [(name.removeprefix("sentinel_"), value) for name, value in given if name in SENTINEL_OPTIONS]
-    sentinel_url = f"{scheme}://{names[0]}?{urlencode(its_own)}"
-    shared = [(name, value) for name, value in kept if name != "db"]
+    of_sentinels = [(name, value) for name, value in of_servers if name not in ("db", "username", "password")]
+    of_sentinels += [(name.removeprefix("sentinel_"), value) for name, value in given if name in SENTINEL_OPTIONS]
+    sentinel_url = f"{scheme}://{names[0]}?{urlencode(of_sentinels)}"
+    shared = [(name, value) for name, value in of_servers if name != "db"]
     shared_url = f"{scheme}://{user}{names[0]}?{urlencode(shared)}"
-    has_own = any(name in SENTINEL_OPTIONS for name, _ in given)
-    spare_url = "" if has_own or shared_url == sentinel_url else shared_url
-    return RedisServers(kept_url, hosts, sentinel_url, unquote(master_name), spare_url)
+    has_own_login = any(name in SENTINEL_OPTIONS for name, _ in given)
+    if has_own_login or shared_url == sentinel_url:
+        shared_url = ""
+    return RedisServers(server_url, hosts, sentinel_url, unquote(master_name), shared_url)
 
 
 def _host_and_port(name: str, default_port: int) -> tuple[str, int]:
@@ -126,7 +129,7 @@ def _host_and_port(name: str, default_port: int) -> tuple[str, int]:
 
 
 def redis_fault(url: str) -> str:
-    """Check the address of one or more Redis servers as redis-py reads it, but strictly."""
+    """Return what is wrong with the address of one or more Redis servers: as redis-py reads it, but strictly."""
     scheme, rest = _split_scheme(url)
     if scheme not in REDIS_SCHEMES:
         return (
@@ -153,33 +156,33 @@ def redis_fault(url: str) -> str:
 
 
 def mongodb_fault(uri: str) -> str:
-    """Check what can be told of a mongodb:// or mongodb+srv:// URI without the driver, which knows all its options."""
+    """Return what is wrong with a mongodb:// or mongodb+srv:// URI. Its options are left to the driver."""
     scheme, rest = _split_scheme(uri)
-    # The driver knows them in small letters only.
+    # The driver accepts these schemes in small letters only.
     if not uri.startswith(("mongodb://", "mongodb+srv://")):
         return "must look like mongodb://USER:PASSWORD@HOST:PORT/DATABASE, or mongodb+srv://HOST/DATABASE"
     before_query, _, _ = rest.partition("?")
     authority, _, database = before_query.partition("/")
     hosts = _host_of(authority).split(",")
     if authority.count("@") > 1:
-        where = "a user or password holds a bare @"
+        where = "a user or password contains a bare @"
     elif scheme == "mongodb+srv" and (len(hosts) > 1 or ":" in hosts[0]):
-        where = "mongodb+srv:// takes one host name without a port"
+        where = "mongodb+srv:// needs one host name without a port"
     else:
         where = next((fault for host in hosts if (fault := _host_fault(host))), "")
-    # Of photos.staging the driver would take the database photos.
+    # From photos.staging the driver would take the database photos.
     if not where and not set(unquote(database)).isdisjoint('/\\. "$*<>:|?'):
         where = "after the host comes the name of a database, without any of / \\ . \" $ * < > : | ?"
     return _advised(_text_fault(uri) or where, uri)
 
 
 def web_fault(url: str) -> str:
-    """Check an http:// or https:// address."""
+    """Return what is wrong with an http:// or https:// address."""
     scheme, rest = _split_scheme(url)
     if scheme not in ("http", "https"):
         return "must be an http:// or https:// address"
     host = _host_of(re.split("[/?#]", rest, maxsplit=1)[0])
-    return _text_fault(url, "#") or ("it takes one host" if "," in host else _host_fault(host))
+    return _text_fault(url, "#") or ("it must name one host only" if "," in host else _host_fault(host))
 
 
 def _split_scheme(url: str) -> tuple[str, str]:
@@ -193,11 +196,11 @@ def _host_of(authority: str) -> str:
 
 
 def _text_fault(url: str, allowed: str = "") -> str:
-    """Return what makes the whole text unfit, whichever part of the address it is in."""
+    """Return what is wrong with the characters of an address, in any part of it."""
     if not url.isprintable() or " " in url:
-        return "it holds a blank or a character that cannot be printed"
+        return "it contains a blank or a character that cannot be printed"
     if "#" in url and "#" not in allowed:
-        return "it holds a #"
+        return "it contains a #"
     try:
         unquote(url, errors="strict")
     except UnicodeDecodeError:
@@ -217,7 +220,7 @@ def _host_fault(text: str) -> str:
             IPv6Address(host[1:-1])
         except ValueError:
             return "what stands in brackets is no IPv6 address"
-    # The length first: Python refuses to convert thousands of digits.
+    # Check the length first: Python refuses to convert thousands of digits.
     return NO_PORT if port is not None and not (0 < len(port) <= 5 and 1 <= int(port) <= 65535) else ""
 
 
@@ -234,7 +237,7 @@ def _database(path: str, query: str) -> int:
 
 
 def _advised(fault: str, url: str) -> str:
-    """Return the fault and, where a user and password may be to blame, how to write those."""
+    """Return the fault; for an address with a user or password also how to write these."""
     return f"{fault}; {ADVICE}" if fault and "@" in url else fault
 
 

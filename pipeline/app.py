@@ -1,6 +1,6 @@
-"""One process of the service: starts its parts in order, listens, and stops in order.
+"""One process of the service: starts its parts in order, listens, and stops them in order.
 
-Runs on the event loop; what must happen before it (the embedded Redis, the generated secret) is done by cli.py.
+Runs on the event loop. serving.py has started the embedded Redis and made the signing secret before.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ from pipeline.parts import Parts
 from pipeline.queue.calls import ForeignQueue
 from pipeline.routes import build_server
 from pipeline.settings import Role, Settings
-from pipeline.supervision import Watched, cancel
+from pipeline.supervision import SupervisedTask, cancel
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-STORE_AGAIN_SECONDS = 2.0
-GOODBYE_SECONDS = 2.0
-# What one step of the end may take, and when the time for the end is nearly over.
+STORE_RETRY_SECONDS = 2.0
+CLOSE_SOCKETS_SECONDS = 2.0
+# The longest time for one step of the shutdown, and the time that remains when the shutdown is late.
 CLOSE_SECONDS, LEAST_CLOSE_SECONDS = 1.0, 0.25
 
 
 class App:
-    """One process of the service. `settings` names a Redis and a way to check tokens; cli.py fills in what is
-    embedded.
+    """One process of the service.
+
+    Its settings name a Redis and a way to check tokens; serving.py fills in the address of the embedded Redis.
     """
 
     def __init__(
         self, settings: Settings, *, owns_redis: bool = False, on_fatal: Callable[[str], None] = lambda reason: None
     ) -> None:
-        """owns_redis: no other process uses this Redis, so whatever it holds as leased is ours to take back at once.
+        """Build the parts and bind the port; nothing runs yet.
 
-        on_fatal: called with the reason when this process cannot go on and has to end.
+        owns_redis: no other process uses this Redis, so this process may recover every leased job at once.
+        on_fatal: called with the reason when this process has to end.
         """
         self._owns_redis = owns_redis
         self._on_fatal = on_fatal
@@ -51,34 +53,34 @@ class App:
         self.settings = settings.model_copy(update={"public_url": settings.served_at})
         self.parts = Parts(self.settings, owns_redis=owns_redis, on_fatal=on_fatal)
         self._server = build_server(self.parts)
-        self._watched: list[Watched] = []
+        self._watched: list[SupervisedTask] = []
 
     async def start(self) -> None:
-        """Open what we lean on, take back our jobs, begin to work and only then to listen."""
+        """Open the store, plugins and rooms, recover the jobs, start the workers, and listen last."""
         parts, settings = self.parts, self.settings
-        self._watch("watchdog", parts.watchdog.run)
-        # Large uploads lie there until they are stored.
+        self._watch("watchdog", parts.operation.watchdog.run)
+        # Large uploads are written there until the storage has them.
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         await self._open_store()
-        await parts.plugins.start(asks_providers=settings.role is not Role.WEB)
-        await parts.fanout.start()
-        self._watch("replay", parts.replay.run)
-        self._watch("progress frames", parts.progress_frames.run, "progress")
-        self._watch("progress reports", parts.reports.run, "progress")
+        await parts.assets.plugins.start(asks_providers=settings.role is not Role.WEB)
+        await parts.rooms.fanout.start()
+        self._watch("replay", parts.live.replay.run)
+        self._watch("progress frames", parts.live.progress_frames.run, "progress")
+        self._watch("progress reports", parts.live.reports.run, "progress")
         if self._owns_redis:
-            if recovered := await parts.queue.recover(everything=True):
+            if recovered := await parts.queues.photos.recover(everything=True):
                 log.warning("jobs_recovered", jobIds=recovered)
-            await parts.notifications.recover(everything=True)
+            await parts.queues.notifications.recover(everything=True)
         await self._own_queues()
-        self._watch("limits", parts.limits.run)
-        self._watch("clock", lambda: CLOCK.follow(parts.queue.time))
-        self._watch("processes", parts.processes.run)
-        self._watch("dependencies", parts.dependencies.run)
-        self._watch("console frames", parts.console_frames.run, "console")
-        self._watch("ai usage", parts.ai_usage.run, "console")
+        self._watch("limits", parts.records.limits.run)
+        self._watch("clock", lambda: CLOCK.follow(parts.queues.photos.time))
+        self._watch("processes", parts.operation.processes.run)
+        self._watch("dependencies", parts.operation.dependencies.run)
+        self._watch("console frames", parts.operation.console_frames.run, "console")
+        self._watch("ai usage", parts.records.ai_usage.run, "console")
         self._watch_store()
         if settings.role is not Role.WEB:
-            for worker in parts.workers:
+            for worker in parts.work.workers:
                 worker.start()
         self._server.add_sockets(self._sockets)
         log.info(
@@ -90,33 +92,32 @@ class App:
             providers=settings.all_providers,
             storage=settings.storage_name,
             store="mongodb" if settings.mongodb_uri.get_secret_value() else "sqlite",
-            **_reading(settings),
+            **_offline_ai_note(settings),
         )
 
     def _watch_store(self) -> None:
-        """Run what brings back, tidies, moves and writes down what the asset store holds."""
+        """Run the tasks that repair, clean up, move and record what the asset store holds."""
         parts = self.parts
-        self._watch("reconciler", parts.reconciler.run)
-        self._watch("notification reconciler", parts.notification_reconciler.run, "reconciler")
-        self._watch("sweeper", parts.sweeper.run)
-        self._watch("expiry", parts.expiry.run)
-        self._watch("erasing", parts.erasing.run)
-        self._watch("storages in use", parts.storages_in_use.run, "store")
-        self._watch("moves", parts.storage_choice.run, "store")
-        self._watch("store move", parts.movable_store.run, "store")
-        self._watch("upgrade", parts.upgrade.run, "store")
-        self._watch("tallies", parts.job_statistics.run, "store")
-        self._watch("audit", parts.audit.run, "store")
+        self._watch("reconciler", parts.queues.reconciler.run)
+        self._watch("notification reconciler", parts.queues.notification_reconciler.run, "reconciler")
+        self._watch("sweeper", parts.changes.sweeper.run)
+        self._watch("expiry", parts.changes.expiry.run)
+        self._watch("erasing", parts.changes.erasing.run)
+        self._watch("storages in use", parts.assets.storages_in_use.run, "store")
+        self._watch("storage choice", parts.assets.storage_choice.run, "store")
+        self._watch("store move", parts.assets.movable_store.run, "store")
+        self._watch("upgrade", parts.operation.upgrade.run, "store")
+        self._watch("job statistics", parts.records.job_statistics.run, "store")
+        self._watch("audit", parts.records.audit.run, "store")
 
     async def stop(self, lame_duck_seconds: float = 0) -> None:
-        """Stop claiming, serve on for a while, refuse uploads, let uploads and slots finish, hand back the rest, say
-        goodbye, close.
+        """Stop in this order: claiming, requests, slots, tasks, sockets, plugins, queues, store.
 
-        lame_duck_seconds: see LAME_DUCK_SECONDS. Jobs have that time as well, in which other processes take new ones.
+        Jobs that are not finished in time go back to the queue.
+        lame_duck_seconds: how long the process serves requests but claims no job, see LAME_DUCK_SECONDS.
         """
         log.info("service_stopping", lameDuckSeconds=lame_duck_seconds)
-        parts = self.parts
-        # Nobody sends requests to a worker process.
+        # A worker process serves no requests.
         lame_duck_seconds = 0 if self.settings.role is Role.WORKER else lame_duck_seconds
         seconds = lame_duck_seconds + self.settings.shutdown_seconds
         now = asyncio.get_running_loop().time
@@ -125,47 +126,70 @@ class App:
         def close_seconds() -> float:
             return max(LEAST_CLOSE_SECONDS, min(CLOSE_SECONDS, ends_at - now()))
 
-        drains = [self._stop_serving(lame_duck_seconds)]
-        if self.settings.role is not Role.WEB:
-            drains += [worker.drain(seconds) for worker in parts.workers]
-        await _settled(asyncio.gather(*drains))
-        await _settled(cancel([*parts.submission.unsettled.tasks, *parts.orphaned_images.tasks, *parts.erasing.tasks]))
-        await _settled(parts.supervisor.stop(self._watched))
-        await _settled(parts.admission.drain(GOODBYE_SECONDS))
-        await _settled(self._server.close_all_connections(), close_seconds())
-        await _settled(parts.fanout.stop(), close_seconds())
-        await _settled(parts.plugins.close())
-        parts.pool.shutdown(wait=False, cancel_futures=True)
-        await parts.tickets.close()
-        # With a Redis that does not answer this process will be shown as gone, which is no reason to wait.
-        await _settled(parts.processes.leave(), LEAST_CLOSE_SECONDS)
-        await _settled(parts.ai_usage.close(), LEAST_CLOSE_SECONDS)
-        await parts.queue.close()
-        await parts.notifications.close()
-        await _settled(asyncio.gather(parts.job_statistics.close(close_seconds()), parts.audit.close(close_seconds())))
-        await _settled(parts.store.close(), close_seconds())
-        await _settled(parts.supervisor.stop())
-        await _settled(parts.tracing.close())
+        await self._drain(lame_duck_seconds, seconds)
+        await _settled(self.parts.base.supervisor.stop(self._watched))
+        await self._close_clients(close_seconds)
+        await self._close_dependencies(close_seconds)
         log.info("service_stopped")
 
+    async def _drain(self, lame_duck_seconds: float, seconds: float) -> None:
+        """Let requests and jobs finish.
+
+        seconds: how long jobs may take.
+        """
+        work = self.parts.work
+        drains = [self._stop_serving(lame_duck_seconds)]
+        if self.settings.role is not Role.WEB:
+            drains += [worker.drain(seconds) for worker in work.workers]
+        await _settled(asyncio.gather(*drains))
+        images, erasing = self.parts.assets.orphaned_images, self.parts.changes.erasing
+        await _settled(cancel([*work.submission.unsettled.tasks, *images.tasks, *erasing.tasks]))
+
+    async def _close_clients(self, close_seconds: Callable[[], float]) -> None:
+        """Close sockets, connections and plugins."""
+        parts = self.parts
+        await _settled(parts.live.admission.drain(CLOSE_SOCKETS_SECONDS))
+        await _settled(self._server.close_all_connections(), close_seconds())
+        await _settled(parts.rooms.fanout.stop(), close_seconds())
+        await _settled(parts.assets.plugins.close())
+        parts.base.pool.shutdown(wait=False, cancel_futures=True)
+        await parts.rooms.tickets.close()
+
+    async def _close_dependencies(self, close_seconds: Callable[[], float]) -> None:
+        """Write what is only in memory, and close the queues and the store."""
+        parts, records = self.parts, self.parts.records
+        # Without an answer of Redis the process will be shown as lost; do not wait longer for that.
+        await _settled(parts.operation.processes.leave(), LEAST_CLOSE_SECONDS)
+        await _settled(records.ai_usage.close(), LEAST_CLOSE_SECONDS)
+        await parts.queues.photos.close()
+        await parts.queues.notifications.close()
+        closing = asyncio.gather(records.job_statistics.close(close_seconds()), records.audit.close(close_seconds()))
+        await _settled(closing)
+        await _settled(parts.assets.store.close(), close_seconds())
+        await _settled(parts.base.supervisor.stop())
+        await _settled(parts.base.tracing.close())
+
     async def _stop_serving(self, lame_duck_seconds: float) -> None:
-        self.parts.admission.is_leaving = True
-        self._server.let_go()
+        self.parts.live.admission.is_leaving = True
+        self._server.disable_keep_alive()
         await asyncio.sleep(lame_duck_seconds)
         self._server.stop()
-        self.parts.admission.end_polls()
+        self.parts.live.admission.end_polls()
         seconds, loop = self.settings.shutdown_seconds, asyncio.get_running_loop()
         ends_at = loop.time() + seconds
         await self._server.drain(seconds)
-        # Of clients that did not wait for their answers.
-        await self.parts.submission.drain(ends_at - loop.time())
+        # Uploads of clients that did not wait for the answer.
+        await self.parts.work.submission.drain(ends_at - loop.time())
 
     def _watch(self, name: str, run: Callable[[], Coroutine[Any, Any, None]], kind: str = "") -> None:
-        self._watched.append(self.parts.supervisor.start(name, run, kind=kind))
+        self._watched.append(self.parts.base.supervisor.start(name, run, kind=kind))
 
     async def _own_queues(self) -> None:
-        """Refuse to start on the queue of another asset store; what is away now is asked later, by the reconcilers."""
-        for reconciler in (self.parts.reconciler, self.parts.notification_reconciler):
+        """Raise ConfigurationError for the queue of another asset store.
+
+        While Redis or the store is away the reconcilers check this later.
+        """
+        for reconciler in (self.parts.queues.reconciler, self.parts.queues.notification_reconciler):
             try:
                 await reconciler.look()
             except ForeignQueue as error:
@@ -174,20 +198,20 @@ class App:
                 return
 
     async def _open_store(self) -> None:
-        """Open the asset store; while it is away the service runs, says so in /readyz and refuses uploads with 503."""
+        """Open the asset store. While it is away the process runs, is not ready, and refuses uploads with 503."""
         try:
-            await self.parts.store.open()
-            # Before the first upload: it belongs where the images were moved to.
-            await self.parts.storage_choice.look()
+            await self.parts.assets.store.open()
+            # Before the first upload: it must go to the storage that the images were moved to.
+            await self.parts.assets.storage_choice.look()
         except DependencyUnavailable as error:
             log.warning("store_unreachable", error=cause_of(error))
             self._watch("store opening", self._open_store_later, "store")
 
     async def _open_store_later(self) -> None:
         while True:
-            await asyncio.sleep(STORE_AGAIN_SECONDS)
+            await asyncio.sleep(STORE_RETRY_SECONDS)
             try:
-                await self.parts.store.open()
+                await self.parts.assets.store.open()
                 log.info("store_reconnected")
                 return
             except DependencyUnavailable:
@@ -198,15 +222,18 @@ class App:
 
 
 async def _settled(step: Awaitable[Any], seconds: float | None = None) -> None:
-    """Wait for a step of the end, so long at most; one that fails or hangs keeps nothing else from being closed."""
+    """Wait for one step of the shutdown; an error is logged, so that the next steps still happen.
+
+    seconds: the longest wait; None waits until the step ends.
+    """
     task = asyncio.ensure_future(step)
     await asyncio.wait([task], timeout=seconds)
     if task.done() and (error := task.exception()):
         log.error("stopping_failed", exc_info=error)
 
 
-def _reading(settings: Settings) -> dict[str, str]:
-    """Return what the start line says of the offline AI, which is slower than its slots suggest."""
+def _offline_ai_note(settings: Settings) -> dict[str, str]:
+    """Return a field of the start line: the offline AI reads fewer photos at a time than there are slots."""
     if "local" not in settings.all_providers or settings.role is Role.WEB:
         return {}
     return {"reading": f"{settings.sandbox_processes} at a time, 1 to 2 s a photo; SANDBOX_PROCESSES adds children"}

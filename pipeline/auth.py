@@ -19,25 +19,22 @@ import structlog
 from pipeline.clock import utc_now
 from pipeline.errors import MAX_RETRY_AFTER_SECONDS, ConfigurationError, Unauthorized
 from pipeline.keys import KeySet, PublicKey, read_public_keys
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
 USER_ID = re.compile(r"[A-Za-z0-9_.:@|-]{1,128}")
 ADMIN_ROLE = "admin"
-# Sees everything that an admin sees, and changes nothing.
+# May read everything that an admin may read, and change nothing.
 READER_ROLE = "operator-read"
 ROLES = (ADMIN_ROLE, READER_ROLE)
 PAGE_CLAIM = "page"
-# The times are judged here, last of all: a token that is bad in another way as well is not worth waiting for.
+# _check_times checks the times last: a client waits for `nbf` only if the token is good otherwise.
 OPTIONS: Any = {"require": ["exp", "sub"], "verify_exp": False, "verify_nbf": False, "verify_iat": False}
-LEEWAY_SECONDS = 5  # clocks of issuer and server differ a little: `exp` and `nbf` are both taken so much wider
-
-
-# How many tokens are remembered, and how long one may be for it.
-GENUINE_AT_MOST = 1000
-GENUINE_LENGTH = 4096
+LEEWAY_SECONDS = 5  # the clocks of issuer and service differ a little; applies to `exp` and `nbf`
+# The cache of verified tokens: the most entries, and the longest token.
+MAX_VERIFIED, MAX_VERIFIED_LENGTH = 1000, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +42,9 @@ class Principal:
     """The caller.
 
     role: one of ROLES, "" for a user.
-    expires_at: when the token ends, in seconds since 1970.
-    is_of_page: the token is that of a link to one of our pages, or of the session made of it.
-    claims: what the token says of the user, those of USER_CLAIMS by name.
+    expires_at: when the token expires, in seconds since 1970.
+    is_of_page: the token comes from a link to one of the service's pages, or from the session made from that link.
+    claims: the claims of the token that USER_CLAIMS names.
     """
 
     user_id: str
@@ -58,19 +55,19 @@ class Principal:
 
     @property
     def is_admin(self) -> bool:
-        """True when this caller may do everything."""
+        """True when this caller may change everything."""
         return self.role == ADMIN_ROLE
 
     @property
     def is_operator(self) -> bool:
-        """True when this caller may see everything."""
+        """True when this caller may read everything."""
         return self.role in ROLES
 
 
 class NotYetValid(Unauthorized):
-    """A good token whose `nbf` is still ahead: it heals by itself, so no client gives up because of it.
+    """A good token whose `nbf` is in the future. Clients wait and send it again.
 
-    retry_after_seconds: how long to wait before it is shown again.
+    retry_after_seconds: how long to wait.
     """
 
     def __init__(self, retry_after_seconds: int) -> None:
@@ -79,16 +76,16 @@ class NotYetValid(Unauthorized):
 
 
 class TokenExpired(Unauthorized):
-    """A token that was good: no guess at one."""
+    """A token that was good until its `exp`: not counted as an attempt to guess one."""
 
     def __init__(self) -> None:
         super().__init__("Invalid token")
 
 
 class TokenVerifier:
-    """Checks tokens by the one way the settings name: secrets, public keys or a key set.
+    """Checks tokens with what the settings name: secrets, public keys or a key set.
 
-    Raises ConfigurationError when built without any of them, or with a key that is not fit for it.
+    Raises ConfigurationError when the settings name none, or an unfit key.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -98,10 +95,10 @@ class TokenVerifier:
         self._key_set: KeySet | None = None
         self._public_keys: tuple[PublicKey, ...] = ()
         self._secrets: tuple[str, ...] = ()
-        self._seldom = Seldom()
-        # What genuine tokens say and which old secret has signed them, the oldest first: secrets and public keys are
-        # the same for as long as this process lives, and a client shows one token again and again.
-        self._genuine: OrderedDict[str, tuple[dict[str, Any], int]] = OrderedDict()
+        self._throttled_log = ThrottledLog()
+        # Token -> (claims, number of the old secret that signed it), the oldest first. A client sends the same token
+        # many times, and secrets and public keys do not change while the process runs.
+        self._verified: OrderedDict[str, tuple[dict[str, Any], int]] = OrderedDict()
         if settings.jwt_jwks_url:
             self._key_set = KeySet(settings.jwt_jwks_url)
         elif settings.jwt_public_key:
@@ -112,37 +109,39 @@ class TokenVerifier:
             raise ConfigurationError("set JWT_SECRET, JWT_PUBLIC_KEY or JWT_JWKS_URL")
 
     async def verify(self, token: str, *, remembers: bool = True) -> Principal:
-        """Return who the token stands for. remembers: whether it is likely to be shown again.
+        """Return the caller that the token stands for.
 
-        Raises Unauthorized("Invalid token"), whatever is wrong with it; TokenExpired when only its `exp` is over,
-        NotYetValid when only its `nbf` is ahead; DependencyUnavailable when the key set cannot be had.
+        remembers: cache the result, because the client is likely to send the token again.
+        Raises Unauthorized("Invalid token"), whatever is wrong with it; TokenExpired when only its `exp` is past;
+        NotYetValid when only its `nbf` is ahead; DependencyUnavailable when the key set cannot be fetched.
         """
         try:
-            claims, old = self._genuine.get(token) or await self._looked_at(token, remembers)
+            claims, old_secret = self._verified.get(token) or await self._verify(token, remembers)
             principal = _principal(claims, self._wanted)
             _check_times(claims)
-        # Beside its own errors PyJWT lets these escape for tokens made to confuse it.
+        # PyJWT also raises these built-in errors, for tokens made to confuse it.
         except (jwt.PyJWTError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise Unauthorized("Invalid token") from error
-        if old:
-            # Only now: a client that goes on with a token that has ended keeps no secret in use.
-            self._seldom.write(log.info, "old_secret_used", str(old), number=old)
+        if old_secret:
+            # Logged after the checks: an expired token is no reason to keep an old secret.
+            self._throttled_log.write(log.info, "old_secret_used", str(old_secret), number=old_secret)
         return principal
 
-    async def _looked_at(self, token: str, remembers: bool) -> tuple[dict[str, Any], int]:
-        """Return what _claims does, and remember it unless the key may be withdrawn."""
-        claims, old = await self._claims(token)
-        if remembers and self._key_set is None and len(token) <= GENUINE_LENGTH:
-            self._genuine[token] = claims, old
-            if len(self._genuine) > GENUINE_AT_MOST:
-                self._genuine.popitem(last=False)
-        return claims, old
+    async def _verify(self, token: str, remembers: bool) -> tuple[dict[str, Any], int]:
+        """Return the result of _claims, and cache it unless a key set may withdraw the key."""
+        claims, old_secret = await self._claims(token)
+        if remembers and self._key_set is None and len(token) <= MAX_VERIFIED_LENGTH:
+            self._verified[token] = claims, old_secret
+            if len(self._verified) > MAX_VERIFIED:
+                self._verified.popitem(last=False)
+        return claims, old_secret
 
     async def _claims(self, token: str) -> tuple[dict[str, Any], int]:
-        """Return what the token says, once one of the keys shows it to be genuine, and which of the old secrets that
-        was, from 1, 0 when it was none; jwt.PyJWTError when no key does.
+        """Return the claims of a token whose signature fits a key, and the number of that key among the old secrets.
+
+        The number counts from 1; 0 is no old secret. jwt.PyJWTError when no key fits.
         """
-        # The key decides on the algorithm, so that a public key never serves as the secret of an HMAC.
+        # The key decides on the algorithm, so that a public key is never used as the secret of an HMAC.
         if self._secrets:
             keys: list[tuple[Any, str]] = [(secret, "HS256") for secret in self._secrets]
         else:
@@ -150,11 +149,11 @@ class TokenVerifier:
             if self._key_set is not None:
                 keys = [await self._key_set.find(header.get("kid"))]
             else:
-                # A PEM has no id, so all that could have signed it are tried.
+                # A PEM has no key id: try every key of the token's algorithm.
                 keys = [key for key in self._public_keys if key.algorithm == header.get("alg")]
-        for place, (key, algorithm) in enumerate(keys):
+        for number, (key, algorithm) in enumerate(keys):
             with suppress(jwt.InvalidSignatureError):
-                return self._decode(token, key, algorithm), place if self._secrets else 0
+                return self._decode(token, key, algorithm), number if self._secrets else 0
         raise jwt.InvalidSignatureError("no key fits")
 
     def _decode(self, token: str, key: Any, algorithm: str) -> dict[str, Any]:
@@ -180,15 +179,16 @@ def bearer_token(header: str | None) -> str:
 def make_token(
     settings: Settings, sub: str, role: str | None, expires_in: float, *, is_of_page: bool = False
 ) -> str:
-    """Return a signed token for the command line, demos and our own pages. expires_in: seconds.
+    """Return a signed token for the command line, demos and the service's pages.
 
-    Raises ConfigurationError when the settings hold no secret: who checks with a public key cannot sign.
+    expires_in: seconds.
+    Raises ConfigurationError without JWT_SECRET: a public key cannot sign.
     """
     secret = settings.jwt_secret.get_secret_value()
     if not secret:
-        raise ConfigurationError("tokens can be made only with JWT_SECRET")
+        raise ConfigurationError("making a token needs JWT_SECRET")
     if not USER_ID.fullmatch(sub):
-        raise ConfigurationError(f"a user id is 1 to 128 of A-Z a-z 0-9 _ . : @ | -, not {sub!r}")
+        raise ConfigurationError(f"a user id has 1 to 128 characters of A-Z a-z 0-9 _ . : @ | -, not {sub!r}")
     now = int(utc_now().timestamp())
     optional = {"role": role, "aud": settings.jwt_audience, "iss": settings.jwt_issuer, PAGE_CLAIM: is_of_page}
     claims = {"sub": sub, "iat": now, "exp": now + int(expires_in)}
@@ -196,7 +196,7 @@ def make_token(
 
 
 def _check_times(claims: Mapping[str, Any]) -> None:
-    """Judge `exp` and `nbf`; `iat` is never a reason to refuse a token (RFC 7519, section 4.1.6)."""
+    """Check `exp` and `nbf`; `iat` is never a reason to refuse a token (RFC 7519, section 4.1.6)."""
     now = utc_now().timestamp()
     expires_at = _instant(claims["exp"])
     if expires_at <= now - LEEWAY_SECONDS:
@@ -211,7 +211,7 @@ def _check_times(claims: Mapping[str, Any]) -> None:
 
 
 def _instant(claim: Any) -> float:
-    """Return a claim's seconds since 1970; ValueError or TypeError for what is no number."""
+    """Return a claim as seconds since 1970; ValueError or TypeError when it is no number."""
     seconds = float(claim)
     if not math.isfinite(seconds):
         raise ValueError("no instant")

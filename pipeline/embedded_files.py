@@ -1,6 +1,6 @@
-"""The files of the embedded Redis: whose they are, what the server said, and how they are set aside.
+"""The files of the embedded Redis: the lock of the folder, the server's log, and the quarantine.
 
-They are an index of the asset store: where they keep a server from starting, it starts without them.
+The files are an index of the asset store: a server that cannot start with them starts without them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = structlog.get_logger(__name__)
 LOCK_SECONDS = 5.0
 LOG_BYTES = 1_000_000
 REASON_LINES = 3
-SET_ASIDE = "set-aside-"
+QUARANTINE = "set-aside-"
 PORT_TAKEN = "Address already in use"
-# What a machine lacks is no fault of the files.
-MACHINE_LACKS = (
+# Messages of the server about the machine: the files are not the reason.
+MACHINE_FAULTS = (
     *("No space left", "Disk quota exceeded", "Read-only file system"),
     *("Too many open files", "Cannot allocate memory", "Out Of Memory"),
 )
@@ -46,7 +46,7 @@ class Fault(Enum):
 
 
 class FolderInUse(ConfigurationError):
-    """Another process has the folder."""
+    """Another process uses the folder."""
 
 
 class RedisFiles:
@@ -59,13 +59,13 @@ class RedisFiles:
         self._lock: TextIO | None = None
 
     async def open(self) -> None:
-        """Make the folder and take it for this process; ConfigurationError when another one has it."""
+        """Create and lock the folder; ConfigurationError when another process has locked it."""
         try:
             if self.folder.exists() and not self.folder.is_dir():
-                self.folder.rename(self.folder.with_name(f"{self.folder.name}-{SET_ASIDE}{_time_stamp()}"))
+                self.folder.rename(self.folder.with_name(f"{self.folder.name}-{QUARANTINE}{_time_stamp()}"))
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = (self.folder / "lock").open("w")
-            await self._take_lock(self._lock)
+            await self._acquire_lock(self._lock)
         except OSError as error:
             raise ConfigurationError(f"DATA_DIR cannot be used: {cause_of(error)}") from None
 
@@ -76,11 +76,11 @@ class RedisFiles:
         return self._lock.fileno()
 
     def close(self) -> None:
-        """Leave the folder to others."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
 
-    async def _take_lock(self, lock: TextIO) -> None:
+    async def _acquire_lock(self, lock: TextIO) -> None:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -96,7 +96,7 @@ class RedisFiles:
                 await asyncio.sleep(0.05)
 
     def begin_log(self) -> None:
-        """Note where the server's log will go on; one that is large begins anew."""
+        """Remember where the log of the next server begins; remove a large log."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.log_path.exists() and not self.log_path.is_file():
             self.quarantine(f"{self.log_path.name} is no file")
@@ -106,31 +106,32 @@ class RedisFiles:
             self._log_start = 0
 
     def reason(self) -> str:
-        """Return the last lines of that in which the server warned of something, without what it says of each start."""
-        lines = [clean(line) for line in self._said().split("BUG REPORT START")[0].splitlines() if line.strip()]
+        """Return the server's last warnings, or its last lines, without the warnings that each start logs."""
+        lines = [clean(line) for line in self._log_text().split("BUG REPORT START")[0].splitlines() if line.strip()]
         warnings = [line.partition(" # ")[2] for line in lines if " # " in line and "WARNING" not in line]
         return " / ".join((warnings or lines)[-REASON_LINES:])
 
     def fault(self, code: int) -> Fault:
         """Return why the server ended with this exit code before it was ready."""
-        said = self._said()
-        if PORT_TAKEN in said:
+        text = self._log_text()
+        if PORT_TAKEN in text:
             return Fault.PORT
-        if any(words in said for words in MACHINE_LACKS) or shutil.disk_usage(self.folder).free < LEAST_FREE_BYTES:
+        if any(words in text for words in MACHINE_FAULTS) or shutil.disk_usage(self.folder).free < LEAST_FREE_BYTES:
             return Fault.MACHINE
         if code in (0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT):
             return Fault.KILLED
-        return Fault.FILES if said else Fault.UNKNOWN
+        return Fault.FILES if text else Fault.UNKNOWN
 
     def quarantine(self, reason: str) -> bool:
-        """Move all that the server has written into a folder of its own, the only one that is kept; False when there is
-        nothing that could keep a server from starting.
+        """Move the server's files into a quarantine folder and remove the previous one.
+
+        Returns False when there is no file that could prevent a start, or when they cannot be moved.
         """
-        found = list(self.folder.iterdir())
-        files = [each for each in found if each.name != "lock" and not each.name.startswith(SET_ASIDE)]
+        entries = list(self.folder.iterdir())
+        files = [each for each in entries if each.name != "lock" and not each.name.startswith(QUARANTINE)]
         if all(each == self.log_path and each.is_file() for each in files):
             return False
-        folder = self.folder / f"{SET_ASIDE}{_time_stamp()}"
+        folder = self.folder / f"{QUARANTINE}{_time_stamp()}"
         try:
             folder.mkdir()
             for each in files:
@@ -138,13 +139,13 @@ class RedisFiles:
         except OSError as error:
             log.warning("embedded_redis_set_aside_failed", cause=cause_of(error))
             return False
-        for each in set(found) - set(files) - {self.folder / "lock"}:
+        for each in set(entries) - set(files) - {self.folder / "lock"}:
             shutil.rmtree(each, ignore_errors=True)
         log.warning("embedded_redis_set_aside", folder=str(folder), reason=reason)
         return True
 
-    def _said(self) -> str:
-        """Return what the server has logged since it was started last."""
+    def _log_text(self) -> str:
+        """Return the server's log since its last start."""
         try:
             return self.log_path.read_bytes()[self._log_start :].decode(errors="replace")
         except OSError:

@@ -1,4 +1,4 @@
-"""What this process still has when it should have nothing any more: tasks, threads, child processes. Any thread."""
+"""Finds tasks, threads and child processes that still run at the end of this process. Safe from any thread."""
 
 from __future__ import annotations
 
@@ -19,25 +19,24 @@ from pipeline.texts import clean
 PROC = Path("/proc")
 END_SECONDS = 0.2
 MAX_COMMAND_LENGTH = 200
-# Set when children are ended for good: a pool of processes would replace each one that is gone.
+# Set before the child processes are ended: a process pool would replace each one with a new one.
 is_ending = threading.Event()
 
 
 def left_behind(loop: asyncio.AbstractEventLoop, *, wait_seconds: float = 0.0) -> dict[str, list[str]]:
-    """Return the names of tasks, of busy threads that are no daemons, and the child processes there are; nothing for
-    what there is none of.
+    """Return tasks, busy threads that are no daemons, and child processes, each by its kind; no empty lists.
 
-    wait_seconds: so long threads that are about to end may take for it.
+    wait_seconds: how long threads that are about to end may take.
     """
     deadline = monotonic() + wait_seconds
     while (threads := _busy_threads()) and monotonic() < deadline:
         sleep(0.01)
-    found = {
+    leftovers = {
         "tasks": sorted(task.get_name() for task in asyncio.all_tasks(loop)),
         "threads": sorted(threads),
         "children": [f"{pid} {command}" for pid, command in children().items()],
     }
-    return {name: value for name, value in found.items() if value}
+    return {kind: names for kind, names in leftovers.items() if names}
 
 
 def _busy_threads() -> list[str]:
@@ -47,17 +46,17 @@ def _busy_threads() -> list[str]:
 
 
 def _is_idle(frame: FrameType | None) -> bool:
-    """True for a thread of a ThreadPoolExecutor that waits for work: it would end with the interpreter."""
+    """True for a thread of a ThreadPoolExecutor that waits for work."""
     return frame is not None and frame.f_code is thread._worker.__code__
 
 
 def children() -> dict[int, str]:
-    """Return the command of each process that this one or one of its children has started, by process id."""
+    """Return the commands of the child processes, and of their children, by process id."""
     if not PROC.exists():
         return {each.pid: each.name for each in multiprocessing.active_children() if each.pid}
     parents = {}
     for pid in (int(folder.name) for folder in PROC.iterdir() if folder.name.isdigit()):
-        with suppress(OSError):  # it is gone meanwhile
+        with suppress(OSError):  # it has ended meanwhile
             state, parent = _stat(pid)
             if state != "Z":
                 parents[pid] = int(parent)
@@ -69,16 +68,16 @@ def children() -> dict[int, str]:
 
 
 def end_children() -> None:
-    """End all of them, those that do not heed a signal by SIGKILL. From now on no thread of this process can fork."""
+    """End all child processes, with SIGKILL if needed. From now on no thread of this process can fork."""
     is_ending.set()
     pids = set(children())
     for pid in pids:
         _send(pid, signal.SIGTERM)
-        _send(pid, signal.SIGINT)  # the embedded Redis heeds only this one
+        _send(pid, signal.SIGINT)  # the embedded Redis blocks SIGTERM
     deadline = monotonic() + END_SECONDS
     while any(map(_is_alive, pids)) and monotonic() < deadline:
         sleep(0.02)
-    # Again, because one that was being forked has only just appeared.
+    # Twice, because a fork that was under way may have added a child.
     for _ in range(2):
         for pid in filter(_is_alive, pids | set(children())):
             _send(pid, signal.SIGKILL)
@@ -92,7 +91,7 @@ def _is_alive(pid: int) -> bool:
 
 def _stat(pid: int) -> list[str]:
     """Return the state of a process and the id of its parent; OSError when there is no such process."""
-    # They follow the name, which stands in parentheses and may hold anything.
+    # They follow the program's name, which stands in parentheses and may contain any character.
     return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[:2]
 
 

@@ -1,7 +1,7 @@
-"""How this process speaks: one line per event on stderr, because stdout belongs to the results of the command line.
+"""The log: one line per event on stderr; stdout is for the results of commands.
 
-`configure` sets it up once, in cli.py. Own events and those of libraries (logging, warnings) go the same way: JSON for
-machines, colours on a terminal, secrets masked in the finished line, so that no field, repr or trace slips through.
+`configure` sets it up once per process. Events of the service and of libraries (logging, warnings) are written alike:
+JSON, or colours on a terminal. Secrets are masked in the finished line, so that no field, repr or trace can show one.
 Safe from any thread.
 """
 
@@ -23,14 +23,14 @@ from structlog.typing import Processor
 from pipeline.settings import LogFormat
 from pipeline.texts import clean, mask
 
-AGAIN_SECONDS = 60.0
+REPEAT_SECONDS = 60.0
 MAX_KINDS = 100
 
 
 def configure(log_format: LogFormat, log_level: str, stream: TextIO | None = None) -> None:
-    """Send every log line of this process to the stream (default: stderr), replacing what was set up before.
+    """Write every log line of this process to the stream (default: stderr); replaces an earlier configuration.
 
-    log_level: of our own events; libraries are heard from WARNING on, whatever it says.
+    log_level: for events of the service; lines of libraries are always written from WARNING on.
     Each line has `timestamp` (UTC, milliseconds), `level`, `event`, then the fields; an exception is one field
     `exception`.
     """
@@ -57,30 +57,30 @@ def configure(log_format: LogFormat, log_level: str, stream: TextIO | None = Non
     logging.basicConfig(handlers=[_Libraries(processors, write)], level=max(level, logging.WARNING), force=True)
 
 
-class Seldom:
-    """Writes a line that a fault or any client may cause without end: at once, then once a minute.
+class ThrottledLog:
+    """Writes a line that an outage or a client may cause without end: at once, then once a minute.
 
-    The next line that is written says with `repeated` how many were left out meanwhile. Safe on one thread.
+    The field `repeated` of the next line is the number of lines left out. For one thread.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._written: dict[str, tuple[float, int]] = {}  # when last, and how many were left out since
+        self._written: dict[str, tuple[float, int]] = {}  # kind -> (time of the last line, lines left out since)
 
     def write(self, write: Callable[..., None], event: str, key: str = "", **fields: Any) -> bool:
-        """Write the line unless the same one was written within AGAIN_SECONDS; return whether it was written.
+        """Write the line unless one of its kind was written within REPEAT_SECONDS; return whether it was written.
 
         write: a method of a logger.
-        key: what makes the line another one beside its event, such as the cause; at most MAX_KINDS are told apart, and
-        lines beyond are one more kind for each event: texts that are never the same hide no other event.
+        key: together with the event the kind of the line, such as the cause. Beyond MAX_KINDS all lines of an event
+            are one kind, so that endless different texts hide no other event.
         """
         kind, now = f"{event} {key}", self._clock()
         if kind not in self._written and len(self._written) >= MAX_KINDS:
             self._forget(now)
             if len(self._written) >= MAX_KINDS:
                 kind = event
-        written_at, left_out = self._written.get(kind, (-AGAIN_SECONDS, 0))
-        if now - written_at < AGAIN_SECONDS:
+        written_at, left_out = self._written.get(kind, (-REPEAT_SECONDS, 0))
+        if now - written_at < REPEAT_SECONDS:
             self._written[kind] = written_at, left_out + 1
             return False
         self._written[kind] = now, 0
@@ -89,19 +89,19 @@ class Seldom:
 
     def _forget(self, now: float) -> None:
         self._written = {
-            kind: (at, left_out) for kind, (at, left_out) in self._written.items() if now - at < AGAIN_SECONDS
+            kind: (at, left_out) for kind, (at, left_out) in self._written.items() if now - at < REPEAT_SECONDS
         }
 
 
 class _Output:
-    """What structlog writes finished lines to."""
+    """The logger that structlog wraps: every level writes the finished line."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = write
 
 
 class _Libraries(logging.Handler):
-    """Sends records of the standard library's logging through our processors."""
+    """Sends records of the standard library's logging through the same processors."""
 
     def __init__(self, processors: Sequence[Processor], write: Callable[[str], None]) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class _Libraries(logging.Handler):
             for processor in self._processors:
                 event = processor(None, record.levelname.lower(), event)
             self._write(event)
-        except Exception:  # a library's broken format string must not become an error of the code that logs
+        except Exception:  # a library's broken format string must not raise in the code that logs
             self.handleError(record)
 
 
@@ -127,24 +127,24 @@ def _line_writer(stream: TextIO) -> Callable[[str], None]:
                 stream.write(line + "\n")
                 stream.flush()
         except (OSError, ValueError):
-            pass  # whoever read the log is gone; the job that logs goes on
+            pass  # the reader of the log has closed it; the service goes on
 
     return write
 
 
 def _head(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put the three fields first that every line has."""
+    """Put the three fields of every line first."""
     timestamp = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
     return {"timestamp": timestamp, "level": method, "event": event.pop("event"), **event}
 
 
 def _clean_values(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Keep what others have written from steering the terminal. JSON escapes it, and so does the repr of a list."""
+    """Remove terminal escapes from foreign texts. JSON, and the repr of a list, escape them anyway."""
     return {name: clean(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _write_traceback(stream: TextIO, exc_info: Any) -> None:
-    # Not structlog's default: that prints local variables, secrets among them.
+    # Not structlog's default, which prints local variables, secrets among them.
     plain = StringIO()
     structlog.dev.plain_traceback(plain, exc_info)
     stream.write("\n".join(map(clean, plain.getvalue().split("\n"))))

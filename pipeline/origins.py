@@ -1,7 +1,7 @@
-"""Origins of web pages: as a browser names them in `Origin`, and as settings do. Pure.
+"""Origins of web pages, as browsers send them in `Origin` and as settings name them. Pure.
 
-An origin is scheme, host and port, spelled as browsers do: small letters, no default port, no slash at its end
-(RFC 6454, section 6.2). Nothing here raises for what a client sent.
+The normal spelling is that of browsers: scheme, host and port in small letters, without a default port and without a
+slash at the end (RFC 6454, section 6.2). No function raises for a value that a client sent.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"http": "80", "https": "443"}
-# Pages of browser extensions and of apps that are a web page in a frame of their own have origins like these.
+# The origins of browser extensions, and of apps that show a web page, have these schemes.
 APP_SCHEMES = ("chrome-extension", "moz-extension", "safari-web-extension", "capacitor", "ionic", "tauri")
 HOST = r"[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?|\[[0-9a-f:.]{2,45}\]"
-PLACE = re.compile(rf"({HOST})(?::([0-9]{{1,5}}))?", re.IGNORECASE | re.ASCII)
+HOST_PORT = re.compile(rf"({HOST})(?::([0-9]{{1,5}}))?", re.IGNORECASE | re.ASCII)
 ORIGIN = re.compile(rf"([a-z][a-z-]{{1,30}})://({HOST})(?::([0-9]{{1,5}}))?", re.IGNORECASE | re.ASCII)
 
 
 def normal_origin(text: str) -> str:
-    """Return the origin in its normal spelling, "" for what is none: `null`, a path, a user, a broken address."""
-    found = ORIGIN.fullmatch(text)
-    if found is None:
+    """Return the origin in its normal spelling; "" for any other text, such as `null` or an address with a path."""
+    matched = ORIGIN.fullmatch(text)
+    if matched is None:
         return ""
-    scheme, host, port = found[1].lower(), _normal_host(found[2]), _normal_port(found[3])
+    scheme, host, port = matched[1].lower(), _normal_host(matched[2]), _normal_port(matched[3])
     if scheme not in (*DEFAULT_PORTS, *APP_SCHEMES) or not host or port is None:
         return ""
     return f"{scheme}://{host}" + (f":{port}" if port not in ("", DEFAULT_PORTS.get(scheme)) else "")
 
 
 def origin_of(url: str) -> str:
-    """Return the origin of a setting's http:// or https:// address, "" for what is none."""
+    """Return the origin of an http:// or https:// address in a setting, "" when it has none."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -41,7 +41,7 @@ def origin_of(url: str) -> str:
 
 
 def allowed_origin(text: str) -> str:
-    """Return the origin of an entry of ALLOWED_ORIGINS, "" for what is none. A slash at its end is forgiven."""
+    """Return the origin of an entry of ALLOWED_ORIGINS, "" when it is none. A slash at its end is accepted."""
     text = text.removesuffix("/")
     if text.isascii():
         return normal_origin(text)
@@ -49,7 +49,7 @@ def allowed_origin(text: str) -> str:
 
 
 def origin_fault(text: str) -> str:
-    """Return why this cannot be an entry of ALLOWED_ORIGINS, "" when it can. Quotes nothing of it."""
+    """Return why this cannot be an entry of ALLOWED_ORIGINS, "" when it can. Does not quote the entry."""
     if text == "*":
         return "must name origins, * is not accepted"
     if text.lower() == "null":
@@ -63,20 +63,21 @@ def origin_fault(text: str) -> str:
         return "an origin has no path, query, fragment or user: only scheme, host and port"
     if "*" in rest:
         return "each host must be named, * is not accepted"
-    return "it holds no valid host or port"
+    return "it has no valid host or port"
 
 
-def is_same_place(origin: str, host: str) -> bool:
-    """True when the normal origin is that of pages which the Host header's host and port serve.
+def is_same_host(origin: str, host: str) -> bool:
+    """True when the origin has the host and port of a Host header.
 
-    The scheme is not compared: a proxy in front may have taken the TLS off.
+    origin: in its normal spelling.
+    The scheme is not compared, because a proxy may have removed the TLS.
     """
-    ours, page = PLACE.fullmatch(host), ORIGIN.fullmatch(origin)
-    if ours is None or page is None:
+    own, page = HOST_PORT.fullmatch(host), ORIGIN.fullmatch(origin)
+    if own is None or page is None:
         return False
-    standard, port = DEFAULT_PORTS.get(page[1], ""), _normal_port(ours[2])
-    # A proxy may name the default port, which browsers leave out.
-    return _normal_host(ours[1]) == page[2] and port is not None and (port or standard) == (page[3] or standard)
+    default, port = DEFAULT_PORTS.get(page[1], ""), _normal_port(own[2])
+    # A proxy may write the default port, which browsers leave out.
+    return _normal_host(own[1]) == page[2] and port is not None and (port or default) == (page[3] or default)
 
 
 def _normal_host(host: str) -> str:

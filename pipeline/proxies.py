@@ -1,8 +1,8 @@
-"""Which address a request came from when proxies stand in front. Pure; nothing here raises for what a client sent.
+"""The address of the client behind proxies. Pure; no function raises for a value that a client sent.
 
-A proxy adds the address it was called from to the end of `X-Forwarded-For`. Everything before that may be made up by
-the client, so the header is read from its end, and only as long as each address is that of a trusted proxy. The header
-`Forwarded` is not read: a proxy that does not write it passes on what the client sent.
+A proxy appends the address of its caller to `X-Forwarded-For`. The client can invent everything before that. So the
+header is read from its end, as long as each address is that of a trusted proxy. The header `Forwarded` is not read:
+a proxy that does not write it forwards what the client sent.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 IP = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# One word for the networks that are nobody's own (RFC 1918, RFC 4193) and this machine: the addresses of containers
-# are not known before they run.
+# One word for all private networks (RFC 1918, RFC 4193) and this machine: the addresses of containers are not known
+# before they run.
 PRIVATE = "private"
 PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "fc00::/7", "::1/128")
-# More hops than any installation has. A longer header costs no more to read.
+# More hops than any installation has; bounds the cost of a long header.
 MAX_HOPS = 20
 # As some proxies write them: 192.0.2.1:4711, [2001:db8::1] and [2001:db8::1]:4711.
 WITH_PORT = re.compile(r"\[([^\[\]]*)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}", re.ASCII)
@@ -26,16 +26,19 @@ LONGEST_ADDRESS = 64
 
 
 class TrustedProxies:
-    """The proxies that TRUSTED_PROXIES names. entries: those in which `proxy_fault` finds nothing."""
+    """The proxies that TRUSTED_PROXIES names.
+
+    entries: each one valid, see proxy_fault.
+    """
 
     def __init__(self, entries: Sequence[str] = ()) -> None:
         names = [name for entry in entries for name in (PRIVATE_NETWORKS if entry == PRIVATE else (entry,))]
         self._networks: tuple[Network, ...] = tuple(ip_network(name) for name in names)
 
     def client_of(self, peer: str, headers: Mapping[str, str]) -> str:
-        """Return the address of the client: the peer's own, or what the trusted proxies say in `X-Forwarded-For`.
+        """Return the address of the client: the peer's own, or the one that trusted proxies wrote.
 
-        peer: the address at the other end of the connection. What is no address comes back as it is.
+        peer: the address at the other end of the connection; a value that is no IP address is returned unchanged.
         """
         if (address := parse_address(peer)) is None:
             return peer
@@ -44,16 +47,14 @@ class TrustedProxies:
         for entry in reversed(headers.get("X-Forwarded-For", "").rsplit(",", MAX_HOPS)[-MAX_HOPS:]):
             hop = parse_address(entry)
             if hop is None:
-                break  # the last proxy that could be believed is the best that is known
+                break  # the address before this entry is the last trustworthy one
             address = hop
             if not self._trusts(address):
                 break
         return str(address)
 
     def hosts_of(self, peer: str, headers: Mapping[str, str]) -> tuple[str, ...]:
-        """Return the hosts that the client may have asked for: `Host`, and where a trusted proxy changed that, what it
-        says in `X-Forwarded-Host`.
-        """
+        """Return the hosts that the client may have requested: `Host`, and `X-Forwarded-Host` of a trusted proxy."""
         own = headers.get("Host", "")
         address = parse_address(peer) if self._networks and "X-Forwarded-Host" in headers else None
         if address is None or not self._trusts(address):
@@ -65,12 +66,15 @@ class TrustedProxies:
 
 
 def parse_address(text: str) -> IP | None:
-    """Return the IP address, None for what is none. Without port, brackets and zone; IPv4 in IPv6 as IPv4."""
+    """Return the IP address, None for any other text.
+
+    Port, brackets and zone are dropped; an IPv4 address mapped into IPv6 is returned as IPv4.
+    """
     text = text.strip()
     if len(text) > LONGEST_ADDRESS:
         return None
-    if found := WITH_PORT.fullmatch(text):
-        text = found[1] or found[2] or ""
+    if matched := WITH_PORT.fullmatch(text):
+        text = matched[1] or matched[2] or ""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -87,7 +91,7 @@ def proxy_fault(entry: str) -> str:
     except ValueError:
         return f"must be an address as 10.0.0.7, a network as 10.0.0.0/8 that begins where it says, or {PRIVATE}"
     if network.prefixlen == 0:
-        return f"{entry} would believe everybody who says another address"
+        return f"{entry} would trust every client, which may invent its address"
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
         return "write an IPv4 address or network without ::ffff:"
     return ""

@@ -1,7 +1,7 @@
-"""Which processes of the service run on a DATA_DIR: one file each, so that none overwrites another's. Blocks.
+"""The list of service processes that run on one DATA_DIR: one file per process. Blocks.
 
-A process holds a lock on its file for as long as it lives. The kernel lets go of the lock at its end, also after kill
--9, so a file without a lock is a leftover, whoever has its process id by now. Readers remove leftovers.
+Each process locks its file. The kernel releases the lock when the process ends, also after kill -9. A file without a
+lock is therefore stale, even if its process id is in use again. Readers remove stale files.
 """
 
 from __future__ import annotations
@@ -20,19 +20,23 @@ from typing import IO
 from urllib.parse import urlsplit
 
 FOLDER = "services"
-# As versions before this one wrote it: one of the processes, for programs that read it. A process of such a version
-# has no other. To be dropped in the next one.
+# Earlier versions have this one file only. It names one of the processes, for programs that still read it.
+# To be removed in the next version.
 OLD_FILE = "service.json"
-# On this machine a connection is made at once or not at all.
+# A connection on the same machine is made at once or not at all.
 CONNECT_SECONDS = 0.5
 DRAFT = ".new"
-# A draft is written in much less; an older one was left by a process that was killed meanwhile.
+# Writing a draft takes far less; an older one is of a process that was killed.
 DRAFT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One process of the service. address: where it listens. host: of the pid, as containers have pids of their own."""
+    """One process of the service.
+
+    address: the URL that it listens on.
+    host: the host name that belongs to the pid: containers have process ids of their own.
+    """
 
     pid: int
     address: str
@@ -41,25 +45,25 @@ class Service:
 
     @property
     def is_here(self) -> bool:
-        """Whether the pid is one of this host, so that a signal reaches it."""
+        """True when a signal to the pid reaches the process: it runs on this host."""
         return self.host == socket.gethostname()
 
 
-class Entry:
+class ServiceFile:
     """The file of this process."""
 
     def __init__(self, data_dir: Path, address: str, role: str) -> None:
-        """Write it; OSError when that is not possible."""
+        """Write and lock the file; OSError when that is not possible."""
         folder = data_dir / FOLDER
         folder.mkdir(exist_ok=True)
         service = Service(os.getpid(), address, role, socket.gethostname())
         self._data_dir = data_dir
-        # The name is used once: who finds a leftover of this name removes nothing else.
+        # A name is used once only, so removing a stale file never removes that of a new process.
         self._path = folder / f"{service.pid}-{secrets.token_hex(4)}.json"
         draft = self._path.with_suffix(DRAFT)
         self._file = draft.open("w")
         try:
-            # Locked before it has its name, or a reader would take it for a leftover.
+            # Locked before it gets its name: a reader would take an unlocked file for a stale one.
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             json.dump(asdict(service), self._file)
             self._file.flush()
@@ -72,7 +76,7 @@ class Entry:
             _write_old(data_dir)
 
     def remove(self) -> None:
-        """Remove it at the end of the process."""
+        """Remove the file at the end of the process."""
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
             self._file.close()
@@ -80,25 +84,25 @@ class Entry:
 
 
 def services(data_dir: Path) -> list[Service]:
-    """Return the processes that run on the folder, the one that started last first; leftovers of others are removed."""
-    found, has_removed = [], False
+    """Return the running processes, the newest first, and remove stale files."""
+    running, has_removed = [], False
     for path in _entries(data_dir):
         try:
             with path.open() as file:
-                if _is_left(file):
+                if _is_stale(file):
                     path.unlink()
                     has_removed = True
                 elif path.suffix != DRAFT:
                     given = json.load(file)
-                    found.append(Service(**{each.name: given[each.name] for each in fields(Service)}))
-        except (OSError, ValueError, TypeError, KeyError):  # it has gone meanwhile, is not for us to read, or not ours
+                    running.append(Service(**{each.name: given[each.name] for each in fields(Service)}))
+        except (OSError, ValueError, TypeError, KeyError):  # removed meanwhile, unreadable, or of another program
             continue
     if has_removed:
         with suppress(OSError):
             _write_old(data_dir)
-    if (before := _of_before(data_dir)) and before.pid not in [each.pid for each in found if each.is_here]:
-        found.append(before)
-    return found
+    if (old := _old_service(data_dir)) and old.pid not in [each.pid for each in running if each.is_here]:
+        running.append(old)
+    return running
 
 
 def _entries(data_dir: Path) -> Iterator[Path]:
@@ -111,8 +115,8 @@ def _entries(data_dir: Path) -> Iterator[Path]:
     return (Path(path) for _, path in sorted(ages, reverse=True))
 
 
-def _is_left(file: IO[str]) -> bool:
-    """Return whether no process holds the lock, or will soon."""
+def _is_stale(file: IO[str]) -> bool:
+    """Return True when no process has locked the file; False for a draft that may be locked in a moment."""
     if file.name.endswith(DRAFT):
         return time.time() - os.fstat(file.fileno()).st_mtime > DRAFT_SECONDS
     try:
@@ -123,10 +127,10 @@ def _is_left(file: IO[str]) -> bool:
 
 
 def _write_old(data_dir: Path) -> None:
-    """Let the old file name a process that runs, or remove it."""
+    """Write a running process into the old file, or remove the file when none runs."""
     path, now = data_dir / OLD_FILE, services(data_dir)
-    if now and now[-1] == _of_before(data_dir):
-        return  # it has no other
+    if now and now[-1] == _old_service(data_dir):
+        return  # a process of an earlier version has only this file
     if not now:
         path.unlink(missing_ok=True)
         return
@@ -138,15 +142,15 @@ def _write_old(data_dir: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _of_before(data_dir: Path) -> Service | None:
-    """Return the process of a version before this one that has written the old file and still runs here, if any."""
+def _old_service(data_dir: Path) -> Service | None:
+    """Return the process of an earlier version that wrote the old file and still runs, or None."""
     try:
         given = json.loads((data_dir / OLD_FILE).read_text())
         if given.keys() != {"pid", "address"}:
             return None  # written by this version
         os.kill(given["pid"], 0)
         address = urlsplit(given["address"])
-        # Another process may have its id by now.
+        # Its process id may be in use by another program: check that something listens there.
         socket.create_connection((address.hostname or "", address.port or 0), CONNECT_SECONDS).close()
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return None

@@ -20,14 +20,14 @@ from pipeline.errors import ConfigurationError
 from pipeline.exit import Exit
 from pipeline.handlers.server import raise_file_limit
 from pipeline.hooks.threads import LoopThreads
-from pipeline.services import Entry, Service
+from pipeline.services import Service, ServiceFile
 from pipeline.settings import REMOVED_IN, Settings
 from pipeline.supervision import cancel
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-# How long what is left of plugins' tasks may take to heed its cancellation.
+# How long tasks of plugins that still run may take to end after their cancellation.
 LEFT_SECONDS = 0.3
 
 
@@ -40,11 +40,10 @@ def serve() -> None:
         log.warning("setting_removed", variable=removed.variable, since=REMOVED_IN, fixed=removed.fixed)
     for unknown in settings.unknown_variables:
         log.warning("setting_unknown", variable=unknown.variable, meant=unknown.meant or None)
-    data_dir.try_data_dir(settings.data_dir)
-    data_dir.tighten(settings.data_dir)
+    data_dir.prepare_data_dir(settings.data_dir)
+    data_dir.close_to_others(settings.data_dir)
     raise_file_limit()
-    # Not asyncio.run: at its end that waits for every task, and a plugin that ignores cancellation would keep us for
-    # ever.
+    # Not asyncio.run: it waits for every task at its end, and a plugin's task may ignore its cancellation.
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LoopThreads())
     exit_ = Exit(loop, settings.lame_duck_seconds + settings.shutdown_seconds)
@@ -57,16 +56,16 @@ def serve() -> None:
 
 
 async def _serve(settings: Settings, exit_: Exit) -> None:
-    """Run until the process is asked to end, also while it starts; close what was opened, in reverse order."""
+    """Run until the process is asked to end, which may be during the start; then close in reverse order."""
     async with AsyncExitStack() as opened:
         start = asyncio.create_task(_start(settings, exit_, opened), name="start")
-        await asyncio.wait({start, exit_.asked}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({start, exit_.requested}, return_when=asyncio.FIRST_COMPLETED)
         if not start.done():
             log.info("start_cancelled")
             await cancel([start])
         else:
             start.result()
-            await asyncio.wait({exit_.asked})
+            await asyncio.wait({exit_.requested})
     if left := asyncio.all_tasks() - {asyncio.current_task()}:
         for task in left:
             task.cancel()
@@ -82,36 +81,36 @@ async def _start(settings: Settings, exit_: Exit, opened: AsyncExitStack) -> Non
         except FolderInUse:
             if (service := service_target.find_service(settings)) is None:
                 raise
-            raise ConfigurationError(_what_runs(service)) from None
+            raise ConfigurationError(_already_running(service)) from None
         settings = settings.model_copy(update={"redis_url": SecretStr(redis.url)})
         app = App(settings, owns_redis=True, on_fatal=exit_.fail)
-        redis.on_restart = app.parts.metrics.task_restarts.labels("embedded").inc
-        # Without it the process must not go on.
-        app.parts.supervisor.start("embedded redis", redis.watch, kind="embedded", restarts=False)
-        opened.push_async_callback(app.parts.supervisor.stop)
+        redis.on_restart = app.parts.base.metrics.task_restarts.labels("embedded").inc
+        # The process ends when the embedded Redis cannot be started again.
+        app.parts.base.supervisor.start("embedded redis", redis.watch, kind="embedded", restarts=False)
+        opened.push_async_callback(app.parts.base.supervisor.stop)
     else:
         app = App(settings, on_fatal=exit_.fail)
-    # What is there by now stays; to look through all of it again and again would stop the loop for 100 ms each time.
+    # Objects made so far live as long as the process; collecting them would stop the loop for 100 ms each time.
     gc.collect()
     gc.freeze()
     await app.start()
     try:
-        opened.callback(Entry(settings.data_dir, app.address, settings.role.value).remove)
-    except OSError as error:  # only the other commands miss it
+        opened.callback(ServiceFile(settings.data_dir, app.address, settings.role.value).remove)
+    except OSError as error:  # the service works; other commands do not find it by themselves
         log.warning("service_file_not_written", error=cause_of(error))
-    # A process that must not go on ends at once.
+    # After a fatal error there is no lame-duck time.
     opened.push_async_callback(lambda: app.stop(0 if exit_.code else settings.lame_duck_seconds))
-    # Only for a person: in a file, or a journal, they would be a token in a log.
+    # Only on a terminal: in a file or a journal the links would be tokens in a log.
     if settings.gives_links and sys.stdout.isatty():
         demonstrating.print_links(settings, app.address)
     if systemd.watchdog_seconds():
-        app.parts.supervisor.start("systemd", systemd.keep_alive, kind="watchdog")
+        app.parts.base.supervisor.start("systemd", systemd.keep_alive, kind="watchdog")
     opened.callback(systemd.notify, "STOPPING=1")
     systemd.notify("READY=1")
 
 
-def _what_runs(service: Service) -> str:
-    """Return which service has DATA_DIR, and how to stop it."""
+def _already_running(service: Service) -> str:
+    """Return an error text: which service uses DATA_DIR, and how to stop it."""
     return (
         f"A service, such as a demo leaves running, is at {service.address} already (process {service.pid}): stop it "
         f"with {this_command()} demo --exit, or give this one its own DATA_DIR, or give both the same REDIS_URL"

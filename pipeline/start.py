@@ -1,6 +1,6 @@
-"""What run.py and the command `pipeline` call: hands over to pipeline/cli.py, or says in one line why that cannot be.
+"""The entry point of run.py and of the command `pipeline`: calls pipeline/cli.py, or prints in one line why it cannot.
 
-Imports nothing that has to be installed, and old Pythons must be able to read it: here they say that they are too old.
+Imports the standard library only, in a syntax that old Pythons can parse, so that they can report their version.
 """
 
 import os
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Run the command line; exit with one line when this Python, or what is installed for it, does not do."""
+    """Run the command line; exit with one line when this Python is too old or a package is missing."""
     if sys.version_info < (3, 11):
         sys.exit("Error: Python 3.11 or newer is needed, this one is %d.%d: %s" % (*sys.version_info[:2], _way_out()))
     try:
@@ -21,7 +21,7 @@ def main() -> None:
         # It imports the command that was typed.
         command_line()
     except ImportError as error:
-        # A fault of ours: the trace is wanted.
+        # A module of the service itself is missing: the trace helps to find the bug.
         if (error.name or "pipeline").split(".")[0] == "pipeline":
             raise
         if isinstance(error, ModuleNotFoundError):
@@ -30,13 +30,13 @@ def main() -> None:
 
 
 def program() -> "list[str]":
-    """Return what Python was started with: run.py, the command `pipeline`, or -m pipeline."""
-    # As a file __main__.py would be found beside pipeline/queue, which Python would then take for its own queue.
+    """Return the arguments that start this program again: run.py, the command `pipeline`, or -m pipeline."""
+    # Not the path of __main__.py: Python would then import pipeline/queue in place of its own module queue.
     return ["-m", "pipeline"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
 
 
 def _way_out() -> str:
-    """Return what to type instead."""
+    """Return the command to type instead."""
     if not (ROOT / "install.py").exists():
         return "install it again: pip install --force-reinstall 'ai-queue-pipeline[local]'"
     python = ROOT / ".venv" / "bin" / "python"

@@ -1,9 +1,9 @@
 """Keeps the long-lived tasks of this process running, or ends the process.
 
-A long-lived task is one that something else relies on for as long as the process lives: the job slots, the listener of
-a room, the reconciler. When such a task ends and nobody asked it to, the supervisor logs the reason with its trace,
-and starts the task again after a delay that doubles each time. A task that cannot be started again ends the process.
-`check` is part of readiness, so that no task is down behind a green light. Runs on the event loop.
+A long-lived task is needed as long as the process runs: the job slots, the listener of a room, the reconciler. When
+such a task ends without being asked to, the supervisor logs the reason with its trace, and restarts the task after a
+delay that doubles each time. A task that cannot be restarted ends the process. `check` is part of readiness: a process
+with a task down is not ready. Runs on the event loop.
 
 Idea: streaq's single task group, and Faktory, which ends with its Redis child.
 """
@@ -22,16 +22,16 @@ from pipeline.errors import DependencyUnavailable
 
 log = structlog.get_logger(__name__)
 
-# Before the first restart, and at most.
+# The first and the longest delay before a restart.
 RESTART_SECONDS = (0.1, 10.0)
-# How long a task has to run until its next failure counts as the first again.
+# After running for so long, the next failure of a task counts as its first one.
 STEADY_SECONDS = 60.0
-# How often a task is asked to end before it is left behind, and how long it may take each time.
+# How many times a task is cancelled, and how long it may take each time, before it is left running.
 CANCELS, CANCEL_SECONDS = 4, 0.25
 
 
-class Watched:
-    """One long-lived task. It counts as down from its failure until it has run for as long as it had to wait."""
+class SupervisedTask:
+    """One long-lived task. After a failure it counts as down until it has run for as long as its restart delay."""
 
     def __init__(self, name: str, kind: str, run: Callable[[], Coroutine[Any, Any, None]], restarts: bool) -> None:
         self.name = name
@@ -45,7 +45,10 @@ class Watched:
         self.has_failed = self.is_stopped = False
 
     def is_down(self, now: float) -> bool:
-        """True while it does not run, or has only just been started again. now: loop time."""
+        """True while the task does not run, or was restarted only just now.
+
+        now: loop time.
+        """
         if self.is_stopped:
             return False
         return self.has_failed or now - self.started_at < self.delay_seconds
@@ -60,31 +63,30 @@ class Supervisor:
         on_restart: Callable[[str], None] = lambda kind: None,
         on_fatal: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        """on_restart: called with the kind of a task that ended and is going to be started again.
+        """on_restart: called with the kind of a task that has failed and will be restarted.
 
-        on_fatal: called with the reason when a task ended that cannot be; it is to end the process.
+        on_fatal: called with the reason when a task has ended that cannot be restarted; it must end the process.
         """
         self._on_restart = on_restart
         self._on_fatal = on_fatal
-        self._all: list[Watched] = []
+        self._all: list[SupervisedTask] = []
 
     def start(
         self, name: str, run: Callable[[], Coroutine[Any, Any, None]], *, kind: str = "", restarts: bool = True
-    ) -> Watched:
+    ) -> SupervisedTask:
         """Start run() as a task of that name.
 
-        run: returns only when its work is done for good. It has to bear being called again after it has failed at any
-        of its awaits.
-        kind: of the task, for metrics; one of a small set. Default: the name.
-        restarts: False when run does not bear being called again.
+        run: returns only when its work is finished. It must work when it is called again after a failure at any await.
+        kind: label of the metrics, from a small set; the name by default.
+        restarts: False when run cannot be called a second time.
         """
-        watched = Watched(name, kind or name, run, restarts)
+        watched = SupervisedTask(name, kind or name, run, restarts)
         self._all.append(watched)
         self._begin(watched)
         return watched
 
-    async def stop(self, which: Iterable[Watched] | None = None) -> None:
-        """End these tasks, or all."""
+    async def stop(self, which: Iterable[SupervisedTask] | None = None) -> None:
+        """End these tasks, or all of them."""
         stopped = list(self._all if which is None else which)
         for watched in stopped:
             watched.is_stopped = True
@@ -95,23 +97,23 @@ class Supervisor:
 
     @property
     def down(self) -> list[str]:
-        """The names of the tasks that do not run, or have only just been started again."""
+        """The names of the tasks that do not run, or were restarted only just now."""
         now = asyncio.get_running_loop().time()
         return sorted({watched.name for watched in self._all if watched.is_down(now)})
 
     async def check(self) -> None:
-        """Return when every task runs; DependencyUnavailable names the others."""
+        """Return when every task runs; else raise DependencyUnavailable with the names of those that do not."""
         if down := self.down:
             raise DependencyUnavailable(f"Not running: {', '.join(down)}")
 
-    def _begin(self, watched: Watched) -> None:
+    def _begin(self, watched: SupervisedTask) -> None:
         watched.has_failed = False
         watched.started_at = asyncio.get_running_loop().time()
-        # In a context of its own: names that a job or a request has bound are not those of this task.
+        # In a context of its own, so that its log lines do not carry fields of the job or request that started it.
         watched.task = asyncio.create_task(watched.run(), name=watched.name, context=Context())
         watched.task.add_done_callback(lambda task: self._ended(watched, task))
 
-    def _ended(self, watched: Watched, task: asyncio.Task[None]) -> None:
+    def _ended(self, watched: SupervisedTask, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if watched.is_stopped:
             return
@@ -119,7 +121,7 @@ class Supervisor:
             self._all.remove(watched)  # its work is done
             return
         watched.has_failed = True
-        cause = error or asyncio.CancelledError("a cancellation that nobody asked for")
+        cause = error or asyncio.CancelledError("cancelled, but not by the supervisor")
         loop = asyncio.get_running_loop()
         if loop.time() - watched.started_at > STEADY_SECONDS:
             watched.delays = retry_delays(*RESTART_SECONDS)
@@ -134,9 +136,7 @@ class Supervisor:
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """End the tasks, asking again where a library took a cancellation for a failed connection; what goes on all the
-    same is left behind.
-    """
+    """Cancel the tasks, several times, because some libraries swallow a cancellation; log those that still run."""
     pending = {task for task in tasks if not task.done()}
     for _ in range(CANCELS):
         for task in pending:

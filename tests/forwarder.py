@@ -40,7 +40,7 @@ class Forwarder:
         """Drop all further data of the current connections, as a firewall that has lost their state."""
         self._silenced.update(self._writers)
 
-    def passed_on(self, data: bytes) -> bytes:
+    def inherited_trace(self, data: bytes) -> bytes:
         """Return the data for the other side; a subclass may change them."""
         return data
 
@@ -54,7 +54,7 @@ class Forwarder:
         try:
             while data := await source.read(1 << 16):
                 if target not in self._silenced:
-                    target.write(self.passed_on(data))
+                    target.write(self.inherited_trace(data))
         except ConnectionError:
             pass
         if target not in self._silenced:

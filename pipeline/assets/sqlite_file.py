@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pipeline.assets.sqlite_schema import connect
 from pipeline.assets.sqlite_writes import REFUSALS, Rows, RowStatement, Write, commit, refusal
 from pipeline.errors import ConfigurationError, DependencyUnavailable, OutcomeUnknown, PipelineError
-from pipeline.supervision import Supervisor, Watched
+from pipeline.supervision import Supervisor, SupervisedTask
 
 T = TypeVar("T")
 UNWRITTEN = "The asset store cannot be written"
@@ -58,7 +58,7 @@ class SqliteFile:
         self._supervisor = supervisor
         self._writer: SqliteConnection | None = None
         self._reader: SqliteConnection | None = None
-        self._writing: Watched | None = None
+        self._writing: SupervisedTask | None = None
         self._waiting: list[Write] = []
         self._is_refused = False
         self._added = asyncio.Event()

@@ -42,7 +42,7 @@ def check(analyze: bool, as_json: bool) -> None:
     """
     settings = settings_module.load()
     # Every other check needs it.
-    data_dir.try_data_dir(settings.data_dir)
+    data_dir.prepare_data_dir(settings.data_dir)
     logs.configure(settings.log_format, "ERROR")
     loop = asyncio.new_event_loop()
     loop.set_default_executor(LoopThreads())

@@ -105,10 +105,10 @@ def link(console: bool, photos: bool) -> None:
 
 def _start_service(settings: Settings) -> Service:
     """Start `serve` in the background, logging to DATA_DIR/service.log, and wait until it answers."""
-    data_dir.try_data_dir(settings.data_dir)
+    data_dir.prepare_data_dir(settings.data_dir)
     log_path = settings.data_dir / LOG_NAME
     environment = os.environ | ({"PORT": "0"} if service_target.address_fault(settings) else {})
-    with data_dir.usable(log_path):
+    with data_dir.naming_data_dir(log_path):
         log_file = log_path.open("ab")
     with log_file:
         log_start = log_file.tell()

@@ -17,7 +17,8 @@ from pipeline.commands.moving import check_user
 from pipeline.errors import DependencyUnavailable
 from pipeline.hold import Pace
 from pipeline.hooks import Usage
-from pipeline.parts import QUEUE_NAME, build_store
+from pipeline.parts.queues import QUEUE_NAME
+from pipeline.stores import build_store
 from pipeline.queue.queue import JobQueue
 from pipeline.settings import Settings
 from pipeline.usecases.budgets import CommandSpending

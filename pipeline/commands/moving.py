@@ -28,7 +28,7 @@ from pipeline.hooks.kinds import STORAGE
 from pipeline.hooks.storages import Storages
 from pipeline.hooks.storage_calls import StorageCalls
 from pipeline.metrics import Metrics
-from pipeline.parts import build_store, embedded_store, open_store
+from pipeline.stores import build_store, embedded_store, open_store
 from pipeline.settings import Settings
 from pipeline.texts import cause_of
 from pipeline.tracing import OFF

@@ -1,7 +1,7 @@
-"""The access log: one line for each request, and what it says. docs/operations.md, "Logs", has the fields.
+"""The access log: one line for each request. Its fields are in docs/operations.md, "Logs".
 
-What clients choose is cleaned and cut. The query of an address is left out: tickets and signatures stand there. Runs on
-the event loop.
+Values that clients choose are cleaned and cut. The query of an address is left out, because it may contain tickets and
+signatures. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Orchestrators and scrapers ask for these every few seconds for ever.
+# Orchestrators and Prometheus request these every few seconds.
 PROBED = ("/livez", "/readyz", "/metrics")
 PROBE_STATUSES = (200, 503)
 MAX_METHOD_LENGTH = 20
@@ -28,19 +28,19 @@ MAX_AGENT_LENGTH = 120
 
 def log_request(handler: tornado.web.RequestHandler) -> None:
     """Write the access line of a finished request and count it; routes.py passes this as `log_function`."""
-    ours = cast("BaseHandler", handler)
-    request, status = ours.request, ours.get_status()
+    base = cast("BaseHandler", handler)
+    request, status = base.request, base.get_status()
     seconds = request.request_time()
-    fields = access_fields(ours) | {"status": status, "durationMs": round(seconds * 1000, 1)}
-    write = log.info if is_news(ours, status) else log.debug
+    fields = access_fields(base) | {"status": status, "durationMs": round(seconds * 1000, 1)}
+    write = log.info if is_worth_logging(base, status) else log.debug
     write("request_completed", **fields)
-    method = request.method if request.method in ours.SUPPORTED_METHODS else "other"
-    ours.metrics.http_requests.labels(ours.route, method, str(status)).inc()
-    ours.metrics.http_seconds.labels(ours.route).observe(seconds)
+    method = request.method if request.method in base.SUPPORTED_METHODS else "other"
+    base.metrics.http_requests.labels(base.route, method, str(status)).inc()
+    base.metrics.http_seconds.labels(base.route).observe(seconds)
 
 
 def access_fields(handler: BaseHandler) -> dict[str, Any]:
-    """Return what every line about a whole request says, however it ended."""
+    """Return the fields of the line about a request, however the request ended."""
     request = handler.request
     connection: Any = request.connection
     agent = request.headers.get("User-Agent")
@@ -53,22 +53,22 @@ def access_fields(handler: BaseHandler) -> dict[str, Any]:
         "bytesIn": getattr(connection, "bytes_in", 0),
         "bytesOut": getattr(connection, "bytes_out", 0),
         **({"userAgent": _cut(agent, MAX_AGENT_LENGTH)} if agent else {}),
-        **handler.known,
+        **handler.log_fields,
     }
 
 
-def is_news(handler: BaseHandler, status: int) -> bool:
-    """Return whether the line is worth reading: always, but of a probe only when it ends otherwise than the last."""
+def is_worth_logging(handler: BaseHandler, status: int) -> bool:
+    """Return True, but for a probe only when its status differs from that of the previous probe."""
     if handler.route not in PROBED or status not in PROBE_STATUSES:
         return True
     last: dict[tuple[str, bool], int] = handler.application.settings.setdefault("probe_statuses", {})
-    # What a process alone lacks and what all lack are two questions, and two probes ask them side by side.
-    asked = (handler.route, "local" in handler.request.query_arguments)
-    is_same = last.get(asked, 200) == status
-    last[asked] = status
+    # /readyz and /readyz?local are two different probes.
+    probe = (handler.route, "local" in handler.request.query_arguments)
+    is_same = last.get(probe, 200) == status
+    last[probe] = status
     return not is_same
 
 
 def _cut(text: str, length: int) -> str:
-    """Return the text clean and at most so long. It may come with 64 KB, so what is looked at is bounded as well."""
+    """Return the text clean and cut. It may have 64 KB, so only the beginning is cleaned."""
     return clean(text[: 4 * length])[:length]

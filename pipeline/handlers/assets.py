@@ -1,5 +1,6 @@
-"""A user's assets: list, get, delete, run again, cancel. To other users an asset of that user does not exist; admins
-may do all of that with any asset.
+"""A user's assets: list, get, correct, delete, retry, cancel.
+
+Other users get 404 for them. Admins may do all of this with any asset, except correct it.
 """
 
 from __future__ import annotations
@@ -56,25 +57,25 @@ class _Handler(BaseHandler):
         self.tracing = tracing
 
     async def subject(self) -> str | None:
-        """Return the user whose assets the caller may see or change, None for all."""
+        """Return the user whose assets the caller may read or change, None for all users."""
         caller = await self.authenticate()
         if self.may_operate(caller):
-            # Every line about what an operator did says who it was.
+            # Every log line about an operator's request names the operator.
             structlog.contextvars.bind_contextvars(operator=caller.user_id)
             return None
         return caller.user_id
 
     def asset_id(self, text: str) -> str:
-        """Return the asset's id in lower case, for the log as well; ValidationError when it is none."""
+        """Return the asset's id in lower case and add it to the log lines; ValidationError when it is malformed."""
         asset_id = _asset_id(text)
-        self.know(assetId=asset_id)
+        self.add_log_fields(assetId=asset_id)
         return asset_id
 
     async def own(self, asset_id: str, action: str) -> tuple[str | None, str]:
         """Return the user whose asset may be changed, see `subject`, and the asset's id in lower case.
 
-        action: what the audit list calls it when an admin does it to another user's asset; that is for our own pages
-        only, as all that operators do. Forbidden for others.
+        action: its name in the audit list, when an admin changes another user's asset.
+        Forbidden when a foreign page sends an admin's request.
         """
         subject, asset_id = await self.subject(), self.asset_id(asset_id)
         asset = await self.store.get(asset_id) if subject is None else None
@@ -84,11 +85,11 @@ class _Handler(BaseHandler):
         return subject, asset_id
 
     async def _polled(self, read: Read[T], is_enough: Callable[[T], bool], **options: Any) -> T:
-        """Return what Polling.until returns; a process that goes away lets its clients poll another one."""
-        found = await self.polling.until(read, is_enough, **options)
+        """Return what Polling.until returns; while this process drains, clients are sent to another one."""
+        result = await self.polling.until(read, is_enough, **options)
         if self.polling.is_draining:
             self.set_header("Connection", "close")
-        return found
+        return result
 
     def on_connection_close(self) -> None:
         self.polling.abandon()
@@ -96,8 +97,9 @@ class _Handler(BaseHandler):
 
 
 class AssetsHandler(_Handler):
-    """GET /api/assets: the caller's, newest first; with finishedSince those finished since then, oldest first. Admins
-    may name another user.
+    """GET /api/assets: the caller's assets, newest first; with finishedSince those finished since then, oldest first.
+
+    Operators may name another user.
     """
 
     route = "/api/assets"
@@ -124,7 +126,7 @@ class AssetsHandler(_Handler):
         async def read() -> Sequence[Asset]:
             nonlocal read_at
             read_at = utc_now()
-            # One more than asked for tells whether there is a next page.
+            # One item more than requested shows whether there is a next page.
             if since is not None:
                 return await self.store.finished_since(user_id, since, limit=limit + 1, after=after)
             chosen = AssetStatus(status) if status else None
@@ -137,7 +139,7 @@ class AssetsHandler(_Handler):
             ordered_by = last.created_at if since is None else last.finished_at or last.updated_at
             cursor = encode_cursor(ordered_by, last.id)
         shown = await self.progress.shown(items[:limit])
-        # From before the read, so that a client may take it for a cursor.
+        # An instant before the read, so that a client may use it as its next finishedSince.
         self.reply({"items": shown, "nextCursor": cursor, "serverTime": to_timestamp(read_at)})
 
 
@@ -158,28 +160,28 @@ class AssetHandler(_Handler):
                 raise NotFound("Asset not found")
             return asset
 
-        # Its events come to its owner's room.
+        # The asset's events go to its owner's room.
         owner = (await read()).user_id if wait else self.principal.user_id
-        asset = await self._polled(read, is_done, user_id=owner, seconds=wait, about=asset_id)
+        asset = await self._polled(read, is_done, user_id=owner, seconds=wait, asset_id=asset_id)
         self.reply((await self.progress.shown([asset]))[0])
 
     def initialize(  # type: ignore[override]
-        self, *, removing: Removing, correcting: Corrections, **common: Any
+        self, *, removing: Removing, corrections: Corrections, **common: Any
     ) -> None:
         super().initialize(**common)
         self.removing = removing
-        self.correcting = correcting
+        self.corrections = corrections
         self._body = b""
 
     def data_received(self, chunk: bytes) -> None:
         super().data_received(chunk)
-        # One byte more than is taken tells that there were too many.
+        # One byte over the limit is stored, so that read_corrections sees that the body is too long.
         self._body += chunk[: MAX_CORRECTION_BYTES + 1 - len(self._body)]
 
     async def patch(self, asset_id: str) -> None:
-        """Correct what the AI said, or give it back."""
+        """Correct values of the AI; null withdraws a correction."""
         caller, asset_id = await self.authenticate(), self.asset_id(asset_id)
-        asset = await self.correcting.correct(asset_id, caller.user_id, read_corrections(self._body))
+        asset = await self.corrections.correct(asset_id, caller.user_id, read_corrections(self._body))
         self.reply((await self.progress.shown([asset]))[0])
 
     async def delete(self, asset_id: str) -> None:
@@ -189,7 +191,7 @@ class AssetHandler(_Handler):
 
 
 class RetryHandler(_Handler):
-    """POST /api/assets/{id}/retry: a failed or partial asset gets a new job; 409 for any other."""
+    """POST /api/assets/{id}/retry: a failed or partial asset gets a new job; 409 for other assets."""
 
     route = "/api/assets/{id}/retry"
 
@@ -199,13 +201,13 @@ class RetryHandler(_Handler):
             self.limits.upload(subject)
         with self.tracing.request(self):
             receipt = await self.submission.retry(asset_id, subject, self.request_id)
-            self.know(jobId=receipt.job_id)
+            self.add_log_fields(jobId=receipt.job_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
             self.reply(answer | {"status": "processing", "message": "Asset queued for AI analysis"}, status=202)
 
 
 class CancelHandler(_Handler):
-    """POST /api/assets/{id}/cancel: one that is processing becomes failed; 409 for any other."""
+    """POST /api/assets/{id}/cancel: an asset that is processing becomes failed; 409 for other assets."""
 
     route = "/api/assets/{id}/cancel"
 
@@ -220,19 +222,19 @@ class CancelHandler(_Handler):
 
 
 def read_corrections(body: bytes) -> dict[str, str | None]:
-    """Return what the body of a PATCH says, field -> text or None; ValidationError names every fault."""
+    """Return the corrections in the body of a PATCH, field -> text or None; ValidationError names every fault."""
     if len(body) > MAX_CORRECTION_BYTES:
         raise ValidationError.of("body", f"Must have at most {MAX_CORRECTION_BYTES} bytes")
     try:
-        said = json.loads(body)
+        given = json.loads(body)
     except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict) or not said:
+        given = None
+    if not isinstance(given, dict) or not given:
         example = '{"brand": "Adidas", "model": null}'
         raise ValidationError.of("body", f"Must be a JSON object with some of {', '.join(CORRECTABLE)}, like {example}")
     faults = []
     corrections: dict[str, str | None] = {}
-    for name, value in said.items():
+    for name, value in given.items():
         if name not in CORRECTABLE:
             faults.append({"field": clean(str(name))[:MAX_VALUE_LENGTH], "message": UNKNOWN_FIELD})
             continue
@@ -247,7 +249,7 @@ def read_corrections(body: bytes) -> dict[str, str | None]:
 
 
 def is_done(asset: Asset) -> bool:
-    """Return whether nothing more comes of the asset by itself."""
+    """Return True when no job will change the asset by itself."""
     return asset.status is not AssetStatus.PROCESSING
 
 

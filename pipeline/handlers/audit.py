@@ -1,4 +1,4 @@
-"""Who has changed what; for operators."""
+"""The audit list: which operator changed what; for operators."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class AuditHandler(OperatorHandler):
         who = query.text("who", USER_ID, "Must be a user's id")
         action = query.text("action", ACTION, "Must be an action as an entry names it")
         query.check()
-        items, place = await self.audit.page(limit=limit, after=after, who=who, action=action)
-        self.reply({"items": items, "nextCursor": next_cursor(place)})
+        items, position = await self.audit.page(limit=limit, after=after, who=who, action=action)
+        self.reply({"items": items, "nextCursor": next_cursor(position)})

@@ -1,4 +1,4 @@
-"""What jobs did in the last hour, day or week, and whose jobs make up the queue; for operators."""
+"""Statistics of the jobs of the last hour, day or week, and the users with most jobs in the queue; for operators."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The contracts as this installation keeps them: the files of contracts/ with the version that runs, the address at
-which it is reached and the categories of CATEGORIES. Pure.
-"""
+"""The contracts of this installation: the files of contracts/ with its version, address and categories. Pure."""
 
 from __future__ import annotations
 
@@ -25,19 +23,19 @@ def openapi(categories: tuple[str, ...], public_url: str) -> bytes:
 
     public_url: of the service, without a / at its end.
     """
-    contract = _kept("analyze-queue.openapi.json", categories)
+    contract = _adapted("analyze-queue.openapi.json", categories)
     if _can_be_called(public_url):
         contract["servers"] = [{"url": public_url}]
-    return _written(contract)
+    return _as_json(contract)
 
 
 @cache
 def asyncapi(categories: tuple[str, ...], public_url: str) -> bytes:
-    """Return the contract of sockets and streams, the event's schema within it.
+    """Return the contract of sockets and streams, with the event's schema.
 
     public_url: of the service, without a / at its end.
     """
-    contract = _kept("rooms.asyncapi.json", categories)
+    contract = _adapted("rooms.asyncapi.json", categories)
     contract["components"]["schemas"] |= named_schemas("AssetProcessed", _read("asset-processed-event.schema.json"))
     address = urlsplit(public_url)
     for server in contract["servers"].values() if _can_be_called(public_url) else ():
@@ -45,18 +43,20 @@ def asyncapi(categories: tuple[str, ...], public_url: str) -> bytes:
         server["protocol"] += "s" if address.scheme == "https" else ""
         if address.path:
             server["pathname"] = address.path
-    return _written(contract)
+    return _as_json(contract)
 
 
 def _can_be_called(url: str) -> bool:
-    """Return whether clients can call this address. Where a process listens on all of its machine, and PUBLIC_URL says
-    nothing, the contracts keep what is in their files.
+    """Return whether clients can call this address.
+
+    They cannot call 0.0.0.0, the address of a process that listens on all interfaces without a PUBLIC_URL; the
+    contracts then have the servers of their files.
     """
     return urlsplit(url).hostname not in EVERY_ADDRESS
 
 
 def named_schemas(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema and its definitions, each under its title, as the components of a contract have them."""
+    """Return a schema and its definitions by their titles, as components of a contract."""
     named = {name: {key: value for key, value in schema.items() if key[0] != "$"} | {"title": name}}
     named |= {each["title"]: each for each in schema["$defs"].values()}
     text = json.dumps(named)
@@ -67,7 +67,7 @@ def named_schemas(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_categories(contract: Any, categories: Sequence[str]) -> Any:
-    """Return the contract with these categories wherever its file has the default ones, in examples too."""
+    """Return the contract with these categories in place of the default ones, in examples too."""
     if isinstance(contract, list):
         is_enum = contract == list(DEFAULT_CATEGORIES)
         return list(categories) if is_enum else [with_categories(each, categories) for each in contract]
@@ -86,11 +86,11 @@ def _read(name: str) -> dict[str, Any]:
     return contract
 
 
-def _kept(name: str, categories: tuple[str, ...]) -> dict[str, Any]:
+def _adapted(name: str, categories: tuple[str, ...]) -> dict[str, Any]:
     contract: dict[str, Any] = with_categories(_read(name), categories)
     contract["info"]["version"] = __version__
     return contract
 
 
-def _written(contract: dict[str, Any]) -> bytes:
+def _as_json(contract: dict[str, Any]) -> bytes:
     return json.dumps(contract, indent=2, ensure_ascii=False).encode()

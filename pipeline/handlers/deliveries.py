@@ -1,4 +1,4 @@
-"""Events that durable notifiers had to deliver, and sending one again; for operators."""
+"""Deliveries of durable notifiers: list them, repeat one; for operators."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class DeliveriesHandler(OperatorHandler):
         state = query.choice("state", tuple(DeliveryState))
         notifier = query.text("notifier", NOTIFIER, "Must be a notifier's name")
         query.check()
-        items, place = await self.deliveries.page(
+        items, position = await self.deliveries.page(
             limit=limit,
             after=after,
             asset_id=asset_id.lower() if asset_id else None,
             state=state,
             notifier=notifier,
         )
-        self.reply({"items": items, "nextCursor": next_cursor(place)})
+        self.reply({"items": items, "nextCursor": next_cursor(position)})
 
 
 class RepeatDeliveryHandler(OperatorHandler):
-    """POST /api/queue/deliveries/{deliveryId}/retry: the event is sent again, also one that was delivered."""
+    """POST /api/queue/deliveries/{deliveryId}/retry: sends the event again, even if it was delivered."""
 
     route = "/api/queue/deliveries/{deliveryId}/retry"
     actions = {"POST": "send delivery again"}

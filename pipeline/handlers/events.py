@@ -1,21 +1,17 @@
-"""GET /api/events: a user's events as a `text/event-stream`, for clients that a WebSocket does not reach.
+"""GET /api/events: a user's events as a `text/event-stream`, for clients that cannot use a WebSocket.
 
-The frames are those of the socket; `id:` is the cursor, what a client says as `Last-Event-ID` or `since` when it comes
-back. Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Errors before the stream begins are
-replies like all others. Afterwards a `close` event stands where a socket has its close code, see handlers/socket.py.
-Runs on the event loop, without a task or thread per stream.
+The frames are those of the socket; `id:` is the cursor, which a client sends as `Last-Event-ID` or `since` when it
+reconnects. Errors before the stream begins are normal replies. Later a `close` event has the close code, see
+handlers/socket.py. Runs on the event loop, without a task or thread per stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
-import re
 import socket
 import struct
 import termios
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +23,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
 from pipeline.handlers.access_log import log_request
 from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.event_stream import EventStreamText
 from pipeline.handlers.member import Member
 from pipeline.handlers.query import NO_INSTANT, parse_instant
 from pipeline.rooms.codes import GONE, TOO_MANY_CONNECTIONS, CloseCode
@@ -37,18 +34,15 @@ from pipeline.usecases.admission import CROWDED_RETRY_SECONDS, PROBE_SECONDS
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS = 15.0
-HEARTBEAT = b""  # as a frame: no event at all
-# The kernel gives a client up that has acknowledged nothing for so long.
+HEARTBEAT = b""  # a frame without an event
+# The kernel closes the connection of a client that has acknowledged nothing for so long.
 UNACKNOWLEDGED_MS = 40_000
-# How long a client may take to read what is left after the end.
+# How long a client may take to read the rest after the `close` event.
 CLOSE_SECONDS = 5.0
-# What a cursor looks like, as the service writes it.
-CURSOR = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
-EVENT_NAME = re.compile(r"[^\r\n\0]+")
 
 
 class TicketHandler(BaseHandler):
-    """POST /api/events/ticket: a ticket for an EventSource, good for one stream within 30 s."""
+    """POST /api/events/ticket: a ticket for an EventSource, valid for one stream and 30 s."""
 
     route = "/api/events/ticket"
 
@@ -62,8 +56,9 @@ class TicketHandler(BaseHandler):
 
 
 class EventsHandler(Member):
-    """One stream, from the request to the end."""
+    """One stream, from the request to the close."""
 
+    # Many methods because Tornado, Rooms and the stream each call their own.
     route = "/api/events"
     transport = "sse"
 
@@ -72,7 +67,7 @@ class EventsHandler(Member):
         self._tickets = tickets
         self._has_begun = False
         self._is_chunked = self.request.version != "HTTP/1.0"
-        self._cursor = ""  # the client's, as far as the stream has brought it
+        self._text = EventStreamText()
         self._frames_written = self._frames_seen = 0
 
     async def get(self) -> None:
@@ -86,7 +81,7 @@ class EventsHandler(Member):
             self._forget(self._code or CloseCode.TRY_LATER)
             raise
         if self._code is None:  # the client is still there
-            log.info("stream_opened", **self.stay())
+            log.info("stream_opened", **self.connection_fields())
             self._end_on_expiry(principal)
             self._begin(first)
             self._grant(wanted, principal)
@@ -102,7 +97,7 @@ class EventsHandler(Member):
         return principal
 
     def _since(self) -> datetime | None:
-        """Return from when on events are replayed; a header is newer than the address, which never changes."""
+        """Return the start of the replay. The header is newer than the address, which an EventSource never changes."""
         header = self.request.headers.get("Last-Event-ID")
         field, text = ("Last-Event-ID", header) if header else ("since", self.get_query_argument("since", None))
         try:
@@ -114,13 +109,13 @@ class EventsHandler(Member):
         """Join the user's room and return the first frames."""
         assert self._connection is not None
         if self._admission.is_closed:
-            raise DependencyUnavailable("This process goes away")
+            raise DependencyUnavailable("This process is shutting down")
         if self._admission.is_full:
             raise DependencyUnavailable(TOO_MANY_CONNECTIONS)
         self._user_id = principal.user_id
-        self.know(userId=principal.user_id)
+        self.add_log_fields(userId=principal.user_id)
         now = to_timestamp(utc_now())
-        # First the room, then the store: what is finished in between is in both, and nothing in neither.
+        # First the room, then the store: an event in between is in both, never in neither.
         room = await self._admission.enter(principal.user_id, self._connection)
         connected = event_frame({"event": "connected", "room": room, "serverTime": now})
         missed = await self._missed(since)
@@ -128,11 +123,11 @@ class EventsHandler(Member):
             raise RateLimited(TOO_MANY_CONNECTIONS, retry_after_seconds=CROWDED_RETRY_SECONDS)
         if self._code not in (None, GONE):
             raise DependencyUnavailable("The stream cannot begin just now")
-        self._cursor = to_timestamp(since) or ""
+        self._text.cursor = to_timestamp(since) or ""
         return [connected, *missed]
 
     def _begin(self, first: list[bytes]) -> None:
-        """Send the head of the reply and take the connection over from HTTP."""
+        """Send the head of the reply, and write to the connection without Tornado's handler from then on."""
         assert self._connection is not None
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("Cache-Control", "no-store, no-transform")
@@ -146,59 +141,33 @@ class EventsHandler(Member):
         self._forget_request()
         self._has_begun = True
         if stream.closed():
-            # While it was asked who it is, or just now: nobody else will say so any more.
+            # Disconnected meanwhile: after detach() no callback would report it.
             self._on_stream_close()
             return
-        self._take_stream(stream)
+        self._use_stream(stream)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
         stream.set_close_callback(self._on_stream_close)
-        # A client of a stream has nothing to say, so this notices only its end.
+        # The client sends nothing more, so this read ends when the client disconnects.
         asyncio.ensure_future(stream.read_bytes(1)).add_done_callback(self._on_read)
         self._connection.start(first)
         self._set_timer("heartbeat", HEARTBEAT_SECONDS, self._beat)
 
-    # what the client is sent
+    # frames to the client
 
     def _write(self, frame: bytes) -> asyncio.Future[None] | None:
         self._frames_written += 1
-        return self._send_text("".join(map(self._event_text, payloads(frame))) or self._heartbeat_text())
+        return self._send_text("".join(map(self._text.event, payloads(frame))) or self._heartbeat_text())
 
     def _send_text(self, text: str) -> asyncio.Future[None] | None:
         data = text.encode()
         return self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
-    def _event_text(self, payload: bytes) -> str:
-        event = json.loads(payload)
-        name = event.get("event")
-        lines = [*self._id_lines(event), f"data: {payload.decode()}"]
-        if isinstance(name, str) and EVENT_NAME.fullmatch(name):
-            lines.insert(0, f"event: {name}")
-        if name == "goodbye" and isinstance(event.get("retryInMs"), int):  # a plugin's own may be of another kind
-            lines.insert(0, f"retry: {event['retryInMs']}")
-        return "\n".join([*lines, "", ""])
-
-    def _id_lines(self, event: dict[str, Any]) -> Iterator[str]:
-        """Yield the line that moves the client's cursor, if the event does; it never goes back.
-
-        Who comes with a cursor keeps it on `connected`: what it missed is still to come.
-        """
-        if event.get("event") == "connected":
-            instant = "" if self._cursor else event["serverTime"]
-        else:
-            instant = event.get("timestamp") if event.get("event") == "asset_processed" else ""
-        if isinstance(instant, str) and CURSOR.fullmatch(instant) and instant > self._cursor:
-            self._cursor = instant
-            yield f"id: {instant}"
-
     def _heartbeat_text(self) -> str:
-        """Return a comment; where nothing can be on its way to the client, with a fresh cursor."""
         assert self._connection is not None
         room = self._connection.room
-        if room is None or not self._rooms.is_confirmed(room):
-            return ":\n\n"
-        self._cursor = max(self._cursor, to_timestamp(utc_now()) or "")
-        return f":\nid: {self._cursor}\n\n"
+        is_current = room is not None and self._rooms.is_confirmed(room)
+        return self._text.heartbeat(to_timestamp(utc_now()) if is_current else None)
 
     def _beat(self) -> None:
         assert self._connection is not None
@@ -206,11 +175,11 @@ class EventsHandler(Member):
         if self._connection.is_idle:
             self._connection.send(HEARTBEAT)
         elif self._connection.is_writing and self._frames_written == self._frames_seen:
-            self._end(CloseCode.OUTBOX_FULL)  # a whole heartbeat later it has not taken one frame
+            self._end(CloseCode.OUTBOX_FULL)  # no frame was read since the last heartbeat
         self._frames_seen = self._frames_written
 
     def _probe(self) -> None:
-        """A stream has no answer to a ping; but the client's kernel acknowledges what arrives."""
+        """Send a heartbeat and check its TCP acknowledgement: a stream has no pong."""
         if self._has_begun and self._connection is not None:
             if self._connection.is_idle:
                 self._connection.send(HEARTBEAT)
@@ -220,12 +189,12 @@ class EventsHandler(Member):
         if _unacknowledged_bytes(self._socket) > 0:
             self._end(CloseCode.PING_TIMEOUT)
 
-    # the end
+    # the close
 
     def _close(self, code: int) -> None:
         self._code = code
         if not self._has_begun:
-            return  # get() says so in a reply
+            return  # get() replies with the error
         written = self._send_text(f'event: close\ndata: {{"event":"close","code":{code}}}\n\n')
         if self._is_chunked:
             written = self._send(b"0\r\n\r\n")
@@ -241,17 +210,17 @@ class EventsHandler(Member):
 
     def _on_stream_close(self) -> None:
         self._forget(self._code or GONE)
-        log.info("stream_closed", code=self._code, **self.stay(), **self.passed())
+        log.info("stream_closed", code=self._code, **self.connection_fields(), **self.traffic_fields())
 
     def on_connection_close(self) -> None:
-        """The client vanished before its stream began."""
+        """Called when the client disconnects before its stream begins."""
         super().on_connection_close()
         if self._connection is not None and not self._has_begun:
             self._forget(GONE)
 
 
 def _unacknowledged_bytes(sock: socket.socket) -> int:
-    """Return how much the client's kernel has not acknowledged; 0 where the system does not tell."""
+    """Return how many sent bytes the client's kernel has not acknowledged; 0 where the system does not know."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
     except OSError:

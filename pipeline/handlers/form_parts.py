@@ -1,8 +1,8 @@
 """Splits a multipart body into its parts, piece by piece (RFC 2046, section 5.1). Pure: knows no form and no HTTP.
 
-It takes what mail and old clients send and python-multipart refuses: text before the first boundary, blanks after a
-boundary line, folded headers, lines that end in LF alone, no line end after the last boundary. What it keeps of a body
-between two pieces is one line at most: MAX_LINE_BYTES.
+It accepts what mail gateways and old clients send and python-multipart refuses: text before the first boundary, blanks
+after a boundary line, folded headers, lines that end in LF alone, no line end after the last boundary. Between two
+pieces it stores at most one line: MAX_LINE_BYTES.
 """
 
 from __future__ import annotations
@@ -18,39 +18,40 @@ MAX_HEADERS = 16
 MAX_PARTS = 20
 # Blanks that a mail gateway may add to a boundary line. RFC 2046 names no limit.
 LINE_END = rb"[ \t]{0,64}\r?\n"
-# What may still become a boundary line when the next piece comes.
+# The end of a piece that may become a boundary line with the next piece.
 UNFINISHED_END = re.compile(rb"-|[ \t]{0,64}\r?")
-
-
-# Where to go on in the data, and whether that is possible now: False when more has to come first.
+# The next position in the data, and whether parsing can continue there: False when it needs the next piece.
 Step = tuple[int, bool]
 
 
-class Parts(Protocol):
-    """Who gets the parts: one begin, any number of data, one end for each of them."""
+class PartReceiver(Protocol):
+    """Receives the parts: for each part one begin, any number of data, one end."""
 
     def begin(self, headers: dict[str, str]) -> None:
-        """A part begins. headers: by lower-case name; the first one of a name counts."""
+        """A part begins.
+
+        headers: by lower-case name; of two with the same name the first one.
+        """
 
     def data(self, piece: bytes) -> None:
         """The next bytes of the part."""
 
     def end(self) -> None:
-        """The part is whole."""
+        """The part is complete."""
 
 
-class Splitter:
-    """Feed it the body; it calls `parts`. ValidationError, with the reason, for a body that is no multipart."""
+class MultipartSplitter:
+    """Feed it the body; it calls the receiver. ValidationError says why a body is no multipart."""
 
-    def __init__(self, boundary: bytes, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, boundary: bytes, receiver: PartReceiver) -> None:
+        self._receiver = receiver
         self._mark = b"--" + boundary
-        self._kept = b"\n"  # stands for the line end before the body's first line
+        self._rest = b"\n"  # of the last piece; at first the line end that a boundary needs before it
         self._step: Callable[[bytes, int], Step] = self._find_first
         self._number = 0
         self._headers: list[str] = []
         self._is_over = False
-        self._skipped = 0  # bytes of the empty line after the headers that are not handed on
+        self._skipped = 0  # bytes of the empty line after the headers, which do not belong to the part's data
         self._set_line_end(b"\n")
 
     @property
@@ -64,11 +65,11 @@ class Splitter:
         return self._number > 0 or self._is_over
 
     def feed(self, piece: bytes) -> None:
-        """Take the next piece of the body, of any length."""
-        data, position, goes_on = self._kept + piece, 0, True
-        while goes_on and not self._is_over:
-            position, goes_on = self._step(data, position)
-        self._kept = b"" if self._is_over else data[position:]  # what follows the last boundary is nobody's
+        """Parse the next piece of the body, of any length."""
+        data, position, can_continue = self._rest + piece, 0, True
+        while can_continue and not self._is_over:
+            position, can_continue = self._step(data, position)
+        self._rest = b"" if self._is_over else data[position:]  # bytes after the last boundary are ignored
 
     def _set_line_end(self, line_end: bytes) -> None:
         self._delimiter = line_end + self._mark
@@ -78,9 +79,9 @@ class Splitter:
         found = self._search(data, position)
         if found is None:
             return self._unfinished(data, position), False
-        # A body that ends its first boundary line with LF alone does so everywhere.
+        # The line end of the first boundary line is that of the whole body.
         self._set_line_end(b"\r\n" if found[0].endswith(b"\r\n") else b"\n")
-        return self._pass(found)
+        return self._pass_boundary(found)
 
     def _read_headers(self, data: bytes, position: int) -> Step:
         end = data.find(b"\n", position, position + MAX_LINE_BYTES)
@@ -90,8 +91,8 @@ class Splitter:
             return position, False
         line = data[position:end].removesuffix(b"\r").decode("utf-8", "surrogateescape")
         if not line:
-            self._parts.begin(self._unfolded())
-            # The empty line's own end may be that of the next boundary: a part without a body.
+            self._receiver.begin(self._parsed_headers())
+            # Do not pass the empty line: its end may belong to the next boundary, if the part is empty.
             self._skipped = end + 1 - position
             self._step = self._read_data
             return position, True
@@ -105,7 +106,7 @@ class Splitter:
             raise malformed(f"Part {self._number} has more than {MAX_HEADERS} headers")
         return end + 1, True
 
-    def _unfolded(self) -> dict[str, str]:
+    def _parsed_headers(self) -> dict[str, str]:
         headers: dict[str, str] = {}
         for line in self._headers:
             name, colon, value = line.partition(":")
@@ -117,27 +118,26 @@ class Splitter:
     def _read_data(self, data: bytes, position: int) -> Step:
         found = self._search(data, position)
         if found is not None:
-            self._hand_on(data, position, found.start())
-            self._parts.end()
-            return self._pass(found)
+            self._send_data(data, position, found.start())
+            self._receiver.end()
+            return self._pass_boundary(found)
         end = self._unfinished(data, position)
-        self._hand_on(data, position, end)
+        self._send_data(data, position, end)
         return end, False
 
-    def _hand_on(self, data: bytes, start: int, end: int) -> None:
+    def _send_data(self, data: bytes, start: int, end: int) -> None:
         skipped = min(self._skipped, end - start)
         self._skipped -= skipped
-        # The empty line's own bytes are dropped; a boundary may have used them up, and then there is nothing else.
         if start + skipped < end:
-            self._parts.data(data[start + skipped : end])
+            self._receiver.data(data[start + skipped : end])
 
     def _search(self, data: bytes, position: int) -> re.Match[bytes] | None:
-        # find() is several times as fast as an expression, and most pieces of a photo have no boundary.
+        # find() first: it is several times as fast as the expression, and most pieces contain no boundary.
         at = data.find(self._delimiter, position)
         return None if at < 0 else self._boundary_line.search(data, at)
 
     def _unfinished(self, data: bytes, position: int) -> int:
-        """Return where something starts that may become a boundary line, or the end of the data."""
+        """Return the start of bytes that may become a boundary line, else the end of the data."""
         delimiter = self._delimiter
         at = data.rfind(delimiter, max(position, len(data) - len(delimiter) - 66))
         if at >= 0 and UNFINISHED_END.fullmatch(data, at + len(delimiter)):
@@ -145,8 +145,8 @@ class Splitter:
         at = data.rfind(delimiter[:1], max(position, len(data) - len(delimiter) + 1))
         return at if at >= 0 and delimiter.startswith(data[at:]) else len(data)
 
-    def _pass(self, found: re.Match[bytes]) -> Step:
-        """Go behind a boundary line."""
+    def _pass_boundary(self, found: re.Match[bytes]) -> Step:
+        """Return the position after a boundary line and expect headers there, unless it was the last boundary."""
         self._skipped = 0
         if found[1]:
             self._is_over = True

@@ -1,7 +1,7 @@
-"""From the image part of an upload to the file that is stored: checked, and without metadata.
+"""Checks the image of an upload and removes its metadata: the result is the file that is stored.
 
-Blocking (parsing, disk): runs in the thread pool, but for a small image of few pieces, which is looked at sooner than a
-thread has woken up. Knows no HTTP.
+Blocks (parsing, disk): runs in the thread pool. A small image with few parts is checked on the event loop, which is
+faster than waking a thread. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers.multipart import NO_ROOM, nameless_file
 from pipeline.usecases.upload import sha256_of_file
 
-# How many parts and reads an image has that is looked at on the event loop: a photo has some dozens, and these take two
-# milliseconds.
+# The most parts and reads of an image that is checked on the event loop. A photo has some dozens; so many take 2 ms.
 QUICK_PARTS, QUICK_READS = 500, 500
 UNKNOWN_PARTS = "Its metadata cannot be removed, because the file is not built as its format says"
 
 
-class NotQuick(BaseException):
-    """The image has too many pieces to be looked at on the event loop. No Exception: parsers take those for a fault of
-    the image.
+class TooSlowForLoop(BaseException):
+    """The image has too many parts to be checked on the event loop.
+
+    No Exception: the parsers would report one as a fault of the image.
     """
 
 
 class _Quick(BytesIO):
-    """An image in memory that may be read from QUICK_READS times."""
+    """An image in memory that can be read QUICK_READS times."""
 
     _reads_left = QUICK_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._reads_left -= 1
         if self._reads_left < 0:
-            raise NotQuick
+            raise TooSlowForLoop
         return super().read(size)
 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What the border asks of an image.
+    """The checks and the cleaning of one installation.
 
-    max_pixels, decode_memory_mb: see assets/image.py.
+    max_pixels: see assets/image.py.
+    decode_memory_mb: see assets/image.py.
     keeps_metadata: the image is stored as it was sent.
-    folder: where a large clean image lies until it is stored.
+    folder: for the temporary file of a large cleaned image.
     """
 
     max_pixels: int
@@ -57,27 +58,27 @@ class Intake:
     keeps_metadata: bool
     folder: Path
 
-    def take(self, sent: BinaryIO) -> tuple[BinaryIO, ImageInfo, str]:
-        """Return the file that is stored, what it holds, and its SHA-256, hex.
+    def accept(self, sent: BinaryIO) -> tuple[BinaryIO, ImageInfo, str]:
+        """Return the file to store, the facts about its image, and its SHA-256 in hex.
 
-        It is the file that was sent when nothing had to be removed. The caller closes it. ValidationError: the image is
-        refused. DependencyUnavailable: no room on the disk.
+        The file is `sent` itself when nothing had to be removed. The caller closes it.
+        ValidationError: the image is refused. DependencyUnavailable: the disk is full.
         """
-        return self._take(sent, None)
+        return self._accept(sent, None)
 
-    def take_quickly(self, sent: BytesIO) -> tuple[BinaryIO, ImageInfo, str]:
-        """The same on the event loop; NotQuick when that would keep it for long."""
+    def accept_quickly(self, sent: BytesIO) -> tuple[BinaryIO, ImageInfo, str]:
+        """Do the same on the event loop; TooSlowForLoop when that would block it for too long."""
         quick = _Quick(sent.getvalue())
         try:
-            stored, info, sha256 = self._take(quick, QUICK_PARTS)
+            stored, info, sha256 = self._accept(quick, QUICK_PARTS)
         except TooManyParts as error:
-            raise NotQuick from error
+            raise TooSlowForLoop from error
         return sent if stored is quick else stored, info, sha256
 
-    def _take(self, sent: BinaryIO, parts: int | None) -> tuple[BinaryIO, ImageInfo, str]:
+    def _accept(self, sent: BinaryIO, parts: int | None) -> tuple[BinaryIO, ImageInfo, str]:
         stored = sent if self.keeps_metadata else self._clean(sent, parts)
         try:
-            # Of what is stored: metadata may have told its sides otherwise.
+            # The stored file, not the sent one: metadata may have changed its width and height.
             return stored, self._inspect(stored), sha256_of_file(stored)
         except BaseException:
             if stored is not sent:
@@ -88,31 +89,31 @@ class Intake:
         return inspect(file, self.max_pixels, self.decode_memory_mb)
 
     def _clean(self, sent: BinaryIO, parts: int | None) -> BinaryIO:
-        """Return the clean file at its start; the sent one when it is clean, or no image at all."""
+        """Return the file without metadata, at its start; `sent` itself when it has none or is no image."""
         sent.seek(0)
         content_type = image_type(sent.read(HEAD_BYTES))
         if not content_type:
             return sent
-        with ExitStack() as left:
+        with ExitStack() as opened:
             try:
                 if (copy := find_clean(sent, content_type, parts)) is None:
                     return sent
-                # A large one has no name, like the upload's own, so that a storage can give it one instead of copying.
+                # A large file has no name yet, so that a storage can link it instead of copying it.
                 file = BytesIO() if isinstance(sent, BytesIO) else nameless_file(self.folder)
-                left.callback(close, file)
+                opened.callback(close, file)
                 write(copy, sent, file)
             except ValueError as error:
                 if parts is not None and isinstance(error, TooManyParts):
                     raise
-                self._inspect(sent)  # which may know a better reason
+                self._inspect(sent)  # may raise with a better reason
                 raise ValidationError.of("image", UNKNOWN_PARTS, "Invalid image") from error
             except OSError as error:
                 raise DependencyUnavailable(NO_ROOM) from error
-            left.pop_all()
+            opened.pop_all()
             return file
 
 
 def close(file: BinaryIO) -> None:
-    """Let go of a temporary file; may be called twice."""
-    with suppress(OSError):  # a full disk: closing writes what is left in the file's buffer
+    """Close a temporary file; may be called twice."""
+    with suppress(OSError):  # a full disk: closing writes the rest of the file's buffer
         file.close()

@@ -1,8 +1,8 @@
-"""GET /media/{path}: the images of storages that keep them in a folder, and where an image went that has moved.
+"""GET /media/{path}: images of storages with a local folder, and redirects to images that have moved.
 
-No token is asked for: whoever has the URL sees the image, for ever, or with MEDIA_URL_SECONDS as long as its signature
-holds. Files are read in threads. A client that reads too slowly is cut off, so that it keeps neither the file nor its
-connection. Runs on the event loop.
+No token is needed: the URL is enough, for ever, or with MEDIA_URL_SECONDS until its signature expires. Files are read
+in threads. A client that reads too slowly is disconnected, so that it does not occupy a file and a connection. Runs on
+the event loop.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ log = structlog.get_logger(__name__)
 YEAR_SECONDS = 31_536_000
 MEDIA_PATH = re.compile(r"([a-z0-9-]+(?:/[a-z0-9-]+)*)(\.[a-z0-9]{1,5})?")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
-# A digit more, and the number would be longer than any file.
+# A number with more digits is larger than any file.
 MAX_DIGITS = 18
 EXTENSIONS = {
     **{"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/gif": "gif"},
     **{"image/avif": "avif", "image/heic": "heic"},
 }
-# How the file of an image may end, whose URL tells no extension.
+# The possible endings of a file, when the URL has no extension.
 ENDINGS = ("", *(f".{extension}" for extension in EXTENSIONS.values()), ".heif", ".bin")
-# What the system says of a name under which there is no file, and never will be.
+# The errors of the system for a name without a file.
 MISSING = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 PIECE_BYTES = 64 * 1024
-# For one piece: slower than 2 kB/s is no browser.
+# The time limit for one piece: 2 kB/s.
 PIECE_SECONDS = 30.0
 
 
@@ -60,9 +60,9 @@ class _Image:
 
 
 class MediaHandler(BaseHandler):
-    """An image. A file whose bytes are no image is answered as missing.
+    """One image. A file that is no image gets 404.
 
-    Names are never used twice, so a client may keep what it got.
+    A name is never used for another image, so clients may cache it.
     """
 
     route = "/media/{path}"
@@ -75,7 +75,11 @@ class MediaHandler(BaseHandler):
         urls: ImageUrls,
         **common: Any,
     ) -> None:
-        """folders: returns where images are looked for. store, urls: tell where else an image is."""
+        """folders: returns the folders of the local storages.
+
+        store: knows the storage of an image that is in no folder.
+        urls: makes its URL.
+        """
         super().initialize(**common)
         self.folders = folders
         self.store = store
@@ -89,29 +93,32 @@ class MediaHandler(BaseHandler):
         is_allowed, max_age = False, YEAR_SECONDS
         folders = await self.folders()
         for folder in folders:
-            left = folder.seconds_left(public_id, self._query())
-            if left == 0:
+            seconds_left = folder.seconds_left(public_id, self._signature())
+            if seconds_left == 0:
                 continue
             is_allowed = True
-            max_age = min(YEAR_SECONDS, YEAR_SECONDS if left is None else left)
+            max_age = min(YEAR_SECONDS, YEAR_SECONDS if seconds_left is None else seconds_left)
             image = await _in_thread(_open, folder.root, public_id, extension)
             if image is not None:
                 try:
-                    await self._show(image, public_id, max_age, is_lasting=left is None)
+                    await self._show(image, public_id, max_age, is_permanent=seconds_left is None)
                 finally:
                     await asyncio.to_thread(image.file.close)
                 return
         if folders and not is_allowed:
-            raise Forbidden("The URL of this image is not valid, or not any more")
+            raise Forbidden("The URL of this image is invalid or has expired")
         await self._redirect(public_id, here={folder.backend for folder in folders})
 
     head = get
 
-    def _query(self) -> Mapping[str, str]:
+    def _signature(self) -> Mapping[str, str]:
         return {name: self.get_query_argument(name, "") for name in ("expires", "signature")}
 
     async def _redirect(self, public_id: str, *, here: Set[str]) -> None:
-        """Answer with where the image is now, if its asset names it in a storage that has no folder here."""
+        """Redirect to the image's URL in a storage without a local folder; NotFound when no asset names it.
+
+        here: the storages with a folder.
+        """
         asset_id = public_id.partition("/")[0]
         asset = await self.store.get(asset_id) if ASSET_ID.fullmatch(asset_id) else None
         moved = [
@@ -124,13 +131,13 @@ class MediaHandler(BaseHandler):
             raise NotFound("Image not found")
         self.redirect(url, status=302)
 
-    async def _show(self, image: _Image, public_id: str, max_age: int, *, is_lasting: bool) -> None:
+    async def _show(self, image: _Image, public_id: str, max_age: int, *, is_permanent: bool) -> None:
         self.clear_header("Content-Type")
         self.set_header("ETag", image.etag)
         self.set_header("Last-Modified", format_timestamp(image.modified_at))
-        self.set_header("Cache-Control", f"private, max-age={max_age}{', immutable' if is_lasting else ''}")
+        self.set_header("Cache-Control", f"private, max-age={max_age}{', immutable' if is_permanent else ''}")
         self.set_header("Content-Security-Policy", "default-src 'none'")
-        if self._has_it(image):
+        if self._is_cached(image):
             self.set_status(304)
             self.finish()
             return
@@ -153,17 +160,17 @@ class MediaHandler(BaseHandler):
             return
         await self._send(image.file, start, end)
 
-    def _has_it(self, image: _Image) -> bool:
-        """Return whether the client has this very image (RFC 9110, 13.1)."""
+    def _is_cached(self, image: _Image) -> bool:
+        """Return whether the client has the image in its cache (RFC 9110, 13.1)."""
         headers = self.request.headers
-        if (known := headers.get("If-None-Match")) is not None:
-            tags = [tag.strip().removeprefix("W/") for tag in known.split(",")]
+        if (log_fields := headers.get("If-None-Match")) is not None:
+            tags = [tag.strip().removeprefix("W/") for tag in log_fields.split(",")]
             return "*" in tags or image.etag in tags
         since = _instant(headers.get("If-Modified-Since", ""))
         return since is not None and image.modified_at <= since
 
     def _range(self, image: _Image) -> tuple[int, int] | None:
-        """Return from where to where the client wants it, None for the whole; an empty range cannot be had."""
+        """Return the requested range of bytes, None for the whole file; an empty range cannot be satisfied."""
         headers = self.request.headers
         matched = RANGE.fullmatch(headers.get("Range", "").replace(" ", ""))
         if self.request.method == "HEAD" or matched is None or not any(matched.groups()):
@@ -177,12 +184,12 @@ class MediaHandler(BaseHandler):
         if not first:
             return max(0, image.size - int(last)), image.size
         if last and int(last) < int(first):
-            return None  # RFC 9110, 14.1.1: such a header says nothing
+            return None  # RFC 9110, 14.1.1: an invalid header is ignored
         return int(first), min(int(last) + 1, image.size) if last else image.size
 
     def _refuse_range(self, size: int) -> None:
         self.clear()
-        self._set_common_headers()
+        self.set_common_headers()
         self.set_status(416)
         self.set_header("Content-Range", f"bytes */{size}")
         self.finish({"success": False, "error": {"code": "VALIDATION_ERROR", "message": "There is no such range"}})
@@ -194,7 +201,7 @@ class MediaHandler(BaseHandler):
                 while start < end:
                     piece = await asyncio.to_thread(file.read, min(PIECE_BYTES, end - start))
                     if not piece:
-                        raise TimeoutError("the file is shorter than it was")
+                        raise TimeoutError("the file has become shorter")
                     start += len(piece)
                     self.write(piece)
                     async with asyncio.timeout(PIECE_SECONDS):
@@ -217,7 +224,7 @@ async def _in_thread(work: Callable[..., _Image | None], *args: Any) -> _Image |
 
 def _open(root: Path, public_id: str, extension: str) -> _Image | None:
     """Return the image, open; None when there is none."""
-    # No folder is read: anybody may ask for any name, and the first folder holds one for each asset there is.
+    # Try each ending instead of listing the folder: the folder has an entry per asset, and no token is needed.
     for ending in (extension,) if extension else ENDINGS:
         path = root / f"{public_id}{ending}"
         try:
@@ -242,7 +249,7 @@ def _described(file: BinaryIO) -> _Image | None:
     content_type = image_type(file.read(HEAD_BYTES))
     if content_type is None:
         return None
-    # Whole seconds, as the header tells it.
+    # In whole seconds, as in the header.
     modified_at = datetime.fromtimestamp(int(facts.st_mtime), UTC)
     etag = f'"{facts.st_size:x}-{facts.st_mtime_ns:x}"'
     return _Image(file, content_type, facts.st_size, modified_at, etag)
@@ -250,7 +257,7 @@ def _described(file: BinaryIO) -> _Image | None:
 
 def _instant(text: str) -> datetime | None:
     try:
-        found = parsedate_to_datetime(text)
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
+        instant = parsedate_to_datetime(text)
+        return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
     except (TypeError, ValueError, IndexError, OverflowError):
         return None

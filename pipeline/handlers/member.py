@@ -1,6 +1,7 @@
-"""A client in its user's room, over a socket or a stream: what socket.py and events.py have in common.
+"""The common part of socket.py and events.py: a client in its user's room, over a WebSocket or an event stream.
 
-Holds the connection's outbox, its timers and its end. Runs on the event loop, without a task or thread per client.
+Has the client's Connection with its outbox, its timers and its close. Runs on the event loop, without a task or thread
+per client.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tornado.iostream import IOStream, StreamClosedError
 from pipeline.auth import Principal
 from pipeline.clock import utc_now
 from pipeline.handlers.base import BaseHandler
+from pipeline.handlers.client_frames import OPERATORS, PROGRESS
 from pipeline.metrics import CLOSE_CODES
 from pipeline.rooms.codes import MESSAGES, CloseCode
 from pipeline.rooms.frames import event_frame
@@ -27,16 +29,14 @@ from pipeline.usecases.admission import Admission
 
 log = structlog.get_logger(__name__)
 
-# What the kernel may hold for a client that does not read; without this it would be megabytes for each.
+# The kernel's send buffer per client; its default is megabytes, which a client that does not read would fill.
 SEND_BUFFER_BYTES = 64 * 1024
-# What a client names in `events`: progress frames too, and the overview where it is an operator's. Other names are left
-# to later versions.
-PROGRESS, OPERATORS = "progress", "operators"
 
 
 class Member(BaseHandler):
-    """A handler whose client stays. Subclasses bring `_write`, `_close` and `_probe`, see Rooms.open."""
+    """A handler with a long-lived connection. Subclasses implement `_write`, `_close` and `_probe`, see Rooms.open."""
 
+    # Many methods because a connection's request, outbox, timers and close share one state.
     transport: ClassVar[str]
 
     def initialize(  # type: ignore[override]
@@ -46,7 +46,7 @@ class Member(BaseHandler):
         self._admission = admission
         self._rooms = admission.rooms
         self._settings = settings
-        self._connection: Connection | None = None  # until there is one, nothing of the client is held
+        self._connection: Connection | None = None
         self._user_id: str | None = None
         self._code: int | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -62,24 +62,24 @@ class Member(BaseHandler):
         raise NotImplementedError
 
     def _asked_events(self) -> set[str]:
-        """Return what the address asks for beside the events."""
+        """Return the values of the query parameter `events`."""
         return set(self.get_query_argument("events", "").split(","))
 
     def _grant(self, wanted: Collection[str], principal: Principal) -> None:
-        """Let the client, which is in its room, have what it asked for, as far as it may."""
+        """Subscribe the client, which is in its room, to the wanted events, if its role allows them."""
         if self._connection is None or self._code is not None:
             return
         if PROGRESS in wanted:
             self._rooms.want_progress(self._connection)
-        # Also no longer, when the new token is of a lesser role.
+        # Also unsubscribes, when a renewed token has a lower role.
         self._rooms.set_operator(self._connection, OPERATORS in wanted and principal.is_operator)
 
-    def stay(self) -> dict[str, Any]:
-        """Return the fields of the log that say whose connection this is."""
-        return {"requestId": self.request_id, "client": self.client, **self.known, "userId": self._user_id}
+    def connection_fields(self) -> dict[str, Any]:
+        """Return the log fields that identify the connection."""
+        return {"requestId": self.request_id, "client": self.client, **self.log_fields, "userId": self._user_id}
 
-    def passed(self) -> dict[str, Any]:
-        """Return the fields of the log that say how long it lasted, and how many frames came and went."""
+    def traffic_fields(self) -> dict[str, Any]:
+        """Return the log fields with the duration and the numbers of frames."""
         seconds = round(time.monotonic() - self._opened_at, 1)
         return {"seconds": seconds, "framesIn": self._frames_in, "framesOut": self._frames_out}
 
@@ -93,7 +93,7 @@ class Member(BaseHandler):
             probe=self._probe,
         )
 
-    def _take_stream(self, stream: IOStream) -> None:
+    def _use_stream(self, stream: IOStream) -> None:
         """Write to this stream from now on."""
         self._stream = stream
         self._socket: socket.socket = stream.socket
@@ -101,22 +101,22 @@ class Member(BaseHandler):
         stream.set_nodelay(True)
 
     def _forget_request(self) -> None:
-        """Neither the token nor kilobytes of headers stay for as long as the client does."""
+        """Free the request: its token and its headers must not stay in memory as long as the connection."""
         del self.request, self.connection, self._headers
         self._break_cycles()
 
     def _send(self, data: bytes) -> asyncio.Future[None] | None:
-        """Hand the bytes to the kernel: None when it has taken them all, else a future that is done then."""
+        """Send the bytes. Return None when the kernel has all of them, else a future that is done then."""
         stream = self._stream
         sent = 0
         self._frames_out += 1
         self.metrics.socket_frames_sent.inc()
         if not stream.writing():
-            # Most frames go out whole at once; Tornado's own way takes a future and a task for each.
+            # Most frames fit into one send; Tornado's write makes a future and a task for each.
             try:
                 sent = self._socket.send(data)
             except OSError:
-                pass  # no space, or closed, or broken: the stream finds out which
+                pass  # no space, closed or broken: the write below finds out
             if sent == len(data):
                 return None
         try:
@@ -131,11 +131,11 @@ class Member(BaseHandler):
         self._set_timer("expiry", seconds, lambda: self._end(CloseCode.TOKEN_EXPIRED))
 
     async def _missed(self, since: datetime | None) -> list[bytes]:
-        """Return frames with what the user missed since then; DependencyUnavailable when the store cannot be read."""
+        """Return frames with the events since that instant; DependencyUnavailable when the store cannot be read."""
         assert self._user_id is not None
         return await self._admission.replay.read(self._user_id, since) if since is not None else []
 
-    # the end
+    # the close
 
     def log_exception(self, *exc_info: Any) -> None:
         super().log_exception(*exc_info)
@@ -149,7 +149,10 @@ class Member(BaseHandler):
         self._rooms.end(self._connection, code, last)
 
     def _forget(self, code: int) -> None:
-        """The client is gone. code: what its connection ended with. Only the first call counts."""
+        """Leave the room and count the closed connection. Only the first call has an effect.
+
+        code: the close code.
+        """
         assert self._connection is not None
         if self._connection.closed.done():
             return

@@ -1,8 +1,8 @@
 """Reads a multipart/form-data body piece by piece: one image to a spooled file, a few short text fields to memory.
 
 A body of any size costs at most SPOOL_BYTES of memory. Pure apart from the temporary file: knows no HTTP server.
-form_parts.py splits the body, part_headers.py reads what a part says about itself; this file says which parts are
-wanted, and what is too much, too little or twice.
+form_parts.py splits the body, part_headers.py reads the headers of a part; this file decides which parts are used, and
+refuses parts that are too large, missing or sent twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.errors import DependencyUnavailable, ValidationError
-from pipeline.handlers.form_parts import Splitter, malformed
+from pipeline.handlers.form_parts import MultipartSplitter, malformed
 from pipeline.handlers.part_headers import Coding, Plain, coding_of, decode_text, parse_options
 from pipeline.texts import clean
 
@@ -26,18 +26,22 @@ SPOOL_BYTES = 128 * 1024
 MAX_FIELD_BYTES = 8 * 1024
 MAX_BOUNDARY_BYTES = 70  # RFC 2046, section 5.1.1
 MAX_SHOWN_NAME = 40
-OVERHEAD_BYTES = 1024 * 1024  # what a body may carry beside the image: headers, fields, parts nobody asked for
+OVERHEAD_BYTES = 1024 * 1024  # what a body may contain beside the image: headers, fields, unknown parts
 BASE64_GROWTH = 1.4  # four characters for three bytes, and a line end after each 76
 FORM_WANTED = "Must be multipart/form-data with a boundary"
-NO_ROOM = "Uploads cannot be kept at the moment"
+NO_ROOM = "Uploads cannot be stored at the moment"
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A whole body. image: the file at its start, or None; size: in bytes; fields: name -> text.
+    """A parsed body.
 
-    came: the names of all parts, in order. as_files: wanted text fields that came as files. image_fault: why a part
-    named `image` is none, or "".
+    image: the file, at its start, or None.
+    size: of the image, in bytes.
+    fields: name -> text.
+    came: the names of all parts, in order.
+    as_files: names of wanted text fields that were sent as files.
+    image_fault: why a part named `image` is no image, or "".
     """
 
     image: BinaryIO | None
@@ -57,15 +61,17 @@ class _Field:
 
 
 class MultipartReader:
-    """Feed it the body, then take the form. The owner always calls close().
+    """Feed it the body, then call finish() for the form. The owner always calls close().
 
-    Every fault of the body is a ValidationError; a disk that takes no file is DependencyUnavailable.
-    content_type: the request's header. wanted: names of the text fields to keep; others are dropped. max_image_bytes:
-    of the image part. folder: where a large image lies meanwhile.
+    content_type: the request's header.
+    wanted: names of the text fields to return; others are dropped.
+    max_image_bytes: the limit of the image part.
+    folder: for the temporary file of a large image.
+    Every fault of the body is a ValidationError; a disk that cannot be written is DependencyUnavailable.
     """
 
     def __init__(self, content_type: str, *, wanted: tuple[str, ...], max_image_bytes: int, folder: Path) -> None:
-        self._splitter = Splitter(_boundary(content_type), self)
+        self._splitter = MultipartSplitter(_boundary(content_type), self)
         self._wanted = wanted
         self._max_image_bytes = max_image_bytes
         self._folder = folder
@@ -75,10 +81,10 @@ class MultipartReader:
         self._fields: dict[str, _Field] = {}
         self._came: list[str] = []
         self._as_files: list[str] = []
-        self._target: str | None = None  # where the data of the current part goes: "image", a wanted field, or nowhere
+        self._target: str | None = None  # of the current part's data: "image", a wanted field, or None to drop it
         self._coding: Coding = Plain()
-        self._is_file = True  # False while an image part says that it is a text: its bytes decide
-        self._head = b""  # of such a part
+        self._is_file = True  # False for an image part declared as text, until its first bytes are those of an image
+        self._head = b""  # the first bytes of such a part
 
     @property
     def is_spooled(self) -> bool:
@@ -86,11 +92,11 @@ class MultipartReader:
         return not isinstance(self._file, BytesIO)
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next piece of the body, of any length."""
+        """Parse the next piece of the body, of any length."""
         self._total += len(chunk)
         longest = max_body_bytes(self._max_image_bytes)
         if self._total > longest:
-            # Not the image alone, or it would have been refused before.
+            # The image alone is within its limit, or it would have been refused before.
             raise ValidationError.of("body", f"Must have at most {longest / 1024 / 1024:g}MB", "Request body too large")
         try:
             self._splitter.feed(chunk)
@@ -106,32 +112,34 @@ class MultipartReader:
         if not self._splitter.is_complete or self._file.closed:
             raise ValidationError("The multipart body is truncated")
         try:
-            self._file.seek(0)  # writes what is left in the file's buffer
+            self._file.seek(0)  # writes the rest of the file's buffer
         except OSError as error:
             raise DependencyUnavailable(NO_ROOM) from error
         return Form(
             image=self._file if self._image_bytes else None,
             size=self._image_bytes,
-            fields={name: decode_text(name, bytes(it.text), it.content_type) for name, it in self._fields.items()},
+            fields={
+                name: decode_text(name, bytes(each.text), each.content_type) for name, each in self._fields.items()
+            },
             came=tuple(self._came),
             as_files=tuple(self._as_files),
             image_fault=self._image_fault,
         )
 
     def close(self) -> None:
-        """Let go of the temporary file; may be called at any time, and twice."""
-        with suppress(OSError):  # a full disk: closing writes what is left in the file's buffer
+        """Close the temporary file; may be called at any time, and twice."""
+        with suppress(OSError):  # a full disk: closing writes the rest of the file's buffer
             self._file.close()
 
     def begin(self, headers: dict[str, str]) -> None:
-        """A part begins: settle where its data goes."""
+        """Choose the target of the part's data."""
         _, options = parse_options(headers.get("content-disposition", ""))
         name, filename = options.get("name", ""), options.get("filename")
         content_type = headers.get("content-type", "text/plain")
         self._came.append(clean(name)[:MAX_SHOWN_NAME])
         self._target = None
         if name == "image":
-            # Browsers name every file; some programs leave the name out but say what the part is, or not even that.
+            # Browsers send a filename; some programs send only a Content-Type, or neither.
             self._is_file = filename is not None or not parse_options(content_type)[0].startswith("text/plain")
             self._head = b""
             if self._image_bytes and self._is_file:
@@ -147,14 +155,14 @@ class MultipartReader:
         self._coding = coding_of(headers) if self._target else Plain()
 
     def data(self, piece: bytes) -> None:
-        """The next bytes of the part."""
+        """Store the next bytes of the part."""
         if self._target is not None:
-            self._take(self._coding.decode(piece))
+            self._store(self._coding.decode(piece))
 
     def end(self) -> None:
-        """The part is whole: a text that was sent as the image is dropped."""
+        """Store the rest of the part; drop an image that is a text."""
         if self._target is not None:
-            self._take(self._coding.finish())
+            self._store(self._coding.finish())
         if self._target == "image":
             if not self._is_file and self._head:
                 self._drop_text()
@@ -162,7 +170,7 @@ class MultipartReader:
                 self._image_fault = "image came without a byte"
         self._target = None
 
-    def _take(self, piece: bytes) -> None:
+    def _store(self, piece: bytes) -> None:
         if self._target != "image":
             assert self._target is not None
             text = self._fields[self._target].text
@@ -204,19 +212,19 @@ def _boundary(content_type: str) -> bytes:
 
 
 def nameless_file(folder: Path) -> BinaryIO:
-    """Return a new file that goes with the process; a storage on the same filesystem can give it a name."""
+    """Return a temporary file without a name; a storage on the same filesystem can link it under one."""
     if hasattr(os, "O_TMPFILE"):
         try:
-            # As tempfile does it, less O_EXCL, with which it could never have a name. The umask of the process says
-            # who may read it: see data_dir.py.
+            # As in tempfile, but without O_EXCL, which forbids linking. The umask decides on the permissions, see
+            # data_dir.py.
             return open(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666), "w+b")
         except OSError:
-            pass  # not every filesystem knows this
+            pass  # not every filesystem supports this
     return TemporaryFile(dir=folder)
 
 
 def max_body_bytes(max_image_bytes: int) -> int:
-    """Return how long a body may be: an image of that size may come as base64."""
+    """Return the longest body: the image may come as base64."""
     return int(max_image_bytes * BASE64_GROWTH) + OVERHEAD_BYTES
 
 
@@ -226,5 +234,9 @@ def too_large(max_image_bytes: int) -> ValidationError:
 
 
 def image_required(field: str = "", detail: str = "") -> ValidationError:
-    """Return the contract's error for a missing image; field and detail: what else is known to be wrong."""
+    """Return the contract's error for a missing image.
+
+    field: of a second fault that explains it.
+    detail: of that fault, "" for none.
+    """
     return ValidationError.of("image", "Image file is required").also(field, detail)

@@ -1,6 +1,6 @@
-"""For those who run the service: numbers, health and the contract.
+"""Metrics, probes and contracts, without a token.
 
-No token is asked for. Nothing here may hang: whatever is asked elsewhere has a time limit. Runs on the event loop.
+No request may hang: every call to another service has a time limit. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from pipeline.handlers import contracts
 from pipeline.handlers.base import BaseHandler
 from pipeline.handlers.queue import StatsSource
 from pipeline.hooks.bound_plugin import BoundPlugin
-from pipeline.metrics import QUEUE_STATES
+from pipeline.queue_metrics import QUEUE_STATES
 from pipeline.texts import clean, mask
 from pipeline.usecases.dependencies import CHECK_SECONDS, Dependencies
 from pipeline.usecases.processes import Processes
 
-# What each process has for itself. Not the clock: when that of Redis is wrong, all processes say so.
+# The dependencies that belong to one process. Not the clock: a wrong clock of Redis affects all processes.
 LOCAL = ("process", "disk", "sandbox", "tasks")
-SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; what we know without Redis must arrive anyway
+SCRAPE_SECONDS = 1.0  # Prometheus gives up after 10; without Redis the other metrics must still arrive
 
 
 class MetricsHandler(BaseHandler):
-    """GET /metrics: this process's counts, and the queues as Redis has them at this moment."""
+    """GET /metrics: the counts of this process, and the state of the queues in Redis."""
 
     route = "/metrics"
 
@@ -37,7 +37,7 @@ class MetricsHandler(BaseHandler):
         self.processes = processes
 
     async def get(self) -> None:
-        await asyncio.gather(self._show_processes(), *map(self._show, self.queues))
+        await asyncio.gather(self._show_processes(), *map(self._show_queue, self.queues))
         body, content_type = self.metrics.render()
         self.set_header("Content-Type", content_type)
         self.finish(body)
@@ -49,15 +49,15 @@ class MetricsHandler(BaseHandler):
         except (DependencyUnavailable, TimeoutError):
             self.metrics.show_processes(None)
 
-    async def _show(self, queue: StatsSource) -> None:
-        shown = self.metrics.of_queue(queue.name)
+    async def _show_queue(self, queue: StatsSource) -> None:
+        series = self.metrics.of_queue(queue.name)
         try:
             async with asyncio.timeout(SCRAPE_SECONDS):
                 stats = await queue.stats()
         except (DependencyUnavailable, TimeoutError):
-            shown.show_unknown()
+            series.show_unknown()
             return
-        shown.show(
+        series.show(
             {state: getattr(stats, state) for state in QUEUE_STATES},
             oldest_ready_seconds=stats.oldest_ready_seconds or 0,
             is_paused=stats.is_paused,
@@ -68,7 +68,7 @@ class MetricsHandler(BaseHandler):
 
 
 class LiveHandler(BaseHandler):
-    """GET /livez: the process answers. Touches nothing, so that no outage elsewhere gets it restarted."""
+    """GET /livez: the process answers. Checks nothing else: an outage elsewhere is no reason to restart it."""
 
     route = "/livez"
 
@@ -79,11 +79,11 @@ class LiveHandler(BaseHandler):
 
 
 class ReadyHandler(BaseHandler):
-    """GET /readyz: asks everything the process leans on, all at once; 503 names what does not answer.
+    """GET /readyz: checks all dependencies at the same time; 503 names those that fail.
 
-    With ?local it asks only what another process may have while this one lacks it: a proxy that took all processes out
-    because they share what is away would refuse uploads that they still accept.
-    With ?verbose also how long each took, the plugins and the queues; these never make the process unready.
+    ?local: check only the dependencies that belong to this process. A proxy needs this: if it removed all processes
+        because a shared dependency is away, it would refuse uploads that they still accept.
+    ?verbose: return the duration of each check, the plugins and the queues too; these never make the process unready.
     """
 
     route = "/readyz"
@@ -107,14 +107,14 @@ class ReadyHandler(BaseHandler):
         is_verbose = self.get_query_argument("verbose", None) is not None
         is_local = self.get_query_argument("local", None) is not None
         checking = asyncio.ensure_future(self.dependencies.read(LOCAL if is_local else None))
-        # At the same time, so that a silent Redis costs its time limit once.
+        # At the same time, so that the time limit of a Redis that does not answer counts once.
         queues = await asyncio.gather(*map(_queue_state, self.queues)) if is_verbose else []
         dependencies = await checking
         data: dict[str, Any] = {"dependencies": dependencies}
         faults = {found["name"]: found["error"] for found in dependencies if not found["ok"]}
         if is_verbose:
             data["plugins"] = await asyncio.gather(*map(_plugin_state, self.plugins))
-            # They hold images of ours, so somebody has taken their settings away too early.
+            # Storages with images of this service, whose settings were removed too early.
             data["plugins"] += [
                 {"name": name, "kind": "storage", "state": "missing", "reason": clean(reason)}
                 for name, reason in self.missing_storages().items()
@@ -142,27 +142,27 @@ class _ContractHandler(BaseHandler):
         self, *, categories: tuple[str, ...], public_url: str, **common: Any
     ) -> None:
         super().initialize(**common)
-        self.kept = categories, public_url
+        self.contract_arguments = categories, public_url
 
 
 class OpenApiHandler(_ContractHandler):
-    """GET /openapi.json: the contract itself, outside the envelope."""
+    """GET /openapi.json: the contract of the HTTP API, without the envelope."""
 
     route = "/openapi.json"
 
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(contracts.openapi(*self.kept))
+        self.finish(contracts.openapi(*self.contract_arguments))
 
 
 class AsyncApiHandler(_ContractHandler):
-    """GET /asyncapi.json: what sockets and streams carry, outside the envelope, the event's schema within it."""
+    """GET /asyncapi.json: the contract of sockets and streams, without the envelope."""
 
     route = "/asyncapi.json"
 
     def get(self) -> None:
         self.set_header("Content-Type", "application/json; charset=UTF-8")
-        self.finish(contracts.asyncapi(*self.kept))
+        self.finish(contracts.asyncapi(*self.contract_arguments))
 
 
 async def _plugin_state(plugin: BoundPlugin) -> dict[str, str]:

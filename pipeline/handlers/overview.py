@@ -1,4 +1,4 @@
-"""What operators see of the service as a whole: the overview and its processes. Runs on the event loop."""
+"""The overview of the service, and its processes; for operators. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 class OverviewHandler(OperatorHandler):
-    """GET /api/queue/overview: always 200, also when all else is away."""
+    """GET /api/queue/overview: always 200, also during an outage."""
 
     route = "/api/queue/overview"
 
@@ -44,7 +44,7 @@ class ProcessesHandler(_ProcessesHandler):
 
 
 class DrainHandler(_ProcessesHandler):
-    """POST /api/processes/{id}/drain: it claims no jobs; those that run finish."""
+    """POST /api/processes/{id}/drain: the process claims no more jobs; running jobs finish."""
 
     route = "/api/processes/{id}/drain"
     actions = {"POST": "drain process"}
@@ -58,7 +58,7 @@ class DrainHandler(_ProcessesHandler):
 
 
 class ResumeHandler(DrainHandler):
-    """POST /api/processes/{id}/resume: it claims jobs again."""
+    """POST /api/processes/{id}/resume: the process claims jobs again."""
 
     route = "/api/processes/{id}/resume"
     actions = {"POST": "resume process"}

@@ -1,4 +1,4 @@
-"""The pages and what they load, who may sign in how, and the session of a page. Runs on the event loop."""
+"""The pages with their files, how to sign in, and the session of a page. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pipeline.instants import instant_of
 from pipeline.pages import runbooks
 from pipeline.settings import Settings
 
-# Images come from PUBLIC_URL, whatever name this page was opened by, or from any storage that speaks https; nothing
-# else comes from elsewhere.
+# Images come from PUBLIC_URL, which may differ from the page's own host, or from any https storage. Everything else
+# comes from the page's own host.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' https: {images} blob: data:; "
@@ -24,14 +24,14 @@ POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 RUNBOOKS_POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-# A page that is open prolongs its session long before it ends.
+# An open page renews its session long before the end.
 SESSION_SECONDS = 12 * 3600.0
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
 class _FileHandler(BaseHandler):
     def show(self, file: pages.File, cache_control: str) -> None:
-        """Reply with the file, packed where the browser unpacks it, or 304 when it has it."""
+        """Reply with the file, compressed if the browser accepts that, or with 304 if the browser has it."""
         self.set_header("Content-Type", file.content_type)
         self.set_header("Cache-Control", cache_control)
         self.set_header("X-Content-Type-Options", "nosniff")
@@ -48,12 +48,12 @@ class _FileHandler(BaseHandler):
 
 
 class PageHandler(_FileHandler):
-    """GET /: the page of those who have photos."""
+    """GET /: the page for people with photos."""
 
     route, name = "/", "index"
 
     def initialize(self, *, images: str, **common: Any) -> None:  # type: ignore[override]
-        """images: the origin of PUBLIC_URL."""
+        """images: the origin of PUBLIC_URL, from which images may come."""
         super().initialize(**common)
         self.policy = POLICY.format(images=images)
 
@@ -67,13 +67,13 @@ class PageHandler(_FileHandler):
 
 
 class ConsoleHandler(PageHandler):
-    """GET /console and whatever follows: the page reads its own address."""
+    """GET /console and every path below it: the page itself reads its address."""
 
     route, name = "/console", "console"
 
 
 class RunbooksHandler(_FileHandler):
-    """GET /runbooks: what to do in each alert, for those who have no token at hand. Alerts link to its sections."""
+    """GET /runbooks: what to do for each alert, without a token. Alerts link to its sections."""
 
     route = "/runbooks"
 
@@ -93,38 +93,38 @@ class PageFileHandler(_FileHandler):
         file = pages.files().get(path)
         if file is None or path.endswith(".html"):
             raise NotFound("Not found")
-        # A page of another version, served by another process, gets the file of this one rather than none.
+        # A page of another version, from another process, gets the file of this version rather than 404.
         self.show(file, FOR_EVER if version == pages.version() else "no-cache")
 
     head = get
 
 
 class AboutHandler(BaseHandler):
-    """GET /api/about: what a page must know before anybody has signed in."""
+    """GET /api/about: what a page needs before the user has signed in."""
 
     route = "/api/about"
 
     def initialize(  # type: ignore[override]
         self, *, settings: Settings, sees: Callable[[], Mapping[str, str]], **common: Any
     ) -> None:
-        """sees: returns what each AI provider can see, by its name."""
+        """sees: returns what each AI provider recognizes, by the provider's name."""
         super().initialize(**common)
-        self.shown = settings
+        self._settings = settings
         self.sees = sees
 
     def get(self) -> None:
         self.set_header("Cache-Control", "no-store")
-        self.reply(about(self.shown, self.sees()))
+        self.reply(about(self._settings, self.sees()))
 
 
 class SessionHandler(BaseHandler):
-    """GET /api/session: who the token stands for. POST: a page on this machine makes a session of the link's token."""
+    """GET /api/session: the user of the token. POST: exchanges the token of a sign-in link for one of a session."""
 
     route = "/api/session"
 
     def initialize(self, *, settings: Settings, **common: Any) -> None:  # type: ignore[override]
         super().initialize(**common)
-        self.shown = settings
+        self._settings = settings
 
     async def get(self) -> None:
         principal = await self.authenticate()
@@ -133,9 +133,9 @@ class SessionHandler(BaseHandler):
     async def post(self) -> None:
         principal = await self.authenticate()
         self.refuse_foreign_page()
-        if not self.shown.gives_links or not principal.is_of_page:
+        if not self._settings.gives_links or not principal.is_of_page:
             raise Conflict("This token cannot be prolonged; sign in again")
-        token = make_token(self.shown, principal.user_id, principal.role, SESSION_SECONDS, is_of_page=True)
+        token = make_token(self._settings, principal.user_id, principal.role, SESSION_SECONDS, is_of_page=True)
         self._show(token, principal.role, utc_now().timestamp() + SESSION_SECONDS)
 
     def _show(self, token: str, role: str, expires_at: float) -> None:
@@ -146,7 +146,7 @@ class SessionHandler(BaseHandler):
 
 
 def about(settings: Settings, sees: Mapping[str, str]) -> dict[str, Any]:
-    """Return what anybody may know: schema About in contracts/analyze-queue.openapi.json."""
+    """Return public facts: schema About in contracts/analyze-queue.openapi.json."""
     return {
         "version": __version__,
         "categories": list(settings.categories),

@@ -1,7 +1,7 @@
-"""What a part says about itself: names and types in its headers, and the codings its bytes may come in. Pure.
+"""Reads the headers of a form's part: names, types and transfer encodings. Pure.
 
-Header parameters follow RFC 2183, 5987 and 7578: quoted or not, in any case, `filename*` alone. Codings are those of
-mail (RFC 2045), which RFC 7578 forbids in forms and some clients send all the same.
+Header parameters follow RFC 2183, 5987 and 7578: quoted or not, in any case, `filename*` alone. The transfer encodings
+are those of mail (RFC 2045): RFC 7578 forbids them in forms, but some clients send them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pipeline.handlers.form_parts import malformed
 from pipeline.texts import clean
 
 PARAMETER = re.compile(r';\s*([^=;"\s]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
-# Of a text field. Those that clients use; Python's own list has some that unpack.
+# The charsets that clients use for text fields. Python knows more, among them some that decompress.
 CHARSETS = {
     **{"utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "utf-8", "ascii": "utf-8", "utf-16": "utf-16"},
     **{"utf-16le": "utf-16-le", "utf-16be": "utf-16-be", "iso-8859-1": "latin-1", "latin1": "latin-1"},
     **{"latin-1": "latin-1", "iso-8859-15": "iso8859-15", "windows-1252": "cp1252", "cp1252": "cp1252"},
 }
-MAX_CODED_LINE_BYTES = 64 * 1024  # RFC 2045 allows 76; a line has to be whole to be decoded
+MAX_CODED_LINE_BYTES = 64 * 1024  # RFC 2045 allows 76; only complete lines can be decoded
 
 
 def parse_options(value: str) -> tuple[str, dict[str, str]]:
-    """Return the value before the first semicolon in lower case, and the parameters by lower-case name."""
+    """Return a header's value before the first semicolon, in lower case, and its parameters by lower-case name."""
     kind, _, _ = value.partition(";")
     options: dict[str, str] = {}
     extended: dict[str, str] = {}
@@ -39,12 +39,12 @@ def parse_options(value: str) -> tuple[str, dict[str, str]]:
             extended.setdefault(name[:-1], _decoded_parameter(text))
         else:
             options.setdefault(name, text)
-    # RFC 7578 forbids the extended form and gives the plain one precedence.
+    # RFC 7578 forbids the extended form and prefers the plain one.
     return kind.strip().lower(), extended | options
 
 
 def _decoded_parameter(text: str) -> str:
-    """Return what `UTF-8''na%C3%AFve.jpg` means; an unlawful one stays as it is."""
+    """Decode a parameter like `UTF-8''na%C3%AFve.jpg`; return a malformed one unchanged."""
     charset, _, rest = text.partition("'")
     _, quote, value = rest.partition("'")
     codec = CHARSETS.get(charset.lower())
@@ -52,9 +52,9 @@ def _decoded_parameter(text: str) -> str:
 
 
 def decode_text(name: str, raw: bytes, content_type: str) -> str:
-    """Return a text field as text, without the line end that files and templates leave behind it.
+    """Return the value of a text field, without blanks and line ends around it.
 
-    A JSON string is taken for its value: Retrofit's converters send texts as `"lego"` with application/json.
+    A JSON string is decoded: converters of Retrofit send `"lego"` as application/json.
     """
     kind, options = parse_options(content_type)
     charset = options.get("charset", "utf-8").strip()
@@ -96,13 +96,13 @@ class Base64:
 
     def __init__(self) -> None:
         self._rest = b""
-        self._is_over = False  # the padding has come
+        self._is_over = False  # True after the padding
 
     def decode(self, piece: bytes) -> bytes:
         text = self._rest + piece.translate(None, b" \t\r\n")
-        whole = len(text) - len(text) % 4
-        self._rest = text[whole:]
-        return self._decoded(text[:whole])
+        end = len(text) - len(text) % 4
+        self._rest = text[end:]
+        return self._decoded(text[:end])
 
     def finish(self) -> bytes:
         return self._decoded(self._rest + b"=" * (-len(self._rest) % 4))
@@ -134,7 +134,7 @@ class QuotedPrintable:
 
 
 def coding_of(headers: dict[str, str]) -> Coding:
-    """Return what undoes the part's coding; ValidationError for one that is not known."""
+    """Return the decoder for the part's transfer encoding; ValidationError for an unknown one."""
     given = headers.get("content-transfer-encoding", "binary").strip().lower()
     if given in ("base64", "quoted-printable"):
         return Base64() if given == "base64" else QuotedPrintable()

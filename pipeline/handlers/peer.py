@@ -1,7 +1,7 @@
-"""Who is at the other end of a connection, and which client a request on it is from.
+"""The other end of a connection, and the client address of each request on it.
 
-One connection of a proxy carries requests of many clients, so the address is settled for each request, from its
-headers. Tornado's `xheaders` are not used: they believe everybody, and X-Real-Ip more than anything.
+A proxy sends requests of many clients over one connection, so the address is read from the headers of each request.
+Tornado's `xheaders` are not used: they trust every sender, and X-Real-Ip before all other headers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pipeline.proxies import TrustedProxies
 
 
 class Peer(_HTTPRequestContext):
-    """The other end of a connection. remote_ip: of the client whose request is read or answered now."""
+    """The other end of a connection.
+
+    remote_ip: the client address of the current request.
+    """
 
     def __init__(self, stream: IOStream, address: Any, proxies: TrustedProxies) -> None:
         super().__init__(stream, address, None)
@@ -26,11 +29,11 @@ class Peer(_HTTPRequestContext):
         self.settle({})
 
     def settle(self, headers: Mapping[str, str]) -> None:
-        """Take the next request's headers."""
+        """Set remote_ip for the next request, from its headers."""
         self.remote_ip = self._proxies.client_of(self._peer_ip, headers)
 
     def hosts(self, headers: Mapping[str, str]) -> tuple[str, ...]:
-        """Return the hosts that the client may have asked for."""
+        """Return the hosts that the client may have requested."""
         return self._proxies.hosts_of(self._peer_ip, headers)
 
 
@@ -40,6 +43,6 @@ def client_address(request: HTTPServerRequest) -> str:
 
 
 def asked_hosts(request: HTTPServerRequest) -> tuple[str, ...]:
-    """Return the hosts, with ports, that the client may have asked for."""
+    """Return the hosts, with ports, that the client may have requested."""
     context = getattr(request.connection, "context", None)
     return context.hosts(request.headers) if isinstance(context, Peer) else (request.headers.get("Host", ""),)

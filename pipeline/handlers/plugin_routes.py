@@ -1,7 +1,7 @@
-"""/plugins/NAME/...: the routes of plugins, with our tokens, limits, errors and access line.
+"""/plugins/NAME/...: the routes of plugins, with the tokens, limits, errors and access log of the service.
 
-Nothing of ours stands under /plugins/, so no route of a plugin can take the place of one. Who is calling is settled
-before a body byte is looked at. Runs on the event loop, a plain `def` of a plugin in its threads.
+The service has no route of its own below /plugins/, so a plugin cannot replace one. The caller is authenticated before
+the body is read. Runs on the event loop; a plain `def` of a plugin runs in the plugin's threads.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pipeline.hooks.route_calls import RouteFailed, answer
 log = structlog.get_logger(__name__)
 
 PREFIX = "/plugins/"
-# What a plugin's page has no use for unless it says so: it would have the origin of our pages.
+# The default for replies of plugins: a page of a plugin would have the origin of the service's pages.
 POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-# A plugin has no use for what proves who is calling.
+# Plugins do not get the caller's credentials.
 SECRET_HEADERS = ("authorization", "cookie", "proxy-authorization")
 Served = Mapping[str, Sequence[tuple[BoundPlugin, Route]]]
 
@@ -37,7 +37,10 @@ class PluginRouteHandler(BaseHandler):
     def initialize(  # type: ignore[override]
         self, *, plugin_routes: Callable[[], Served], seconds: Mapping[str, float], **common: Any
     ) -> None:
-        """plugin_routes: by the plugin's name. seconds: by kind, how long a handler may take."""
+        """plugin_routes: returns the routes by the plugin's name.
+
+        seconds: how long a route of a plugin may take, by the plugin's kind.
+        """
         super().initialize(**common)
         self._seconds = seconds
         self._body = bytearray()
@@ -49,7 +52,7 @@ class PluginRouteHandler(BaseHandler):
         self._found = {route.method: (plugins[id(route)], route, params) for route, params in found}
         if found:
             plugin, route, _ = self._found.get(self._method, next(iter(self._found.values())))
-            # A template, so that the metrics do not grow with the paths that are asked for.
+            # The template, not the path: labels of metrics must come from a small set.
             self.route = f"{PREFIX}{plugin.name}{route.path}"  # type: ignore[misc]
 
     async def prepare(self) -> None:
@@ -86,7 +89,7 @@ class PluginRouteHandler(BaseHandler):
             super().options(*path)
 
     async def _admit(self) -> tuple[BoundPlugin, Route, Mapping[str, str]]:
-        """Return what the caller asks for, if there is that and the caller may have it."""
+        """Return the requested route; raise when there is none or the caller may not use it."""
         self._check_found()
         chosen = self._found.get(self._method)
         if chosen is None:
@@ -95,7 +98,7 @@ class PluginRouteHandler(BaseHandler):
         if route.role != PUBLIC:
             await self.authenticate()
             self._check_role(chosen[0], route)
-        if not self.is_asking:
+        if not self.is_read_only:
             self.refuse_foreign_page()
         if int(self.request.headers.get("Content-Length", "0")) > route.max_body_bytes:
             raise _too_large(route.max_body_bytes)
@@ -110,7 +113,7 @@ class PluginRouteHandler(BaseHandler):
             raise Forbidden("Only for admins")
         if route.role == OPERATOR and not self.principal.is_operator:
             raise Forbidden("Only for operators")
-        if route.role == ADMIN and not self.is_asking:
+        if route.role == ADMIN and not self.is_read_only:
             self.begin_act(f"{route.method} {self.route}", plugin.name)
 
     def _request_of(self, route: Route, params: Mapping[str, str]) -> PluginRequest:
@@ -141,21 +144,21 @@ class PluginRouteHandler(BaseHandler):
         except StreamClosedError:
             return
         except TimeoutError:
-            # Who reads too slowly must not keep the reply in memory.
+            # The reply must not stay in memory for a client that reads too slowly.
             log.info("plugin_reply_cut_off", requestId=self.request_id, route=self.route, bytes=len(reply.body))
             self.connection.close()
 
     @property
     def _method(self) -> str:
-        """What the plugin is asked: HEAD is GET without the body, which is left out when the reply is sent."""
+        """The method that the plugin sees: GET for HEAD; Tornado drops the body of the reply."""
         return "GET" if self.request.method == "HEAD" else str(self.request.method)
 
     def _allowed_methods(self) -> str:
-        there = {*self._found, "OPTIONS"} | ({"HEAD"} if "GET" in self._found else set())
-        return ", ".join(name for name in self.SUPPORTED_METHODS if name in there)
+        methods = {*self._found, "OPTIONS"} | ({"HEAD"} if "GET" in self._found else set())
+        return ", ".join(name for name in self.SUPPORTED_METHODS if name in methods)
 
     def log_exception(self, *exc_info: Any) -> None:
-        if not isinstance(exc_info[1], RouteFailed):  # which is logged where the plugin was called
+        if not isinstance(exc_info[1], RouteFailed):  # was logged at the call of the plugin
             super().log_exception(*exc_info)
 
 

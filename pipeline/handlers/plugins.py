@@ -1,4 +1,4 @@
-"""What operators see of the plugins. Runs on the event loop."""
+"""The list of plugins; for operators. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROVIDER, NOTIFIER, STORAGE = "provider", "notifier", "storage"
 
 
 class PluginsHandler(OperatorHandler):
-    """GET /api/plugins: those in use in this process, and those that cannot be used."""
+    """GET /api/plugins: the plugins in use in this process, and those that cannot be used."""
 
     route = "/api/plugins"
 
@@ -33,7 +33,7 @@ class PluginsHandler(OperatorHandler):
         usage: AiUsage,
         **common: Any,
     ) -> None:
-        """categories: for each AI provider those whose photos the settings let it be asked about."""
+        """categories: the categories that the settings assign to each AI provider."""
         super().initialize(**common)
         self.plugins = plugins
         self.categories = categories
@@ -56,7 +56,7 @@ class PluginsHandler(OperatorHandler):
             **_limits(plugin.limits),
         }
         return (
-            _nothing(plugin.name, kind, plugin.status.state, plugin.status.reason)
+            _empty_item(plugin.name, kind, plugin.status.state, plugin.status.reason)
             | (_origin(plugin) if plugin.source else {})
             | (of_provider if kind == PROVIDER else {})
             | {
@@ -71,14 +71,14 @@ class PluginsHandler(OperatorHandler):
         )
 
 
-def _nothing(name: str, kind: str | None, state: str, reason: str) -> dict[str, Any]:
-    """Return a plugin of which no more is known than these."""
+def _empty_item(name: str, kind: str | None, state: str, reason: str) -> dict[str, Any]:
+    """Return a plugin of which only these four facts are known."""
     unknown = (
         *("package", "version", "apiVersion", "importMs", "sees", "categories", "imageFormats", "rate"),
         *("maxInFlight", "maxInFlightInAll", "quarantinedUntil", "isDurable", "today"),
     )
-    about = {"name": name, "kind": kind, "state": state, "reason": clean(reason) or None}
-    return about | dict.fromkeys(unknown) | {"warnings": [], "routes": [], "calls": 0, "errors": 0}
+    facts = {"name": name, "kind": kind, "state": state, "reason": clean(reason) or None}
+    return facts | dict.fromkeys(unknown) | {"warnings": [], "routes": [], "calls": 0, "errors": 0}
 
 
 def _origin(plugin: BoundPlugin) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _origin(plugin: BoundPlugin) -> dict[str, Any]:
 
 
 def _limits(limits: Limits) -> dict[str, Any]:
-    """Return what a provider declares for all processes together."""
+    """Return the limits that a provider declares for all processes together."""
     declared = limits_as_json(limits, None)
     rate = limits.rate
     return {
@@ -104,10 +104,10 @@ def _limits(limits: Limits) -> dict[str, Any]:
 
 
 def _missing(name: str, reason: str) -> dict[str, Any]:
-    """Return a storage that holds images of ours and cannot be had, so somebody took its settings away too early."""
-    return _nothing(name, STORAGE, "missing", reason)
+    """Return a storage that has images of this service, but whose settings were removed too early."""
+    return _empty_item(name, STORAGE, "missing", reason)
 
 
 def _broken(info: PluginInfo) -> dict[str, Any]:
-    about = {"package": info.package, "version": info.version or None, "importMs": info.import_ms}
-    return _nothing(info.name, info.kind or None, "broken", info.reason) | about
+    facts = {"package": info.package, "version": info.version or None, "importMs": info.import_ms}
+    return _empty_item(info.name, info.kind or None, "broken", info.reason) | facts

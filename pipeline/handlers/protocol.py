@@ -1,10 +1,10 @@
 """Tornado's WebSocket protocol, but strict in what it reads: RFC 6455 to the letter.
 
-Tornado obeys unmasked frames, echoes close codes that nobody may send, logs a trace for a close reason that is not
-UTF-8, and drops a connection that broke the protocol without a word: clients then see 1006, as if the network had
-failed, and come back to do the same again. Here the client is told with a code of section 7.4.1, then the connection
-ends. Every check is made as soon as the bytes for it have come. Compression is never agreed to, so a compressed frame,
-a bomb among them, is a breach like any other.
+Tornado accepts unmasked frames, echoes close codes that must not be sent, logs a trace for a close reason that is not
+UTF-8, and drops the connection after a breach without a close frame: clients then see 1006, as after a network failure,
+reconnect and do the same again. Here a breach is answered with a close code of section 7.4.1, then the connection ends.
+Every check is made as soon as its bytes have arrived. Compression is never negotiated, so a compressed frame, even a
+decompression bomb, is a breach like any other.
 """
 
 from __future__ import annotations
@@ -35,21 +35,24 @@ LONG_LENGTHS = {126: (2, 126), 127: (8, 65536)}
 
 
 class Delegate(Protocol):
-    """What a handler brings so that it hears of breaches."""
+    """The methods that StrictProtocol calls on its handler."""
 
     @property
     def is_ending(self) -> bool:
-        """Whether a close code has been sent, or the socket is gone."""
+        """True when a close code has been sent, or the connection is closed."""
 
     def end_for_breach(self, code: int) -> None:
-        """Close with the code; is_ending from now on."""
+        """Close the connection with the code; is_ending is True from now on."""
 
     def on_fragment(self) -> None:
-        """Another piece of a message begins, which may never end."""
+        """Called for each continuation frame; a message may have endlessly many."""
 
 
 class Breach(Exception):
-    """The client broke the protocol. code: what it is closed with."""
+    """The client broke the protocol.
+
+    code: the close code for it.
+    """
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -57,7 +60,10 @@ class Breach(Exception):
 
 
 class Head(NamedTuple):
-    """The first two bytes of a frame. length: as they say it, 126 and 127 stand for a second field."""
+    """The first two bytes of a frame.
+
+    length: of the payload; 126 and 127 mean that a second field has the length.
+    """
 
     is_final: bool
     opcode: int
@@ -65,20 +71,20 @@ class Head(NamedTuple):
 
     @property
     def is_control(self) -> bool:
-        """Whether it is a close, a ping or a pong."""
+        """True for a close, a ping or a pong."""
         return bool(self.opcode & CONTROL_BIT)
 
 
 @dataclass(slots=True)
 class Message:
-    """A message that comes in pieces. Text is checked as it comes; a character may be split over two pieces."""
+    """A message of one or more frames. Text is checked frame by frame; a character may be split over two frames."""
 
     opcode: int
     data: bytearray = field(default_factory=bytearray)
     decoder: codecs.IncrementalDecoder = field(default_factory=codecs.getincrementaldecoder("utf-8"))
 
     def add(self, piece: bytes, is_final: bool) -> None:
-        """Take a piece; Breach when the text so far is no UTF-8."""
+        """Add the payload of a frame; Breach when the text so far is not UTF-8."""
         if self.opcode == TEXT:
             try:
                 self.decoder.decode(piece, is_final)
@@ -88,7 +94,7 @@ class Message:
 
 
 class StrictProtocol(WebSocketProtocol13):
-    """One connection of a handler that is also a Delegate. Reads the frames in place of Tornado."""
+    """The connection of a handler that is also a Delegate. Reads the frames instead of Tornado."""
 
     _message: Message | None = None
 
@@ -97,13 +103,13 @@ class StrictProtocol(WebSocketProtocol13):
         return cast(Delegate, self.handler)
 
     async def accept_connection(self, handler: WebSocketHandler) -> None:
-        # No extension is ever agreed to, and a header that cannot be read would end in a trace.
+        # No extension is negotiated, and Tornado would log a trace for a malformed header.
         handler.request.headers.pop("Sec-WebSocket-Extensions", None)
         await super().accept_connection(handler)
 
     async def _receive_frame_loop(self) -> None:
-        # In a task of its own, so that the handshake ends here: Tornado would keep all of it, six coroutines and the
-        # token with them, for as long as the socket lives.
+        # In a task of its own, so that the handshake ends here: otherwise its six coroutines, with the token, stay in
+        # memory as long as the socket.
         task = asyncio.create_task(super()._receive_frame_loop())
         task.add_done_callback(lambda task: task.cancelled() or task.result())
 
@@ -114,7 +120,7 @@ class StrictProtocol(WebSocketProtocol13):
                 self._delegate.on_fragment()
             length = await self._read_length(head)
             mask = await self._read_bytes(4)
-            await self._take(head, unmasked(await self._read_bytes(length), mask))
+            await self._process(head, unmasked(await self._read_bytes(length), mask))
         except Breach as breach:
             if not (self._delegate.is_ending or self.is_closing()):
                 log.info("websocket_protocol_broken", code=breach.code, reason=str(breach))
@@ -122,7 +128,7 @@ class StrictProtocol(WebSocketProtocol13):
             self._abort()
 
     async def _read_length(self, head: Head) -> int:
-        """Return how many bytes follow the mask."""
+        """Return the length of the payload."""
         length = head.length
         if head.length in LONG_LENGTHS:
             size, least = LONG_LENGTHS[head.length]
@@ -134,8 +140,8 @@ class StrictProtocol(WebSocketProtocol13):
             raise Breach(TOO_BIG, "a message too large")
         return length
 
-    async def _take(self, head: Head, data: bytes) -> None:
-        """Do what a whole frame asks for."""
+    async def _process(self, head: Head, data: bytes) -> None:
+        """Handle a complete frame."""
         opcode = head.opcode
         if not head.is_control:
             message = self._message or Message(opcode)
@@ -149,17 +155,20 @@ class StrictProtocol(WebSocketProtocol13):
 
 
 def is_handshake(headers: Mapping[str, str]) -> bool:
-    """True when these ask for a WebSocket as RFC 6455, section 4.2.1, has it; the version is judged elsewhere."""
+    """True for the headers of a WebSocket handshake (RFC 6455, section 4.2.1). Does not check the version."""
     try:
         key = base64.b64decode(headers.get("Sec-WebSocket-Key", ""), validate=True)
     except ValueError:
         return False
-    asked = [each.strip().lower() for each in headers.get("Connection", "").split(",")]
-    return headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in asked and len(key) == KEY_BYTES
+    options = [each.strip().lower() for each in headers.get("Connection", "").split(",")]
+    return headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in options and len(key) == KEY_BYTES
 
 
 def read_head(first: bytes, *, is_message_open: bool) -> Head:
-    """Return what the first two bytes of a client's frame say; Breach when a frame may not begin so now."""
+    """Return the first two bytes of a client's frame, parsed; Breach when such a frame is not allowed.
+
+    is_message_open: the last data frame was not final.
+    """
     head = Head(bool(first[0] & FINAL_BIT), first[0] & OPCODE_BITS, first[1] & LENGTH_BITS)
     if first[0] & RESERVED_BITS:
         raise Breach(PROTOCOL_ERROR, "a reserved bit, as a compressed frame has it")
@@ -178,7 +187,7 @@ def read_head(first: bytes, *, is_message_open: bool) -> Head:
 
 
 def check_close(payload: bytes) -> None:
-    """Raise Breach unless this may stand in a close frame: nothing, or a code that may be sent and a text."""
+    """Raise Breach unless a close frame may have this payload: nothing, or an allowed code and a text."""
     if not payload:
         return
     if len(payload) == 1:
@@ -193,12 +202,12 @@ def check_close(payload: bytes) -> None:
 
 
 def may_be_sent(code: int) -> bool:
-    """True for the codes of RFC 6455, section 7.4, and IANA's list that are not reserved; 3000 and up are anybody's."""
+    """True for a close code that RFC 6455, section 7.4, and IANA's list allow in a frame; 3000 to 4999 are free."""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999
 
 
 def unmasked(data: bytes, mask: bytes) -> bytes:
-    """Return the data as it was before the client masked it."""
+    """Return the payload without its mask."""
     size = len(data)
     key = (mask * (size // 4 + 1))[:size]
     return (int.from_bytes(data) ^ int.from_bytes(key)).to_bytes(size)

@@ -1,4 +1,4 @@
-"""Reads the query of a list: filters, limits, instants and cursors. Pure: knows no request and no list."""
+"""Reads the query of a list: filters, limits, instants and cursors. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.errors import ValidationError
 from pipeline.instants import instant_of, milliseconds_of
 
 CURSOR = re.compile(r"(\d{1,15})\.(.+)", re.ASCII | re.DOTALL)
-# After a time of day, so that the blank between date and time of a timestamp without a zone stays one.
+# Only after a time of day: the blank between date and time is no plus.
 BLANK_BEFORE_ZONE = re.compile(r"(\d.*[Tt ]\d\d[\d:.,]*) (\d\d(?::?\d\d)*)", re.ASCII)
 NO_INSTANT = "Must be a timestamp like 2026-01-31T12:00:00.000Z"
 DEFAULT_LIMIT = 20
@@ -21,30 +21,33 @@ Position = tuple[datetime, str]
 
 
 class Query:
-    """Reads query parameters and collects every fault, so that the client hears of all at once."""
+    """Reads query parameters and collects all faults, so that one reply names them all."""
 
     def __init__(self, values: dict[str, str]) -> None:
         self._values = values
         self._faults: list[dict[str, str]] = []
 
     def fault(self, field: str, message: str) -> None:
-        """Note what is wrong with a parameter."""
+        """Add a fault of a parameter."""
         self._faults.append({"field": field, "message": message})
 
     def check(self) -> None:
-        """Raise ValidationError when there was a fault."""
+        """Raise ValidationError with all faults, if there are any."""
         if self._faults:
             raise ValidationError("Invalid query", details=self._faults)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
-        """Return the parameter, one of the choices, or None."""
+        """Return the parameter, or None when it is missing; it must be one of the choices."""
         value = self._values.get(name)
         if value is not None and value not in choices:
             self.fault(name, f"Must be one of: {', '.join(choices)}")
         return value
 
     def text(self, name: str, pattern: re.Pattern[str], message: str) -> str | None:
-        """Return the parameter if it looks like that, or None."""
+        """Return the parameter, or None when it is missing; it must match the pattern.
+
+        message: of the fault when it does not match.
+        """
         value = self._values.get(name)
         if value is not None and not pattern.fullmatch(value):
             self.fault(name, message)
@@ -52,7 +55,7 @@ class Query:
         return value
 
     def limit(self) -> int:
-        """Return the most items that a page may have."""
+        """Return the parameter `limit`: the most items of a page."""
         text = self._values.get("limit", str(DEFAULT_LIMIT))
         if re.fullmatch(r"[0-9]{1,3}", text) and 1 <= int(text) <= MAX_LIMIT:
             return int(text)
@@ -60,7 +63,7 @@ class Query:
         return DEFAULT_LIMIT
 
     def wait(self, longest_seconds: int) -> int:
-        """Return for how many seconds the caller would wait for an answer."""
+        """Return the parameter `wait`: for how many seconds the caller waits for an answer."""
         text = self._values.get("wait", "0")
         if re.fullmatch(r"[0-9]{1,3}", text) and int(text) <= longest_seconds:
             return int(text)
@@ -68,7 +71,10 @@ class Query:
         return 0
 
     def cursor(self, ids: re.Pattern[str]) -> Position | None:
-        """Return the place of the last item seen, or None. ids: what an id in it looks like."""
+        """Return the position in the parameter `cursor`, or None.
+
+        ids: the pattern of an item's id.
+        """
         text = self._values.get("cursor")
         try:
             return decode_cursor(text, ids) if text is not None else None
@@ -87,17 +93,17 @@ class Query:
 
 
 def encode_cursor(instant: datetime, item_id: str) -> str:
-    """Return a place in a list as text that clients hand back unread."""
+    """Return a position in a list as an opaque text, which clients send back."""
     return base64.urlsafe_b64encode(f"{milliseconds_of(instant)}.{item_id}".encode()).decode().rstrip("=")
 
 
 def next_cursor(after: Position | None) -> str | None:
-    """Return the cursor of the page that begins after that place, None at the end of the list."""
+    """Return the cursor of the page after this position, None at the end of the list."""
     return encode_cursor(*after) if after else None
 
 
 def decode_cursor(text: str, ids: re.Pattern[str]) -> Position:
-    """Return the place encode_cursor wrote; ValueError for anything else."""
+    """Return the position that encode_cursor encoded; ValueError for any other text."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         match = CURSOR.fullmatch(raw.decode())
@@ -109,13 +115,13 @@ def decode_cursor(text: str, ids: re.Pattern[str]) -> Position:
 
 
 def parse_instant(text: str) -> datetime:
-    """Return the instant of an ISO 8601 timestamp with its zone, or of an HTTP Date; ValueError for anything else.
+    """Return the instant of an ISO 8601 timestamp with a zone, or of an HTTP Date; ValueError for any other text.
 
-    A blank before the zone is a plus: that is what a query makes of a plus that was not escaped.
+    A blank before the zone is read as a plus: an unescaped plus of a query arrives as a blank.
     """
     try:
-        if found := BLANK_BEFORE_ZONE.fullmatch(text):
-            text = f"{found[1]}+{found[2]}"
+        if matched := BLANK_BEFORE_ZONE.fullmatch(text):
+            text = f"{matched[1]}+{matched[2]}"
         instant = datetime.fromisoformat(text) if text[:1].isdigit() else parsedate_to_datetime(text)
         if instant.tzinfo is None:
             raise ValueError("a timestamp needs its zone")

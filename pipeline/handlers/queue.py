@@ -1,4 +1,4 @@
-"""The queue as a whole: how much work there is, for any user; dead letters, pause and resume, for admins."""
+"""The queues: counts, for every user; dead letters, pause and resume, for operators."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from pipeline.usecases.submission import Receipt
 log = structlog.get_logger(__name__)
 
 JOB_ID = re.compile(r"([a-z-]+):[0-9a-fA-F]{24}")
-# Whatever got into the dead letters is listed, so the cursor may name it.
+# The list has every dead letter, also one with a malformed id, so a cursor may contain any id.
 ANY_ID = re.compile(r".+", re.DOTALL)
 REMOVE_AT_MOST = 1000
 
 
 class StatsSource(Protocol):
-    """What is asked here: the JobQueue."""
+    """A queue with counts: the JobQueue."""
 
     name: str
 
@@ -43,21 +43,24 @@ class StatsSource(Protocol):
 
 
 class Reruns(Protocol):
-    """Who can run the dead letters of a queue again or remove them: DeadLetters or Undelivered."""
+    """Retries and removes the dead letters of a queue: DeadLetters or Undelivered."""
 
     async def remove_failed(self, *job_ids: str) -> int:
-        """Forget dead letters; return how many of the ids were some."""
+        """Remove dead letters; return how many of the ids were dead letters."""
 
     async def retry_failed(self, job_id: str, request_id: str) -> Receipt:
-        """Run one again; NotFound or Conflict when it cannot be."""
+        """Retry one; NotFound or Conflict when that is not possible."""
 
     async def retry_all_failed(self, request_id: str, after: tuple[datetime, str] | None = None) -> RetriedPage:
-        """Run many again, passing over those that cannot be."""
+        """Retry many; skip those that cannot be retried."""
 
 
 @dataclass(frozen=True, slots=True)
-class Administered:
-    """A queue, who runs its dead letters again and who pauses it."""
+class AdministeredQueue:
+    """A queue with its dead letters and its pause.
+
+    message: of the reply to a retry.
+    """
 
     queue: JobQueue
     reruns: Reruns
@@ -91,27 +94,27 @@ class QueueStatusHandler(BaseHandler):
 
 class _QueueHandler(OperatorHandler):
     def initialize(  # type: ignore[override]
-        self, *, queues: Mapping[str, Administered], tracing: Tracing = OFF, **common: Any
+        self, *, queues: Mapping[str, AdministeredQueue], tracing: Tracing = OFF, **common: Any
     ) -> None:
-        """queues: by name, the one that is meant when none is named first."""
+        """queues: by name; the first one is the default."""
         super().initialize(**common)
         self.queues = queues
         self.tracing = tracing
 
-    def named(self, query: Query) -> Administered:
-        """Return the queue that the parameter `queue` names; what is wrong with the query is raised here."""
+    def requested_queue(self, query: Query) -> AdministeredQueue:
+        """Return the queue that the parameter `queue` names; ValidationError with all faults of the query."""
         name = query.choice("queue", tuple(self.queues)) or next(iter(self.queues))
         query.check()
-        self.note_act(target=name)
+        self.change_act(target=name)
         return self.queues[name]
 
-    def holder(self, job_id: str) -> tuple[Administered, str]:
-        """Return the queue a job id belongs to and the id as the queue has it; ValidationError when there is none."""
-        found = JOB_ID.fullmatch(job_id)
-        if found is None or found[1] not in self.queues:
+    def queue_of(self, job_id: str) -> tuple[AdministeredQueue, str]:
+        """Return the queue of a job id, and the id in lower case; ValidationError for a malformed id."""
+        matched = JOB_ID.fullmatch(job_id)
+        if matched is None or matched[1] not in self.queues:
             raise ValidationError.of("jobId", f"Must be {' or '.join(self.queues)}, a colon and 24 hex digits")
-        self.know(jobId=job_id.lower())
-        return self.queues[found[1]], job_id.lower()
+        self.add_log_fields(jobId=job_id.lower())
+        return self.queues[matched[1]], job_id.lower()
 
 
 class FailedJobsHandler(_QueueHandler):
@@ -124,21 +127,21 @@ class FailedJobsHandler(_QueueHandler):
         await self.authenticate()
         query = self.query()
         limit, after = query.limit(), query.cursor(ANY_ID)
-        page = await self.named(query).queue.failed_jobs(limit, after)
+        page = await self.requested_queue(query).queue.failed_jobs(limit, after)
         self.reply({"items": [_shown(job) for job in page.jobs], "nextCursor": next_cursor(page.next_after)})
 
     async def delete(self) -> None:
         await self.authenticate()
-        named = self.named(self.query())
-        page = await named.queue.failed_jobs(REMOVE_AT_MOST)
-        removed = await named.reruns.remove_failed(*(job.id for job in page.jobs))
+        queue = self.requested_queue(self.query())
+        page = await queue.queue.failed_jobs(REMOVE_AT_MOST)
+        removed = await queue.reruns.remove_failed(*(job.id for job in page.jobs))
         log.info("dead_letters_removed", count=removed)
-        self.note_act(count=removed)
+        self.change_act(count=removed)
         self.reply({"removed": removed, "remaining": page.older})
 
 
 class RetryAllFailedHandler(_QueueHandler):
-    """POST /api/queue/failed/retry: every dead letter runs again, so many per call."""
+    """POST /api/queue/failed/retry: retries all dead letters, a limited number per call."""
 
     route = "/api/queue/failed/retry"
     actions = {"POST": "retry dead letters"}
@@ -147,10 +150,10 @@ class RetryAllFailedHandler(_QueueHandler):
         await self.authenticate()
         query = self.query()
         after = query.cursor(ANY_ID)
-        reruns = self.named(query).reruns
+        reruns = self.requested_queue(query).reruns
         with self.tracing.request(self):
             page = await reruns.retry_all_failed(self.request_id, after)
-            self.note_act(count=page.retried)
+            self.change_act(count=page.retried)
             counts = {"retried": page.retried, "skipped": page.skipped, "remaining": page.remaining}
             self.reply(counts | {"nextCursor": next_cursor(page.next_after)}, status=202)
 
@@ -163,39 +166,39 @@ class FailedJobHandler(_QueueHandler):
 
     async def delete(self, job_id: str) -> None:
         await self.authenticate()
-        holder, job_id = self.holder(job_id)
-        if not await holder.reruns.remove_failed(job_id):
+        queue, job_id = self.queue_of(job_id)
+        if not await queue.reruns.remove_failed(job_id):
             raise NotFound("There is no dead letter of that id")
         log.info("dead_letter_removed", jobId=job_id)
         self.set_status(204)
 
 
 class RetryFailedHandler(_QueueHandler):
-    """POST /api/queue/failed/{jobId}/retry: the dead letter's asset gets a new job."""
+    """POST /api/queue/failed/{jobId}/retry: the asset, or the event, of the dead letter gets a new job."""
 
     route = "/api/queue/failed/{jobId}/retry"
     actions = {"POST": "retry dead letter"}
 
     async def post(self, job_id: str) -> None:
         await self.authenticate()
-        holder, job_id = self.holder(job_id)
+        queue, job_id = self.queue_of(job_id)
         with self.tracing.request(self):
-            receipt = await holder.reruns.retry_failed(job_id, self.request_id)
+            receipt = await queue.reruns.retry_failed(job_id, self.request_id)
             answer = {"assetId": receipt.asset_id, "jobId": receipt.job_id}
-            self.reply(answer | {"status": "processing", "message": holder.message}, status=202)
+            self.reply(answer | {"status": "processing", "message": queue.message}, status=202)
 
 
 class PauseHandler(_QueueHandler):
-    """POST /api/queue/pause: no process claims jobs any more; running ones finish."""
+    """POST /api/queue/pause: no process claims jobs any more; running jobs finish."""
 
     route = "/api/queue/pause"
     actions = {"POST": "pause queue"}
 
     async def post(self) -> None:
         await self.authenticate()
-        named = self.named(self.query())
-        await named.pause.set()
-        log.info("queue_paused", queue=named.queue.name)
+        queue = self.requested_queue(self.query())
+        await queue.pause.set()
+        log.info("queue_paused", queue=queue.queue.name)
         self.reply({"paused": True})
 
 
@@ -207,14 +210,14 @@ class ResumeHandler(_QueueHandler):
 
     async def post(self) -> None:
         await self.authenticate()
-        named = self.named(self.query())
-        await named.pause.lift()
-        log.info("queue_resumed", queue=named.queue.name)
+        queue = self.requested_queue(self.query())
+        await queue.pause.lift()
+        log.info("queue_resumed", queue=queue.queue.name)
         self.reply({"paused": False})
 
 
 def _shown(job: FailedJob) -> dict[str, Any]:
-    """Return the dead letter as operators see it; what its record does not tell, or tells wrongly, is null."""
+    """Return a dead letter as JSON; values that are missing or malformed in its record are null."""
     asset_id, user_id, category, notifier = map(job.data.get, ("assetId", "userId", "category", "notifier"))
     return {
         "jobId": job.id,

@@ -1,7 +1,7 @@
-"""The HTTP server: streams that bear a half-closed client, and files kept back from the network.
+"""The HTTP server: streams that support half-closed clients, a limit of connections, and the drain at shutdown.
 
-Every connection is an open file. A process that has none left cannot accept, and Tornado would try again without a
-pause; it could not reach its store or Redis either. So what comes too near to the limit is closed at once.
+Every connection is an open file. At the limit of open files a process cannot accept connections, which Tornado would
+retry without a pause, nor connect to its store or Redis. So connections near the limit are closed at once.
 """
 
 from __future__ import annotations
@@ -20,44 +20,43 @@ from tornado.iostream import IOStream
 
 from pipeline.handlers.http_head import READ_HEAD_BYTES, TLS_BEGINS, Parameters, ServerConnection
 from pipeline.handlers.peer import Peer
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.proxies import TrustedProxies
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
 
-# As Tornado looks for the end of a head.
+# Tornado's expression for the end of a head.
 HEAD_END = b"\r?\n\r?\n"
 HEAD_OR_TLS = rb"\A" + TLS_BEGINS + b"|" + HEAD_END
-# For Redis, the stores, images on their way and what plugins open.
-FILES_KEPT_BACK = 128
-# A connection that has just been made may wait so long for its first request when the process goes away: its client has
-# been let in.
+# Open files reserved for Redis, the stores, temporary images and plugins.
+RESERVED_FILES = 128
+# During the drain a new connection may wait so long for its first request.
 FIRST_REQUEST_SECONDS = 1.0
-# A client that sends or takes nothing for so long makes the end of the process wait no longer.
+# The drain does not wait for a client that sends and reads nothing for so long.
 QUIET_SECONDS = 3.0
-LOOK_SECONDS = 0.02
-# What is let in at the end of listening, for each address: the longest queue there is, as tornado.netutil asks for.
-ACCEPTED_AT_MOST = 128
-# What is asked for where the hard limit is "unlimited": macOS refuses more.
+CHECK_SECONDS = 0.02
+# The most connections accepted after listening has ended, per address: the length of the backlog in tornado.netutil.
+MAX_LAST_CONNECTIONS = 128
+# The limit to set where the hard limit is "unlimited": macOS refuses more.
 FILES_WANTED = 10_240
 
 
 class ShortQueue(list[Any]):
-    """Stands in for a deque that seldom holds anything: an empty one takes 600 bytes, and each stream has two."""
+    """Replaces a deque that is usually empty: an empty deque takes 600 bytes, and each stream has two."""
 
     def popleft(self) -> Any:
         return self.pop(0)
 
 
 class Stream(IOStream):
-    """A stream whose client may end its own sending side and still read the answer, where a handler allows it.
+    """A stream whose client may close its sending side and still read the answer, where a handler allows that.
 
-    opened_at, moved_at: when it was accepted, and when it last brought or took a byte; `time.monotonic`.
-
-    Tornado takes the end of what a client sends for the end of the client. Most clients that end are gone indeed, so
-    `answers_half_closed` is set only by handlers that would do their work all the same.
+    answers_half_closed: a handler sets it when its work must be done even if the client has disconnected. Otherwise
+        the end of the client's data counts as a disconnect, as in Tornado: most of these clients are gone.
+    opened_at: when the connection was accepted, `time.monotonic`.
+    moved_at: when the last byte was read or written, `time.monotonic`.
     """
 
     answers_half_closed = False
@@ -70,9 +69,9 @@ class Stream(IOStream):
         self.opened_at = self.moved_at = monotonic()
 
     def take(self, size: int) -> bytes:
-        """Return what has come, at most so many bytes; nothing when a read has to tell why there is nothing.
+        """Return bytes that have arrived, at most `size`; b"" when the caller has to use a read of Tornado.
 
-        A read of Tornado's copies what it returns twice, and makes a future.
+        A read of Tornado copies its result twice and makes a future.
         """
         if self._read_buffer_size or self.closed():
             return b""
@@ -89,7 +88,7 @@ class Stream(IOStream):
         return count
 
     def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> Awaitable[bytes]:
-        # A client that speaks TLS waits for an answer and never sends the end of a head.
+        # A client that begins with TLS waits for an answer and never sends the end of a head.
         return super().read_until_regex(HEAD_OR_TLS if regex == HEAD_END else regex, max_bytes)
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
@@ -97,7 +96,7 @@ class Stream(IOStream):
         self.moved_at = monotonic() if count else self.moved_at
         if count == 0 and self.answers_half_closed:
             self._has_ended = True
-            # Not at once: what came before the end is still to be handed to its reader.
+            # Not at once: a reader has to get the bytes before the end first.
             self.io_loop.add_callback(self._settle_end)
             return None
         return count
@@ -117,7 +116,7 @@ class Stream(IOStream):
             self._settle_end()
 
     def _settle_end(self) -> None:
-        """Close when more is wanted than will ever come; else listen no more, for an end is read again and again."""
+        """Close if a reader waits for more data; else stop listening, because the end would be reported for ever."""
         if self.closed():
             return
         if self.reading():
@@ -128,9 +127,9 @@ class Stream(IOStream):
 
 
 class HttpServer(tornado.httpserver.HTTPServer):
-    """Tornado's server with an end to how many connections it takes."""
+    """Tornado's server with a limit of connections and a drain."""
 
-    # Not __init__: Tornado's servers take their options there.
+    # Tornado's servers take their options here, not in __init__.
     def initialize(  # type: ignore[override]
         self, *arguments: Any, metrics: Metrics, proxies: TrustedProxies = TrustedProxies(), **options: Any
     ) -> None:
@@ -140,18 +139,18 @@ class HttpServer(tornado.httpserver.HTTPServer):
         self._metrics = metrics
         self._proxies = proxies
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - FILES_KEPT_BACK
-        self._seldom = Seldom()
+        self._last_file = sys.maxsize if soft == resource.RLIM_INFINITY else soft - RESERVED_FILES
+        self._throttled_log = ThrottledLog()
 
-    def let_go(self) -> None:
-        """Ask clients, with each answer, to send what comes next on another connection."""
+    def disable_keep_alive(self) -> None:
+        """Send `Connection: close` with each answer from now on."""
         self.conn_params.no_keep_alive = True
 
     def stop(self) -> None:
-        """Listen no more; let in who has connected already and waits for that: closing would cut those off."""
+        """Stop listening, after accepting the clients in the backlog: closing the socket would reset them."""
         for listening in self._sockets.values():
-            # Not a connection more than a queue may have, should they come faster than they are accepted.
-            for _ in range(ACCEPTED_AT_MOST):
+            # Bounded by the backlog, in case clients connect faster than they are accepted.
+            for _ in range(MAX_LAST_CONNECTIONS):
                 try:
                     connection, address = listening.accept()
                 except ConnectionAbortedError:
@@ -162,14 +161,15 @@ class HttpServer(tornado.httpserver.HTTPServer):
         super().stop()
 
     async def drain(self, seconds: float) -> None:
-        """Once it has stopped: return when all requests are answered, at the latest after so many seconds.
+        """Return when all requests are answered. Call it after stop().
 
-        Connections that nobody uses are closed, so that their clients open new ones, to other processes.
+        seconds: the longest wait.
+        Unused connections are closed, so that their clients connect to other processes.
         """
         end = monotonic() + seconds
         while True:
-            # First what has come already is read.
-            await asyncio.sleep(LOOK_SECONDS)
+            # First, so that requests that have arrived are read.
+            await asyncio.sleep(CHECK_SECONDS)
             connections = cast(list[ServerConnection], list(self._connections))
             for connection in connections:
                 if not _is_used(connection):
@@ -181,11 +181,11 @@ class HttpServer(tornado.httpserver.HTTPServer):
         self.handle_stream(Stream(connection, max_buffer_size=self.max_buffer_size), address)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        # The system hands out the lowest number that is free, so this one tells how many files there are.
+        # The system assigns the lowest free number, so it shows how many files are open.
         if stream.socket.fileno() > self._last_file:
             self._metrics.connections_refused.inc()
             reason, limit = "too many open files", self._last_file
-            self._seldom.write(log.warning, "connections_refused", reason=reason, limit=limit)
+            self._throttled_log.write(log.warning, "connections_refused", reason=reason, limit=limit)
             stream.close()
             return
         context = Peer(stream, address, self._proxies)
@@ -195,7 +195,7 @@ class HttpServer(tornado.httpserver.HTTPServer):
 
 
 def _is_used(connection: ServerConnection) -> bool:
-    """Return whether a request is under way, or the first one may be."""
+    """Return whether a request is running, or the first one may still arrive."""
     request, stream = connection.request, cast(Stream, connection.stream)
     if request is not None and request.has_begun:
         return True
@@ -203,7 +203,7 @@ def _is_used(connection: ServerConnection) -> bool:
 
 
 def _is_waited_for(connection: ServerConnection) -> bool:
-    """Return whether it is used, and not by a client that has fallen silent."""
+    """Return whether the drain waits for this connection: it is used, and its client is not quiet."""
     request, stream = connection.request, cast(Stream, connection.stream)
     if request is None or not request.has_begun:
         return _is_used(connection)
@@ -211,7 +211,7 @@ def _is_waited_for(connection: ServerConnection) -> bool:
 
 
 def raise_file_limit() -> None:
-    """Let the process open as many files as the system allows it: the usual 1,024 are soon sockets."""
+    """Raise the limit of open files to what the system allows: the usual 1,024 are too few for sockets."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < wanted:

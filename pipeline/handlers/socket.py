@@ -1,27 +1,27 @@
-"""GET /ws: one person's WebSocket. Settles who it is, puts it in the person's room, keeps it honest, says goodbye.
+"""GET /ws: a WebSocket of one user. Authenticates the client, puts it in the user's room, and closes it when needed.
 
-How a connection can end, as contracts/close-codes.json has it. The last column says what a client does:
-- final: it comes back only when something was changed.
-- token: it comes back at once with a fresh token, once; final when it has no other.
-- reconnect: it comes back with a growing wait.
+The close codes, as in contracts/close-codes.json. The last column says what a client does:
+- final: it does not reconnect before something is changed.
+- token: it reconnects at once with a new token, once; final without another token.
+- reconnect: it reconnects with growing delays.
 A client treats a code that is not in the table as reconnect.
 
 | code | meaning | client |
 |---|---|---|
-| 1000, 1001 | the client itself ended it | as it likes |
+| 1000, 1001 | the client closed it | as it likes |
 | 1002 | the client broke the WebSocket protocol, by a compressed frame for example | final |
-| 1006 | the connection broke, no code was sent | reconnect |
+| 1006 | the connection broke without a close frame | reconnect |
 | 1007 | a text frame or a close reason that is not UTF-8 | final |
 | 1009 | a frame over MAX_FRAME_BYTES | final |
-| 1011 | an error of ours | reconnect |
-| 1012 | this process goes away; `goodbye` told how long to wait | reconnect |
-| 1013 | no room for more sockets, a token not valid yet, tokens or missed events cannot be read now | reconnect |
-| 4400 | a frame that is binary, not JSON or not one of those a client may send; a `since` that is none | final |
+| 1011 | an error of the service | reconnect |
+| 1012 | this process shuts down; the frame `goodbye` has the delay | reconnect |
+| 1013 | too many sockets, a token not valid yet, or tokens or missed events that cannot be read now | reconnect |
+| 4400 | a frame that is binary, not JSON or of another form; a malformed `since` | final |
 | 4401 | no token in time | token |
-| 4403 | bad or expired token, or another user's when the token is renewed | token |
+| 4403 | a bad or expired token, or another user's token in a renewal | token |
 | 4419 | the token has expired | token |
-| 4429 | too many frames, requests or wrong tokens; the wait is long | reconnect |
-| 4503 | the client reads too slowly, its outbox is full | reconnect |
+| 4429 | too many frames, requests or wrong tokens; the delay is long | reconnect |
+| 4503 | the client reads too slowly: its outbox is full | reconnect |
 | 4504 | a ping was not answered in time | reconnect |
 
 The frames are in contracts/rooms.asyncapi.json. Runs on the event loop, without a task or thread per socket.
@@ -30,8 +30,6 @@ The frames are in contracts/rooms.asyncapi.json. Runs on the event loop, without
 from __future__ import annotations
 
 import asyncio
-import json
-import time
 from datetime import datetime
 from typing import Any
 
@@ -43,17 +41,17 @@ from pipeline.assets.asset import to_timestamp
 from pipeline.auth import NotYetValid, bearer_token
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, RateLimited, Unauthorized, ValidationError
-from pipeline.handlers.base import WEBSOCKET_VERSION
-from pipeline.handlers.member import OPERATORS, PROGRESS, Member
+from pipeline.handlers.client_frames import EVENTS, FrameAllowance, parse_frame
+from pipeline.handlers.member import Member
 from pipeline.handlers.protocol import StrictProtocol, is_handshake
 from pipeline.handlers.query import parse_instant
+from pipeline.handlers.replies import WEBSOCKET_VERSION
 from pipeline.rooms.codes import GONE, MALFORMED_SINCE, NOT_YET_VALID
 from pipeline.rooms.codes import CloseCode as CloseCode
 from pipeline.rooms.frames import event_frame
 from pipeline.usecases.admission import PROBE_SECONDS
 
 log = structlog.get_logger(__name__)
-
 
 SUBPROTOCOL = "pipeline.v1"
 # How long a socket may stay without a token.
@@ -66,24 +64,23 @@ PONG_SECONDS = 10.0
 MAX_FRAME_BYTES = 16 * 1024
 FRAMES_PER_SECOND = 10
 TOKEN_PREFIX = "bearer."
-# A replay on an open connection, in frames of its allowance, so that nobody keeps the store busy for nothing.
-REPLAY_COSTS = 5
-EVENTS = {PROGRESS, OPERATORS}
+# A replay on an open connection counts as so many frames, so that a client cannot keep the store busy.
+REPLAY_FRAMES = 5
 
 
 class SocketHandler(Member, WebSocketHandler):
-    """One WebSocket, from the handshake to the end."""
+    """One WebSocket, from the handshake to the close."""
 
+    # Many methods because Tornado's handler, StrictProtocol and Rooms each call their own.
     route = "/ws"
     transport = "socket"
 
     def initialize(self, **common: Any) -> None:
         super().initialize(**common)
-        self._since: datetime | None = None  # as the address has it
+        self._since: datetime | None = None  # of the address
         self._wanted: set[str] = set()
         self._is_pong_due = False
-        self._frames_left = float(FRAMES_PER_SECOND)
-        self._last_frame_at = time.monotonic()
+        self._allowance = FrameAllowance(FRAMES_PER_SECOND)
 
     # the handshake
 
@@ -96,24 +93,24 @@ class SocketHandler(Member, WebSocketHandler):
         await super().get()
 
     def check_origin(self, origin: str) -> bool:
-        return True  # it has been judged, before Tornado's own look at it, which no broken origin survives
+        return True  # get() has checked it; Tornado's own check raises for a malformed origin
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
-        """Echo our name and never the token beside it."""
+        """Return the service's subprotocol, never the token that is offered beside it."""
         return SUBPROTOCOL if SUBPROTOCOL in subprotocols else None
 
     def get_websocket_protocol(self) -> StrictProtocol | None:
-        if self.request.headers.get("Sec-WebSocket-Version") != "13":
+        if self.request.headers.get("Sec-WebSocket-Version") != WEBSOCKET_VERSION:
             return None
         params = _WebSocketParams(max_message_size=MAX_FRAME_BYTES)
         return StrictProtocol(self, False, params)
 
     async def open(self, *_path: str) -> None:
-        """Take the token the handshake brought, or begin to wait for the first frame."""
+        """Use the token of the handshake, or wait for the first frame."""
         assert self.ws_connection is not None and self.ws_connection.stream is not None
         if self.ws_connection.stream.closed():
-            return  # the client vanished before it was answered
-        self._take_stream(self.ws_connection.stream)
+            return  # the client has disconnected during the handshake
+        self._use_stream(self.ws_connection.stream)
         self._open_connection()
         token = self._handshake_token()
         if self._admission.is_full or (token is None and self._admission.is_full_of_unauthenticated):
@@ -141,7 +138,7 @@ class SocketHandler(Member, WebSocketHandler):
             tokens = [each.removeprefix(TOKEN_PREFIX) for each in offered if each.startswith(TOKEN_PREFIX)]
             return tokens[0] if tokens and SUBPROTOCOL in offered else None
 
-    # what the client sends; Tornado reads the next frame when on_message has returned, so frames never race
+    # frames from the client; Tornado reads the next one after on_message has returned, so they are never concurrent
 
     async def on_message(self, message: str | bytes) -> None:
         self._frames_in += 1
@@ -159,7 +156,7 @@ class SocketHandler(Member, WebSocketHandler):
             await self._admit(token, since)
 
     def on_fragment(self) -> None:
-        """Count the pieces of a message like frames."""
+        """Count a continuation frame like any other."""
         self._allows()
 
     def on_ping(self, data: bytes) -> None:
@@ -171,21 +168,18 @@ class SocketHandler(Member, WebSocketHandler):
             self._set_timer("ping", PING_SECONDS, self._ping)
 
     def _allows(self, frames: float = 1) -> bool:
-        """Count a frame, or what is as dear as so many; False when there were too many or the connection is ending."""
-        limit = FRAMES_PER_SECOND
-        now = time.monotonic()
-        self._frames_left = min(limit, self._frames_left + (now - self._last_frame_at) * limit) - frames
-        self._last_frame_at = now
-        if self._frames_left < -9 * limit:
-            self._stream.close()  # it was told, and goes on
-        elif self._frames_left < 0:
+        """Count frames; False when there were too many or the connection is being closed."""
+        self._allowance.count(frames)
+        if self._allowance.ignores_close:
+            self._stream.close()
+        elif self._allowance.is_exceeded:
             self._end(CloseCode.TOO_MANY)
         return self._code is None
 
     async def _admit(self, token: str, since: datetime | None) -> None:
-        """Let the token's user in; a later token of the same user prolongs the stay.
+        """Verify the token and enter the user's room; a later token of the same user extends the connection.
 
-        since: from when on events are replayed, if any are to be.
+        since: replay events from this instant on; None for no replay.
         """
         self._cancel_timer("token")
         try:
@@ -202,19 +196,19 @@ class SocketHandler(Member, WebSocketHandler):
             self._end(CloseCode.BAD_TOKEN)
             return
         except DependencyUnavailable as error:
-            self._end_for_lack(error)
+            self._end_unavailable(error)
             return
         if self._code is not None:
-            return  # closed while the token was checked
+            return  # closed while the token was verified
         if self._user_id not in (None, principal.user_id):
             self._end(CloseCode.BAD_TOKEN)
             return
         self._end_on_expiry(principal)
         if self._user_id is None:
             self._user_id = principal.user_id
-            self.know(userId=principal.user_id)
+            self.add_log_fields(userId=principal.user_id)
             await self._enter(principal.user_id, since or self._since)
-        elif since is not None and self._allows(REPLAY_COSTS):
+        elif since is not None and self._allows(REPLAY_FRAMES):
             assert self._connection is not None
             self._connection.pause()
             await self._start(since)
@@ -223,24 +217,24 @@ class SocketHandler(Member, WebSocketHandler):
     async def _enter(self, user_id: str, since: datetime | None) -> None:
         assert self._connection is not None
         now = to_timestamp(utc_now())
-        # First the room, then the store: what is finished in between is in both, and nothing in neither.
+        # First the room, then the store: an event in between is in both, never in neither.
         room = await self._admission.enter(user_id, self._connection)
         connected = event_frame({"event": "connected", "room": room, "serverTime": now})
         if await self._start(since, connected):
-            log.info("socket_opened", **self.stay())
+            log.info("socket_opened", **self.connection_fields())
 
     async def _start(self, since: datetime | None, *first: bytes) -> bool:
-        """Send `first`, then what is to be replayed, then what has come meanwhile; False when the connection ended."""
+        """Send the first frames, then the replay, then the frames that came meanwhile; False when it is closed."""
         assert self._connection is not None
         try:
             missed = await self._missed(since)
         except DependencyUnavailable as error:
-            self._end_for_lack(error)
+            self._end_unavailable(error)
             return False
         self._connection.start([*first, *missed])
         return self._code is None
 
-    # what the client is sent
+    # frames to the client
 
     def _write(self, frame: bytes) -> asyncio.Future[None] | None:
         return self._send(frame)
@@ -260,55 +254,28 @@ class SocketHandler(Member, WebSocketHandler):
         self._is_pong_due = True
         self._set_timer("ping", seconds, lambda: self._end(CloseCode.PING_TIMEOUT))
 
-    # the end
+    # the close
 
     @property
     def is_ending(self) -> bool:
-        """Whether a close code has been sent or the socket is gone."""
+        """True when a close code has been sent, or the connection is closed."""
         return self._code is not None
 
     def end_for_breach(self, code: int) -> None:
         """Close because the client broke the protocol."""
         self._end(CloseCode(code))
 
-    def _end_for_lack(self, error: DependencyUnavailable) -> None:
+    def _end_unavailable(self, error: DependencyUnavailable) -> None:
         self.log_unavailable(error)
         self._end(CloseCode.TRY_LATER)
 
     def _close(self, code: int) -> None:
         self._code = code
-        self.close(code)  # a client that does not answer is hung up on after 5 s, by Tornado
+        self.close(code)  # Tornado closes the connection after 5 s without an answer
 
     def on_close(self) -> None:
-        """Called once for each socket however it ended, also when the client vanished before the upgrade."""
+        """Called once per socket, however it ended, also when the client disconnects before the upgrade."""
         if self._connection is None:
             return
         self._forget(self._code or self.close_code or GONE)
-        log.info("socket_closed", code=self._code, **self.stay(), **self.passed())
-
-
-def parse_frame(message: str | bytes) -> tuple[str | None, datetime | None, set[str]]:
-    """Return the token, the instant and what is asked for beside the events, of the one frame clients send:
-    `{"auth": {"token"}, "since"?, "events"?}`.
-
-    The token is None when `auth` holds none. ValueError for anything else; members and events of other names are left
-    to later versions.
-    """
-    if isinstance(message, bytes):
-        raise ValueError("a binary frame")
-    try:
-        frame = json.loads(message)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    match frame:
-        case {"auth": {"token": str(token)}}:
-            events = frame.get("events", [])
-            if not isinstance(events, list):
-                raise ValueError("events is no list")
-            wanted = {name for name in EVENTS if name in events}
-            return token, parse_instant(frame["since"]) if "since" in frame else None, wanted
-        case {"auth": {"token": None}}:
-            return None, None, set()
-        case {"auth": dict(auth)} if "token" not in auth:
-            return None, None, set()
-    raise ValueError("not a frame of ours")
+        log.info("socket_closed", code=self._code, **self.connection_fields(), **self.traffic_fields())

@@ -1,4 +1,4 @@
-"""What one user has, and its erasure; for admins."""
+"""One user: what the service stores of the user, and its erasure; for admins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.usecases.erasing import Erasing
 from pipeline.usecases.replay import ROOM_PREFIX
 from pipeline.usecases.users import Users
 
-# How long an erase is waited for before it is answered with what has gone so far.
+# How long a DELETE waits for the erase; then it answers with the progress so far.
 ERASE_SECONDS = 20.0
 
 
@@ -21,7 +21,7 @@ class UserHandler(OperatorHandler):
 
     route = "/api/users/{sub}"
     actions = {"DELETE": "erase user"}
-    # The log is not to name a user who is erased.
+    # The access log must not name an erased user.
     hides_path = True
 
     def initialize(  # type: ignore[override]
@@ -39,12 +39,12 @@ class UserHandler(OperatorHandler):
 
     async def delete(self, user_id: str) -> None:
         caller = await self.authenticate()
-        # The list is not to name a user who is gone: log lines about the erase have its id.
-        self.note_act(target=None)
+        # The audit list must not name an erased user; it has the id of the erase, as log lines do.
+        self.change_act(target=None)
         if caller.user_id == user_id:
-            self.note_act(who=None, address=None)
+            self.change_act(who=None, address=None)
         erasure = await self.erasing.erase(_user_id(user_id), ERASE_SECONDS)
-        self.note_act(target=f"erase {erasure.id}", count=erasure.assets)
+        self.change_act(target=f"erase {erasure.id}", count=erasure.assets)
         self.reply(erasure.to_json(), status=200 if erasure.is_done else 202)
 
 

@@ -22,7 +22,7 @@ from pipeline.hooks.routes import Route
 from pipeline.hooks.running_calls import PluginOverrun, RunningCalls
 from pipeline.hooks.sources import Source
 from pipeline.hooks.timing import TimedCall
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 
 if TYPE_CHECKING:
     from pipeline.hooks.context import ContextFactory
@@ -79,7 +79,7 @@ class BoundPlugin:
         """
         self.kind, self.name = kind, name
         self.plugin, self.limits = plugin, limits
-        self.seldom = Seldom()  # for log lines that any client of a public route may cause
+        self.throttled_log = ThrottledLog()  # for log lines that any client of a public route may cause
         self._is_traced = is_traced
         breaker = partial(Breaker, BREAKER_FAILURES, BREAKER_PROBE_SECONDS)
         self._methods = {

@@ -16,7 +16,7 @@ from pipeline.errors import (
     SandboxLimit,
     asked_seconds,
     is_unreachable,
-    words_of,
+    plugin_error_text,
 )
 from pipeline.hooks.breaker import Breaker
 from pipeline.hooks.running_calls import PluginBusy, PluginOverrun
@@ -35,7 +35,7 @@ def job_error(raised: Exception, name: str, service: str) -> JobError:
         return raised
     if isinstance(raised, RetryableJobError):
         error = raised
-        if error.leaves_open and is_unreachable(raised):
+        if error.depends_on_cause and is_unreachable(raised):
             error.spends_attempt = False
     elif isinstance(raised, PluginBusy):
         error = RetryableJobError(f"{service} is busy", spends_attempt=False)
@@ -92,7 +92,7 @@ def record_hook_failure(breaker: Breaker, raised: Exception, name: str) -> None:
 
 def cause_beside(error: JobError, raised: Exception) -> str:
     """Return the cause of an error for operators, who see the error's message beside it."""
-    return cause_of(raised) if error.message == getattr(raised, "message", None) else words_of(raised)
+    return cause_of(raised) if error.message == getattr(raised, "message", None) else plugin_error_text(raised)
 
 
 def held_error(name: str, breaker: Breaker) -> RetryableJobError:

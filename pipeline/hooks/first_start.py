@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from pipeline.errors import NotReady, asked_seconds, words_of
+from pipeline.errors import NotReady, asked_seconds, plugin_error_text
 from pipeline.hooks.running_calls import ignore, is_temporary
 
 
@@ -42,7 +42,7 @@ class FirstStart:
         except NotReady:
             raise
         except Exception as error:
-            raise NotReady(words_of(error)) from error
+            raise NotReady(plugin_error_text(error)) from error
 
     async def _start(self) -> None:
         assert self._call_start is not None
@@ -51,7 +51,9 @@ class FirstStart:
         except Exception as error:
             if is_temporary(error):
                 seconds = asked_seconds(error)
-                raise (NotReady(words_of(error), seconds) if seconds else NotReady(words_of(error))) from error
+                raise (
+                    NotReady(plugin_error_text(error), seconds) if seconds else NotReady(plugin_error_text(error))
+                ) from error
             raise
         self.is_done = True
         self._on_start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from pipeline.errors import ConfigurationError, NotReady, words_of
+from pipeline.errors import ConfigurationError, NotReady, plugin_error_text
 from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.faults import NOT_READY
 from pipeline.hooks.kinds import HOOK, KINDS
@@ -17,13 +17,13 @@ async def start(plugin: BoundPlugin) -> ConfigurationError | None:
     try:
         await plugin.start()
     except NotReady as error:
-        log.warning("plugin_not_ready", kind=plugin.kind, plugin=plugin.name, cause=words_of(error))
+        log.warning("plugin_not_ready", kind=plugin.kind, plugin=plugin.name, cause=plugin_error_text(error))
         hold(plugin, NOT_READY, error)
     except Exception as error:
         if plugin.kind == HOOK:
             # No setting names an observer or filter: it must not stop the service.
             log.error("plugin_not_started", kind=plugin.kind, plugin=plugin.name, exc_info=True)
-            hold(plugin, NOT_READY, NotReady(words_of(error)))
+            hold(plugin, NOT_READY, NotReady(plugin_error_text(error)))
             return None
         setting = next(kind.setting for kind in KINDS if kind.name == plugin.kind)
         return ConfigurationError(f"{setting}: {plugin.kind} {plugin.name!r} cannot start: {error}")
@@ -33,4 +33,4 @@ async def start(plugin: BoundPlugin) -> ConfigurationError | None:
 def hold(plugin: BoundPlugin, reason: str, error: NotReady) -> None:
     """Let no call of the plugin through, except those that try it after the time that the error says."""
     for method in plugin.methods:
-        plugin.breaker(method).unreachable(reason, words_of(error), error.retry_after_seconds)
+        plugin.breaker(method).unreachable(reason, plugin_error_text(error), error.retry_after_seconds)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 
-from pipeline.errors import words_of
+from pipeline.errors import plugin_error_text
 from pipeline.hooks.breaker import BLOCKING_CAUSE
 from pipeline.hooks.methods import Method
 from pipeline.hooks.running_calls import RunningCalls
@@ -82,5 +82,5 @@ async def _fault_of(check: Awaitable[object]) -> str:
     try:
         answer = await check
     except Exception as error:
-        return words_of(error)
+        return plugin_error_text(error)
     return "check returned False" if answer is False else ""

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from pipeline.errors import DependencyUnavailable, NotReady, PipelineError, words_of
+from pipeline.errors import DependencyUnavailable, NotReady, PipelineError, plugin_error_text
 from pipeline.hooks.bound_plugin import REGISTER_ROUTES, BoundPlugin
 from pipeline.hooks.faults import NOT_READY
 from pipeline.hooks.routes import PluginReply, PluginRequest, Route
@@ -50,7 +50,7 @@ async def answer(plugin: BoundPlugin, route: Route, request: PluginRequest, seco
         result = await run(REGISTER_ROUTES, _returning_refusals(route.handler), seconds, request, name=name)
         reply = result if isinstance(result, PipelineError) else _checked(plugin, result)
     except NotReady as error:
-        breaker.unreachable(NOT_READY, words_of(error), error.retry_after_seconds)
+        breaker.unreachable(NOT_READY, plugin_error_text(error), error.retry_after_seconds)
         seconds = error.retry_after_seconds
         raise DependencyUnavailable("The plugin is not ready", retry_after_seconds=seconds) from error
     except Exception as error:
@@ -63,10 +63,10 @@ async def answer(plugin: BoundPlugin, route: Route, request: PluginRequest, seco
 
 
 def _client_error(plugin: BoundPlugin, route: Route, error: Exception) -> PipelineError:
-    cause = words_of(error)
+    cause = plugin_error_text(error)
     names: dict[str, Any] = {"plugin": plugin.name, "method": route.method, "path": route.path, "cause": cause}
     key = f"{route.method} {route.path} {cause}"
-    plugin.seldom.write(log.warning, "plugin_route_failed", key, **names, exc_info=error)
+    plugin.throttled_log.write(log.warning, "plugin_route_failed", key, **names, exc_info=error)
     if isinstance(error, DependencyUnavailable):
         return error
     if isinstance(error, (PluginBusy, PluginOverrun)):

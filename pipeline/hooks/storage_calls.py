@@ -18,7 +18,7 @@ from pipeline.grouped import WriteGroups
 from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.checks import is_web_url
 from pipeline.hooks.storage_protocol import READ_AT_MOST_BYTES, NewImage, StoredImage
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.texts import cause_of
 from pipeline.tracing import Tracing
 
@@ -39,7 +39,7 @@ class StorageCalls:
         self.storage = storage
         self._seconds = seconds
         self._tracing = tracing
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
         # The tasks that remove images whose `save` was given up and has ended later.
         self._removals: set[asyncio.Task[None]] = set()
         self._groups: WriteGroups[NewImage, object] | None = None
@@ -133,7 +133,7 @@ class StorageCalls:
             missing = len(public_ids) - len(made)
             cause = cause_of(error)
             backend = self.storage.name
-            self._seldom.write(log.warning, "urls_not_made", cause, backend=backend, count=missing, cause=cause)
+            self._throttled_log.write(log.warning, "urls_not_made", cause, backend=backend, count=missing, cause=cause)
         return {public_id: cast(str, each) for public_id, each in [*made.items()] if is_web_url(each)}
 
     async def list_images(self, prefix: str, at_once: int) -> AsyncIterator[Sequence[StoredImage]]:

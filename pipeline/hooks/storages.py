@@ -20,7 +20,7 @@ from pipeline.hooks.storage_protocol import StoredImage
 from pipeline.hooks.plugin_start import start
 from pipeline.hooks.storage_calls import UNAVAILABLE, StorageCalls
 from pipeline.images import ImageName, SavedImage
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.texts import cause_of
 
 log = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ class Storages:
         self._built: dict[str, StorageCalls] = {current.storage.name: current}
         self._missing: dict[str, tuple[float, ConfigurationError]] = {}
         self._building = asyncio.Lock()
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
 
     @property
     def backends(self) -> Sequence[str]:
@@ -120,7 +120,7 @@ class Storages:
             except PipelineError as error:
                 cause = cause_of(error)
                 fields: dict[str, Any] = {"backend": backend, "count": len(public_ids), "cause": cause}
-                self._seldom.write(log.warning, "urls_not_made", backend + cause, **fields)
+                self._throttled_log.write(log.warning, "urls_not_made", backend + cause, **fields)
                 continue
             urls |= {ImageName(backend, public_id): url for public_id, url in made.items()}
         return urls

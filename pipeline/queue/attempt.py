@@ -36,12 +36,12 @@ import structlog
 
 from pipeline.errors import BudgetReached, DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
 from pipeline.hold import BACKGROUND
-from pipeline.metrics import QueueMetrics
+from pipeline.queue_metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Finish, Job, Outcome
 from pipeline.queue.job_handler import AlreadyOver, JobHandler
 from pipeline.texts import cause_of, clean
-from pipeline.tracing import OFF, Span, Tracing, passed_on, trace_id
+from pipeline.tracing import OFF, Span, Tracing, inherited_trace, trace_id
 
 log = structlog.get_logger(__name__)
 
@@ -184,7 +184,7 @@ class Attempts:
         job = claim.job
         fields = {"jobId": job.id, "attempt": job.attempt, "requestId": job.request_id, **self._handler.describe(job)}
         with self._tracing.process(self._queue_name, job) as span:
-            passed_on.set(job.trace_context)
+            inherited_trace.set(job.trace_context)
             if trace := trace_id(span.trace_context or job.trace_context):
                 fields["traceId"] = trace
             # The fields of the slot's next job replace these; nothing is logged in between.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from pipeline.errors import DependencyUnavailable
-from pipeline.metrics import QueueMetrics
+from pipeline.queue_metrics import QueueMetrics
 from pipeline.queue.claim import Claim
 from pipeline.queue.job import Job
 from pipeline.queue.queue import JobQueue

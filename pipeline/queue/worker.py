@@ -25,7 +25,7 @@ from pipeline.queue.prefetch import LATE_SECONDS, Prefetch
 from pipeline.queue.queue import UNKNOWN_OWNER, JobQueue
 from pipeline.queue.unacknowledged import Unacknowledged
 from pipeline.queue.wakeups import Wakeups
-from pipeline.supervision import Supervisor, Watched
+from pipeline.supervision import Supervisor, SupervisedTask
 from pipeline.tracing import OFF, Tracing
 
 # How long a drain waits for a step that is under way, and for the acknowledgement of the last jobs.
@@ -113,7 +113,7 @@ class Worker:
         self._mode = Mode.RUNNING
         # True while Redis may have given us jobs in a step whose reply we have not seen.
         self._is_step_open = False
-        self._watched: list[Watched] = []
+        self._watched: list[SupervisedTask] = []
         self._metrics.slots.set(concurrency)
         self._metrics.slots_busy.set_function(lambda: self._busy)
 

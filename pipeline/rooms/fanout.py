@@ -28,7 +28,7 @@ from pipeline.rooms.gaps import ChannelNames, RoomGaps
 from pipeline.rooms.lane import CHECK_SECONDS
 from pipeline.rooms.publisher import Publisher, Unpublished
 from pipeline.rooms.rooms import Rooms
-from pipeline.supervision import Supervisor, Watched
+from pipeline.supervision import Supervisor, SupervisedTask
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ class RoomFanout:
         )
         self._probe = SelfProbe(lambda: self._publisher.publish(self._names.common, self._message(PROBE)))
         self._supervisor = supervisor or Supervisor()
-        self._watched: list[Watched] = []
+        self._watched: list[SupervisedTask] = []
         self._unpublished = Unpublished()
 
     def _make_publisher(self, channels: Channels, probe: str) -> Publisher:

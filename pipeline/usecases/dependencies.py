@@ -21,7 +21,7 @@ from pipeline.errors import DependencyUnavailable, PipelineError
 from pipeline.hooks.bound_plugin import CHECK, BoundPlugin
 from pipeline.hooks.bound_plugin import CHECK_SECONDS as PLUGIN_CHECK_SECONDS
 from pipeline.hooks.kinds import PROVIDER
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.texts import cause_of, clean
 
@@ -74,7 +74,7 @@ class Dependencies:
         self._results: dict[str, ProbeResult] = {}
         # Dependencies whose last log line says that they cannot be used.
         self._logged: set[str] = set()
-        self._seldom = Seldom(monotonic)
+        self._throttled_log = ThrottledLog(monotonic)
 
     async def run(self) -> None:
         """Probe the dependencies without a recent result, for ever."""
@@ -147,10 +147,10 @@ class Dependencies:
         that was not logged for this reason is logged by a later probe, if it lasts.
         """
         if fault and name not in self._logged:
-            if self._seldom.write(log.warning, "check_failed", name, dependency=name, error=fault):
+            if self._throttled_log.write(log.warning, "check_failed", name, dependency=name, error=fault):
                 self._logged.add(name)
         elif name in self._logged and not fault:
-            if self._seldom.write(log.info, "check_passed", name, dependency=name):
+            if self._throttled_log.write(log.info, "check_passed", name, dependency=name):
                 self._logged.remove(name)
 
     def _shown(self, name: str) -> float:

@@ -16,7 +16,7 @@ from pipeline.assets.asset import CAUSE, Asset, AssetStatus, to_timestamp
 from pipeline.assets.job_search import FailureGroup
 from pipeline.assets.store import AssetStore, Record
 from pipeline.errors import DependencyUnavailable
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.queue.job import JobState
 from pipeline.queue.queue import JobQueue
 from pipeline.queue.snapshot import JobInfo, Snapshot
@@ -41,7 +41,7 @@ class JobViews:
         self._queue = queue
         self._progress = progress
         self._urls = urls
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
 
     async def shown(self, assets: Sequence[Asset], records: Mapping[str, Record] = {}) -> list[dict[str, Any]]:
         """Return the jobs of the assets: schema Job in contracts/analyze-queue.openapi.json.
@@ -58,7 +58,7 @@ class JobViews:
         try:
             job_infos = await self._queue.job_infos([record.id for record in records.values()])
         except DependencyUnavailable as error:
-            self._seldom.write(log.warning, "places_unknown", cause=cause_of(error))
+            self._throttled_log.write(log.warning, "places_unknown", cause=cause_of(error))
         return [job | _reanalysis_json(records[job["assetId"]], job_infos, job["provider"]) for job in jobs]
 
     async def _composed(
@@ -96,7 +96,7 @@ class JobViews:
                 # The snapshot may be a second old; the infos of these jobs are newer.
                 snapshot = replace(recent, others=job_infos)
         except DependencyUnavailable as error:
-            self._seldom.write(log.warning, "places_unknown", cause=cause_of(error))
+            self._throttled_log.write(log.warning, "places_unknown", cause=cause_of(error))
         progress = {each.asset_id: self._progress.describe(each, snapshot) for each in subjects}
         return {each.asset_id: job_infos[each.job_id] for each in subjects if each.job_id in job_infos}, progress
 

@@ -22,7 +22,7 @@ from typing import Protocol
 import structlog
 
 from pipeline.errors import DependencyUnavailable, RateLimited
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.proxies import parse_address
 from pipeline.settings import Settings
@@ -104,7 +104,7 @@ class Limits:
         self._buckets = buckets
         self._metrics = metrics
         self._now = now
-        self._seldom = Seldom(now)
+        self._throttled_log = ThrottledLog(now)
         # Ordered: the oldest is removed first, which a plain dict does slowly.
         self._known: OrderedDict[tuple[Limit, str], _Bucket] = OrderedDict()
         self._swept_at = now()
@@ -130,7 +130,7 @@ class Limits:
         """Count a refused request, and log its user or address once a minute."""
         self._metrics.rate_limited.labels(limit).inc()
         names = {"limit": limit.value, "address" if limit is Limit.WRONG_TOKENS else "userId": who}
-        self._seldom.write(log.warning, "rate_limited", f"{limit} {who}", **names)
+        self._throttled_log.write(log.warning, "rate_limited", f"{limit} {who}", **names)
 
     async def run(self) -> None:
         """Add accepted requests to the buckets in Redis, for ever."""

@@ -37,7 +37,7 @@ KIND = "jobs of a deleted asset"
 
 
 @dataclass(frozen=True, slots=True)
-class QueueParts:
+class QueueJobs:
     """A queue, the records of its jobs, and the function that ends a job if it runs on this process."""
 
     queue: JobQueue
@@ -52,8 +52,8 @@ class Removing:
         self,
         store: AssetStore,
         orphaned_images: OrphanedImages,
-        photos: QueueParts,
-        notifications: QueueParts,
+        photos: QueueJobs,
+        notifications: QueueJobs,
         on_deleted: Callable[[Asset], None] = lambda asset: None,
     ) -> None:
         """on_deleted: called with each deleted asset"""

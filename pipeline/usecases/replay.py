@@ -17,7 +17,7 @@ from pipeline.assets.events import asset_processed
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.rooms.frames import event_frame, join_frames
 from pipeline.rooms.rooms import Connection, Rooms
@@ -63,7 +63,7 @@ class Replay:
         self._metrics = metrics
         self._urls = urls
         self._max_events = max_events
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
         self._max_bytes = max_bytes
         self._overlap = timedelta(seconds=LATE_EVENT_SECONDS + lease_seconds)
         self._reading = asyncio.Semaphore(PARALLEL_READS)
@@ -80,7 +80,7 @@ class Replay:
         if ahead > MAX_AHEAD:
             # Without a resync, the client would believe that it missed nothing.
             seconds = round(ahead.total_seconds(), 1)
-            self._seldom.write(log.warning, "since_in_future", user_id, userId=user_id, aheadSeconds=seconds)
+            self._throttled_log.write(log.warning, "since_in_future", user_id, userId=user_id, aheadSeconds=seconds)
             self._metrics.replays.labels("resync").inc()
             return [RESYNC]
         async with self._reading:
@@ -148,7 +148,7 @@ class Replay:
             frames = await self.read(connection.room.removeprefix(ROOM_PREFIX), since)
         except DependencyUnavailable as error:
             cause = cause_of(error)
-            self._seldom.write(log.warning, "replay_postponed", cause, error=cause)
+            self._throttled_log.write(log.warning, "replay_postponed", cause, error=cause)
             # Better out of order than not at all: events of this process need neither the store nor Redis.
             frames = []
             self._behind.setdefault(connection, since)

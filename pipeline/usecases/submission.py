@@ -21,7 +21,7 @@ from pipeline.assets.asset_ids import new_asset_id
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.errors import Conflict, DependencyUnavailable, Forbidden, NotFound, OutcomeUnknown
-from pipeline.logs import Seldom
+from pipeline.logs import ThrottledLog
 from pipeline.metrics import Metrics
 from pipeline.queue.queue import JobQueue
 from pipeline.texts import cause_of
@@ -126,7 +126,7 @@ class Submission:
         self._on_deferred = on_deferred
         self._on_enqueued = on_enqueued
         self._tracing = tracing
-        self._seldom = Seldom()
+        self._throttled_log = ThrottledLog()
         self.unsettled = UnsettledUploads(store, orphaned_images, on_deferred)
         self._requests = RequestsInFlight()
 
@@ -284,5 +284,5 @@ class Submission:
             self._on_enqueued(asset, request_id)
         except (DependencyUnavailable, TimeoutError) as error:
             cause, names = cause_of(error), {"assetId": asset.id, "jobId": asset.processing_job_id}
-            self._seldom.write(log.warning, "enqueue_deferred", cause, **names, cause=cause)
+            self._throttled_log.write(log.warning, "enqueue_deferred", cause, **names, cause=cause)
             self._on_deferred()

@@ -26,7 +26,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.removing import QueueParts, Removing
+from pipeline.usecases.removing import QueueJobs, Removing
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
 from tests.factories import make_asset, make_image
@@ -94,7 +94,7 @@ def house(
     io_loop.run_sync(store.open)
     urls = ImageUrls(storage)
     submission = Submission(store, storage, queue, Metrics(), orphaned_images=orphaned_images, urls=urls, pool=pool)
-    jobs = QueueParts(queue, JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60))
+    jobs = QueueJobs(queue, JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60))
     yield House(store, storage, orphaned_images, submission, Removing(store, orphaned_images, jobs, jobs))
     io_loop.run_sync(queue.close)
     io_loop.run_sync(store.close)

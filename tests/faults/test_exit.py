@@ -383,7 +383,7 @@ async def main(exit_):
     exit_.fail("and another one")
     if sys.argv[1] == "blocked":
         time.sleep(1000)
-    await exit_.asked
+    await exit_.requested
 
 loop = asyncio.new_event_loop()
 exit_ = Exit(loop, 25)

@@ -25,7 +25,7 @@ from pipeline.usecases.expiry import PAGE, PAGES_PER_ROUND, Expiry
 from pipeline.usecases.image_urls import ImageUrls
 from pipeline.usecases.job_records import JobRecords, UnfinishedAssets
 from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.removing import QueueParts, Removing
+from pipeline.usecases.removing import QueueJobs, Removing
 from pipeline.usecases.retention import LEAST_AGE, OWNERS, Sweeper
 from pipeline.usecases.submission import Submission
 from tests.factories import make_asset
@@ -104,7 +104,7 @@ def house(io_loop: IOLoop, store: SqliteAssetStore, redis_url: str, redis: Redis
     storage, queue, notifications = TwoStorages(), JobQueue(redis_url), JobQueue(redis_url, name="notifications")
     orphaned_images = OrphanedImages(store, storage)
     kept = [JobRecords(store, each, keep_failed_seconds=60, max_age_seconds=60) for each in (queue, notifications)]
-    removing = Removing(store, orphaned_images, QueueParts(queue, kept[0]), QueueParts(notifications, kept[1]))
+    removing = Removing(store, orphaned_images, QueueJobs(queue, kept[0]), QueueJobs(notifications, kept[1]))
     yield House(store, storage, queue, orphaned_images, removing, Metrics(), redis)
     io_loop.run_sync(queue.close)
     io_loop.run_sync(notifications.close)

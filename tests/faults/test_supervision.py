@@ -21,7 +21,7 @@ from pipeline.clock import utc_now
 from pipeline.metrics import TASKS
 from pipeline.queue.job import Job
 from pipeline.settings import Settings
-from pipeline.supervision import Watched
+from pipeline.supervision import SupervisedTask
 from tests.factories import SECRET, make_asset, make_image, make_token
 from tests.service import AiService
 from tests.workers import Bench, Handler
@@ -80,8 +80,8 @@ async def running(folder: Path, redis_url: str, ai_service_url: str) -> AsyncIte
     await app.stop()
 
 
-def tasks_of(caller: Caller, kind: str) -> list[Watched]:
-    return [watched for watched in caller.app.parts.supervisor._all if watched.kind == kind]
+def tasks_of(caller: Caller, kind: str) -> list[SupervisedTask]:
+    return [watched for watched in caller.app.parts.base.supervisor._all if watched.kind == kind]
 
 
 @pytest.mark.fault("E10")
@@ -111,7 +111,7 @@ async def test_task_that_ends_comes_back(
         event = await socket.receive_json(timeout=20)
         assert (event["event"], event["assetId"], event["status"]) == ("asset_processed", asset_id, "active")
         assert {line["task"] for line in logs if line["event"] == "task_ended"} == {each.name for each in ended}
-        metric = caller.app.parts.metrics.task_restarts.labels(kind)._value.get()
+        metric = caller.app.parts.base.metrics.task_restarts.labels(kind)._value.get()
         assert metric == len(ended)
 
 
@@ -121,7 +121,7 @@ async def test_every_task_of_a_process_is_of_a_known_kind(
 ) -> None:
     """What is not known to the metrics would start its series with its first failure."""
     async with running(tmp_path, redis_url, ai_service.url) as caller:
-        kinds = {watched.kind for watched in caller.app.parts.supervisor._all}
+        kinds = {watched.kind for watched in caller.app.parts.base.supervisor._all}
         assert kinds == set(KINDS)
 
 
@@ -132,7 +132,7 @@ async def test_thread_that_watches_the_loop_comes_back(
 ) -> None:
     """A thread that ends takes the task that started it with it."""
     async with running(tmp_path, redis_url, ai_service.url) as caller:
-        watchdog = caller.app.parts.watchdog
+        watchdog = caller.app.parts.operation.watchdog
         first = watchdog._thread
         watchdog._stopped.set()
         while watchdog._thread is first:
@@ -148,7 +148,7 @@ async def test_asset_that_was_archived_after_it_finished_is_left_out_of_a_replay
 ) -> None:
     """It has no event: the others are replayed, and the socket stays open."""
     async with running(tmp_path, redis_url, ai_service.url) as caller:
-        store, now = caller.app.parts.store, utc_now()
+        store, now = caller.app.parts.assets.store, utc_now()
         archived = replace(make_asset(), user_id="user-1", status=AssetStatus.ARCHIVED, finished_at=now)
         failed = replace(make_asset(), user_id="user-1", status=AssetStatus.FAILED, finished_at=now)
         for asset in (archived, failed):
@@ -188,9 +188,9 @@ async def test_writer_whose_connection_breaks_opens_the_file_anew(
     """Whoever waited for a write hears that it may not have been made."""
     async with running(tmp_path, redis_url, ai_service.url) as caller, caller.listening() as socket:
         parts: Any = caller.app.parts
-        broken: Any = parts.store._writer
+        broken: Any = parts.assets.store._writer
         # They write when the process starts, and would meet the broken connection first.
-        starting = [each for each in parts.supervisor._all if each.name in ("storages in use", "upgrade")]
+        starting = [each for each in parts.base.supervisor._all if each.name in ("storages in use", "upgrade")]
         while not all(each.task.done() for each in starting):
             await asyncio.sleep(0.01)
 

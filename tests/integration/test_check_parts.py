@@ -13,7 +13,7 @@ from pipeline.commands.checks.machine import MachineChecks
 from pipeline.commands.checks.redis import RedisChecks
 from pipeline.commands.checks.redis_rights import acl_rules
 from pipeline.errors import ConfigurationError, DependencyUnavailable
-from pipeline.handlers.server import FILES_KEPT_BACK
+from pipeline.handlers.server import RESERVED_FILES
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from tests.certificates import Authority, shaking_hands
@@ -81,8 +81,8 @@ def test_check_says_when_a_url_is_wrong_about_tls(tmp_path: Path) -> None:
     ("limit", "mark", "words"),
     [
         (64, Mark.FAILED, "the limit is 64"),
-        (FILES_KEPT_BACK + 999, Mark.WARNING, "999 connections, and MAX_SOCKETS is 1000"),
-        (FILES_KEPT_BACK + 1000, Mark.OK, "enough"),
+        (RESERVED_FILES + 999, Mark.WARNING, "999 connections, and MAX_SOCKETS is 1000"),
+        (RESERVED_FILES + 1000, Mark.OK, "enough"),
         (resource.RLIM_INFINITY, Mark.OK, "enough"),
     ],
 )
@@ -97,7 +97,7 @@ def test_check_compares_the_limit_of_open_files(
 
     (found,) = asyncio.run(collect())
     assert found.mark is mark and words in found.detail
-    assert mark is Mark.OK or f"set ulimit -n {FILES_KEPT_BACK + 1000}" in found.remedy
+    assert mark is Mark.OK or f"set ulimit -n {RESERVED_FILES + 1000}" in found.remedy
 
 
 @pytest.mark.fault("E26")

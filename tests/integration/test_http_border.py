@@ -37,7 +37,7 @@ import tornado.web
 from pipeline.assets.asset import Asset, AssetStatus, ImageRef
 from pipeline.auth import TokenVerifier
 from pipeline.errors import Conflict, DependencyUnavailable, NotFound
-from pipeline.handlers import access_log, assets, base, multipart
+from pipeline.handlers import access_log, assets, base, multipart, refusals
 from pipeline.handlers.server import HttpServer
 from pipeline.handlers.upload import UploadHandler
 from pipeline.metrics import Metrics
@@ -302,7 +302,7 @@ def application(border: Border, settings: Settings, pool: ThreadPoolExecutor) ->
             (
                 "/api/assets/([^/]+)",
                 assets.AssetHandler,
-                with_assets | {"removing": border.submission, "correcting": None},
+                with_assets | {"removing": border.submission, "corrections": None},
             ),
             ("/api/assets/([^/]+)/retry", assets.RetryHandler, with_assets),
         ],
@@ -714,7 +714,7 @@ def test_upload_refused_is_logged_although_the_client_left(border: Border) -> No
 
 def test_upload_refused_stops_reading_after_a_while(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that goes on sending for ever after its refusal is cut off by count."""
-    monkeypatch.setattr(base, "DRAIN_BYTES", 1024 * 1024)
+    monkeypatch.setattr(refusals, "DRAIN_BYTES", 1024 * 1024)
     sent = 0
     with border.connect() as connection:
         connection.sendall(head("multipart/form-data; boundary=b", "bad", Transfer_Encoding="chunked"))
@@ -726,7 +726,7 @@ def test_upload_refused_stops_reading_after_a_while(border: Border, monkeypatch:
 
 def test_upload_refused_and_silent_is_closed(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that neither sends the rest nor leaves after its refusal is closed by time."""
-    monkeypatch.setattr(base, "DRAIN_SECONDS", 0.1)
+    monkeypatch.setattr(refusals, "DRAIN_SECONDS", 0.1)
     with border.connect() as connection:
         connection.sendall(head("multipart/form-data; boundary=b", "bad", Content_Length=1000))
         assert receive_all(connection).startswith(b"HTTP/1.1 401 ")
@@ -878,7 +878,7 @@ def test_reply_to_a_large_body_for_a_wrong_path_is_a_404(border: Border) -> None
 
 def test_reply_to_an_endless_body_nobody_wants_is_a_400(border: Border, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that no handler reads is dropped up to a bound, then the connection ends."""
-    monkeypatch.setattr(base, "DRAIN_BYTES", 100_000)
+    monkeypatch.setattr(refusals, "DRAIN_BYTES", 100_000)
     with border.connect() as connection:
         connection.sendall(head("text/plain", path="/api/nothing", Content_Length=200_000) + bytes(150_000))
         assert receive_all(connection).startswith(b"HTTP/1.1 400 ")

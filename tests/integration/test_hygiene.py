@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from pipeline.assets.hygiene import clean
 from pipeline.errors import DependencyUnavailable, ValidationError
 from pipeline.handlers import intake
-from pipeline.handlers.intake import QUICK_READS, Intake, NotQuick
+from pipeline.handlers.intake import QUICK_READS, Intake, TooSlowForLoop
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_noise_image
 from tests.requirements import require
@@ -90,7 +90,7 @@ def taking(folder: Path, **changes: Any) -> Intake:
 def test_clean_image_is_not_copied(tmp_path: Path) -> None:
     """What has no metadata is stored as it came."""
     sent = io.BytesIO(make_image())
-    assert taking(tmp_path).take(sent)[0] is sent
+    assert taking(tmp_path).accept(sent)[0] is sent
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_clean_image_is_not_copied(tmp_path: Path) -> None:
 def test_small_image_is_taken_quickly_as_by_a_thread(tmp_path: Path, image: bytes) -> None:
     """The same file, facts and hash."""
     sent, same = io.BytesIO(image), io.BytesIO(image)
-    slowly, quickly = taking(tmp_path).take(sent), taking(tmp_path).take_quickly(same)
+    slowly, quickly = taking(tmp_path).accept(sent), taking(tmp_path).accept_quickly(same)
     assert quickly[1:] == slowly[1:] and quickly[0].read() == slowly[0].read()
     assert (quickly[0] is same) == (slowly[0] is sent)
     assert type(quickly[0]) is io.BytesIO
@@ -110,16 +110,16 @@ def test_image_of_very_many_parts_is_left_to_a_thread(tmp_path: Path, keeps_meta
     """It would keep the event loop; for a thread it is an image as any other."""
     image = with_segments(make_image(), *[segment(0xFE, b"")] * (2 * QUICK_READS))
     border = taking(tmp_path, keeps_metadata=keeps_metadata)
-    with pytest.raises(NotQuick):
-        border.take_quickly(io.BytesIO(image))
-    assert border.take(io.BytesIO(image))[1].content_type == "image/jpeg"
+    with pytest.raises(TooSlowForLoop):
+        border.accept_quickly(io.BytesIO(image))
+    assert border.accept(io.BytesIO(image))[1].content_type == "image/jpeg"
 
 
 def test_large_clean_copy_has_no_name(tmp_path: Path) -> None:
     """It goes with the process, and a storage on the same filesystem can give it a name."""
     with open(tmp_path / "sent", "w+b") as sent:
         sent.write(with_chunks(LARGE, [chunk(b"tEXt", b"Author\0me")]))
-        stored, image, _ = taking(tmp_path).take(sent)
+        stored, image, _ = taking(tmp_path).accept(sent)
         with stored:
             assert stored.read() == LARGE
             assert os.fstat(stored.fileno()).st_nlink == 0
@@ -132,13 +132,13 @@ def test_full_disk_refuses_for_now(tmp_path: Path) -> None:
     with open(tmp_path / "sent", "w+b") as sent:
         sent.write(with_chunks(LARGE, [chunk(b"tEXt", b"Author\0me")]))
         with pytest.raises(DependencyUnavailable):
-            taking(tmp_path / "gone").take(sent)
+            taking(tmp_path / "gone").accept(sent)
 
 
 def test_what_is_no_image_is_refused_as_before(tmp_path: Path) -> None:
     """The check of the image comes first."""
     with pytest.raises(ValidationError, match="Invalid image"):
-        taking(tmp_path).take(io.BytesIO(b"no image"))
+        taking(tmp_path).accept(io.BytesIO(b"no image"))
 
 
 SHOWN = """(async (urls) => {

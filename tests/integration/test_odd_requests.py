@@ -161,7 +161,7 @@ def test_upload_with_an_unknown_expectation_is_a_417(border: Border) -> None:
 def test_upload_in_a_content_encoding_is_a_415(border: Border, coding: str) -> None:
     """A compressed body is refused with its reason."""
     answer = border.post(*make_upload(), **{"Content-Encoding": coding})
-    detail = f"{coding} is not taken: send the form as it is"
+    detail = f"{coding} is not supported: send the form uncompressed"
     assert answer.status == 415
     assert answer.json["error"]["details"] == [{"field": "Content-Encoding", "message": detail}]
 

@@ -49,7 +49,7 @@ def pool(open_pool: Open) -> Pool:
 
 @pytest.fixture
 def fifo(tmp_path: Path) -> Path:
-    """A pipe that holds who reads it until `let_go` opens its other end."""
+    """A pipe that holds who reads it until `disable_keep_alive` opens its other end."""
     os.mkfifo(tmp_path / "fifo")
     return tmp_path / "fifo"
 

@@ -15,9 +15,10 @@ import jwt
 import pytest
 import structlog
 
+import pipeline.handlers.client_frames
 import pipeline.handlers.socket
 from pipeline.auth import Principal, TokenVerifier
-from pipeline.handlers.base import FOREIGN_ORIGIN
+from pipeline.handlers.page_origins import FOREIGN_ORIGIN
 from pipeline.rooms.codes import MALFORMED_SINCE, MESSAGES, NOT_YET_VALID, TOO_MANY_CONNECTIONS
 from pipeline.rooms.frames import event_frame
 from pipeline.settings import Settings
@@ -327,7 +328,7 @@ async def test_frames_in_measure_are_never_too_many(redis_url: str, monkeypatch:
     clock = time.monotonic()
     async with Process(redis_url) as process:
         client = await process.connect()
-        monkeypatch.setattr(pipeline.handlers.socket, "time", SimpleNamespace(monotonic=lambda: clock))
+        monkeypatch.setattr(pipeline.handlers.client_frames, "time", SimpleNamespace(monotonic=lambda: clock))
         for number in range(300):
             clock += 0.1001
             await client.send({"auth": {"token": make_token()}})

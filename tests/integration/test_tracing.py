@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from pipeline.settings import Settings
-from pipeline.tracing import NO_SPAN, build_tracing
+from pipeline.otel import build_tracing
+from pipeline.tracing import NO_SPAN
 from tests.constants import NOTIFIER_ATTEMPTS
 from tests.factories import SECRET
 from tests.fake_collector import FakeCollector, Received, running_collector

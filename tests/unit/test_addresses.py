@@ -77,7 +77,7 @@ BAD_REDIS = [
     ("redis://h:६३", "digits of another script", "the port must be"),
     (f"redis://user:{PASSWORD}/x@h", "a bare slash in the password", "%2F"),
     (f"redis://user:{PASSWORD}?x@h", "a bare question mark in the password", "%3F"),
-    (f"redis://user:{PASSWORD}#x@h", "a bare # in the password", "holds a #"),
+    (f"redis://user:{PASSWORD}#x@h", "a bare # in the password", "contains a #"),
     (f"redis://user:{PASSWORD}%zz@h", "a bare % in the password", "hexadecimal"),
     (f"redis://user:{PASSWORD}%ff@h", "bytes that are no text", "UTF-8"),
     (f"redis://user:{PASSWORD} x@h", "a blank", "a blank"),

@@ -244,11 +244,11 @@ def test_bad_token_beside_a_remembered_one_is_refused() -> None:
 
 def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest goes; one as long as a header may be is never kept, nor one that is shown once, as a socket's."""
-    monkeypatch.setattr(auth, "GENUINE_AT_MOST", 2)
+    monkeypatch.setattr(auth, "MAX_VERIFIED", 2)
     verifier = TokenVerifier(Settings(jwt_secret=SECRET))
     tokens = [make_token(f"user-{number}") for number in range(3)]
-    long = make_token(note="x" * auth.GENUINE_LENGTH)
+    long = make_token(note="x" * auth.MAX_VERIFIED_LENGTH)
     for token in (*tokens, long):
         asyncio.run(verifier.verify(token))
     asyncio.run(verifier.verify(make_token("user-4"), remembers=False))
-    assert [*verifier._genuine] == tokens[1:]
+    assert [*verifier._verified] == tokens[1:]

@@ -11,7 +11,7 @@ from pipeline.errors import (
     PermanentJobError,
     RetryableJobError,
     SandboxLimit,
-    words_of,
+    plugin_error_text,
 )
 from pipeline.hold import ProviderState
 from pipeline.hooks import faults
@@ -48,8 +48,8 @@ def caused(error: Exception, cause: Exception) -> Exception:
 )  # fmt: skip
 def test_words_are_the_authors_and_what_they_came_from(error: Exception, expected: str) -> None:
     """Said once, masked and of bounded length."""
-    assert words_of(error) == expected
-    assert len(words_of(caused(NotReady("x" * 999), TimeoutError()))) == 300
+    assert plugin_error_text(error) == expected
+    assert len(plugin_error_text(caused(NotReady("x" * 999), TimeoutError()))) == 300
 
 
 # what the job is told

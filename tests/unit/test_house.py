@@ -27,15 +27,16 @@ ROWS = [
     {"routes"},
     {"handlers"},
     {"parts"},
-    {"usecases", "watchdog"},
+    {"usecases", "watchdog", "stores"},
     {"assets", "queue", "rooms", "hooks"},
-    {"auth"},
+    {"auth", "otel"},
     {"settings"},
     {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
     {"errors"},
+    {"unreachable", "queue_metrics"},
     {"texts", "hold", "delays", "grouped", "instants", "addresses", "proxies", "images", "weak_secrets"},
 ]
-PLAIN_WORDS = ROWS[-5:]
+PLAIN_WORDS = ROWS[-6:]
 BESIDE = {"metrics", "logs", "tracing", "supervision"}
 # Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client and
 # the suites to those outside.
@@ -57,7 +58,7 @@ PURE = [
     *("pipeline.errors", "pipeline.images", "pipeline.hold", "pipeline.texts", "pipeline.delays", "pipeline.instants"),
     *("pipeline.clock", "pipeline.assets.containers", "pipeline.sandbox.cost", "pipeline.sandbox.wire"),
     *("pipeline.proxies", "pipeline.assets.hygiene", "pipeline.assets.kinds", "pipeline.assets.store_move"),
-    "pipeline.weak_secrets",
+    *("pipeline.weak_secrets", "pipeline.unreachable"),
 ]
 
 

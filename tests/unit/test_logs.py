@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from pipeline.logs import AGAIN_SECONDS, MAX_KINDS, Seldom, configure
+from pipeline.logs import REPEAT_SECONDS, MAX_KINDS, ThrottledLog, configure
 from pipeline.settings import LogFormat
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c2VyLTEifQ.dGhlLXNpZ25hdHVyZQ"
@@ -183,16 +183,16 @@ def test_what_repeats_is_written_once_a_minute_with_its_count() -> None:
     """Each kind by itself; the line after that says how many were left out."""
     written: list[dict[str, Any]] = []
     now = [0.0]
-    seldom = Seldom(lambda: now[0])
+    throttled = ThrottledLog(lambda: now[0])
 
     def say(cause: str) -> None:
-        seldom.write(lambda event, **fields: written.append({"event": event, **fields}), "away", cause, cause=cause)
+        throttled.write(lambda event, **fields: written.append({"event": event, **fields}), "away", cause, cause=cause)
 
     for _ in range(500):
         say("refused")
     say("timeout")
     assert written == [{"event": "away", "cause": "refused"}, {"event": "away", "cause": "timeout"}]
-    now[0] = AGAIN_SECONDS
+    now[0] = REPEAT_SECONDS
     say("refused")
     say("refused")
     assert written[2:] == [{"event": "away", "cause": "refused", "repeated": 499}]
@@ -205,10 +205,10 @@ def test_kinds_of_what_repeats_are_bounded() -> None:
     """
     written: list[tuple[str, int]] = []
     now = [0.0]
-    seldom = Seldom(lambda: now[0])
+    throttled = ThrottledLog(lambda: now[0])
 
     def say(event: str, key: str) -> None:
-        seldom.write(lambda event, repeated=0, **fields: written.append((event, repeated)), event, key)
+        throttled.write(lambda event, repeated=0, **fields: written.append((event, repeated)), event, key)
 
     for number in range(10_000):
         say("away", str(number))
@@ -218,6 +218,6 @@ def test_kinds_of_what_repeats_are_bounded() -> None:
     say("failed", "of another kind")
     say("failed", "of a third kind")
     assert written == [("failed", 0)]
-    now[0] = AGAIN_SECONDS
+    now[0] = REPEAT_SECONDS
     say("away", "new")
     assert written == [("failed", 0), ("away", 0)]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.metrics import QUEUE_STATES, Metrics
+from pipeline.metrics import Metrics
+from pipeline.queue_metrics import QUEUE_STATES
 from tests.requirements import program
 
 QUEUE = "ai-processing"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from pipeline.origins import is_same_place, normal_origin, origin_of
+from pipeline.origins import is_same_host, normal_origin, origin_of
 from pipeline.settings import Settings
 from tests.factories import SECRET
 
@@ -87,7 +87,7 @@ def test_origin_of_a_setting(url: str, expected: str) -> None:
 )
 def test_same_place_is_host_and_port(origin: str, host: str, is_same: bool) -> None:
     """The scheme is a proxy's affair; a default port may be named or not; a broken Host is nobody's."""
-    assert is_same_place(origin, host) is is_same
+    assert is_same_host(origin, host) is is_same
 
 
 @pytest.mark.fault("R17")
@@ -121,10 +121,10 @@ def test_allowed_origins_are_spelled_as_browsers_do(given: str, taken: tuple[str
         ("app.example", "must look like https://HOST"),
         ("file:///tmp", "must look like https://HOST"),
         ("wss://app.example", "must look like https://HOST"),
-        ("https://app.example:99999", "it holds no valid host or port"),
-        ("https://a b", "it holds no valid host or port"),
-        ("http://[", "it holds no valid host or port"),
-        ("https://good.example,https://app.example:x", "it holds no valid host or port"),
+        ("https://app.example:99999", "it has no valid host or port"),
+        ("https://a b", "it has no valid host or port"),
+        ("http://[", "it has no valid host or port"),
+        ("https://good.example,https://app.example:x", "it has no valid host or port"),
     ],
 )
 def test_allowed_origins_that_match_no_page_are_refused(given: str, told: str) -> None:

@@ -20,7 +20,7 @@ from tests.unit.test_house import ROOT, modules
 USED = {
     "redis": {"pipeline/link/connection.py": {"_writer"}},
     "tornado": {
-        "pipeline/handlers/base.py": {"_finished"},
+        "pipeline/handlers/refusals.py": {"_finished"},
         "pipeline/handlers/http_head.py": {
             *("_deliver_body", "_max_body_size", "_read_finished", "_read_message", "_response_start_line"),
         },

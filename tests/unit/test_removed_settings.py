@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import watchdog
 from pipeline.handlers import socket, upload
-from pipeline.hooks import calls, notifiers
+from pipeline.hooks import bound_plugin, notifiers
 from pipeline.queue import attempt, leases
 from pipeline.rooms import rooms
 from pipeline.sandbox import cost
@@ -27,8 +27,8 @@ IN_FORCE = {
     "MAX_IMAGE_PIXELS": cost.MAX_IMAGE_PIXELS,
     "UPLOAD_TIMEOUT_SECONDS": upload.BODY_SECONDS,
     "IDEMPOTENCY_SECONDS": IDEMPOTENCY_SECONDS,
-    "BREAKER_FAILURES": calls.BREAKER_FAILURES,
-    "BREAKER_PROBE_SECONDS": calls.BREAKER_PROBE_SECONDS,
+    "BREAKER_FAILURES": bound_plugin.BREAKER_FAILURES,
+    "BREAKER_PROBE_SECONDS": bound_plugin.BREAKER_PROBE_SECONDS,
     "NOTIFIER_SLOTS": notifiers.SLOTS,
     "NOTIFIER_ATTEMPTS": notifying.ATTEMPTS,
     "NOTIFIER_BACKOFF_MS": notifying.BACKOFF_MS,
@@ -95,7 +95,7 @@ def test_process_has_the_constants_it_is_started_with(tmp_path: Path) -> None:
     """Also where other modules import them by name, and in defaults of arguments."""
     script = tmp_path / "shown.py"
     script.write_text(
-        "from pipeline.parts import MAX_STALLS\n"
+        "from pipeline.parts.work import MAX_STALLS\n"
         "from pipeline.queue.attempt import RetryPolicy\n"
         "print(MAX_STALLS, RetryPolicy().max_stalls)\n"
     )

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.services import DRAFT_SECONDS, Entry, Service, services
+from pipeline.services import DRAFT_SECONDS, ServiceFile, Service, services
 
 WAIT_SECONDS = 60.0
 HOLDS = """
 import sys
 import time
 from pathlib import Path
-from pipeline.services import Entry
-entry = Entry(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+from pipeline.services import ServiceFile
+entry = ServiceFile(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
 print("there", flush=True)
 sys.stdin.readline()
 entry.remove()
@@ -112,7 +112,7 @@ def test_odd_files_are_no_entries(tmp_path: Path) -> None:
     (folder / "fresh.new").touch()
     (folder / "old.new").touch()
     os.utime(folder / "old.new", (0, 0))
-    entry = Entry(tmp_path, "http://127.0.0.1:1", "all")
+    entry = ServiceFile(tmp_path, "http://127.0.0.1:1", "all")
     assert [each.pid for each in services(tmp_path)] == [os.getpid()]
     entry.remove()
     assert services(tmp_path) == []

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel, SecretStr
 
-from pipeline.errors import PipelineError, words_of
+from pipeline.errors import PipelineError, plugin_error_text
 from pipeline.texts import MASK, clean, mask
 
 LIMIT_SECONDS = 10.0
@@ -99,7 +99,7 @@ class Masker:
 
 def reason(error: BaseException) -> str:
     """Return in one line why something failed: the error and its cause."""
-    texts = [error.message if isinstance(error, PipelineError) else words_of(error)]
+    texts = [error.message if isinstance(error, PipelineError) else plugin_error_text(error)]
     if isinstance(error, PipelineError) and (cause := error.__cause__) is not None:
         text = str(cause)
         # An error without a text, such as TimeoutError, has only its name.

@@ -15,7 +15,7 @@ from pipeline.commands import service_target
 from pipeline.commands.checks.findings import Finding, Mark, shown_address
 from pipeline.disk import Disk
 from pipeline.errors import Unauthorized
-from pipeline.handlers.server import FILES_KEPT_BACK
+from pipeline.handlers.server import RESERVED_FILES
 from pipeline.keys import KeySet
 from pipeline.settings import Settings
 
@@ -44,7 +44,7 @@ class MachineChecks:
         folder = self._settings.data_dir
         await Disk(folder, self._settings.max_upload_bytes).check()
         yield Finding(Mark.OK, "data folder", f"{folder.absolute()} is writable and has room for the largest upload")
-        if readable := await asyncio.to_thread(lambda: list(islice(data_dir.too_open(folder), READABLE_LIMIT))):
+        if readable := await asyncio.to_thread(lambda: list(islice(data_dir.open_paths(folder), READABLE_LIMIT))):
             more = " or more" if len(readable) == READABLE_LIMIT else ""
             detail = f"other accounts may read {len(readable)}{more} files and folders there, {readable[0]} among them"
             remedy = f"start the service, which closes them, or chmod -R go-rwx {folder.absolute()}"
@@ -68,15 +68,15 @@ class MachineChecks:
         """Compare the hard limit of open files, up to which the service raises its own, with MAX_SOCKETS."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted, limit = self._settings.max_sockets, hard
-        needed = wanted + FILES_KEPT_BACK
+        needed = wanted + RESERVED_FILES
         remedy = f"set ulimit -n {needed} (LimitNOFILE={needed} of systemd)"
         if limit == resource.RLIM_INFINITY or limit >= needed:
             yield Finding(Mark.OK, "open files", "enough for MAX_SOCKETS")
-        elif limit <= FILES_KEPT_BACK:
-            detail = f"the limit is {limit}, and stores and plugins need {FILES_KEPT_BACK}: none are left for clients"
+        elif limit <= RESERVED_FILES:
+            detail = f"the limit is {limit}, and stores and plugins need {RESERVED_FILES}: none are left for clients"
             yield Finding(Mark.FAILED, "open files", detail, remedy)
         else:
-            detail = f"the limit is {limit}: {limit - FILES_KEPT_BACK} connections, and MAX_SOCKETS is {wanted}"
+            detail = f"the limit is {limit}: {limit - RESERVED_FILES} connections, and MAX_SOCKETS is {wanted}"
             yield Finding(Mark.WARNING, "open files", detail, f"{remedy}, or a smaller MAX_SOCKETS")
 
     async def tokens(self) -> AsyncIterator[Finding]:

@@ -26,7 +26,7 @@ from pipeline.hooks.listing import NOT_INSTALLED
 from pipeline.hooks.progress import ProgressReports, takes_progress
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
-from pipeline.parts import build_store
+from pipeline.stores import build_store
 from pipeline.settings import Settings, is_loopback, is_safe_url
 from pipeline.usecases.storages_in_use import names_in_use
 

@@ -18,7 +18,8 @@ from pipeline.commands.checks.tls import tls_hint
 from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.link.master import Master
 from pipeline.metrics import Metrics
-from pipeline.parts import QUEUE_NAME, build_store
+from pipeline.parts.queues import QUEUE_NAME
+from pipeline.stores import build_store
 from pipeline.queue.queue import JobQueue
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms

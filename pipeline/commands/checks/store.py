@@ -10,7 +10,7 @@ from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from pipeline.commands.checks.findings import Finding, Mark, shown_address
 from pipeline.errors import DependencyUnavailable
-from pipeline.parts import build_store
+from pipeline.stores import build_store
 from pipeline.settings import Settings
 
 
