@@ -26,6 +26,7 @@ from pipeline.hooks import UNKNOWN, AIProvider, AnalyzeRequest, Attribute, Rate,
 from pipeline.hooks.catalogue import Catalogue
 from pipeline.hooks.context import ContextFactory, trace_of_call
 from pipeline.hooks.kinds import PROVIDER
+from pipeline.hooks.limits import sees_of
 from pipeline.hooks.values import MemoryValues
 from pipeline.metrics import Metrics
 from pipeline.sandbox.sandbox import Sandbox
@@ -225,7 +226,7 @@ async def test_started_by_the_service_it_uses_the_session_of_all(
     metrics = Metrics()
     contexts = ContextFactory(settings, metrics, lambda name: MemoryValues())
     provider = catalogue.build(PROVIDER, endpoint.name, metrics, contexts)
-    assert provider.limits.rate == Rate(120, 60) and provider.plugin.sees
+    assert provider.limits.rate == Rate(120, 60) and sees_of(provider.plugin)
     trace_of_call.set(TRACE)
     analysis = await provider.call("analyze", 10, make_request())
     assert analysis.brand == NIKE[0]
