@@ -45,7 +45,7 @@ HARMLESS = {
     "pipeline/commands/suite_child.py": {"_exit"},
     "pipeline/exit.py": {"_current_frames", "_exit"},
     "pipeline/assets/hygiene/source.py": {"_parts"},
-    "pipeline/handlers/http_head.py": {"_replace"},
+    "pipeline/handlers/http_framing.py": {"_replace"},
     "pipeline/hooks/running_calls.py": {"_run"},
     "pipeline/left_behind.py": {"_current_frames", "_worker"},
     "pipeline/rooms/rooms.py": {"_unsent_bytes"},
