@@ -125,7 +125,7 @@ def drill(fault: str, *alerts: str) -> Callable[[Callable[[World], Iterator[None
     return add
 
 
-@drill("AI service stopped, nobody uploads", "PipelineDependencyDown provider:http")
+@drill("AI service stopped, no uploads", "PipelineDependencyDown provider:http")
 def idle_ai_down(world: World) -> Iterator[None]:
     world.serve()
     yield
@@ -185,7 +185,7 @@ LOCK = (
 )
 
 
-@drill("asset store: MongoDB stopped, nobody uploads", "PipelineDependencyDown store")
+@drill("asset store: MongoDB stopped, no uploads", "PipelineDependencyDown store")
 def idle_mongo_down(world: World) -> Iterator[None]:
     mongo = world.enter(MongoServer())
     world.serve(MONGODB_URI=mongo.uri("photos"))

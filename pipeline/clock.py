@@ -64,7 +64,9 @@ class Clock:
     """The time in UTC, as Redis has it. Safe from any thread."""
 
     def __init__(self, wall: Callable[[], float] = time.time, boot: Callable[[], float] = boot_seconds) -> None:
-        """wall: the machine's own clock in seconds since 1970. boot: see `boot_seconds`. Only tests set them."""
+        """wall: the machine's own clock in seconds since 1970; only tests set it.
+        boot: see `boot_seconds`; only tests set it.
+        """
         self._wall = wall
         self._boot = boot
         # Replaced in one step, so that another thread never reads half a change.

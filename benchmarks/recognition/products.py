@@ -15,7 +15,11 @@ BLACK, WHITE, PALE = (30, 30, 33), (245, 245, 243), (232, 232, 230)
 def camera(
     brand: str = "", model: str = "", lens: str = "", *, color: Color = BLACK, size: int = 62, note: str = ""
 ) -> Image.Image:
-    """A camera from the front. lens: what is written around its lens. note: small print below."""
+    """A camera from the front.
+
+    lens: lettering around its lens.
+    note: small print below.
+    """
     body = Image.new("RGBA", (1000, 720))
     pen = ImageDraw.Draw(body)
     pen.polygon([(330, 150), (390, 24), (610, 24), (670, 150)], fill=shade(color, 1.1))
@@ -98,7 +102,11 @@ def _spline(t: float, before: float, start: float, end: float, after: float) -> 
 
 
 def box(color: Color, lines: Sequence[tuple[str, int]], *, ink: Color = WHITE, bricks: bool = False) -> Image.Image:
-    """The front of a box. lines: (text, size) from top to bottom. bricks: with a picture of a house on it."""
+    """The front of a box.
+
+    lines: (text, size) from top to bottom.
+    bricks: with a picture of a house on it.
+    """
     image = Image.new("RGBA", (1000, 720), (*color, 255))
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, 999, 26), fill=shade(color, 0.8))

@@ -187,7 +187,9 @@ def photograph(
 ) -> tuple[Image.Image, NDArray[np.bool_]]:
     """Return the photo, and where the product is in it.
 
-    product: RGBA. width: of the product, as a share of the photo's. light: 1 is a bright room, 0.3 a dark one.
+    product: RGBA.
+    width: of the product, as a share of the photo's.
+    light: 1 is a bright room, 0.3 a dark one.
     """
     scene = BACKGROUNDS[background](rng)
     scale = min(width * SIZE[0] / product.width, 0.78 * SIZE[1] / product.height)

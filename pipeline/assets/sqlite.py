@@ -25,7 +25,9 @@ class SqliteAssetStore(RetainedRows, JobRows, SqliteKeys, SqliteRecords):
     def __init__(
         self, path: Path, supervisor: Supervisor | None = None, on_damaged: Callable[[], None] = lambda: None
     ) -> None:
-        """supervisor: keeps the writer running; default: a supervisor of its own. on_damaged: see Reader."""
+        """supervisor: keeps the writer running; default: a supervisor of its own.
+        on_damaged: see Reader.
+        """
         super().__init__(path, supervisor or Supervisor())
         self._reading = Reader(asset_of, "id", on_damaged)
         self._reading_records = record_reader(record_of, "id")

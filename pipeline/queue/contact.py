@@ -25,7 +25,9 @@ class Contact:
     """The contact of one worker with Redis."""
 
     def __init__(self, renew_seconds: float, on_reconnect: Callable[[], None]) -> None:
-        """renew_seconds: between two renewals of leases. on_reconnect: called when Redis replies after an outage."""
+        """renew_seconds: between two renewals of leases.
+        on_reconnect: called when Redis replies after an outage.
+        """
         self.is_connected = True
         self._longest_silence_seconds = max(SILENT_SECONDS, 2 * renew_seconds)
         self._on_reconnect = on_reconnect

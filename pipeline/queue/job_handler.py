@@ -13,7 +13,7 @@ class AlreadyOver(Exception):
 
 
 class JobHandler(Protocol):
-    """The work of a job. Every method must bear being repeated."""
+    """The work of a job. Every method may be called again after a crash."""
 
     async def process(self, job: Job) -> object | None:
         """Do the work and return its result, or None when there was nothing to do.

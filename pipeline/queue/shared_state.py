@@ -21,7 +21,7 @@ class SharedState(QueueCalls):
     async def acquire_lock(self, name: str, owner: str, seconds: float) -> bool:
         """Acquire or prolong the lock of that name; return whether `owner` holds it now.
 
-        Best effort: two processes may hold it for a moment, so the guarded work must bear being done twice.
+        Best effort: two processes may hold it for a moment, so the guarded work may be done twice.
         """
         key, milliseconds = self._key_of("turn", name), round(seconds * 1000)
         if await self._call(lambda link: link.ask("SET", key, owner, "NX", "PX", milliseconds)):

@@ -161,7 +161,11 @@ def _in_eight_bits(strip: Image.Image) -> Image.Image:
 
 
 def _turned(small: Image.Image, image: Image.Image, content: bytes) -> Image.Image:
-    """Return the reduced picture upright. image: the full-size picture; content: its file."""
+    """Return the reduced picture upright.
+
+    image: the full-size picture.
+    content: its file.
+    """
     exif = png_exif(io.BytesIO(content)) if image.format == "PNG" else image.info.get("exif", b"")
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     turn = TURNS.get(orientation_of(kind, exif))

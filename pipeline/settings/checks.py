@@ -74,7 +74,7 @@ def _address_faults(settings: Settings) -> Iterator[str]:
         "REDIS_URL": (settings.redis_url.get_secret_value(), redis_fault),
         "MONGODB_URI": (settings.mongodb_uri.get_secret_value(), mongodb_fault),
         "AI_SERVICE_URL": (settings.ai_service_url, web_fault),
-        # A key set that is changed on its way lets tokens in that nobody of ours signed.
+        # A key set that is changed on its way would accept foreign tokens.
         "JWT_JWKS_URL": (settings.jwt_jwks_url, _safe_url_fault),
         "OTEL_EXPORTER_OTLP_ENDPOINT": (settings.otel_exporter_otlp_endpoint, web_fault),
         "PUBLIC_URL": (settings.public_url, _public_url_fault),

@@ -65,7 +65,7 @@ class NotifierSuite(BatchTests, RouteTests, CheckTests):
             running = self._deliver_one(call, notifier, notification(SUCCESS_EVENT, "user-1", rooms))[1]
         others = {room for room, _ in rooms.published} - {"user:user-1"}
         expect(not others, f"notify publishes to {', '.join(sorted(others))}: to user:<user_id> only")
-        expect(rooms.asked == before or rooms.published, "publish is not awaited: nobody got the event")
+        expect(rooms.asked == before or rooms.published, "publish is not awaited: no room got the event")
         if durable:
             expect(
                 not running,

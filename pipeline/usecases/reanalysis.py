@@ -44,7 +44,7 @@ from pipeline.usecases.processing import Processing
 log = structlog.get_logger(__name__)
 
 # A job record has under PROMISE: {provider, of: the job that finished the asset, finishedAt, replace}.
-LESS = "It told less than the result before, which stays"
+LESS = "The new result has less than the earlier one, which stays"
 
 
 class Reanalysis:

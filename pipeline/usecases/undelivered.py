@@ -89,4 +89,4 @@ class Undelivered:
 
     def _check_is_durable(self, notifier: str) -> None:
         if notifier not in self._durable:
-            raise Conflict(f"The notifier {notifier!r} is not in use, so nobody would deliver it")
+            raise Conflict(f"The notifier {notifier!r} is not in use, so the event cannot be delivered")

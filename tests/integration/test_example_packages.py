@@ -164,6 +164,6 @@ def test_moderation_that_cannot_answer_lets_nothing_through(
             time.sleep(0.1)
         assert back.status_code == 202
         metrics = httpx.get(f"{service.url}/metrics").text
-        assert 'pipeline_plugin_moderation_judged_total{verdict="refused"} 1.0' in metrics
+        assert 'pipeline_plugin_moderation_checked_total{verdict="refused"} 1.0' in metrics
     moderation.shutdown()
     moderation.server_close()

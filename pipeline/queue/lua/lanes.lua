@@ -3,7 +3,7 @@
 -- held, no process asks it. While all providers of a lane are held, the lane is closed and its jobs are parked: they keep their order,
 -- cost nothing, and the jobs of other lanes pass them. An unknown lane counts as the lane ''.
 -- A provider with limits that has no turn left for now (turns.lua) closes lanes as a held one does. A lane with a provider that has
--- limits is paced: a job claimed from it gets its turn with the claim, and its parked jobs go before its waiting ones.
+-- limits is paced: a job claimed from it gets its reservation with the claim, and its parked jobs go before its waiting ones.
 -- `holds` is one JSON string: {providers: {name: {until, wait, tries, reason, cause}}, parked: {lane: 1}, turns}. It is missing while nothing
 -- is held, parked or booked. until: when the hold ends (ms) or, where `wait` is not 0, when a single job may try the provider: it could not be asked, and
 -- each such job moves `until` on by `wait` (ms) until one has an answer. `parked` is a sorted set of 'lane|submittedAt|job id', by name.

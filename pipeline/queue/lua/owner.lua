@@ -3,7 +3,7 @@
 -- no wipe and no eviction can lose the pause and leave the queue running: without the key nothing is claimed until a process has asked
 -- its store whether the queue is paused. `paused` says the same for versions that know no owner.
 -- store_id: of the process that asks; '': any owner will do.
--- Returns 'running', 'paused', 'unowned' (nobody has claimed it since a wipe) or 'foreign' (another store has).
+-- Returns 'running', 'paused', 'unowned' (no store has claimed it since a wipe) or 'foreign' (another store has).
 local function mode_of(store_id, owner, paused)
   local id, mark = string.match(owner or '', '^(%S*) ?(.*)$')
   if store_id ~= '' then

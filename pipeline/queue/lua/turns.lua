@@ -6,7 +6,7 @@
 -- with a call under way or reserved. every, since: the slowest pace of the last minute, and when a call was last reserved at it: processes
 -- may differ, as when they are restarted one after another with another rate.
 -- Each turn begins at an instant of its own, so that the calls of all processes are spread evenly.
--- A job gets its turn so long before it begins, so that it is ready by then.
+-- A job gets its reservation so long before the call, so that it is ready by then.
 local AHEAD_MS = 500
 -- A lane whose jobs may ask a provider later on is closed while that provider is booked for longer.
 local BEHIND_MS = 3000

@@ -42,7 +42,7 @@ class Moderation:
         """Store the context; called before the first upload."""
         self._context = context
         self._settings = context.settings.plugin(NAME, ModerationSettings)
-        self._judged = context.counter("judged", "Uploads by the moderation service's verdict.", "verdict")
+        self._checked = context.counter("checked", "Uploads by the moderation service's verdict.", "verdict")
 
     @hookimpl
     def register_settings(self) -> Iterator[tuple[str, type[PluginSettings]]]:
@@ -56,7 +56,7 @@ class Moderation:
         content = await asyncio.to_thread(upload.read)
         score = await self._score(content, upload.content_type)
         is_refused = score >= self._settings.least_score
-        self._judged.inc(verdict="refused" if is_refused else "taken")
+        self._checked.inc(verdict="refused" if is_refused else "taken")
         if is_refused:
             raise ValidationError.of("image", REFUSED)
 
