@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from pipeline.delays import retry_delays
 from pipeline.errors import PermanentJobError, RetryableJobError, SandboxLimit
 from pipeline.sandbox.process import Child, ChildGone
 from pipeline.sandbox.wire import pack
@@ -62,7 +63,7 @@ class Pool:
         self._waiting: deque[asyncio.Future[Child]] = deque()
         self._starting: dict[Child, asyncio.Task[None]] = {}
         self._fault: Exception | None = None  # why children do not start
-        self._delay_seconds = 0.0
+        self._delays = retry_delays(*RETRY_SECONDS)
         self._start_again_at = 0.0
         self._is_closed = False
 
@@ -191,7 +192,7 @@ class Pool:
         try:
             child = Child(self._memory_mb, self._setup)
         except OSError as error:
-            self._note_failed_start(error)
+            self._postpone_start(error)
             return
         self._children.add(child)
         # In a context of its own: the fields of one job would be on the log lines of all jobs.
@@ -211,19 +212,17 @@ class Pool:
         except Exception as error:
             self._drop(child)
             # The cause in the child, not the general message.
-            self._note_failed_start(error.__cause__ if isinstance(error.__cause__, SandboxError) else error)
+            self._postpone_start(error.__cause__ if isinstance(error.__cause__, SandboxError) else error)
             self._serve()
         else:
             del self._starting[child]
-            self._delay_seconds, self._fault = 0.0, None
+            self._delays, self._fault = retry_delays(*RETRY_SECONDS), None
             self._give_back(child)
 
-    def _note_failed_start(self, error: Exception) -> None:
-        first, longest = RETRY_SECONDS
-        self._delay_seconds = min(longest, self._delay_seconds * 2 or first)
-        self._start_again_at = monotonic() + self._delay_seconds
-        self._fault = error
-        log.warning("sandbox_child_failed", sandbox=self.name, cause=cause_of(error), againInS=self._delay_seconds)
+    def _postpone_start(self, error: Exception) -> None:
+        delay, self._fault = next(self._delays), error
+        self._start_again_at = monotonic() + delay
+        log.warning("sandbox_child_failed", sandbox=self.name, cause=cause_of(error), againInS=round(delay, 1))
 
     def _unavailable(self) -> RetryableJobError:
         error = RetryableJobError(UNAVAILABLE, spends_attempt=False)

@@ -410,6 +410,7 @@ async def test_children_are_started_again_later(
     monkeypatch.setenv("HOME", str(tmp_path))
     clock = [1000.0]
     monkeypatch.setattr("pipeline.sandbox.pool.monotonic", lambda: clock[0])
+    monkeypatch.setattr("pipeline.delays.random.uniform", lambda least, most: most)
     pool = open_pool(setup=sandboxed.start_when_ready)
     waits = []
     with capture_logs() as logs:
