@@ -261,7 +261,7 @@ export class PhotoQueue extends HTMLElement {
     const token = await (typeof this.#token === "function" ? this.#token() : this.#token);
     if (claimsOf(token ?? "").sub === sub) return (this.#newest = token);
     this.#plan();
-    throw new Error("somebody else has signed in");
+    throw new Error("Another user has signed in");
   }
 
   /** Read the facts about the service; retry until it answers. @param {AbortSignal} signal */
@@ -285,8 +285,8 @@ export class PhotoQueue extends HTMLElement {
 
   #tellUnanswered() {
     const count = this.#early.length;
-    const wait = count ? ` ${counted(count, "photo waits", "photos wait")} for it: leave this page open.` : "";
-    this.#problem(`The service cannot be reached; it is asked again and again.${wait}`);
+    const wait = count ? ` ${counted(count, "photo is", "photos are")} waiting: leave this page open.` : "";
+    this.#problem(`The service cannot be reached. This page keeps trying.${wait}`);
   }
 
   /** @returns {import("./photos/work.js").Told} */
@@ -305,7 +305,7 @@ export class PhotoQueue extends HTMLElement {
         if (this.#refused) return;
         this.#refused = this.#newest || this.#token;
         if (this.#fire("photo-unauthorized", {}))
-          this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait.");
+          this.#problem("Your sign-in is no longer accepted. Sign in again to send the waiting photos.");
       },
       problem: (problem) => this.#problem(problem),
       hasMore: (hasMore) => (this.#list.hasMore = hasMore),

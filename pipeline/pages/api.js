@@ -86,8 +86,8 @@ export function isAbort(error) {
 /** The text of an error for people. @param {any} error @returns {string} */
 export function wordsOf(error) {
   // A 403 with details is not about the role: this page's origin is not allowed.
-  if (error?.status === 403 && !error.details?.length) return "Your role may look, but not do this.";
-  if (error?.status === 404 && error.code !== "NOT_FOUND") return "This service does not have that yet.";
+  if (error?.status === 403 && !error.details?.length) return "Your role can view this, but not change it.";
+  if (error?.status === 404 && error.code !== "NOT_FOUND") return "This version of the service does not have that.";
   const wrong = error?.details?.map((/** @type {any} */ { field, message }) => `${field}: ${message}`).join("; ");
   return wrong || `${error?.message ?? error}`;
 }

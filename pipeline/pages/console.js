@@ -55,7 +55,7 @@ function show() {
   close();
   shownFor = whom;
   if (session.current && !isOperator)
-    problem = "This token may not see the console: it needs the role admin or operator-read.";
+    problem = "This token gives no access to the console: it needs the role admin or operator-read.";
   close = isOperator ? open() : askToSignIn();
 }
 

@@ -9,7 +9,7 @@ import { fill, h } from "./client/photos/elements.js";
 import { SessionKeeper } from "./session.js";
 import { signInCard } from "./sign-in.js";
 
-const ENDED = "The sign-in has ended. What was not sent yet is kept for you.";
+const ENDED = "Your sign-in has expired. Photos that were not sent yet are kept.";
 
 const session = new SessionKeeper("user");
 const [main, person] = ["main", "person"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)));
@@ -40,7 +40,7 @@ async function showSignIn(turn) {
       .catch(() => null);
     if (turn !== turns) return;
     if (about) return fill(main, signInCard(about.signIn, session, { problem }));
-    fill(main, h("p", { class: "empty", role: "status" }, "The service cannot be reached. Signing in waits for it."));
+    fill(main, h("p", { class: "empty", role: "status" }, "The service cannot be reached. You can sign in when it answers."));
     await sleep(backoffMs(failures));
   }
 }
@@ -84,7 +84,7 @@ function isSure(unsent) {
       "form",
       { method: "dialog", class: "stack" },
       h("h2", { id: "sure" }, `${counted(unsent, "photo is", "photos are")} not sent yet`),
-      h("p", {}, "Whoever signs out here leaves nothing behind: what is not sent yet is lost."),
+      h("p", {}, "If you sign out now, these photos are lost."),
       h(
         "div",
         { class: "row" },

@@ -53,7 +53,7 @@ export class SessionKeeper extends EventTarget {
       try {
         return await this.signIn(token);
       } catch (/** @type {any} */ error) {
-        if (error.status === 401) throw new PipelineError("This link is no longer good.", error.code, 401);
+        if (error.status === 401) throw new PipelineError("This link is no longer valid.", error.code, 401);
         // It was removed from the address already, so a network failure must not lose it.
         if (![0, 503].includes(error.status) || ++failures >= TRIES) throw error;
         await sleep(backoffMs(failures));
@@ -81,7 +81,7 @@ export class SessionKeeper extends EventTarget {
 
   /** The present token, for PipelineClient. */
   token = () => {
-    if (!this.current) throw new Error("Nobody is signed in");
+    if (!this.current) throw new Error("No user is signed in");
     return this.current.token;
   };
 

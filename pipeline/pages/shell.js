@@ -51,7 +51,7 @@ export class Shell {
       "div",
       { class: "who" },
       h("span", { class: "who-name", title: userId }, userId),
-      h("span", { class: "soft small" }, role === "admin" ? "may change things" : "may look only"),
+      h("span", { class: "soft small" }, role === "admin" ? "can make changes" : "can only view"),
     );
     const foot = h(
       "div",

@@ -29,7 +29,7 @@ export function signInCard(signIn, session, { forOperators = false, problem = ""
     try {
       await session.signIn(field.value);
     } catch (/** @type {any} */ error) {
-      told.textContent = error.status === 401 ? "The service does not take this token." : error.message;
+      told.textContent = error.status === 401 ? "The service does not accept this token." : error.message;
       field.focus();
     }
   }
@@ -58,7 +58,7 @@ function way({ kind, loginUrl }, forOperators) {
       h(
         "p",
         { class: "soft" },
-        "Open the link that was printed when the service started. It is good for ten minutes; a new one is printed by ",
+        "Open the link that was printed when the service started. It is valid for ten minutes. To print a new one, run ",
         h("code", {}, command),
         " in the folder of the service.",
       ),

@@ -79,7 +79,7 @@ async def test_three_photos_until_the_end(tmp_path: Path, service: Service, ai: 
         assert "Photos over 10 MB are made smaller" in await page.text()
         await page.click(within("input[value=lego]"))
         await choose(page, *photos(tmp_path / "first", 3), tmp_path / "notes.pdf")
-        await page.until_text("notes.pdf is no photo")
+        await page.until_text("notes.pdf is not a photo")
         await page.evaluate(SHIFTS)
         shown = await until_rows(page, IN_LINE)
         assert [row["title"] for row in shown] == ["photo-000.jpg", "photo-001.jpg", "photo-002.jpg"]
@@ -118,10 +118,10 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
     async with photo_page(service.url, "bea") as page:
         await choose(page, *photos(tmp_path / "one", 1))
         (row,) = await until_rows(page, "rows[0]?.badge === 'Attempt 2' && rows[0].told.startsWith('It starts')")
-        assert "after “AI service unavailable" in row["told"]
+        assert "The last attempt failed: AI service unavailable" in row["told"]
         await until_rows(page, "rows[0].badge === 'Failed'")
         await page.click(within(".list .picture"))
-        await page.until_text("What was tried")
+        await page.until_text("Attempts")
         assert "AI service unavailable" in await page.text() and "Attempt 2" in await page.text()
         await check_looks(page)
         await page.press("Escape")
@@ -155,7 +155,7 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
         httpx.post(f"{service.url}/api/queue/pause", **operator).raise_for_status()
         await choose(page, *photos(tmp_path / "two", 1, first=5))
         (row,) = await until_rows(page, "rows[0]?.badge === 'On hold'")
-        assert row["told"] == "The queue is paused. It goes on by itself."
+        assert row["told"] == "The queue is paused. It continues automatically."
         httpx.post(f"{service.url}/api/queue/resume", **operator).raise_for_status()
         await until_rows(page, "rows[0]?.badge === 'Looking'")
         await page.click(act("Cancel"))
@@ -299,7 +299,7 @@ async def test_hostile_texts_stay_texts(tmp_path: Path, service: Service, ai: Ai
         (row,) = await until_rows(page, "rows[0].badge === 'Done'")
         assert row["values"] == [f"{evil} sure", f"{evil} sure"]
         await page.click(within(".list .picture"))
-        await page.until_text("What was tried")
+        await page.until_text("Attempts")
         images = f"[...{QUEUE}.querySelectorAll('img')].filter((each) => each.src.endsWith('/x')).length"
         assert await page.evaluate(f"{images} + {QUEUE}.querySelectorAll('script').length") == 0
 

@@ -44,7 +44,7 @@ export class CorrectionForm {
       }
     };
     const cancel = h("button", { type: "button", onclick: end }, "Cancel");
-    const hint = h("p", { class: "hint" }, "An empty field goes back to what the AI saw.");
+    const hint = h("p", { class: "hint" }, "Empty a field to return to the value from the AI.");
     this.element = h(
       "form",
       { class: "correction", onkeydown, onsubmit, "aria-label": "Correct what the AI saw" },

@@ -43,6 +43,6 @@ export class Deletions {
     clearTimeout(this.#timer);
     for (const photo of this.#pending) this.#acts.hide(photo, false);
     this.#pending.clear();
-    this.#messages.say("They are back.");
+    this.#messages.say("Undone. Nothing was deleted.");
   }
 }

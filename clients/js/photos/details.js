@@ -111,7 +111,7 @@ function text(asset) {
     h(
       "p",
       {},
-      h("span", { class: "soft" }, "It reads: "),
+      h("span", { class: "soft" }, "Text on it: "),
       read
         .slice(0, 8)
         .map((each) => `“${each}”`)
@@ -134,10 +134,10 @@ function attempts(asset) {
       h("b", {}, `Attempt ${attempt}`),
       ` at ${new Date(startedAt).toLocaleTimeString()}${who}, ${seconds} s`,
       h("br"),
-      outcome === "completed" ? "It has answered." : reason || "It failed.",
+      outcome === "completed" ? "The AI answered." : reason || "It failed.",
     );
   });
-  return h("section", {}, h("h3", {}, "What was tried"), h("ol", { class: "attempts" }, items));
+  return h("section", {}, h("h3", {}, "Attempts"), h("ol", { class: "attempts" }, items));
 }
 
 /** @param {import("./photos.js").Photo} photo */

@@ -49,7 +49,7 @@ export class DropArea {
         "div",
         { class: "hole" },
         h("span", { class: "mark" }, icon("upload")),
-        h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste them, or choose some")),
+        h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste or choose them")),
         h(
           "div",
           { class: "invitation by-hand" },
@@ -109,7 +109,7 @@ export class DropArea {
         h("span", {}, titled(category)),
       ),
     );
-    return h("fieldset", {}, h("legend", {}, "What is in them?"), h("div", { class: "options" }, choices));
+    return h("fieldset", {}, h("legend", {}, "What is in the photos?"), h("div", { class: "options" }, choices));
   }
 
   #select() {
@@ -119,7 +119,7 @@ export class DropArea {
     return h(
       "label",
       {},
-      "What is in them?",
+      "What is in the photos?",
       h("select", { onchange: (/** @type {any} */ { target }) => this.#chosen(target.value) }, options),
     );
   }
@@ -189,7 +189,7 @@ async function filesOf(entry) {
 function seen(providers) {
   const told = providers.filter(({ sees }) => sees);
   if (!told.length)
-    return "The AI names brand, model and colours where it can see them, and says so where it cannot. What is wrong can be corrected.";
+    return "The AI names the brand, model and colours that it can see. You can correct its mistakes.";
   if (told.length === 1) return told[0].sees;
   return told.map(({ name, sees }, index) => [index > 0 && h("br"), h("b", {}, name), ": ", sees]);
 }

@@ -14,7 +14,7 @@ export class Messages {
   #offline = h(
     "p",
     { class: "offline", hidden: true },
-    "You are offline. Your photos wait here and go on by themselves.",
+    "You are offline. Your photos are sent when you are online again.",
   );
   #toasts = h("div", { class: "toasts" }, this.#offline);
   element = h("div", {}, this.#toasts, this.#voice);

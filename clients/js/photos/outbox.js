@@ -51,7 +51,7 @@ export class Outbox {
   async get(key) {
     if (inMemory.has(key)) return inMemory.get(key);
     const kept = await this.#ask("readonly", (store) => store.get(key));
-    if (!kept) throw new Error("This browser does not give the photo back: load the page again");
+    if (!kept) throw new Error("This browser cannot read the stored photo: reload the page");
     return kept.result;
   }
 

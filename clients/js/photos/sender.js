@@ -129,7 +129,7 @@ export class Sender {
     let toldAt = 0;
     const watch = (/** @type {number} */ ms) => {
       clearTimeout(timer);
-      timer = setTimeout(() => stopping.abort(new PipelineError("The connection hangs", "NETWORK_ERROR", 0)), ms);
+      timer = setTimeout(() => stopping.abort(new PipelineError("The connection does not respond", "NETWORK_ERROR", 0)), ms);
     };
     const onProgress = (/** @type {number} */ sent, /** @type {number} */ total) => {
       watch(sent < total ? STALLED_MS : ANSWER_MS);

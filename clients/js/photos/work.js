@@ -127,7 +127,7 @@ export class Work {
       if (!this.#listening.signal.aborted && this.photos.isToSend(unsent.key)) this.#sender.add(unsent);
     }
     if (!isKept)
-      this.#told.problem("This browser has no room to keep the photos: leave this page open until they are sent.");
+      this.#told.problem("This browser has no space to store the photos: leave this page open until they are sent.");
     this.#tabs.tell({ kind: "added" });
     return refused;
   }

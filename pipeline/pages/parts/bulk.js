@@ -10,7 +10,7 @@ const FEW = 20;
 const CANCELLED = "8b47045eb7b8"; // the service's name for the kind of failure of cancelled jobs
 /** @type {Record<string, {verb: string, past: string, text: string, isDangerous?: boolean, undo?: "retry" | "resume" | "keep"}>} */
 export const ACTIONS = {
-  retry: { verb: "Retry", past: "queued again", text: "The AI looks at these photos again." },
+  retry: { verb: "Retry", past: "queued again", text: "The AI analyzes these photos again." },
   cancel: {
     verb: "Cancel",
     past: "cancelled",
@@ -20,21 +20,21 @@ export const ACTIONS = {
   postpone: {
     verb: "Postpone",
     past: "postponed",
-    text: "They wait longer, so that other jobs come first.",
+    text: "They wait longer, so that other jobs run first.",
     undo: "resume",
   },
-  resume: { verb: "Resume", past: "waiting again", text: "Postponed jobs go back into the line at once." },
+  resume: { verb: "Resume", past: "waiting again", text: "Postponed jobs are queued again at once." },
   reanalyze: {
     verb: "Analyze again",
     past: "to be analyzed again",
-    text: "The AI looks at these photos again when nothing else waits. Each keeps its result until there is a new one.",
+    text: "The AI analyzes these photos again when no other job waits. Each photo keeps its result until there is a new one.",
     undo: "keep",
   },
-  keep: { verb: "Keep", past: "kept as they are", text: "Photos that have yet to be analyzed again stay as they are." },
+  keep: { verb: "Keep", past: "kept as they are", text: "Photos that wait for a new analysis keep their results." },
   delete: {
     verb: "Delete",
     past: "deleted",
-    text: "The photos, their images and results go. Nobody can bring them back.",
+    text: "The photos, their images and results are deleted. This cannot be undone.",
     isDangerous: true,
   },
 };
@@ -176,7 +176,7 @@ function undoFilter({ api, action, filter = {} }, until) {
       filter: { ...same, state: "delayed" },
       title: "Resume the postponed jobs?",
     });
-  const text = "The cancelled jobs that match go back into the line, also those that were cancelled before.";
+  const text = "All cancelled jobs that match are queued again, also those that were cancelled earlier.";
   return runBulk({
     api,
     action: "retry",

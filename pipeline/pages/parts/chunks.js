@@ -107,7 +107,7 @@ class ChunkDialog {
     const { isAsked, verb, things, fields, isDangerous } = this.#work;
     if (!count)
       return this.#show(
-        [h("p", {}, "There are none: it can be done with no job that is meant.")],
+        [h("p", {}, "There are none that this action can change.")],
         [this.#button("Close", () => this.#dialog.close(), "primary")],
       );
     const typed = this.#work.typed?.(count) ?? "";
@@ -146,7 +146,7 @@ class ChunkDialog {
           ),
         ),
         fields,
-        field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
+        field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to continue"), field),
       ],
       [this.#button("Back", () => this.#dialog.close()), go],
     );
@@ -208,7 +208,7 @@ class ChunkDialog {
           throw error;
         this.#total.isLost = true;
         const waitMs = error.retryAfterMs ?? 500 + backoffMs(Math.min(failures, MAX_FAILURES));
-        fill(trouble, `${wordsOf(error)}. It goes on by itself: next try `, countdown(waitMs / 1000), ".");
+        fill(trouble, `${wordsOf(error)}. It continues automatically: next try `, countdown(waitMs / 1000), ".");
         await this.#pause(waitMs);
         signal.throwIfAborted();
       }
@@ -257,18 +257,18 @@ class ChunkDialog {
   #tell(problem, isStopped) {
     const { done, skipped, isCut } = this.#total;
     const { things, undo } = this.#work;
-    this.#heading.textContent = problem ? "It ended before its time" : isStopped ? "Stopped" : "Done";
+    this.#heading.textContent = problem ? "Stopped by an error" : isStopped ? "Stopped" : "Done";
     const close = this.#button("Close", () => this.#dialog.close(), "primary");
     this.#show(
       [
         problem && h("p", { class: "banner bad", role: "alert" }, wordsOf(problem)),
         h("p", { class: "bulk-result number", role: "status" }, this.#doneWords()),
-        isStopped && !problem ? h("p", {}, "The others are as they were.") : null,
+        isStopped && !problem ? h("p", {}, "The others were not changed.") : null,
         skipped
           ? h(
               "p",
               { class: "soft" },
-              `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`,
+              `${capital(things(skipped))} not changed: the action was no longer possible.`,
             )
           : null,
         this.#reasons.size

@@ -104,7 +104,7 @@ export async function confirmed({
       ? h("p", { class: "soft small" }, "… and more like these")
       : null,
     fields,
-    field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
+    field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to continue"), field),
   ];
   return openDialog({
     title,

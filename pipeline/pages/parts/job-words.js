@@ -33,7 +33,7 @@ export function stateBadge(job) {
 
 /** The reason of its state, and the next step. @param {any} job @returns {any[]} texts and elements */
 export function stateDetails(job) {
-  if (job.isGone) return ["It left this list while you looked."];
+  if (job.isGone) return ["It has left this list."];
   const parts = { waiting, delayed, active, completed, failed }[/** @type {"waiting"} */ (job.state)]?.(job) ?? [];
   return parts.filter(Boolean).flatMap((part, at) => (at ? [" · ", part] : [part]));
 }
@@ -83,7 +83,7 @@ function active({ attempt, provider }) {
 
 /** @param {any} job */
 function completed({ status, reason, attempt }) {
-  return [status === "partial" ? reason || "Not all could be found" : "", attempt > 1 ? `At attempt ${attempt}` : ""];
+  return [status === "partial" ? reason || "Not everything was found" : "", attempt > 1 ? `At attempt ${attempt}` : ""];
 }
 
 /** @param {any} job */

@@ -21,7 +21,7 @@ export class Selection {
   #told = h("span", { class: "number", role: "status" });
   #all = h("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => this.toggleAll() });
   #clear = h("button", { type: "button", class: "quiet", onclick: () => (this.clear(), this.#calls.clear()) }, "Clear");
-  #buttons = h("div", { class: "row toolbar-actions", role: "group", "aria-label": "With what is selected" });
+  #buttons = h("div", { class: "row toolbar-actions", role: "group", "aria-label": "Actions for the selected jobs" });
   element = h(
     "div",
     { class: "toolbar" },

@@ -124,7 +124,7 @@ export class DataTable {
   stale(error) {
     if (!this.#rows.size) return;
     this.#note.hidden = false;
-    fill(this.#note, emptyState("What you see is old", `${wordsOf(error)}. It is tried again by itself.`));
+    fill(this.#note, emptyState("These rows are not up to date", `${wordsOf(error)}. The page tries again automatically.`));
   }
 
   clearSelection() {

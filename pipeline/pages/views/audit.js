@@ -33,7 +33,7 @@ export default function view({ api, query, setQuery }) {
   const pager = new Pager(setQuery);
   /** @type {DataTable<any>} */
   const table = new DataTable({
-    caption: "What operators did, newest first",
+    caption: "Changes by operators, newest first",
     columns: [
       {
         title: "When",
@@ -64,8 +64,8 @@ export default function view({ api, query, setQuery }) {
     key: ({ id }) => id,
     empty: () =>
       Object.keys(filters.values(asked)).length
-        ? { title: "Nothing matches.", text: "Names have to be whole." }
-        : { title: "Nothing was changed.", text: "What operators do is listed here for 90 days." },
+        ? { title: "Nothing matches.", text: "Enter complete names." }
+        : { title: "Nothing was changed.", text: "Changes by operators are listed here for 90 days." },
   });
   let asked = query;
   const load = () => {

@@ -41,7 +41,7 @@ export default function view({ api, query, setQuery, mayChange, live }) {
     columns: columns(mayChange ? act : null),
     key: ({ failure }) => failure,
     href: (group) => withQuery("/console/jobs", filterOf(group)),
-    empty: { title: "Nothing has failed", text: "Jobs that are given up show up here, those of one reason together." },
+    empty: { title: "Nothing has failed", text: "Failed jobs are listed here, grouped by reason." },
     skeletonRows: 4,
   });
   table.element.classList.add("failures-table");
@@ -74,7 +74,7 @@ export default function view({ api, query, setQuery, mayChange, live }) {
   const ends = [
     every(REFRESH_MS, () => (isShown || hasFailed) && load()),
     addKeys(
-      mayChange ? [{ keys: "t", does: "Retry all of the row", run: () => focused() && act("retry", focused()) }] : [],
+      mayChange ? [{ keys: "t", does: "Retry all jobs of the row", run: () => focused() && act("retry", focused()) }] : [],
     ),
     () => filters.dispose(),
     () => table.dispose(),
@@ -120,7 +120,7 @@ function bar(share) {
 
 /** @param {(action: "retry" | "delete", group: any) => unknown} act @param {any} group */
 function buttons(act, group) {
-  const named = (/** @type {string} */ verb) => `${verb} all that failed with: ${group.reason}`;
+  const named = (/** @type {string} */ verb) => `${verb} all jobs that failed with: ${group.reason}`;
   return h(
     "span",
     { class: "row row-actions" },

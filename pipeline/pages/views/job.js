@@ -134,7 +134,7 @@ class JobView {
     const told = isNone
       ? emptyState(
           "There is no such job",
-          error.status === 404 ? "Its photo may have been deleted." : "This is no id of a job.",
+          error.status === 404 ? "Its photo may have been deleted." : "This is not the id of a job.",
           h("a", { class: "button", href: "/console/jobs" }, "To the jobs"),
         )
       : errorState(error, () => this.load());
@@ -205,7 +205,7 @@ class JobView {
       );
     fill(
       this.#actions,
-      canRetry ? button("Retry", () => this.#post("retry", "It is queued again."), "primary") : null,
+      canRetry ? button("Retry", () => this.#post("retry", "The job is queued again."), "primary") : null,
       OPEN.includes(state) ? button("Cancel", () => this.#cancel()) : null,
       button("Delete …", () => this.#delete(id), "danger"),
     );
@@ -221,18 +221,18 @@ class JobView {
   }
 
   #cancel() {
-    return this.#post("cancel", "It is cancelled.", () =>
-      acting(null, () => this.#post("retry", "It is queued again.")),
+    return this.#post("cancel", "The job is cancelled.", () =>
+      acting(null, () => this.#post("retry", "The job is queued again.")),
     );
   }
 
   /** @param {string} id */
   async #delete(id) {
-    const text = "The photo, its images and its result go. Nobody can bring them back.";
+    const text = "The photo, its images and its result are deleted. This cannot be undone.";
     if (!(await confirmed({ title: "Delete this photo?", text, confirm: "Delete", isDangerous: true }))) return;
     const { api, navigate, live } = this.#context;
     await api.delete(`/api/assets/${id}`);
-    toast("It is deleted.", { kind: "good" });
+    toast("The photo is deleted.", { kind: "good" });
     live.refresh();
     navigate("/console/jobs", { replace: true });
   }
@@ -280,7 +280,7 @@ function sameKind({ failure }) {
       h(
         "a",
         { href: `/console/jobs?${new URLSearchParams({ state: "failed", failure })}` },
-        "All that failed in this way",
+        "All jobs that failed for this reason",
       ),
     )
   );
@@ -289,7 +289,7 @@ function sameKind({ failure }) {
 /** @param {any[]} deliveries @param {import("../api.js").Api | null} api @param {() => unknown} then */
 function deliveryList(deliveries, api, then) {
   if (!deliveries.length)
-    return h("p", { class: "soft" }, "Nothing was sent to a durable notifier, or it is more than seven days ago.");
+    return h("p", { class: "soft" }, "There are no deliveries to durable notifiers in the last seven days.");
   return h(
     "ul",
     { class: "deliveries" },
@@ -355,7 +355,7 @@ function logWords({ searchFor, requestId, traceId }) {
     ["Trace id", traceId],
   ].filter(([, id]) => id && !searchFor.some((/** @type {string} */ each) => each.endsWith(id)));
   return [
-    h("p", { class: "soft small" }, "Log lines about this job hold:"),
+    h("p", { class: "soft small" }, "Log lines about this job contain:"),
     h(
       "ul",
       { class: "plain" },

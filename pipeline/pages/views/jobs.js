@@ -62,8 +62,8 @@ class JobsView {
       label: mayChange ? (/** @type {any} */ job) => `${nameOf(job)} of ${job.userId}, ${job.assetId}` : undefined,
       onSelect: (selected) => this.#selection?.select(selected),
       empty: {
-        title: "No such job",
-        text: "Nothing matches these filters. Photos that are sent show up here by themselves.",
+        title: "No jobs found",
+        text: "No job matches these filters. New photos appear here automatically.",
       },
     });
     this.#table.element.classList.add("jobs-table");
@@ -213,7 +213,7 @@ class JobsView {
     const isFirst = this.#news.hidden && words;
     this.#news.hidden = !words;
     this.#news.textContent = words;
-    if (isFirst) this.#announced.textContent = "The list has changed. Press r to read it anew.";
+    if (isFirst) this.#announced.textContent = "The list has changed. Press r to reload it.";
     else if (!words) this.#announced.textContent = "";
     return isOther;
   }
@@ -289,7 +289,7 @@ function fields(about) {
     { name: "user", label: "User" },
     { name: "category", label: "Category", suggestions: about.categories },
     { name: "provider", label: "AI provider", suggestions: about.providers?.map(({ name }) => name) },
-    { name: "failure", label: "Kind of failure", placeholder: "From the failures" },
+    { name: "failure", label: "Kind of failure", placeholder: "From the page Failures" },
     { name: "from", label: "Sent from", type: "instant" },
     { name: "to", label: "Sent until", type: "instant" },
   ];

@@ -16,7 +16,7 @@ export default function view(context) {
   const verdict = new Verdict(live);
   const tiles = new Tiles();
   const queues = new QueueCards(context);
-  const system = h("section", { class: "cards", "aria-label": "What the service stands on" });
+  const system = h("section", { class: "cards", "aria-label": "Dependencies of the service" });
   const systems = new Keyed(system, ({ title }) => title, systemCard);
   const charts = new Charts(context);
   const grafana = h("span", {});
@@ -99,8 +99,8 @@ class Verdict {
 /** @param {string} problem @param {any} overview */
 function away(problem, overview) {
   return overview
-    ? `The service does not answer. What you see is old. (${problem})`
-    : `The service tells no overview: ${problem}`;
+    ? `The service does not answer. These numbers are old. (${problem})`
+    : `The overview cannot be read: ${problem}`;
 }
 
 /** @param {import("./health.js").Trouble[]} troubles @returns {[string, string, string]} */
@@ -112,8 +112,8 @@ function judged(troubles) {
       "warn",
       "warn",
       troubles.length === 1
-        ? "It works, but one thing needs a look."
-        : `It works, but ${troubles.length} things need a look.`,
+        ? "The service works, but one thing needs attention."
+        : `The service works, but ${troubles.length} things need attention.`,
     ];
   return ["good", "good", "All is well."];
 }
@@ -123,7 +123,7 @@ function troubleItem({ kind, text, todo, code, reason, nextTryAt, link }) {
   return h(
     "li",
     { class: kind },
-    h("span", { class: `badge ${kind}` }, kind === "bad" ? "Broken" : "Look"),
+    h("span", { class: `badge ${kind}` }, kind === "bad" ? "Broken" : "Check"),
     h(
       "div",
       {},
@@ -159,14 +159,14 @@ class Tiles {
   /** @param {any} overview */
   show({ queues: [jobs] = [], slots, workersAlive, processesAlive }) {
     const { waiting, running, delayed, ended, failed, processes } = this.#tiles;
-    const unknown = !jobs || jobs.error ? "not known" : "";
+    const unknown = !jobs || jobs.error ? "unknown" : "";
     waiting.show(
       large(jobs?.waiting),
       unknown ||
         (!jobs?.waiting
-          ? "none has to wait"
+          ? "no job waits"
           : jobs.oldestReadySeconds == null
-            ? "none can start yet"
+            ? "no job can start yet"
             : `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}`),
     );
     running.show(
@@ -174,7 +174,7 @@ class Tiles {
       slots?.all != null ? `${number(slots.used)} of ${number(slots.all)} slots` : "",
       slots?.all ? slots.used / slots.all : undefined,
     );
-    delayed.show(large(jobs?.delayed), unknown || "to be tried later");
+    delayed.show(large(jobs?.delayed), unknown || "start later");
     ended.show(large(jobs?.endedInLastMinute), unknown || "in the last minute");
     failed.show(
       large(jobs?.failed),
@@ -184,7 +184,7 @@ class Tiles {
     );
     processes.show(
       number(processesAlive),
-      workersAlive == null ? "not known" : `${number(workersAlive)} work`,
+      workersAlive == null ? "unknown" : `${number(workersAlive)} ${workersAlive === 1 ? "worker" : "workers"}`,
       undefined,
       workersAlive === 0 ? "bad" : "",
     );

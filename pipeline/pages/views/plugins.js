@@ -51,7 +51,7 @@ export default function view({ api }) {
     });
   const spent = h("p", { class: "budget", hidden: true });
   const stop = every(EVERY_MS, load);
-  const hint = h("p", { class: "soft" }, "As the process that answers knows them; calls and errors since it started.");
+  const hint = h("p", { class: "soft" }, "The state in the process that answered this page. Calls and errors count from its start.");
   return {
     element: h("div", { class: "view" }, heading("Plugins"), hint, spent, table.element),
     title: "Plugins",
@@ -61,7 +61,7 @@ export default function view({ api }) {
 
 /** @type {Record<string, [string, string]>} the state, as a style and as text */
 const STATES = {
-  ok: ["good", "in order"],
+  ok: ["good", "healthy"],
   held: ["bad", "in quarantine"],
   stuck: ["warn", "calls hang"],
   blocking: ["warn", "blocks the service"],
@@ -71,7 +71,7 @@ const STATES = {
 
 /** @param {any} plugin */
 function stateCell({ state, reason, quarantinedUntil, warnings = [] }) {
-  const [kind, word] = STATES[state] ?? ["warn", state ?? "not known"];
+  const [kind, word] = STATES[state] ?? ["warn", state ?? "unknown"];
   return h(
     "span",
     { class: "two-lines" },
@@ -79,7 +79,7 @@ function stateCell({ state, reason, quarantinedUntil, warnings = [] }) {
       "span",
       {},
       h("span", { class: `badge ${kind}` }, word),
-      quarantinedUntil && h("span", { class: "small" }, " tried again ", time(quarantinedUntil, "until")),
+      quarantinedUntil && h("span", { class: "small" }, " next try ", time(quarantinedUntil, "until")),
     ),
     reason && h("span", { class: "soft small" }, reason),
     ...warnings.map((/** @type {string} */ each) => h("span", { class: "soft small" }, `Warning: ${each}`)),
@@ -90,8 +90,8 @@ function stateCell({ state, reason, quarantinedUntil, warnings = [] }) {
 function doesCell({ sees, categories, imageFormats, isDurable, routes }) {
   const more = [
     categories?.length && `For ${categories.join(", ")}.`,
-    imageFormats?.length && `Takes ${imageFormats.join(", ")}; others are converted.`,
-    isDurable && "Durable: tried until it is delivered.",
+    imageFormats?.length && `Accepts ${imageFormats.join(", ")}; others are converted.`,
+    isDurable && "Durable: retried until delivered.",
     routes?.length && `Serves ${routes.join(", ")}.`,
   ].filter(Boolean);
   return sees || more.length
@@ -107,8 +107,8 @@ function doesCell({ sees, categories, imageFormats, isDurable, routes }) {
 /** @param {any} plugin */
 function limitsCell({ maxInFlight, maxInFlightInAll, rate }) {
   const limits = [
-    maxInFlight && `${number(maxInFlight)} at once here`,
-    maxInFlightInAll && `${number(maxInFlightInAll)} at once in all`,
+    maxInFlight && `${number(maxInFlight)} at once per process`,
+    maxInFlightInAll && `${number(maxInFlightInAll)} at once in total`,
     rate && `${number(rate.calls)} in ${rate.perSeconds === 1 ? "a second" : duration(1000 * rate.perSeconds)}`,
   ].filter(Boolean);
   return limits.length ? h("span", { class: "two-lines" }, ...limits.map((each) => h("span", {}, each))) : "none";

@@ -36,8 +36,8 @@ export default function view(context) {
           items.length
             ? null
             : emptyState(
-                "No process has told of itself.",
-                "Each one does so every few seconds, by Redis. Is Redis there?",
+                "No process has sent a heartbeat.",
+                "Each process sends one to Redis every few seconds. Check that Redis is running.",
               ),
         );
       },
@@ -62,7 +62,7 @@ function summed(items) {
   const used = alive.reduce((sum, process) => sum + usedOf(process), 0);
   const versions = new Set(alive.map(({ version }) => version));
   const mixed = versions.size > 1 ? ` Versions differ: ${[...versions].join(", ")}.` : "";
-  return `${number(alive.length)} alive, ${number(used)} of ${number(all)} slots at work.${mixed}`;
+  return `${number(alive.length)} alive, ${number(used)} of ${number(all)} slots in use.${mixed}`;
 }
 
 class ProcessCard {
@@ -125,8 +125,8 @@ class ProcessCard {
   async #turn() {
     const { id, host, pid, isDraining, slots = [] } = this.#process;
     const text = slots.length
-      ? `It takes no more jobs. The ${number(slots.length)} that it runs finish.`
-      : "It takes no more jobs until it is resumed or started anew.";
+      ? `It takes no new jobs. Running jobs (${number(slots.length)}) finish.`
+      : "It takes no new jobs until it is resumed or restarted.";
     if (!isDraining && !(await confirmed({ title: `Drain process ${pid} on ${host}?`, text, confirm: "Drain" })))
       return;
     await this.#send(id, isDraining ? "resume" : "drain", true);
@@ -137,7 +137,7 @@ class ProcessCard {
     return acting(this.#button, async () => {
       await this.#context.api.post(`/api/processes/${encodeURIComponent(id)}/${what}`);
       const undo = () => this.#send(id, what === "drain" ? "resume" : "drain");
-      toast(what === "drain" ? "It drains: it hears of it within seconds." : "It takes jobs again within seconds.", {
+      toast(what === "drain" ? "The process starts to drain within seconds." : "The process takes jobs again within seconds.", {
         kind: "good",
         undo: (isUndoable && undo) || undefined,
       });
@@ -149,9 +149,9 @@ class ProcessCard {
 /** @param {boolean} isAlive @param {boolean} isDraining @param {boolean} isThisOne */
 function badges(isAlive, isDraining, isThisOne) {
   return [
-    h("span", { class: `badge ${isAlive ? "good" : "bad"}` }, isAlive ? "alive" : "gone"),
+    h("span", { class: `badge ${isAlive ? "good" : "bad"}` }, isAlive ? "alive" : "no heartbeat"),
     isDraining && h("span", { class: "badge warn" }, "draining"),
-    isThisOne && h("span", { class: "badge" }, "answers you"),
+    isThisOne && h("span", { class: "badge" }, "answers this page"),
   ];
 }
 
@@ -181,11 +181,11 @@ function usedOf({ busy, slots = [] }) {
 /** @param {any} process @param {number} running */
 function idleWords(process, running) {
   const { role, isAlive, isDraining, concurrency } = process;
-  if (!isAlive) return running ? "What it ran is taken up by others." : "It has ended, or lost Redis.";
+  if (!isAlive) return running ? "Other processes continue its jobs." : "It has ended, or lost its connection to Redis.";
   if (role === "web") return "It runs no jobs.";
-  if (isDraining) return running ? "What runs finishes, then it is empty." : "Empty: it can be ended.";
+  if (isDraining) return running ? "It finishes its running jobs." : "It has no jobs left: it can be stopped.";
   const idle = Math.max(0, concurrency - usedOf(process));
-  return idle ? `${number(idle)} of ${number(concurrency)} slots idle` : `All ${number(concurrency)} slots at work`;
+  return idle ? `${number(idle)} of ${number(concurrency)} slots idle` : `All ${number(concurrency)} slots in use`;
 }
 
 /** @param {any} slot */

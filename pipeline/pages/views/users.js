@@ -10,8 +10,8 @@ import { number } from "../parts/time.js";
 
 const EVERY_MS = 5_000;
 const FAIRNESS = /** @type {Record<string, string>} */ ({
-  fifo: "Jobs are done in the order they came: a user with many holds up the others (QUEUE_FAIRNESS=user shares evenly).",
-  user: "Users take turns: one with many jobs does not hold up the others.",
+  fifo: "Jobs run in the order of arrival: a user with many jobs delays the others (QUEUE_FAIRNESS=user shares evenly).",
+  user: "Users are served in rotation: a user with many jobs does not delay the others.",
 });
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
@@ -32,7 +32,7 @@ export default function view({ api, navigate }) {
         const most = Math.max(1, ...items.map((/** @type {any} */ { waiting, active }) => waiting + active));
         bars.show(items.map((/** @type {any} */ item) => ({ ...item, most })));
         note.hidden = items.length > 0;
-        fill(note, items.length ? null : emptyState("Nobody waits.", "There is no unfinished job."));
+        fill(note, items.length ? null : emptyState("No unfinished jobs", "Users appear here while they have jobs that wait or run."));
       },
       failed: (error) => {
         wait.remove();
@@ -75,7 +75,7 @@ export default function view({ api, navigate }) {
       h(
         "section",
         { class: "card stack", "aria-labelledby": "fill-title" },
-        h("h2", { id: "fill-title" }, "Who fills the queue"),
+        h("h2", { id: "fill-title" }, "Users with the most jobs"),
         wait,
         found,
         note,
