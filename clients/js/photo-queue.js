@@ -144,7 +144,7 @@ export class PhotoQueue extends HTMLElement {
     if (!all.length) return;
     if (!this.#work) {
       this.#early.push(...all);
-      if (this.#isUnanswered) this.#tellUnanswered();
+      if (this.#isUnanswered) this.#showUnanswered();
       return;
     }
     const refused = await this.#work.add(all, this.#drop.category);
@@ -228,12 +228,12 @@ export class PhotoQueue extends HTMLElement {
     const category = this.getAttribute("category") ?? this.#remembered("category");
     const known = this.#remembered("about");
     if (known) this.#drop.show(JSON.parse(known), category);
-    const about = await this.#about(signal);
+    const about = await this.#readAbout(signal);
     if (signal.aborted) return;
     if (JSON.stringify(about) !== known) this.#drop.show(about, category);
     this.#ofUser = () => this.#tokenOf(sub);
     const token = typeof this.#token === "function" ? this.#ofUser : this.#token;
-    this.#work = new Work({ url: this.url, token, owner: this.#owner, about, list: this.#list }, this.#told());
+    this.#work = new Work({ url: this.url, token, owner: this.#owner, about, list: this.#list }, this.#callbacks());
     const timer = setInterval(() => this.#list.updateAll(), TIME_PASSES_MS);
     signal.addEventListener("abort", () => clearInterval(timer));
     this.#work.start();
@@ -265,7 +265,7 @@ export class PhotoQueue extends HTMLElement {
   }
 
   /** Read the facts about the service; retry until it answers. @param {AbortSignal} signal */
-  async #about(signal) {
+  async #readAbout(signal) {
     for (let failures = 0; ; failures++) {
       try {
         const address = `${new URL(this.url).href.replace(/\/+$/, "")}/api/about`;
@@ -277,20 +277,20 @@ export class PhotoQueue extends HTMLElement {
         const known = this.#remembered("about");
         if (known || signal.aborted) return JSON.parse(known || "null");
         this.#isUnanswered = true;
-        if (!failures) this.#tellUnanswered();
+        if (!failures) this.#showUnanswered();
         await sleep(backoffMs(failures), signal).catch(() => {});
       }
     }
   }
 
-  #tellUnanswered() {
+  #showUnanswered() {
     const count = this.#early.length;
     const wait = count ? ` ${counted(count, "photo is", "photos are")} waiting: leave this page open.` : "";
     this.#problem(`The service cannot be reached. This page keeps trying.${wait}`);
   }
 
-  /** @returns {import("./photos/work.js").Told} */
-  #told() {
+  /** @returns {import("./photos/work.js").Callbacks} */
+  #callbacks() {
     return {
       changed: () => this.#changed(),
       accepted: (detail) => this.#fire("photo-accepted", detail),
@@ -346,8 +346,8 @@ export class PhotoQueue extends HTMLElement {
       };
     return new Row(photo, {
       open: () => this.#details.open(photo),
-      correct: async (_, said) => this.#work?.correct(photo, said),
-      again: busy((work) => work.again(photo)),
+      correct: async (_, values) => this.#work?.correct(photo, values),
+      retry: busy((work) => work.retry(photo)),
       cancel: busy((work) => work.cancel(photo)),
       remove: (_, isByKeyboard) => {
         this.#afterDeleted = this.#list.nextTo(photo);

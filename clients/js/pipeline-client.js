@@ -321,7 +321,7 @@ export class PipelineClient {
   async #checkForMissed() {
     const connection = this.#current;
     try {
-      if (await this.#inbox.hasMissed()) connection?.isMute();
+      if (await this.#inbox.hasMissed()) connection?.drop();
     } catch (error) {
       const isUnreachable = error instanceof PipelineError && error.status === 0;
       if (isUnreachable && connection === this.#current) this.#reconnect(BROKEN, 0);

@@ -10,7 +10,7 @@
  *
  * @typedef {object} Line
  * @property {(frame: any) => void} frame
- * @property {() => void} sign some bytes came
+ * @property {() => void} activity some bytes came
  * @property {(timestamp: string) => void} reached all events up to this time have come
  * @property {(loss: Loss) => void} lost
  *
@@ -77,7 +77,7 @@ export function openStream({ url, token, since, events, send }, line) {
     for (const reader = response.body.getReader(); ;) {
       const { done, value } = await reader.read();
       if (done || signal.aborted) return;
-      line.sign();
+      line.activity();
       take(decoder.decode(value, { stream: true }));
     }
   });

@@ -57,12 +57,12 @@ export class Api {
       });
       return await readEnvelope(response);
     } catch (/** @type {any} */ error) {
-      throw this.#told(error, signal);
+      throw this.#failure(error, signal);
     }
   }
 
   /** @param {any} error @param {AbortSignal} [signal] */
-  #told(error, signal) {
+  #failure(error, signal) {
     signal?.throwIfAborted();
     if (!(error instanceof PipelineError)) {
       const isSlow = error?.name === "TimeoutError";

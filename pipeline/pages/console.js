@@ -49,11 +49,11 @@ let close = () => {};
 function show() {
   const { userId, role } = session.current ?? {};
   const isOperator = ROLES.includes(role ?? "");
-  const whom = isOperator ? `${role} ${userId}` : "";
-  if (whom && whom === shownFor) return;
+  const user = isOperator ? `${role} ${userId}` : "";
+  if (user && user === shownFor) return;
   if (shownFor && !session.current) problem = "You are signed out.";
   close();
-  shownFor = whom;
+  shownFor = user;
   if (session.current && !isOperator)
     problem = "This token gives no access to the console: it needs the role admin or operator-read.";
   close = isOperator ? open() : askToSignIn();
@@ -68,7 +68,7 @@ function open() {
   const shell = new Shell(header, live, session, about);
   const context = { api, live, session, about, mayChange: session.current?.role === "admin" };
   const router = new Router(ROUTES, main, context, (path) => shell.moved(path));
-  const forget = addKeys([
+  const removeKeys = addKeys([
     { keys: "?", does: "Show these keys", run: showKeys },
     ...PLACES.map(({ key, name, path }) => ({
       keys: `g ${key}`,
@@ -79,7 +79,7 @@ function open() {
   live.start();
   router.start();
   return () => {
-    forget();
+    removeKeys();
     router.stop();
     live.stop();
     shell.dispose();

@@ -16,7 +16,7 @@ const [main, person] = ["main", "person"].map((id) => /** @type {HTMLElement} */
 /** @type {any} <photo-queue> */ let queue = null;
 let userId = "";
 let problem = "";
-let turns = 0;
+let renders = 0;
 
 async function show() {
   const { current } = session;
@@ -24,23 +24,26 @@ async function show() {
   if (userId && !current) problem ||= "You are signed out.";
   userId = current?.userId ?? "";
   queue = null;
-  turns += 1;
+  renders += 1;
   if (current) return showQueue();
   // At once, also while the service is down: the photos of the former user must leave the screen.
   fill(person);
   fill(main);
-  await showSignIn(turns);
+  await showSignIn(renders);
 }
 
-/** Once the service has said how. @param {number} turn the one that shows it, unless there is another one meanwhile */
-async function showSignIn(turn) {
+/** Once the service has said how. @param {number} render the one that shows it, unless there is another one meanwhile */
+async function showSignIn(render) {
   for (let failures = 0; ; failures++) {
     const about = await fetch("/api/about")
       .then(readEnvelope)
       .catch(() => null);
-    if (turn !== turns) return;
+    if (render !== renders) return;
     if (about) return fill(main, signInCard(about.signIn, session, { problem }));
-    fill(main, h("p", { class: "empty", role: "status" }, "The service cannot be reached. You can sign in when it answers."));
+    fill(
+      main,
+      h("p", { class: "empty", role: "status" }, "The service cannot be reached. You can sign in when it answers."),
+    );
     await sleep(backoffMs(failures));
   }
 }

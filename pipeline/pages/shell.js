@@ -42,12 +42,12 @@ export class Shell {
     this.#live = live;
     this.#menu = h(
       "button",
-      { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "places", onclick: this.#unfold },
+      { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "places", onclick: this.#toggleMenu },
       icon("menu"),
       "Menu",
     );
     const { userId, role } = /** @type {import("./session.js").Session} */ (session.current);
-    const who = h(
+    const user = h(
       "div",
       { class: "who" },
       h("span", { class: "who-name", title: userId }, userId),
@@ -56,7 +56,7 @@ export class Shell {
     const foot = h(
       "div",
       { class: "shell-foot" },
-      who,
+      user,
       h(
         "div",
         { class: "row" },
@@ -87,14 +87,14 @@ export class Shell {
       ),
       nav,
     );
-    live.addEventListener("state", this.#tell);
-    live.addEventListener("overview", this.#count);
-    this.#tell();
+    live.addEventListener("state", this.#showState);
+    live.addEventListener("overview", this.#showCounts);
+    this.#showState();
   }
 
   dispose() {
-    this.#live.removeEventListener("state", this.#tell);
-    this.#live.removeEventListener("overview", this.#count);
+    this.#live.removeEventListener("state", this.#showState);
+    this.#live.removeEventListener("overview", this.#showCounts);
     fill(this.#header);
   }
 
@@ -107,7 +107,7 @@ export class Shell {
       if (each === place) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    this.#fold();
+    this.#closeMenu();
   }
 
   /** @param {{path: string, name: string, icon: string, key: string}} place */
@@ -118,23 +118,23 @@ export class Shell {
     return link;
   }
 
-  #unfold = () => {
+  #toggleMenu = () => {
     const isOpen = this.#header.classList.toggle("is-open");
     this.#menu.setAttribute("aria-expanded", String(isOpen));
   };
 
-  #fold() {
+  #closeMenu() {
     this.#header.classList.remove("is-open");
     this.#menu.setAttribute("aria-expanded", "false");
   }
 
-  #tell = () => {
+  #showState = () => {
     const [kind, word] = STATES[this.#live.state];
     fill(this.#state, h("span", { class: `dot ${kind}` }), word);
     this.#state.title = this.#live.problem;
   };
 
-  #count = () => {
+  #showCounts = () => {
     const { queues = [], plugins } = this.#live.overview;
     const [jobs, deliveries] = queues; // the queue of photos is the first
     const open = (/** @type {any} */ queue) =>

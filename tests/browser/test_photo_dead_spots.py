@@ -92,14 +92,14 @@ async def test_photos_wait_through_a_dead_spot_and_a_reload(tmp_path: Path, ai_s
             await page.until_text("You are offline")
             await choose(page, *photos(tmp_path / "photos", 3))
             shown = await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Waiting')")
-            assert shown[0]["told"] == "No network. It will be sent when you are online again."
+            assert shown[0]["text"] == "No network. It will be sent when you are online again."
             await check_looks(page)
             assert proxy.keys == []
 
             proxy.loses_answers = True
             await page.go_offline(False)
             await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge !== 'Waiting')")
-            await until_rows(page, "rows.some(({told}) => told.includes('The service cannot be reached'))")
+            await until_rows(page, "rows.some(({text}) => text.includes('The service cannot be reached'))")
             first = set(proxy.keys)
             await page.reload()
             await until_rows(page, "rows.length >= 3")
@@ -142,7 +142,7 @@ async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_servi
             await choose(page, *photos(tmp_path / "photos", 1))
             (row,) = await until_rows(page, "rows[0]?.badge === 'Sending again'")
             await page.evaluate(LOSE_DATABASE)
-            await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].told !== {json.dumps(row['told'])}")
+            await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].text !== {json.dumps(row['told'])}")
             await page.block()
             await until_rows(page, "rows[0]?.badge === 'Done'")
 
@@ -211,7 +211,7 @@ async def test_photos_removed_before_they_are_sent(tmp_path: Path, ai_service: A
             await choose(page, large)
             await until_rows(page, "rows[0].badge === 'Preparing'")
             await page.evaluate(f"{act('Remove')}.click(); {within('.undo')}.click()")
-            await until_rows(page, "rows.length === 3 && rows[0].told === 'Made smaller to send.'")
+            await until_rows(page, "rows.length === 3 && rows[0].text === 'Made smaller to send.'")
             await page.evaluate(LOSE_DATABASE)
             await page.go_offline()
             await choose(page, large)

@@ -26,7 +26,7 @@ export class DropArea {
       class: "hidden-input",
       tabindex: "-1",
       "aria-hidden": "true",
-      onchange: taken,
+      onchange: onFiles,
     });
     const take = h("input", {
       type: "file",
@@ -35,9 +35,9 @@ export class DropArea {
       class: "hidden-input",
       tabindex: "-1",
       "aria-hidden": "true",
-      onchange: taken,
+      onchange: onFiles,
     });
-    function taken(/** @type {any} */ { target }) {
+    function onFiles(/** @type {any} */ { target }) {
       add(target.files);
       target.value = ""; // so that the same file again fires an event
     }
@@ -80,15 +80,15 @@ export class DropArea {
   show({ categories, maxUploadBytes, providers }, category) {
     this.#categories = categories;
     this.#limits.textContent = `JPEG, PNG, WebP, GIF, AVIF or HEIC. Photos over ${megabytes(maxUploadBytes)} are made smaller.`;
-    fill(this.#sees, seen(providers));
-    fill(this.#seesBriefly, seen(providers));
+    fill(this.#sees, abilitiesOf(providers));
+    fill(this.#seesBriefly, abilitiesOf(providers));
     this.choose(category);
   }
 
   /** @param {string} category an allowed one; otherwise the first is chosen */
   choose(category) {
-    const isTaken = this.#categories.includes(category);
-    this.category = isTaken || !this.#categories.length ? category : this.#categories[0];
+    const isAllowed = this.#categories.includes(category);
+    this.category = isAllowed || !this.#categories.length ? category : this.#categories[0];
     if (this.#categories.length > FEW_CATEGORIES) fill(this.#choice, this.#select());
     else if (this.#categories.length > 1) fill(this.#choice, this.#radios());
   }
@@ -186,10 +186,10 @@ async function filesOf(entry) {
 }
 
 /** A text about what the AI can and cannot see. @param {{name: string, sees: string | null}[]} providers */
-function seen(providers) {
-  const told = providers.filter(({ sees }) => sees);
-  if (!told.length)
+function abilitiesOf(providers) {
+  const described = providers.filter(({ sees }) => sees);
+  if (!described.length)
     return "The AI names the brand, model and colours that it can see. You can correct its mistakes.";
-  if (told.length === 1) return told[0].sees;
-  return told.map(({ name, sees }, index) => [index > 0 && h("br"), h("b", {}, name), ": ", sees]);
+  if (described.length === 1) return described[0].sees;
+  return described.map(({ name, sees }, index) => [index > 0 && h("br"), h("b", {}, name), ": ", sees]);
 }

@@ -49,7 +49,7 @@ const SPANS = [
 /**
  * @typedef {"retry" | "cancel" | "postpone" | "resume" | "delete" | "reanalyze" | "keep"} Action
  *
- * @typedef {object} Given
+ * @typedef {object} BulkAction
  * @property {import("../api.js").Api} api
  * @property {Action} action
  * @property {Record<string, string>} [filter] as of GET /api/queue/jobs
@@ -61,7 +61,7 @@ const SPANS = [
 
 /**
  * Ask with the count and a sample, do it in chunks with progress, and show the result with undo.
- * @param {Given} given
+ * @param {BulkAction} given
  * @returns {Promise<boolean>} whether anything was done
  */
 export async function runBulk(given) {
@@ -90,7 +90,7 @@ export async function runBulk(given) {
   return done > 0;
 }
 
-/** @param {Given} given @param {HTMLSelectElement} seconds */
+/** @param {BulkAction} given @param {HTMLSelectElement} seconds */
 function ofFilter(given, seconds) {
   const { api, action, filter = {} } = given;
   const body = { action, filter, ...(!Object.values(filter).some(Boolean) && { all: true }) };
@@ -112,7 +112,7 @@ function ofFilter(given, seconds) {
   };
 }
 
-/** @param {Given} given @param {HTMLSelectElement} seconds */
+/** @param {BulkAction} given @param {HTMLSelectElement} seconds */
 function ofJobs(given, seconds) {
   const { api, action, jobs = [] } = given;
   /** @type {Map<any, any>} the answer for each */ const answers = new Map();
@@ -136,9 +136,9 @@ function ofJobs(given, seconds) {
       const first = Number(cursor ?? 0);
       const some = jobs.slice(first, first + AT_ONCE);
       await Promise.all(some.map(act));
-      const told = some.map((job) => answers.get(job));
-      const refused = told.flatMap((each) => each.refused);
-      const done = told.filter((each) => each.done).length;
+      const replies = some.map((job) => answers.get(job));
+      const refused = replies.flatMap((each) => each.refused);
+      const done = replies.filter((each) => each.done).length;
       const next = first + AT_ONCE;
       // A filter finds only jobs that the action can change.
       return {
@@ -163,7 +163,7 @@ function ofJobs(given, seconds) {
 /**
  * Undo: retry cancelled jobs, resume postponed ones, with the same filter. It may find more jobs than were changed just
  * now, so the person confirms it.
- * @param {Given} given @param {string | null} until
+ * @param {BulkAction} given @param {string | null} until
  */
 function undoFilter({ api, action, filter = {} }, until) {
   const same = { ...filter, to: filter.to && until && filter.to < until ? filter.to : (until ?? "") };

@@ -31,7 +31,7 @@ import { toast, toastError } from "./toast.js";
 
 const MAX_FAILURES = 4; // more failures do not make the delay longer
 const REASONS_SHOWN = 8;
-const REFUSED_TOLD = 20; // refusals of each chunk that the service lists
+const REFUSED_LISTED = 20; // refusals of each chunk that the service lists
 
 /** @param {Work} work @returns {Promise<number>} how many it was done with */
 export function doInChunks(work) {
@@ -87,7 +87,7 @@ class ChunkDialog {
 
   async #ask() {
     this.#show(
-      [...this.#what(), h("div", { class: "bulk-count" }, skeleton(3))],
+      [...this.#description(), h("div", { class: "bulk-count" }, skeleton(3))],
       [this.#button("Back", () => this.#dialog.close())],
     );
     this.#form.setAttribute("aria-busy", "true");
@@ -127,7 +127,7 @@ class ChunkDialog {
     this.#form.onsubmit = (event) => (event.preventDefault(), go.disabled || start());
     this.#show(
       [
-        ...this.#what(),
+        ...this.#description(),
         h(
           "div",
           { class: "bulk-count" },
@@ -153,7 +153,7 @@ class ChunkDialog {
     (field || go).focus();
   }
 
-  #what() {
+  #description() {
     const { text, scope = [] } = this.#work;
     return [h("p", {}, text), scope.length ? h("p", { class: "chips" }, scope) : null];
   }
@@ -167,19 +167,19 @@ class ChunkDialog {
     const progress = h("progress", { max: String(count), "aria-labelledby": "bulk-title" });
     // "At least so many" permits no percentage.
     if (isExact) progress.value = 0;
-    const told = h("p", { class: "number" });
+    const status = h("p", { class: "number" });
     const trouble = h("p", { class: "bulk-trouble small", role: "status" });
     const stop = this.#button("Stop", () => this.#alive.abort());
     this.#alive.signal.addEventListener("abort", () => ((stop.disabled = true), (stop.textContent = "Stopping …")));
-    this.#show([progress, told, trouble], [stop]);
+    this.#show([progress, status, trouble], [stop]);
     stop.focus();
     let problem = /** @type {any} */ (null);
     let cursor = /** @type {string | null} */ (null);
     let isStopped = true;
     try {
       do {
-        told.textContent = this.#progressWords(count, isExact);
-        cursor = this.#add(await this.#persist(cursor, trouble));
+        status.textContent = this.#progressWords(count, isExact);
+        cursor = this.#add(await this.#withRetries(cursor, trouble));
         const { done, skipped, refused } = this.#total;
         if (isExact) progress.value = Math.min(count, done + skipped + refused);
       } while (cursor && !this.#alive.signal.aborted);
@@ -188,14 +188,14 @@ class ChunkDialog {
       if (!isAbort(error)) problem = error;
     }
     this.#isRunning = false;
-    if (this.#dialog.open) this.#tell(problem, isStopped);
+    if (this.#dialog.open) this.#showResult(problem, isStopped);
     // The person went back, or pressed Escape twice.
     else if (isStopped) toast(`Stopped: ${this.#progressWords(count, isExact)}`, { kind: "bad" });
     else toast(this.#doneWords(), { kind: "good" });
   }
 
   /** One chunk, with retries until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */
-  async #persist(cursor, trouble) {
+  async #withRetries(cursor, trouble) {
     const { signal } = this.#alive;
     for (let failures = 1; ; failures += 1) {
       try {
@@ -235,7 +235,7 @@ class ChunkDialog {
     this.#total.done += done;
     this.#total.skipped += skipped;
     this.#total.refused += refused.length;
-    this.#total.isCut ||= refused.length >= REFUSED_TOLD;
+    this.#total.isCut ||= refused.length >= REFUSED_LISTED;
     for (const { jobId, message } of refused)
       this.#reasons.set(message, [...(this.#reasons.get(message) ?? []), jobId]);
     return nextCursor;
@@ -254,7 +254,7 @@ class ChunkDialog {
   // the result
 
   /** @param {any} problem @param {boolean} isStopped */
-  #tell(problem, isStopped) {
+  #showResult(problem, isStopped) {
     const { done, skipped, isCut } = this.#total;
     const { things, undo } = this.#work;
     this.#heading.textContent = problem ? "Stopped by an error" : isStopped ? "Stopped" : "Done";
@@ -265,11 +265,7 @@ class ChunkDialog {
         h("p", { class: "bulk-result number", role: "status" }, this.#doneWords()),
         isStopped && !problem ? h("p", {}, "The others were not changed.") : null,
         skipped
-          ? h(
-              "p",
-              { class: "soft" },
-              `${capital(things(skipped))} not changed: the action was no longer possible.`,
-            )
+          ? h("p", { class: "soft" }, `${capital(things(skipped))} not changed: the action was no longer possible.`)
           : null,
         this.#reasons.size
           ? h(

@@ -22,7 +22,7 @@ const LOOKS = {
   failed: ["Failed", "bad"],
   partial: ["Partial", "warn"],
   cancelled: ["Cancelled", "bad"],
-  gone: ["Moved on", "gone"],
+  unlisted: ["Moved on", "unlisted"],
 };
 
 /** @param {any} job */
@@ -33,7 +33,7 @@ export function stateBadge(job) {
 
 /** The reason of its state, and the next step. @param {any} job @returns {any[]} texts and elements */
 export function stateDetails(job) {
-  if (job.isGone) return ["It has left this list."];
+  if (job.isUnlisted) return ["It has left this list."];
   const parts = { waiting, delayed, active, completed, failed }[/** @type {"waiting"} */ (job.state)]?.(job) ?? [];
   return parts.filter(Boolean).flatMap((part, at) => (at ? [" · ", part] : [part]));
 }
@@ -55,7 +55,7 @@ export function jobs(count, isExact = true) {
 
 /** @param {any} job */
 function finerState(job) {
-  if (job.isGone) return "gone";
+  if (job.isUnlisted) return "unlisted";
   if (job.status === "partial" && job.state === "completed") return "partial";
   return job.state === "failed" && job.reason === "Cancelled" ? "cancelled" : job.state;
 }

@@ -28,7 +28,7 @@ export class Keyed {
   /** @param {Item[]} items */
   show(items) {
     const before = this.#shown;
-    this.#shown = new Map(items.map((item) => [this.#key(item), this.#kept(before.get(this.#key(item)), item)]));
+    this.#shown = new Map(items.map((item) => [this.#key(item), this.#updated(before.get(this.#key(item)), item)]));
     place(
       this.#container,
       [...this.#shown.values()].map(({ element }) => element),
@@ -36,7 +36,7 @@ export class Keyed {
   }
 
   /** @param {{text: string, element: HTMLElement, show?: (item: Item) => void} | undefined} before @param {Item} item */
-  #kept(before, item) {
+  #updated(before, item) {
     const text = JSON.stringify(item);
     if (before?.text === text) return before;
     if (before?.show) {
@@ -65,6 +65,6 @@ export function place(container, elements) {
 }
 
 /** Set a text only when it has changed. @param {Element} element @param {string} text */
-export function tell(element, text) {
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -31,7 +31,7 @@ export class DataTable {
   #note = h("div", { class: "table-note", hidden: true });
   #table;
   /** @type {Map<string, {row: Row, text: string, element: HTMLTableRowElement}>} */ #rows = new Map();
-  #forget;
+  #removeKeys;
 
   /**
    * @param {object} given
@@ -61,7 +61,7 @@ export class DataTable {
       this.#body,
     );
     this.element = h("div", { class: "table-frame card" }, this.#table, this.#note);
-    this.#forget = addKeys([
+    this.#removeKeys = addKeys([
       { keys: "j", does: "Next row", run: () => this.#move(1) },
       { keys: "k", does: "Row before", run: () => this.#move(-1) },
       ...(given.href ? [{ keys: "Enter", does: "Open the row" }] : []),
@@ -70,7 +70,7 @@ export class DataTable {
   }
 
   dispose() {
-    this.#forget();
+    this.#removeKeys();
   }
 
   /** Show grey rows at first; later the old rows stay, dimmed. */
@@ -95,7 +95,7 @@ export class DataTable {
     this.#table.setAttribute("aria-busy", "false");
     const { key, empty } = this.#given;
     const before = this.#rows;
-    this.#rows = new Map(rows.map((row) => [key(row), this.#kept(before.get(key(row)), row)]));
+    this.#rows = new Map(rows.map((row) => [key(row), this.#updated(before.get(key(row)), row)]));
     for (const each of this.selected) if (!this.#rows.has(each)) this.selected.delete(each);
     place(
       this.#body,
@@ -107,7 +107,7 @@ export class DataTable {
       const { title, text, action } = typeof empty === "function" ? empty() : empty;
       fill(this.#note, emptyState(title, text, action));
     }
-    this.#told();
+    this.#selectionChanged();
   }
 
   /** @param {any} error @param {() => void} [retry] */
@@ -124,13 +124,16 @@ export class DataTable {
   stale(error) {
     if (!this.#rows.size) return;
     this.#note.hidden = false;
-    fill(this.#note, emptyState("These rows are not up to date", `${wordsOf(error)}. The page tries again automatically.`));
+    fill(
+      this.#note,
+      emptyState("These rows are not up to date", `${wordsOf(error)}. The page tries again automatically.`),
+    );
   }
 
   clearSelection() {
     this.selected.clear();
     for (const { element } of this.#rows.values()) mark(element, false);
-    this.#told();
+    this.#selectionChanged();
   }
 
   /** @returns {Row[]} */
@@ -139,7 +142,7 @@ export class DataTable {
   }
 
   /** @param {{row: Row, text: string, element: HTMLTableRowElement} | undefined} before @param {Row} row */
-  #kept(before, row) {
+  #updated(before, row) {
     const text = JSON.stringify(row);
     if (before?.text === text) return before;
     const element =
@@ -183,7 +186,7 @@ export class DataTable {
           else this.selected.delete(key);
           mark(element, target.checked);
         }
-        this.#told();
+        this.#selectionChanged();
       },
     });
   }
@@ -193,7 +196,7 @@ export class DataTable {
     if (!this.selected.delete(key)) this.selected.add(key);
     const found = this.#rows.get(key);
     if (found) mark(found.element, this.selected.has(key));
-    this.#told();
+    this.#selectionChanged();
   }
 
   #toggleFocused() {
@@ -201,7 +204,7 @@ export class DataTable {
     if (key !== undefined) this.#toggle(key);
   }
 
-  #told() {
+  #selectionChanged() {
     const box = /** @type {HTMLInputElement | null} */ (this.#head.querySelector("input"));
     if (!box) return;
     const count = this.selected.size;

@@ -153,14 +153,14 @@ class DeliveriesView {
         if (this.#page !== page) return;
         if (!page.items.length) return this.#show(fresh);
         const readTo = fresh.nextCursor ? (fresh.items.at(-1)?.at ?? "9") : "";
-        const { rows, added, gone } = merged(page.items, fresh.items, {
+        const { rows, added, unlisted } = merged(page.items, fresh.items, {
           key: ({ deliveryId }) => deliveryId,
           at: ({ at }) => at,
           readTo,
         });
         page.items = rows;
         this.#table.show(rows);
-        this.#news.textContent = newsWords(page.cursor ? 0 : added, gone, added < LIMIT);
+        this.#news.textContent = newsWords(page.cursor ? 0 : added, unlisted, added < LIMIT);
         this.#news.hidden = !this.#news.textContent;
       },
       failed: (error) => this.#table.stale(error),

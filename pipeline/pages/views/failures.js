@@ -51,8 +51,10 @@ export default function view({ api, query, setQuery, mayChange, live }) {
    */
   const steady = (items) => {
     const found = new Map(items.map((group) => [group.failure, group]));
-    const kept = [...groups.values()].map((group) => found.get(group.failure) ?? { ...group, count: 0, isExact: true });
-    return [...kept, ...items.filter(({ failure }) => !groups.has(failure))];
+    const known = [...groups.values()].map(
+      (group) => found.get(group.failure) ?? { ...group, count: 0, isExact: true },
+    );
+    return [...known, ...items.filter(({ failure }) => !groups.has(failure))];
   };
   const load = () =>
     latest.run((signal) => api.get("/api/queue/failures", { query: filters.values(current), signal }), {
@@ -74,7 +76,9 @@ export default function view({ api, query, setQuery, mayChange, live }) {
   const ends = [
     every(REFRESH_MS, () => (isShown || hasFailed) && load()),
     addKeys(
-      mayChange ? [{ keys: "t", does: "Retry all jobs of the row", run: () => focused() && act("retry", focused()) }] : [],
+      mayChange
+        ? [{ keys: "t", does: "Retry all jobs of the row", run: () => focused() && act("retry", focused()) }]
+        : [],
     ),
     () => filters.dispose(),
     () => table.dispose(),

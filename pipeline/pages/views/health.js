@@ -32,10 +32,16 @@ export function troublesOf(overview) {
 /** @param {any} overview @returns {Trouble[]} */
 function parts({ redis, queues = [], store, storage, tasks = [] }) {
   // The user of Redis may have all rights except INFO.
-  const isGone = redis && !redis.isUp && queues.every((/** @type {any} */ queue) => queue.error);
+  const isRedisDown = redis && !redis.isUp && queues.every((/** @type {any} */ queue) => queue.error);
   return [
-    ...(isGone
-      ? [bad("Redis does not answer.", "Uploads are still accepted. They are processed when Redis is back.", redis.error)]
+    ...(isRedisDown
+      ? [
+          bad(
+            "Redis does not answer.",
+            "Uploads are still accepted. They are processed when Redis is back.",
+            redis.error,
+          ),
+        ]
       : []),
     ...(redis?.isUp && redis.error
       ? [

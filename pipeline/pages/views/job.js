@@ -20,7 +20,7 @@ import { acting, toast } from "../parts/toast.js";
 
 const REFRESH_MS = 3_000;
 const OPEN = ["waiting", "delayed", "active"];
-const REST = 5; // refreshes that are skipped after its end
+const SKIPPED_REFRESHES = 5; // refreshes that are skipped after its end
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view(context) {
@@ -38,7 +38,7 @@ class JobView {
   /** @type {Section[]} */ #sections = [];
   #latest = new Latest();
   /** @type {any} */ #details = null;
-  #left = 0;
+  #refreshesToSkip = 0;
   #hasFailed = false;
   /** The id in the address; it may be that of an earlier job of the photo. */ #id;
   #ends;
@@ -100,8 +100,8 @@ class JobView {
 
   #refresh() {
     if (!this.#details) return this.#hasFailed && this.load();
-    if (this.#details.job.finishedAt && (this.#left -= 1) > 0) return;
-    this.#left = REST;
+    if (this.#details.job.finishedAt && (this.#refreshesToSkip -= 1) > 0) return;
+    this.#refreshesToSkip = SKIPPED_REFRESHES;
     return this.load();
   }
 
@@ -131,14 +131,14 @@ class JobView {
     delete this.#actions.dataset.which;
     fill(this.#actions);
     fill(this.#badge);
-    const told = isNone
+    const content = isNone
       ? emptyState(
           "There is no such job",
           error.status === 404 ? "Its photo may have been deleted." : "This is not the id of a job.",
           h("a", { class: "button", href: "/console/jobs" }, "To the jobs"),
         )
       : errorState(error, () => this.load());
-    fill(this.#body, h("div", { class: "card alone" }, told));
+    fill(this.#body, h("div", { class: "card alone" }, content));
   }
 
   #build() {
@@ -156,7 +156,7 @@ class JobView {
     );
     const found = new Section("Result", ({ asset, history }) => [asset.aiMetadata, asset.corrections, history], result);
     const steps = new Section("What happened", ({ job, asset, causes }) => [job, asset.attempts, causes], timeline);
-    const told = new Section(
+    const sent = new Section(
       "Deliveries",
       ({ deliveries }) => deliveries,
       ({ deliveries }) => deliveryList(deliveries, mayChange ? api : null, again),
@@ -172,7 +172,7 @@ class JobView {
       logWords,
     );
     const raw = new Section("", (details) => details, rawJson);
-    this.#sections = [picture, now, found, steps, told, about, logs, raw];
+    this.#sections = [picture, now, found, steps, sent, about, logs, raw];
     fill(
       this.#body,
       h(
@@ -183,7 +183,7 @@ class JobView {
       h(
         "div",
         { class: "job-main" },
-        [steps, told, about, logs, raw].map(({ element }) => element),
+        [steps, sent, about, logs, raw].map(({ element }) => element),
       ),
     );
   }
@@ -211,11 +211,11 @@ class JobView {
     );
   }
 
-  /** @param {"retry" | "cancel"} action @param {string} told @param {() => unknown} [undo] */
-  async #post(action, told, undo) {
+  /** @param {"retry" | "cancel"} action @param {string} text @param {() => unknown} [undo] */
+  async #post(action, text, undo) {
     const { api, live } = this.#context;
     await api.post(`/api/queue/jobs/${this.#id}/${action}`);
-    toast(told, { kind: "good", undo });
+    toast(text, { kind: "good", undo });
     live.refresh();
     await this.load();
   }

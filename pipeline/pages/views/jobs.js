@@ -90,7 +90,7 @@ class JobsView {
         ...(mayChange ? [{ keys: "a", does: "Select all that match", run: () => this.#selection.toggleAll() }] : []),
       ]),
     ];
-    this.#tell(0, 0);
+    this.#showChanges(0, 0);
   }
 
   dispose = () => {
@@ -125,7 +125,7 @@ class JobsView {
       withQuery("/console/jobs", { ...this.#filters.values(this.#query), state }),
     );
     this.#selection.show(this.#state);
-    this.#tell(0, 0);
+    this.#showChanges(0, 0);
     this.#count();
     return this.#latest.run((signal) => this.#ask(signal), {
       done: (page) => this.#show(page),
@@ -183,7 +183,7 @@ class JobsView {
         if (fresh.items.length) this.#count();
         return this.#show(fresh);
       }
-      const { rows, gone } = merged(page.items, fresh.items, {
+      const { rows, unlisted } = merged(page.items, fresh.items, {
         key: ({ assetId }) => assetId,
         at: ({ createdAt }) => createdAt,
         readTo: fresh.searchedTo ?? "",
@@ -192,7 +192,7 @@ class JobsView {
       if (this.#page !== page) return;
       page.items = rows;
       this.#table.show(rows);
-      if (this.#tell(added.count, gone, added.isExact)) this.#count();
+      if (this.#showChanges(added.count, unlisted, added.isExact)) this.#count();
     } catch (error) {
       if (!isAbort(error) && this.#page === page) this.#table.stale(error);
     }
@@ -206,9 +206,9 @@ class JobsView {
     return this.#context.api.get("/api/queue/jobs/count", { query: { ...this.#filter, from }, signal });
   }
 
-  /** @param {number} added @param {number} gone @param {boolean} [isExact] @returns {boolean} whether it has changed */
-  #tell(added, gone, isExact = true) {
-    const words = newsWords(added, gone, isExact);
+  /** @param {number} added @param {number} unlisted @param {boolean} [isExact] @returns {boolean} whether it has changed */
+  #showChanges(added, unlisted, isExact = true) {
+    const words = newsWords(added, unlisted, isExact);
     const isOther = words !== this.#news.textContent;
     const isFirst = this.#news.hidden && words;
     this.#news.hidden = !words;

@@ -81,9 +81,9 @@ class Verdict {
     const isAway = state === "away";
     const troubles = overview && !isAway ? troublesOf(overview) : [];
     const [kind, picture, words] = isAway
-      ? ["bad", "warn", away(problem, overview)]
+      ? ["bad", "warn", outageText(problem, overview)]
       : overview
-        ? judged(troubles)
+        ? verdictOf(troubles)
         : ["", "overview", "Asking the service …"];
     const text = `${kind} ${words}`;
     this.element.parentElement?.classList.toggle("is-stale", isAway && Boolean(overview));
@@ -97,14 +97,14 @@ class Verdict {
 }
 
 /** @param {string} problem @param {any} overview */
-function away(problem, overview) {
+function outageText(problem, overview) {
   return overview
     ? `The service does not answer. These numbers are old. (${problem})`
     : `The overview cannot be read: ${problem}`;
 }
 
 /** @param {import("./health.js").Trouble[]} troubles @returns {[string, string, string]} */
-function judged(troubles) {
+function verdictOf(troubles) {
   const bad = troubles.filter(({ kind }) => kind === "bad").length;
   if (bad) return ["bad", "warn", bad === 1 ? "Something is broken." : `${bad} things are broken.`];
   if (troubles.length)

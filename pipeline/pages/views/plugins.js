@@ -43,17 +43,21 @@ export default function view({ api }) {
   const load = () =>
     latest.run((signal) => api.get("/api/plugins", { signal }), {
       done: ({ items, aiBudget }) => {
-        spent.hidden = !aiBudget;
-        spent.textContent = budgetWords(aiBudget);
+        budget.hidden = !aiBudget;
+        budget.textContent = budgetWords(aiBudget);
         table.show(items);
       },
       failed: (error) => table.fail(error, load),
     });
-  const spent = h("p", { class: "budget", hidden: true });
+  const budget = h("p", { class: "budget", hidden: true });
   const stop = every(EVERY_MS, load);
-  const hint = h("p", { class: "soft" }, "The state in the process that answered this page. Calls and errors count from its start.");
+  const hint = h(
+    "p",
+    { class: "soft" },
+    "The state in the process that answered this page. Calls and errors count from its start.",
+  );
   return {
-    element: h("div", { class: "view" }, heading("Plugins"), hint, spent, table.element),
+    element: h("div", { class: "view" }, heading("Plugins"), hint, budget, table.element),
     title: "Plugins",
     dispose: () => (stop(), latest.dispose(), table.dispose()),
   };

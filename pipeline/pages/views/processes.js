@@ -2,7 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { confirmed } from "../parts/dialog.js";
-import { Keyed, tell } from "../parts/keyed.js";
+import { Keyed, setText } from "../parts/keyed.js";
 import { Latest } from "../parts/latest.js";
 import { every } from "../parts/refresh.js";
 import { emptyState, errorState, heading, skeleton } from "../parts/states.js";
@@ -28,7 +28,7 @@ export default function view(context) {
   function load() {
     return latest.run((signal) => context.api.get("/api/processes", { signal }), {
       done: ({ items }) => {
-        tell(summary, summed(items));
+        setText(summary, summed(items));
         cards.show(items);
         note.hidden = items.length > 0;
         fill(
@@ -71,7 +71,7 @@ class ProcessCard {
   #reload;
   #process = /** @type {any} */ (null);
   #head = h("div", { class: "process-head" });
-  #button = h("button", { type: "button", onclick: () => this.#turn() });
+  #button = h("button", { type: "button", onclick: () => this.#toggleDrain() });
   #facts = h("dl", { class: "facts" });
   #slots = h("ul", { class: "slots", "aria-label": "Slots" });
   #running;
@@ -99,7 +99,7 @@ class ProcessCard {
   show(process) {
     this.#process = process;
     const { id, host, pid, role, isAlive, isThisOne, isDraining, slots = [], concurrency } = process;
-    this.element.classList.toggle("is-gone", !isAlive);
+    this.element.classList.toggle("is-ended", !isAlive);
     this.element.setAttribute("aria-label", `Process ${pid} on ${host}`);
     fill(
       this.#head,
@@ -116,13 +116,13 @@ class ProcessCard {
     const idle = isAlive && concurrency <= MOST_ROWS ? Math.max(0, concurrency - usedOf(process)) : 0;
     this.#running.show([...slots, ...Array.from({ length: idle }, (_, at) => ({ idle: at }))]);
     this.#slots.hidden = !slots.length && !idle;
-    tell(this.#idle, idleWords(process, slots.length));
+    setText(this.#idle, idleWords(process, slots.length));
     this.#button.hidden = !isAlive || role === "web";
-    tell(this.#button, isDraining ? "Resume" : "Drain");
+    setText(this.#button, isDraining ? "Resume" : "Drain");
     this.#button.setAttribute("aria-label", `${isDraining ? "Resume" : "Drain"} process ${pid} on ${host}`);
   }
 
-  async #turn() {
+  async #toggleDrain() {
     const { id, host, pid, isDraining, slots = [] } = this.#process;
     const text = slots.length
       ? `It takes no new jobs. Running jobs (${number(slots.length)}) finish.`
@@ -137,10 +137,15 @@ class ProcessCard {
     return acting(this.#button, async () => {
       await this.#context.api.post(`/api/processes/${encodeURIComponent(id)}/${what}`);
       const undo = () => this.#send(id, what === "drain" ? "resume" : "drain");
-      toast(what === "drain" ? "The process starts to drain within seconds." : "The process takes jobs again within seconds.", {
-        kind: "good",
-        undo: (isUndoable && undo) || undefined,
-      });
+      toast(
+        what === "drain"
+          ? "The process starts to drain within seconds."
+          : "The process takes jobs again within seconds.",
+        {
+          kind: "good",
+          undo: (isUndoable && undo) || undefined,
+        },
+      );
       this.#reload();
     });
   }
@@ -181,7 +186,8 @@ function usedOf({ busy, slots = [] }) {
 /** @param {any} process @param {number} running */
 function idleWords(process, running) {
   const { role, isAlive, isDraining, concurrency } = process;
-  if (!isAlive) return running ? "Other processes continue its jobs." : "It has ended, or lost its connection to Redis.";
+  if (!isAlive)
+    return running ? "Other processes continue its jobs." : "It has ended, or lost its connection to Redis.";
   if (role === "web") return "It runs no jobs.";
   if (isDraining) return running ? "It finishes its running jobs." : "It has no jobs left: it can be stopped.";
   const idle = Math.max(0, concurrency - usedOf(process));

@@ -65,12 +65,12 @@ export default function view(context) {
 function erasureBanner(erase) {
   if (!erase) return null;
   const isDone = erase.state === "done";
-  const gone = `${number(erase.assets)} photos, ${number(erase.images)} images and ${number(erase.jobs)} jobs are erased.`;
+  const erased = `${number(erase.assets)} photos, ${number(erase.images)} images and ${number(erase.jobs)} jobs are erased.`;
   return h(
     "div",
     { class: `banner ${isDone ? "good" : ""}` },
     h("b", {}, isDone ? "Erased" : "Being erased"),
-    h("span", {}, gone, erase.reason && ` The erasure waits: ${erase.reason}.`),
+    h("span", {}, erased, erase.reason && ` The erasure waits: ${erase.reason}.`),
     time(erase.beganAt),
   );
 }
@@ -104,7 +104,10 @@ function cards({
     factCard("Waiting jobs", number(waitingJobs), [
       ["Dead letters", number(deadLetters)],
       ["Undelivered", number(undelivered)],
-      ["Connected", `${number(socketsHere)} ${socketsHere === 1 ? "connection" : "connections"} to the process that answered`],
+      [
+        "Connected",
+        `${number(socketsHere)} ${socketsHere === 1 ? "connection" : "connections"} to the process that answered`,
+      ],
     ]),
   );
 }
@@ -172,8 +175,7 @@ function choice(title, text, label, act, kind = "") {
 
 /** @param {import("../api.js").Api} api @param {string} sub @param {HTMLButtonElement} button @param {() => unknown} load */
 async function erase(api, sub, button, load) {
-  const text =
-    "All photos with their images and results, jobs and deliveries are deleted. This cannot be undone.";
+  const text = "All photos with their images and results, jobs and deliveries are deleted. This cannot be undone.";
   if (!(await confirmed({ title: `Erase ${sub}?`, text, confirm: "Erase permanently", isDangerous: true, typed: sub })))
     return;
   await acting(button, async () => {

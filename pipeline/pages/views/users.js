@@ -2,7 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { addKeys } from "../parts/keyboard.js";
-import { Keyed, tell } from "../parts/keyed.js";
+import { Keyed, setText } from "../parts/keyed.js";
 import { Latest } from "../parts/latest.js";
 import { every } from "../parts/refresh.js";
 import { emptyState, errorState, heading, skeleton } from "../parts/states.js";
@@ -26,13 +26,18 @@ export default function view({ api, navigate }) {
   const load = () =>
     latest.run((signal) => api.get("/api/queue/users", { signal }), {
       done: ({ items, total, sampled, fairness: kind }) => {
-        tell(fairness, `${FAIRNESS[kind] ?? ""} ${counted(total, sampled)}`);
+        setText(fairness, `${FAIRNESS[kind] ?? ""} ${counted(total, sampled)}`);
         found.hidden = false;
         wait.remove();
         const most = Math.max(1, ...items.map((/** @type {any} */ { waiting, active }) => waiting + active));
         bars.show(items.map((/** @type {any} */ item) => ({ ...item, most })));
         note.hidden = items.length > 0;
-        fill(note, items.length ? null : emptyState("No unfinished jobs", "Users appear here while they have jobs that wait or run."));
+        fill(
+          note,
+          items.length
+            ? null
+            : emptyState("No unfinished jobs", "Users appear here while they have jobs that wait or run."),
+        );
       },
       failed: (error) => {
         wait.remove();
@@ -65,7 +70,7 @@ export default function view({ api, navigate }) {
     h("label", {}, "Id of a user", field),
     h("button", {}, "Look up"),
   );
-  const forget = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
+  const removeKeys = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
   return {
     element: h(
       "div",
@@ -82,7 +87,7 @@ export default function view({ api, navigate }) {
       ),
     ),
     title: "Users",
-    dispose: () => (stop(), forget(), latest.dispose()),
+    dispose: () => (stop(), removeKeys(), latest.dispose()),
   };
 }
 
