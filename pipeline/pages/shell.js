@@ -46,26 +46,6 @@ export class Shell {
       icon("menu"),
       "Menu",
     );
-    const { userId, role } = /** @type {import("./session.js").Session} */ (session.current);
-    const user = h(
-      "div",
-      { class: "who" },
-      h("span", { class: "who-name", title: userId }, userId),
-      h("span", { class: "soft small" }, role === "admin" ? "can make changes" : "can only view"),
-    );
-    const foot = h(
-      "div",
-      { class: "shell-foot" },
-      user,
-      h(
-        "div",
-        { class: "row" },
-        h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"),
-        h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out"),
-        h("a", { class: "small", href: "/" }, "Photos"),
-      ),
-      h("span", { class: "soft small" }, `Version ${about.version}`),
-    );
     const nav = h(
       "nav",
       { id: "places", class: "places", "aria-label": "Views" },
@@ -74,7 +54,7 @@ export class Shell {
         {},
         PLACES.map((place) => h("li", {}, this.#link(place))),
       ),
-      foot,
+      foot(session, about.version),
     );
     fill(
       header,
@@ -152,4 +132,27 @@ export class Shell {
     if (badge.textContent !== text) badge.textContent = text;
     badge.className = `count number ${kind}`;
   }
+}
+
+/** The signed-in user, and what concerns the whole console. @param {import("./session.js").SessionKeeper} session @param {string} version */
+function foot(session, version) {
+  const { userId, role } = /** @type {import("./session.js").Session} */ (session.current);
+  return h(
+    "div",
+    { class: "shell-foot" },
+    h(
+      "div",
+      { class: "who" },
+      h("span", { class: "who-name", title: userId }, userId),
+      h("span", { class: "soft small" }, role === "admin" ? "can make changes" : "can only view"),
+    ),
+    h(
+      "div",
+      { class: "row" },
+      h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"),
+      h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out"),
+      h("a", { class: "small", href: "/" }, "Photos"),
+    ),
+    h("span", { class: "soft small" }, `Version ${version}`),
+  );
 }

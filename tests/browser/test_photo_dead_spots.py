@@ -142,7 +142,7 @@ async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_servi
             await choose(page, *photos(tmp_path / "photos", 1))
             (row,) = await until_rows(page, "rows[0]?.badge === 'Sending again'")
             await page.evaluate(LOSE_DATABASE)
-            await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].text !== {json.dumps(row['told'])}")
+            await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].text !== {json.dumps(row['text'])}")
             await page.block()
             await until_rows(page, "rows[0]?.badge === 'Done'")
 

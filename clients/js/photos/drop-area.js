@@ -19,56 +19,13 @@ export class DropArea {
   /** @param {(files: Iterable<File>) => void} add */
   constructor(add) {
     this.#add = add;
-    const choose = h("input", {
-      type: "file",
-      accept: ACCEPTED,
-      multiple: true,
-      class: "hidden-input",
-      tabindex: "-1",
-      "aria-hidden": "true",
-      onchange: onFiles,
-    });
-    const take = h("input", {
-      type: "file",
-      accept: "image/*",
-      capture: "environment",
-      class: "hidden-input",
-      tabindex: "-1",
-      "aria-hidden": "true",
-      onchange: onFiles,
-    });
-    function onFiles(/** @type {any} */ { target }) {
-      add(target.files);
-      target.value = ""; // so that the same file again fires an event
-    }
+    const choose = fileInput(add, { accept: ACCEPTED, multiple: true });
+    const take = fileInput(add, { accept: "image/*", capture: "environment" });
     this.element = h(
       "section",
       { class: "drop", "aria-label": "Add photos" },
       this.#choice,
-      h(
-        "div",
-        { class: "hole" },
-        h("span", { class: "mark" }, icon("upload")),
-        h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste or choose them")),
-        h(
-          "div",
-          { class: "invitation by-hand" },
-          h("h2", {}, "Add photos"),
-          h("p", {}, "Choose some, or take one now"),
-        ),
-        h(
-          "div",
-          { class: "ways" },
-          h(
-            "button",
-            { type: "button", class: "primary", onclick: () => choose.click() },
-            icon("image"),
-            "Choose photos",
-          ),
-          h("button", { type: "button", class: "take", onclick: () => take.click() }, icon("camera"), "Take a photo"),
-        ),
-        this.#limits,
-      ),
+      h("div", { class: "hole" }, invitations(), buttons(choose, take), this.#limits),
       this.#sees,
       h("details", { class: "more" }, h("summary", {}, "What the AI can see"), this.#seesBriefly),
       choose,
@@ -161,6 +118,41 @@ export class DropArea {
       { signal },
     );
   }
+}
+
+/** A hidden input for files. @param {(files: Iterable<File>) => void} add @param {Record<string, any>} props */
+function fileInput(add, props) {
+  const onchange = (/** @type {any} */ { target }) => {
+    add(target.files);
+    target.value = ""; // so that the same file again fires an event
+  };
+  return h("input", {
+    type: "file",
+    class: "hidden-input",
+    tabindex: "-1",
+    "aria-hidden": "true",
+    onchange,
+    ...props,
+  });
+}
+
+/** One for a mouse, one for a touch screen: the style shows one of them. */
+function invitations() {
+  return [
+    h("span", { class: "mark" }, icon("upload")),
+    h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste or choose them")),
+    h("div", { class: "invitation by-hand" }, h("h2", {}, "Add photos"), h("p", {}, "Choose some, or take one now")),
+  ];
+}
+
+/** @param {HTMLInputElement} choose @param {HTMLInputElement} take */
+function buttons(choose, take) {
+  return h(
+    "div",
+    { class: "ways" },
+    h("button", { type: "button", class: "primary", onclick: () => choose.click() }, icon("image"), "Choose photos"),
+    h("button", { type: "button", class: "take", onclick: () => take.click() }, icon("camera"), "Take a photo"),
+  );
 }
 
 /** The files, also those in folders. @param {DataTransfer} transfer @returns {Promise<File[]>} */

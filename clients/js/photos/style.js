@@ -99,12 +99,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 [data-view=full] .skeleton { display: none; }
 .frame:not([data-view=empty]) :is(.mark, .limits) { display: none; }
 .frame:not([data-view=empty]) .invitation h2 { font-size: 1rem; }
-
-.photos { display: none; }
-[data-view=full] .skeleton { display: none; }
-:is([data-view=full], [data-view=loading]) :is(.mark, .limits) { display: none; }
 :is([data-view=full], [data-view=loading]) .hole { padding: 1rem; }
-:is([data-view=full], [data-view=loading]) .invitation h2 { font-size: 1rem; }
 
 /* What is read from the service moves nothing when it comes. */
 .choice:empty { height: 4.8125rem; }

@@ -34,33 +34,7 @@ export default function view({ api, query, setQuery }) {
   /** @type {DataTable<any>} */
   const table = new DataTable({
     caption: "Changes by operators, newest first",
-    columns: [
-      {
-        title: "When",
-        cell: ({ at }) => h("span", { class: "two-lines" }, time(at), h("span", { class: "soft small" }, exact(at))),
-        class: "nowrap",
-      },
-      {
-        title: "Who",
-        cell: ({ who, address }) =>
-          h("span", { class: "two-lines" }, whoCell(who), address && h("span", { class: "soft small" }, address)),
-      },
-      { title: "Action", cell: ({ action }) => action, class: "nowrap" },
-      {
-        title: "Target",
-        cell: ({ target, count }) => [
-          h("span", { class: "mono" }, target ?? "–"),
-          count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`),
-        ],
-        class: "grow",
-      },
-      { title: "Outcome", cell: outcomeCell },
-      {
-        title: "Request",
-        cell: ({ requestId }) => h("span", { class: "mono soft", title: requestId }, requestId ?? "–"),
-        class: "clip",
-      },
-    ],
+    columns: COLUMNS,
     key: ({ id }) => id,
     empty: () =>
       Object.keys(filters.values(asked)).length
@@ -94,6 +68,35 @@ export default function view({ api, query, setQuery }) {
     dispose: () => (latest.dispose(), filters.dispose(), table.dispose()),
   };
 }
+
+/** @type {import("../parts/table.js").Column<any>[]} */
+const COLUMNS = [
+  {
+    title: "When",
+    cell: ({ at }) => h("span", { class: "two-lines" }, time(at), h("span", { class: "soft small" }, exact(at))),
+    class: "nowrap",
+  },
+  {
+    title: "Who",
+    cell: ({ who, address }) =>
+      h("span", { class: "two-lines" }, whoCell(who), address && h("span", { class: "soft small" }, address)),
+  },
+  { title: "Action", cell: ({ action }) => action, class: "nowrap" },
+  {
+    title: "Target",
+    cell: ({ target, count }) => [
+      h("span", { class: "mono" }, target ?? "–"),
+      count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`),
+    ],
+    class: "grow",
+  },
+  { title: "Outcome", cell: outcomeCell },
+  {
+    title: "Request",
+    cell: ({ requestId }) => h("span", { class: "mono soft", title: requestId }, requestId ?? "–"),
+    class: "clip",
+  },
+];
 
 /** @param {string | null} who null: of a user who was erased */
 function whoCell(who) {

@@ -33,45 +33,33 @@ export function troublesOf(overview) {
 function parts({ redis, queues = [], store, storage, tasks = [] }) {
   // The user of Redis may have all rights except INFO.
   const isRedisDown = redis && !redis.isUp && queues.every((/** @type {any} */ queue) => queue.error);
-  return [
-    ...(isRedisDown
-      ? [
-          bad(
-            "Redis does not answer.",
-            "Uploads are still accepted. They are processed when Redis is back.",
-            redis.error,
-          ),
-        ]
-      : []),
-    ...(redis?.isUp && redis.error
-      ? [
-          bad(
-            "Redis cannot write to its disk.",
-            "Redis may refuse jobs, and lose them when it stops. Check whether its disk is full.",
-            redis.error,
-          ),
-        ]
-      : []),
-    ...(store && !store.isUp
-      ? [bad(`The store (${store.kind}) does not answer.`, "Uploads are refused until it is back.", store.error)]
-      : []),
-    ...(storage && !storage.isUp
-      ? [
-          bad(
-            `The image storage (${storage.name}) does not answer.`,
-            "Uploads are refused until it is back.",
-            storage.error,
-          ),
-        ]
-      : []),
-    ...tasks.map((/** @type {any} */ fault) =>
+  const found = [];
+  if (isRedisDown)
+    found.push(
+      bad("Redis does not answer.", "Uploads are still accepted. They are processed when Redis is back.", redis.error),
+    );
+  if (redis?.isUp && redis.error)
+    found.push(
       bad(
-        "A task of the service keeps failing.",
-        "The service retries it automatically.",
-        typeof fault === "string" ? fault : JSON.stringify(fault),
+        "Redis cannot write to its disk.",
+        "Redis may refuse jobs, and lose them when it stops. Check whether its disk is full.",
+        redis.error,
       ),
-    ),
-  ];
+    );
+  const refused = "Uploads are refused until it is back.";
+  if (store && !store.isUp) found.push(bad(`The store (${store.kind}) does not answer.`, refused, store.error));
+  if (storage && !storage.isUp)
+    found.push(bad(`The image storage (${storage.name}) does not answer.`, refused, storage.error));
+  return [...found, ...tasks.map(failingTask)];
+}
+
+/** @param {any} fault */
+function failingTask(fault) {
+  return bad(
+    "A task of the service keeps failing.",
+    "The service retries it automatically.",
+    typeof fault === "string" ? fault : JSON.stringify(fault),
+  );
 }
 
 /** @param {any} redis @returns {Trouble[]} */

@@ -16,25 +16,7 @@ export default function view({ api }) {
   /** @type {DataTable<any>} */
   const table = new DataTable({
     caption: "Plugins",
-    columns: [
-      {
-        title: "Plugin",
-        cell: ({ name, kind, ...origin }) =>
-          h(
-            "span",
-            { class: "two-lines" },
-            h("b", {}, name),
-            h("span", { class: "soft small" }, kind ?? "not loaded"),
-            h("span", { class: "soft small" }, originWords(origin)),
-          ),
-      },
-      { title: "State", cell: stateCell, class: "reasons" },
-      { title: "Does", cell: doesCell, class: "grow" },
-      { title: "Limits", cell: limitsCell, class: "nowrap" },
-      { title: "Today", cell: ({ today }) => todayCell(today), class: "nowrap" },
-      { title: "Calls", cell: ({ calls }) => number(calls), align: "end" },
-      { title: "Errors", cell: errorsCell, align: "end", class: "nowrap" },
-    ],
+    columns: COLUMNS,
     key: ({ kind, name }) => `${kind} ${name}`,
     empty: { title: "No plugins are loaded." },
     skeletonRows: 4,
@@ -62,6 +44,27 @@ export default function view({ api }) {
     dispose: () => (stop(), latest.dispose(), table.dispose()),
   };
 }
+
+/** @type {import("../parts/table.js").Column<any>[]} */
+const COLUMNS = [
+  {
+    title: "Plugin",
+    cell: ({ name, kind, ...origin }) =>
+      h(
+        "span",
+        { class: "two-lines" },
+        h("b", {}, name),
+        h("span", { class: "soft small" }, kind ?? "not loaded"),
+        h("span", { class: "soft small" }, originWords(origin)),
+      ),
+  },
+  { title: "State", cell: stateCell, class: "reasons" },
+  { title: "Does", cell: doesCell, class: "grow" },
+  { title: "Limits", cell: limitsCell, class: "nowrap" },
+  { title: "Today", cell: ({ today }) => todayCell(today), class: "nowrap" },
+  { title: "Calls", cell: ({ calls }) => number(calls), align: "end" },
+  { title: "Errors", cell: errorsCell, align: "end", class: "nowrap" },
+];
 
 /** @type {Record<string, [string, string]>} the state, as a style and as text */
 const STATES = {

@@ -46,6 +46,25 @@ export default function view({ api, navigate }) {
       },
     });
   const stop = every(EVERY_MS, load);
+  const { field, form } = lookUpForm((sub) => navigate(`/console/users/${encodeURIComponent(sub)}`));
+  const card = h(
+    "section",
+    { class: "card stack", "aria-labelledby": "fill-title" },
+    h("h2", { id: "fill-title" }, "Users with the most jobs"),
+    wait,
+    found,
+    note,
+  );
+  const removeKeys = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
+  return {
+    element: h("div", { class: "view" }, heading("Users"), form, card),
+    title: "Users",
+    dispose: () => (stop(), removeKeys(), latest.dispose()),
+  };
+}
+
+/** @param {(sub: string) => void} open */
+function lookUpForm(open) {
   const field = h("input", {
     type: "search",
     name: "sub",
@@ -56,39 +75,17 @@ export default function view({ api, navigate }) {
     maxlength: "128",
     enterkeyhint: "go",
   });
+  const onsubmit = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    if (field.value.trim()) open(field.value.trim());
+  };
   const form = h(
     "form",
-    {
-      class: "look-up",
-      role: "search",
-      "aria-label": "Look up a user",
-      onsubmit: (/** @type {Event} */ event) => {
-        event.preventDefault();
-        if (field.value.trim()) navigate(`/console/users/${encodeURIComponent(field.value.trim())}`);
-      },
-    },
+    { class: "look-up", role: "search", "aria-label": "Look up a user", onsubmit },
     h("label", {}, "Id of a user", field),
     h("button", {}, "Look up"),
   );
-  const removeKeys = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
-  return {
-    element: h(
-      "div",
-      { class: "view" },
-      heading("Users"),
-      form,
-      h(
-        "section",
-        { class: "card stack", "aria-labelledby": "fill-title" },
-        h("h2", { id: "fill-title" }, "Users with the most jobs"),
-        wait,
-        found,
-        note,
-      ),
-    ),
-    title: "Users",
-    dispose: () => (stop(), removeKeys(), latest.dispose()),
-  };
+  return { field, form };
 }
 
 /** @param {number} total @param {number} sampled */
