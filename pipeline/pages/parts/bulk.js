@@ -115,6 +115,7 @@ function ofFilter(given, seconds) {
 /** @param {BulkAction} given @param {HTMLSelectElement} seconds */
 function ofJobs(given, seconds) {
   const { api, action, jobs = [] } = given;
+  const { undo } = ACTIONS[action];
   /** @type {Map<any, any>} the answer for each */ const answers = new Map();
   const until = jobs
     .map(({ createdAt }) => createdAt)
@@ -149,14 +150,7 @@ function ofJobs(given, seconds) {
       };
     },
     undo:
-      ACTIONS[action].undo &&
-      (() =>
-        runBulk({
-          api,
-          action: /** @type {any} */ (ACTIONS[action].undo),
-          jobs: jobs.filter((job) => answers.get(job)?.done),
-          isAsked: true,
-        })),
+      undo && (() => runBulk({ api, action: undo, jobs: jobs.filter((job) => answers.get(job)?.done), isAsked: true })),
   };
 }
 

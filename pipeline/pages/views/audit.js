@@ -19,17 +19,16 @@ const ACTIONS = [
   "erase user",
 ];
 
+/** @type {import("../parts/filters.js").Field[]} */
+const FIELDS = [
+  { name: "who", label: "Who", type: "search", placeholder: "user id of an operator" },
+  { name: "action", label: "Action", type: "text", placeholder: "like pause queue", suggestions: ACTIONS },
+];
+
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view({ api, query, setQuery }) {
   const latest = new Latest();
-  const filters = new Filters(
-    [
-      { name: "who", label: "Who", type: "search", placeholder: "user id of an operator" },
-      { name: "action", label: "Action", type: "text", placeholder: "like pause queue", suggestions: ACTIONS },
-    ],
-    query,
-    setQuery,
-  );
+  const filters = new Filters(FIELDS, query, setQuery);
   const pager = new Pager(setQuery);
   /** @type {DataTable<any>} */
   const table = new DataTable({

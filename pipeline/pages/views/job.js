@@ -1,21 +1,22 @@
-/**
- * One job: photo, result, steps, deliveries, and the ids to search logs for.
- * Long because each section of the view is a function of its own here.
- */
+/** One job: photo, result, steps, deliveries, and the ids to search logs for. */
 
 import { fill, h } from "../dom.js";
-import { copyable } from "../parts/copy.js";
 import { confirmed } from "../parts/dialog.js";
-import { deliveryBadge, responseWords, sendAgainButton } from "../parts/delivery-words.js";
+import {
+  deliveriesSection,
+  factsSection,
+  logsSection,
+  photoSection,
+  rawSection,
+  resultSection,
+  stateSection,
+  timelineSection,
+} from "../parts/job-sections.js";
 import { nameOf, stateBadge } from "../parts/job-words.js";
 import { addKeys } from "../parts/keyboard.js";
 import { Latest } from "../parts/latest.js";
-import { photo } from "../parts/photo.js";
 import { every } from "../parts/refresh.js";
-import { facts, provenanceRows, result } from "../parts/result.js";
 import { emptyState, errorState, skeleton } from "../parts/states.js";
-import { stateNow, timeline } from "../parts/timeline.js";
-import { bytes, exact, number, time } from "../parts/time.js";
 import { acting, toast } from "../parts/toast.js";
 
 const REFRESH_MS = 3_000;
@@ -35,7 +36,7 @@ class JobView {
   #badge = h("span", { role: "status" });
   #actions = h("div", { class: "row job-actions" });
   #body = h("div", { class: "job" });
-  /** @type {Section[]} */ #sections = [];
+  /** @type {{element: HTMLElement, show: (details: any) => void}[]} */ #sections = [];
   #latest = new Latest();
   /** @type {any} */ #details = null;
   #refreshesToSkip = 0;
@@ -143,47 +144,26 @@ class JobView {
 
   #build() {
     const { api, mayChange } = this.#context;
-    const again = () => this.load();
-    const picture = new Section(
-      "",
-      ({ asset }) => [asset.images, asset.category],
-      ({ asset }) => photo(asset),
-    );
-    const now = new Section(
-      "State",
-      ({ job, asset }) => [job, asset.progress],
-      (details) => [stateNow(details), sameKind(details.job)],
-    );
-    const found = new Section("Result", ({ asset, history }) => [asset.aiMetadata, asset.corrections, history], result);
-    const steps = new Section("What happened", ({ job, asset, causes }) => [job, asset.attempts, causes], timeline);
-    const sent = new Section(
-      "Deliveries",
-      ({ deliveries }) => deliveries,
-      ({ deliveries }) => deliveryList(deliveries, mayChange ? api : null, again),
-    );
-    const about = new Section(
-      "Facts",
-      ({ job, asset }) => [job.jobId, asset.images, asset.provenance, asset.updatedAt],
-      aboutRows,
-    );
-    const logs = new Section(
-      "In the logs",
-      ({ searchFor, requestId, traceId }) => [searchFor, requestId, traceId],
-      logWords,
-    );
-    const raw = new Section("", (details) => details, rawJson);
-    this.#sections = [picture, now, found, steps, sent, about, logs, raw];
+    const side = [photoSection(), stateSection(), resultSection()];
+    const main = [
+      timelineSection(),
+      deliveriesSection(mayChange ? api : null, () => this.load()),
+      factsSection(),
+      logsSection(),
+      rawSection(),
+    ];
+    this.#sections = [...side, ...main];
     fill(
       this.#body,
       h(
         "div",
         { class: "job-side" },
-        [picture, now, found].map(({ element }) => element),
+        side.map(({ element }) => element),
       ),
       h(
         "div",
         { class: "job-main" },
-        [steps, sent, about, logs, raw].map(({ element }) => element),
+        main.map(({ element }) => element),
       ),
     );
   }
@@ -236,141 +216,4 @@ class JobView {
     live.refresh();
     navigate("/console/jobs", { replace: true });
   }
-}
-
-/** A part of the page that is built again only when its data have changed. */
-class Section {
-  element;
-  #body = h("div", { class: "stack" });
-  #pick;
-  #build;
-  #shown = "";
-
-  /** @param {string} title @param {(details: any) => any} pick its data @param {(details: any) => any} build */
-  constructor(title, pick, build) {
-    this.#pick = pick;
-    this.#build = build;
-    this.element = h(
-      "section",
-      { class: "card job-section", ...(title && { "aria-label": title }) },
-      title && h("h2", {}, title),
-      this.#body,
-    );
-  }
-
-  /** @param {any} details */
-  show(details) {
-    const text = JSON.stringify(this.#pick(details));
-    if (text === this.#shown) return;
-    this.#shown = text;
-    const isOpen = this.#body.querySelector("details")?.open;
-    fill(this.#body, this.#build(details));
-    const folded = this.#body.querySelector("details");
-    if (folded && isOpen) folded.open = true;
-  }
-}
-
-/** @param {any} job */
-function sameKind({ failure }) {
-  return (
-    failure &&
-    h(
-      "p",
-      {},
-      h(
-        "a",
-        { href: `/console/jobs?${new URLSearchParams({ state: "failed", failure })}` },
-        "All jobs that failed for this reason",
-      ),
-    )
-  );
-}
-
-/** @param {any[]} deliveries @param {import("../api.js").Api | null} api @param {() => unknown} then */
-function deliveryList(deliveries, api, then) {
-  if (!deliveries.length)
-    return h("p", { class: "soft" }, "There are no deliveries to durable notifiers in the last seven days.");
-  return h(
-    "ul",
-    { class: "deliveries" },
-    deliveries.map((each) =>
-      h(
-        "li",
-        {},
-        h(
-          "div",
-          { class: "delivery-words" },
-          h(
-            "p",
-            { class: "row" },
-            h("b", {}, each.notifier),
-            deliveryBadge(each),
-            h(
-              "span",
-              { class: "soft small number" },
-              each.attempts === 1 ? "1 attempt" : `${number(each.attempts)} attempts`,
-            ),
-          ),
-          h("p", { class: "small" }, responseWords(each)),
-          h(
-            "p",
-            { class: "soft small" },
-            "queued ",
-            time(each.at),
-            each.finishedAt && [" · ended ", time(each.finishedAt)],
-          ),
-        ),
-        api && sendAgainButton(api, each, then),
-      ),
-    ),
-  );
-}
-
-/** @param {any} details */
-function aboutRows({ job, asset }) {
-  const { original } = asset.images;
-  return facts([
-    ["User", h("a", { href: `/console/users/${encodeURIComponent(asset.userId)}` }, asset.userId)],
-    ["Category", asset.category],
-    ["Sent", exact(asset.createdAt)],
-    ["Last change", exact(asset.updatedAt)],
-    [
-      "Original",
-      h(
-        "span",
-        { class: "number" },
-        `${number(original.width)} × ${number(original.height)} px · ${bytes(original.bytes)} · ${original.contentType}`,
-      ),
-    ],
-    ...provenanceRows(asset.provenance),
-    ["Photo id", copyable(asset.id)],
-    ["Job id", copyable(job.jobId)],
-  ]);
-}
-
-/** @param {any} details */
-function logWords({ searchFor, requestId, traceId }) {
-  const others = [
-    ["Request id", requestId],
-    ["Trace id", traceId],
-  ].filter(([, id]) => id && !searchFor.some((/** @type {string} */ each) => each.endsWith(id)));
-  return [
-    h("p", { class: "soft small" }, "Log lines about this job contain:"),
-    h(
-      "ul",
-      { class: "plain" },
-      searchFor.map((/** @type {string} */ each) => h("li", {}, copyable(each))),
-    ),
-    others.length ? facts(others.map(([name, id]) => [name, copyable(id)])) : null,
-  ];
-}
-
-/** @param {any} details */
-function rawJson(details) {
-  return h(
-    "details",
-    {},
-    h("summary", {}, "As JSON"),
-    h("pre", { class: "raw", tabindex: "0", "aria-label": "JSON of the job" }, JSON.stringify(details, null, 2)),
-  );
 }

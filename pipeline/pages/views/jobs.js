@@ -83,14 +83,16 @@ class JobsView {
       h("div", { class: "list" }, bar, this.#table.element),
       this.#pager.element,
     );
-    this.#ends = [
-      every(REFRESH_MS, () => this.#refresh()),
-      addKeys([
-        { keys: "r", does: "Show what is new", run: () => this.#showNews() },
-        ...(mayChange ? [{ keys: "a", does: "Select all that match", run: () => this.#selection.toggleAll() }] : []),
-      ]),
-    ];
+    this.#ends = [every(REFRESH_MS, () => this.#refresh()), addKeys(this.#keys())];
     this.#showChanges(0, 0);
+  }
+
+  #keys() {
+    const { mayChange } = this.#context;
+    return [
+      { keys: "r", does: "Show what is new", run: () => this.#showNews() },
+      ...(mayChange ? [{ keys: "a", does: "Select all that match", run: () => this.#selection.toggleAll() }] : []),
+    ];
   }
 
   dispose = () => {

@@ -29,11 +29,7 @@ export default function view(context) {
     tiles.show(overview);
     queues.show(overview.queues ?? []);
     systems.show(systemCards(overview));
-    if (overview.grafanaUrl && !grafana.hasChildNodes())
-      fill(
-        grafana,
-        h("a", { class: "button", href: overview.grafanaUrl, target: "_blank", rel: "noreferrer" }, "Grafana"),
-      );
+    if (overview.grafanaUrl && !grafana.hasChildNodes()) fill(grafana, grafanaLink(overview.grafanaUrl));
   };
   const element = h(
     "div",
@@ -59,6 +55,11 @@ export default function view(context) {
       charts.dispose();
     },
   };
+}
+
+/** @param {string} href */
+function grafanaLink(href) {
+  return h("a", { class: "button", href, target: "_blank", rel: "noreferrer" }, "Grafana");
 }
 
 /** One sentence, then the faults. */

@@ -32,12 +32,7 @@ export default function view({ api, navigate }) {
         const most = Math.max(1, ...items.map((/** @type {any} */ { waiting, active }) => waiting + active));
         bars.show(items.map((/** @type {any} */ item) => ({ ...item, most })));
         note.hidden = items.length > 0;
-        fill(
-          note,
-          items.length
-            ? null
-            : emptyState("No unfinished jobs", "Users appear here while they have jobs that wait or run."),
-        );
+        fill(note, items.length ? null : noUsers());
       },
       failed: (error) => {
         wait.remove();
@@ -47,20 +42,18 @@ export default function view({ api, navigate }) {
     });
   const stop = every(EVERY_MS, load);
   const { field, form } = lookUpForm((sub) => navigate(`/console/users/${encodeURIComponent(sub)}`));
-  const card = h(
-    "section",
-    { class: "card stack", "aria-labelledby": "fill-title" },
-    h("h2", { id: "fill-title" }, "Users with the most jobs"),
-    wait,
-    found,
-    note,
-  );
+  const title = h("h2", { id: "fill-title" }, "Users with the most jobs");
+  const card = h("section", { class: "card stack", "aria-labelledby": "fill-title" }, title, wait, found, note);
   const removeKeys = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
   return {
     element: h("div", { class: "view" }, heading("Users"), form, card),
     title: "Users",
     dispose: () => (stop(), removeKeys(), latest.dispose()),
   };
+}
+
+function noUsers() {
+  return emptyState("No unfinished jobs", "Users appear here while they have jobs that wait or run.");
 }
 
 /** @param {(sub: string) => void} open */
