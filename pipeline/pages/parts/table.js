@@ -20,6 +20,7 @@ import { fill, h } from "../dom.js";
 import { addKeys } from "./keyboard.js";
 import { place } from "./keyed.js";
 import { emptyState, errorState } from "./states.js";
+import { bodyCell, headCell, mark, renew } from "./table-cells.js";
 
 /** @template Row */
 export class DataTable {
@@ -261,43 +262,4 @@ export class DataTable {
     const row = target.closest("tr[data-key]");
     if (row) this.#open(/** @type {HTMLElement} */ (row));
   };
-}
-
-/** @param {Column<any>} column */
-function headCell({ title, align, class: name = "" }) {
-  return h(
-    "th",
-    { role: "columnheader", scope: "col", class: `${align === "end" ? "end" : ""} ${name}`.trim() },
-    title,
-  );
-}
-
-/** @param {Column<any>} column @param {any} row */
-function bodyCell({ title, cell, align, class: name = "" }, row) {
-  return h(
-    "td",
-    { role: "cell", class: `${align === "end" ? "end number" : ""} ${name}`.trim(), "data-label": title },
-    h("span", { class: "value" }, cell(row)),
-  );
-}
-
-/**
- * Replace only changed cells: a button that is replaced between press and release of the pointer would not
- * be clicked, and the focus would be lost.
- * @param {HTMLElement} row @param {HTMLElement[]} cells
- */
-function renew(row, cells) {
-  cells.forEach((cell, at) => {
-    const old = row.children[at];
-    if (old.isEqualNode(cell)) return;
-    if (old.contains(document.activeElement)) row.focus();
-    old.replaceWith(cell);
-  });
-}
-
-/** @param {HTMLElement} element @param {boolean} isSelected */
-function mark(element, isSelected) {
-  element.classList.toggle("selected", isSelected);
-  const box = /** @type {HTMLInputElement | null} */ (element.querySelector("td.check input"));
-  if (box) box.checked = isSelected;
 }

@@ -36,31 +36,29 @@ export default function view({ api, query, setQuery }) {
     columns: COLUMNS,
     key: ({ id }) => id,
     empty: () =>
-      Object.keys(filters.values(asked)).length
+      Object.keys(filters.values(current)).length
         ? { title: "Nothing matches.", text: "Enter complete names." }
         : { title: "Nothing was changed.", text: "Changes by operators are listed here for 90 days." },
   });
-  let asked = query;
+  let current = query;
   const load = () => {
     table.loading();
-    const cursor = asked.get("cursor");
-    return latest.run(
-      (signal) => api.get("/api/queue/audit", { query: { ...filters.values(asked), limit: LIMIT, cursor }, signal }),
-      {
-        done: ({ items, nextCursor }) => {
-          table.show(items);
-          pager.show({ cursor, nextCursor, count: items.length });
-        },
-        failed: (error) => table.fail(error, load),
+    const cursor = current.get("cursor");
+    const search = { ...filters.values(current), limit: LIMIT, cursor };
+    return latest.run((signal) => api.get("/api/queue/audit", { query: search, signal }), {
+      done: ({ items, nextCursor }) => {
+        table.show(items);
+        pager.show({ cursor, nextCursor, count: items.length });
       },
-    );
+      failed: (error) => table.fail(error, load),
+    });
   };
   return {
     element: h("div", { class: "view" }, heading("Audit"), filters.element, table.element, pager.element),
     title: "Audit",
     ready: load(),
     update(changed) {
-      asked = changed;
+      current = changed;
       filters.update(changed);
       load();
     },

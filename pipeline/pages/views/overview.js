@@ -31,16 +31,8 @@ export default function view(context) {
     systems.show(systemCards(overview));
     if (overview.grafanaUrl && !grafana.hasChildNodes()) fill(grafana, grafanaLink(overview.grafanaUrl));
   };
-  const element = h(
-    "div",
-    { class: "view overview is-empty" },
-    heading("Overview", grafana),
-    verdict.element,
-    tiles.element,
-    queues.element,
-    charts.element,
-    system,
-  );
+  const parts = [verdict, tiles, queues, charts].map((part) => part.element);
+  const element = h("div", { class: "view overview is-empty" }, heading("Overview", grafana), parts, system);
   live.addEventListener("overview", show);
   live.addEventListener("state", show);
   show();
