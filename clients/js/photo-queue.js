@@ -57,7 +57,7 @@ export class PhotoQueue extends HTMLElement {
   #drop = new DropArea((files) => this.add(files));
   #list = new PhotoList(
     (photo) => this.#row(photo),
-    () => this.#work?.more().then(() => this.#list.lookAgain()),
+    () => this.#work?.more().then(() => this.#list.checkEnd()),
   );
   #deletions = new Deletions(this.#messages, {
     hide: (photo, isHidden) => this.#work?.hide(photo, isHidden),

@@ -8,7 +8,7 @@ import { addKeys, showKeys } from "./parts/keyboard.js";
 import { emptyState, errorState, heading } from "./parts/states.js";
 import { Router } from "./router.js";
 import { SessionKeeper } from "./session.js";
-import { PLACES, Shell } from "./shell.js";
+import { VIEWS, Shell } from "./shell.js";
 import { signInCard } from "./sign-in.js";
 import audit from "./views/audit.js";
 import deliveries from "./views/deliveries.js";
@@ -70,7 +70,7 @@ function open() {
   const router = new Router(ROUTES, main, context, (path) => shell.moved(path));
   const removeKeys = addKeys([
     { keys: "?", does: "Show these keys", run: showKeys },
-    ...PLACES.map(({ key, name, path }) => ({
+    ...VIEWS.map(({ key, name, path }) => ({
       keys: `g ${key}`,
       does: `Go to ${name}`,
       run: () => router.navigate(path),

@@ -32,7 +32,7 @@ async function show() {
   await showSignIn(renders);
 }
 
-/** Once the service has said how. @param {number} render the one that shows it, unless there is another one meanwhile */
+/** Show the sign-in once the service has answered, unless the page has changed meanwhile. @param {number} render */
 async function showSignIn(render) {
   for (let failures = 0; ; failures++) {
     const about = await fetch("/api/about")

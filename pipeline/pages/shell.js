@@ -6,7 +6,7 @@ import { icon } from "./parts/icons.js";
 import { compact } from "./parts/time.js";
 
 /** The views in the order of the navigation. key: after "g". @type {{path: string, name: string, icon: string, key: string}[]} */
-export const PLACES = [
+export const VIEWS = [
   { path: "/console", name: "Overview", icon: "overview", key: "o" },
   { path: "/console/jobs", name: "Jobs", icon: "jobs", key: "j" },
   { path: "/console/failures", name: "Failures", icon: "failures", key: "f" },
@@ -42,17 +42,17 @@ export class Shell {
     this.#live = live;
     this.#menu = h(
       "button",
-      { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "places", onclick: this.#toggleMenu },
+      { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "views", onclick: this.#toggleMenu },
       icon("menu"),
       "Menu",
     );
     const nav = h(
       "nav",
-      { id: "places", class: "places", "aria-label": "Views" },
+      { id: "views", class: "views", "aria-label": "Views" },
       h(
         "ul",
         {},
-        PLACES.map((place) => h("li", {}, this.#link(place))),
+        VIEWS.map((view) => h("li", {}, this.#link(view))),
       ),
       foot(session, about.version),
     );
@@ -80,17 +80,17 @@ export class Shell {
 
   /** Mark the present view. @param {string} path */
   moved(path) {
-    const place = [...this.#links.keys()]
+    const view = [...this.#links.keys()]
       .filter((each) => path.replace(/\/$/, "") === each || (each !== "/console" && path.startsWith(`${each}/`)))
       .pop();
     for (const [each, { link }] of this.#links) {
-      if (each === place) link.setAttribute("aria-current", "page");
+      if (each === view) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
     this.#closeMenu();
   }
 
-  /** @param {{path: string, name: string, icon: string, key: string}} place */
+  /** @param {{path: string, name: string, icon: string, key: string}} view */
   #link({ path, name, icon: picture, key }) {
     const badge = h("span", { class: "count number" });
     const link = h("a", { href: path, "aria-keyshortcuts": `g ${key}` }, icon(picture), h("span", {}, name), badge);

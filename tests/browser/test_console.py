@@ -74,7 +74,7 @@ async def console(service: Service, path: str = "/console", role: str = "admin")
     """Give a tab with the console, opened by a link as the service prints it."""
     async with browsing(f"{service.url}{path}#token={make_token('ops-1', role=role)}") as page:
         await page.resize(1280, 900)
-        await page.until("document.querySelector('#places')")
+        await page.until("document.querySelector('#views')")
         yield page
 
 
@@ -170,7 +170,7 @@ async def test_processes_show_their_slots_and_drain(busy: Service) -> None:
         await page.click(find("Undo"))
         await page.until("!document.querySelector('.badge.warn')")
         assert not ask(busy, "/api/processes")["items"][0]["isDraining"]
-        await page.click(find("Plugins", ".places a span"))
+        await page.click(find("Plugins", ".views a span"))
         await page.until_text("healthy")
         await page.until_text("websocket")
         # Where each comes from, what it serves, what is wrong with it, what it took; a plugin's words are only text.
@@ -244,8 +244,8 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
         await page.until("document.querySelectorAll('.queue').length > 0")
         seen = []
         for path in ("", "/processes", "/plugins", "/users", "/users/anna", "/audit"):
-            await page.evaluate(f"document.querySelector('.places a').setAttribute('href', '/console{path}')")
-            await page.click("document.querySelector('.places a')")
+            await page.evaluate(f"document.querySelector('.views a').setAttribute('href', '/console{path}')")
+            await page.click("document.querySelector('.views a')")
             await page.until("!document.querySelector('main [aria-busy=true], main .skeleton')")
             seen += await page.evaluate("[...document.querySelectorAll('main button')].map((each) => each.textContent)")
         assert set(seen) <= {"Look up", "Clear filters", "Filters", "Try again"}

@@ -118,7 +118,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .list, .skeleton { display: grid; grid-template-columns: minmax(0, 1fr); }
 .end { height: 1px; }
 
-/* A photo. Its least height holds any of its states, so that a result moves nothing. */
+/* A photo. Its least height fits each of its states, so that a result moves nothing. */
 .photo {
   position: relative; display: grid; grid-template-columns: 5.5rem minmax(0, 1fr); grid-template-rows: 1fr auto; gap: 0 .875rem;
   min-height: 11.75rem; margin-bottom: .75rem; padding: .75rem; overflow: hidden; border: 1px solid var(--line); border-radius: var(--radius); background: var(--paper);

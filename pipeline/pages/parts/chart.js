@@ -221,7 +221,7 @@ export class Chart {
     this.#tip.style.left = `${x < width / 2 ? Math.min(x + TIP_GAP, width - tip) : Math.max(x - TIP_GAP - tip, 0)}px`;
   }
 
-  /** The same numbers, newest first, once somebody wants them. */
+  /** The same numbers, newest first, once the table is opened. */
   #tabulate() {
     const frame = this.#table.lastElementChild;
     if (!this.#table.open) return fill(frame);

@@ -11,7 +11,7 @@ export const STATES = [
   { value: "active", label: "Running" },
   { value: "completed", label: "Completed" },
   { value: "failed", label: "Failed" },
-  { value: "background", label: "Again" },
+  { value: "background", label: "Reanalysis" },
 ];
 /** @type {Record<string, [string, string]>} word and look */
 const LOOKS = {

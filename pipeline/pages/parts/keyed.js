@@ -29,7 +29,7 @@ export class Keyed {
   show(items) {
     const before = this.#shown;
     this.#shown = new Map(items.map((item) => [this.#key(item), this.#updated(before.get(this.#key(item)), item)]));
-    place(
+    arrange(
       this.#container,
       [...this.#shown.values()].map(({ element }) => element),
     );
@@ -56,7 +56,7 @@ export class Keyed {
 }
 
 /** Give the container these children in this order; elements already in place stay, with their focus. @param {Element} container @param {Element[]} elements */
-export function place(container, elements) {
+export function arrange(container, elements) {
   const wanted = new Set(elements);
   for (const child of [...container.children]) if (!wanted.has(child)) child.remove();
   elements.forEach((element, at) => {

@@ -18,7 +18,7 @@
 import { wordsOf } from "../api.js";
 import { fill, h } from "../dom.js";
 import { addKeys } from "./keyboard.js";
-import { place } from "./keyed.js";
+import { arrange } from "./keyed.js";
 import { emptyState, errorState } from "./states.js";
 import { bodyCell, headCell, mark, renew } from "./table-cells.js";
 
@@ -98,7 +98,7 @@ export class DataTable {
     const before = this.#rows;
     this.#rows = new Map(rows.map((row) => [key(row), this.#updated(before.get(key(row)), row)]));
     for (const each of this.selected) if (!this.#rows.has(each)) this.selected.delete(each);
-    place(
+    arrange(
       this.#body,
       [...this.#rows.values()].map(({ element }) => element),
     );

@@ -70,7 +70,7 @@ const COLUMNS = [
 const STATES = {
   ok: ["good", "healthy"],
   held: ["bad", "in quarantine"],
-  stuck: ["warn", "calls hang"],
+  stuck: ["warn", "calls do not return"],
   blocking: ["warn", "blocks the service"],
   missing: ["bad", "missing"],
   broken: ["bad", "cannot be used"],
