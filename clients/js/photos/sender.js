@@ -76,7 +76,7 @@ export class Sender {
   stop() {
     this.#isHalted = true;
     for (const key of [...this.#waiting.keys(), ...this.#sending.keys()]) this.cancel(key);
-    this.#wakeLock.request(false);
+    this.#wakeLock.setWanted(false);
     this.#stopping.abort();
   }
 
@@ -89,7 +89,7 @@ export class Sender {
       if (isCareful && this.#timers.size) break;
       if (!this.#timers.has(unsent.key) && !this.#sending.has(unsent.key)) this.#send(unsent);
     }
-    this.#wakeLock.request(this.#sending.size > 0);
+    this.#wakeLock.setWanted(this.#sending.size > 0);
   }
 
   /** @param {Unsent} unsent */
@@ -229,7 +229,7 @@ class WakeLock {
   }
 
   /** @param {boolean} isWanted */
-  request(isWanted) {
+  setWanted(isWanted) {
     if (isWanted === this.#isWanted) return;
     this.#isWanted = isWanted;
     if (isWanted) return this.#acquire();
