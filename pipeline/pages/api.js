@@ -30,11 +30,6 @@ export class Api {
     return this.#ask("POST", path, body, options);
   }
 
-  /** @param {string} path @param {object} body @param {Options} [options] @returns {Promise<any>} */
-  patch(path, body, options) {
-    return this.#ask("PATCH", path, body, options);
-  }
-
   /** @param {string} path @param {Options} [options] @returns {Promise<any>} */
   delete(path, options) {
     return this.#ask("DELETE", path, undefined, options);

@@ -121,16 +121,6 @@ export class PhotoList {
     for (const photo of [...this.#blockOf.keys()]) this.remove(photo);
   }
 
-  close() {
-    this.#near.disconnect();
-    this.#nearEnd.disconnect();
-  }
-
-  /** @param {Photo} photo */
-  rowOf(photo) {
-    return this.#blockOf.get(photo)?.rows?.get(photo);
-  }
-
   /** @param {number} at */
   #addBlock(at) {
     /** @type {Block} */

@@ -42,10 +42,6 @@ export class Photos {
     this.#list = list;
   }
 
-  get size() {
-    return this.#unsent.size + this.#assets.size;
-  }
-
   get unsent() {
     return this.#unsent.size;
   }
