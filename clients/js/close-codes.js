@@ -22,7 +22,7 @@ export const CLOSE_CODES = {
   4504: "reconnect",
 };
 
-export const BROKEN = 1006; // no code came
+export const BROKEN = 1006; // no code was received
 export const TOO_MANY = 4429;
 
 /** @param {number} code @returns {"final" | "token" | "reconnect"} */

@@ -72,7 +72,7 @@ export class Connection {
   }
 
   /** End a connection that only looks open. */
-  isMute() {
+  drop() {
     this.#lose({ code: BROKEN, isMute: true });
   }
 
@@ -82,7 +82,7 @@ export class Connection {
     const request = { url, token: this.token, since: this.since, events };
     const line = {
       frame: (/** @type {any} */ frame) => this.#take(frame),
-      sign: () => this.#sign(),
+      activity: () => this.#watchSilence(),
       reached: (/** @type {string} */ timestamp) => this.isEntered && this.#owner.reached(this, timestamp),
       lost: (/** @type {Loss} */ loss) => this.#lose(loss),
     };
@@ -95,7 +95,7 @@ export class Connection {
   #take(frame) {
     if (this.#isClosed) return;
     this.#silenceMs = this.#parts.times.silenceMs;
-    this.#sign();
+    this.#watchSilence();
     if (frame?.event === "connected") this.#enter(frame);
     else if (frame?.event === "goodbye") this.#retryInMs = frame.retryInMs;
     else if (frame?.event === "error") this.#refusal = frame.message;
@@ -106,21 +106,21 @@ export class Connection {
   /** @param {{room: string, serverTime: string}} frame */
   #enter(frame) {
     this.isEntered = true;
-    this.#sign();
+    this.#watchSilence();
     this.#owner.entered(this, frame);
     if (this.#transport?.send) this.#planRenewal(this.token);
   }
 
-  #sign() {
+  #watchSilence() {
     if (!this.isEntered || this.#isClosed) return;
     clearTimeout(this.#watch);
     if (this.name !== "poll") this.#watch = setTimeout(() => this.#silent(), this.#silenceMs);
   }
 
   #silent() {
-    if (!this.#transport?.isBlind) return this.isMute();
+    if (!this.#transport?.isBlind) return this.drop();
     this.#silenceMs = Math.min(2 * this.#silenceMs, this.#parts.times.longestSilenceMs);
-    this.#sign();
+    this.#watchSilence();
     this.#owner.silent(this);
   }
 

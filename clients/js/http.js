@@ -21,7 +21,7 @@ export class PipelineError extends Error {
    * @param {string} message for people
    * @param {string} code the envelope's, or NETWORK_ERROR, HTTP_ERROR (no envelope), TOKEN_UNAVAILABLE, REFUSED,
    *   ORIGIN_NOT_ALLOWED, CLOSED
-   * @param {number} status of HTTP; the close code of the WebSocket; 0 where no answer came
+   * @param {number} status of HTTP; the close code of the WebSocket; 0 without an answer
    * @param {{details?: {field: string, message: string}[], retryAfterMs?: number, cause?: unknown}} [more]
    */
   constructor(message, code, status, { details = [], retryAfterMs, cause } = {}) {
@@ -77,7 +77,7 @@ export class Http {
   /**
    * Repeat the request until the limit allows it.
    * @param {"GET" | "POST" | "PATCH" | "DELETE"} method @param {string} path @param {Partial<Sending> & Options} options
-   * @param {number} freeAt when the limit allows it, by performance.now(); that may be over when its turn comes
+   * @param {number} freeAt when the limit allows it, by performance.now(); that time may have passed when the request is next
    */
   async #wait(method, path, options, freeAt) {
     for (;;) {

@@ -29,14 +29,14 @@ export const TIMES = {
 export class Ladder {
   #rung = 0;
   #misses = 0;
-  /** @type {Promise<"here" | "gone" | "foreign"> | undefined} */ #settled;
+  /** @type {Promise<"here" | "unreachable" | "foreign"> | undefined} */ #settled;
   #times;
   #probe;
   #climbMs;
   /** @type {number | undefined} when the rung above is tried; undefined until that is planned */ #climbAt;
   #enteredAt = 0;
 
-  /** @param {Times} times @param {() => Promise<"here" | "gone" | "foreign">} probe whether plain HTTP works */
+  /** @param {Times} times @param {() => Promise<"here" | "unreachable" | "foreign">} probe whether plain HTTP works */
   constructor(times, probe) {
     this.#times = times;
     this.#probe = probe;
@@ -112,16 +112,16 @@ export class Ladder {
 /**
  * Whether plain requests reach the service. foreign: they do, but the service does not let this page read the answer.
  * @param {string} url @param {(url: string, options: any) => Promise<Response>} send
- * @returns {Promise<"here" | "gone" | "foreign">}
+ * @returns {Promise<"here" | "unreachable" | "foreign">}
  */
 export async function probe(url, send) {
   const options = () => ({ method: "GET", headers: {}, cache: "no-store", signal: AbortSignal.timeout(PROBE_MS) });
   try {
     const response = await send(`${url}/livez`, { ...options(), mode: "no-cors" });
     await response.body?.cancel();
-    if (response.status >= 500) return "gone";
+    if (response.status >= 500) return "unreachable";
   } catch {
-    return "gone";
+    return "unreachable";
   }
   const origin = globalThis.location?.origin;
   if (origin === undefined || origin === new URL(url).origin) return "here";

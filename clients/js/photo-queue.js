@@ -12,22 +12,21 @@
  * @typedef {import("./photos/photos.js").Photo} Photo
  */
 
-import { backoffMs, sleep } from "./delays.js";
-import { readEnvelope } from "./http.js";
-import { claimsOf, Tokens } from "./tokens.js";
+import { claimsOf } from "./tokens.js";
 import { Deletions } from "./photos/deletions.js";
 import { Details } from "./photos/details.js";
 import { DropArea } from "./photos/drop-area.js";
 import { h } from "./photos/elements.js";
 import { PhotoList } from "./photos/list.js";
 import { Messages } from "./photos/messages.js";
+import { Preferences } from "./photos/preferences.js";
 import { Row } from "./photos/row.js";
+import { aboutOf, userOf } from "./photos/service.js";
 import { sheet } from "./photos/style.js";
 import { Summary } from "./photos/summary.js";
 import { counted, nameOf, refusal } from "./photos/words.js";
 import { Work } from "./photos/work.js";
 
-const REMEMBERED = "photo-queue.";
 const TIME_PASSES_MS = 15_000;
 // How long after a new token function was set its user is read.
 const CHECK_MS = 1000;
@@ -38,7 +37,7 @@ export class PhotoQueue extends HTMLElement {
   #token = /** @type {any} */ ("");
   /** @type {Work | null} */ #work = null;
   /** @type {AbortController | null} ends the present work */ #running = null;
-  #owner = "";
+  #preferences = new Preferences();
   #isPlanned = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #checking;
   /** Returns the token, as long as it belongs to the user whose photos are shown. @type {() => Promise<any>} */ #ofUser =
@@ -58,7 +57,7 @@ export class PhotoQueue extends HTMLElement {
   #drop = new DropArea((files) => this.add(files));
   #list = new PhotoList(
     (photo) => this.#row(photo),
-    () => this.#work?.more().then(() => this.#list.lookAgain()),
+    () => this.#work?.more().then(() => this.#list.checkEnd()),
   );
   #deletions = new Deletions(this.#messages, {
     hide: (photo, isHidden) => this.#work?.hide(photo, isHidden),
@@ -92,7 +91,7 @@ export class PhotoQueue extends HTMLElement {
     const root = this.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [sheet];
     root.append(this.#frame);
-    this.#drop.onCategory = (category) => this.#remember("category", category);
+    this.#drop.onCategory = (category) => this.#preferences.set("category", category);
   }
 
   get url() {
@@ -144,7 +143,7 @@ export class PhotoQueue extends HTMLElement {
     if (!all.length) return;
     if (!this.#work) {
       this.#early.push(...all);
-      if (this.#isUnanswered) this.#tellUnanswered();
+      if (this.#isUnanswered) this.#showUnanswered();
       return;
     }
     const refused = await this.#work.add(all, this.#drop.category);
@@ -221,36 +220,30 @@ export class PhotoQueue extends HTMLElement {
     const { signal } = (this.#running = new AbortController());
     this.#refused = "";
     this.#drop.listen(this, signal);
-    const sub = await this.#user(signal).catch(() => null);
+    const onError = (/** @type {any} */ error) => this.#problem(error.message);
+    const sub = await userOf(() => this.#token, signal, onError).catch(() => null);
     if (signal.aborted) return;
-    this.#owner = `${sub} ${new URL(this.url).origin}`;
-    this.#frame.dataset.view = this.#remembered("has-photos") ? "loading" : "empty";
-    const category = this.getAttribute("category") ?? this.#remembered("category");
-    const known = this.#remembered("about");
+    const owner = `${sub} ${new URL(this.url).origin}`;
+    const preferences = (this.#preferences = new Preferences(owner));
+    this.#frame.dataset.view = preferences.get("has-photos") ? "loading" : "empty";
+    const category = this.getAttribute("category") ?? preferences.get("category");
+    const known = preferences.get("about");
     if (known) this.#drop.show(JSON.parse(known), category);
-    const about = await this.#about(signal);
+    const about = await aboutOf(this.url, preferences, signal, (failures) => {
+      this.#isUnanswered = true;
+      if (!failures) this.#showUnanswered();
+    });
     if (signal.aborted) return;
+    this.#isUnanswered = false;
     if (JSON.stringify(about) !== known) this.#drop.show(about, category);
     this.#ofUser = () => this.#tokenOf(sub);
     const token = typeof this.#token === "function" ? this.#ofUser : this.#token;
-    this.#work = new Work({ url: this.url, token, owner: this.#owner, about, list: this.#list }, this.#told());
+    this.#work = new Work({ url: this.url, token, owner, about, list: this.#list }, this.#callbacks());
     const timer = setInterval(() => this.#list.updateAll(), TIME_PASSES_MS);
     signal.addEventListener("abort", () => clearInterval(timer));
     this.#work.start();
     this.add(this.#early.splice(0));
     this.#changed();
-  }
-
-  /** Return the user of the token; retry until there is a token. @param {AbortSignal} signal @returns {Promise<unknown>} */
-  async #user(signal) {
-    for (let failures = 0; ; failures++) {
-      try {
-        return claimsOf(await new Tokens(this.#token).fresh()).sub;
-      } catch (/** @type {any} */ error) {
-        this.#problem(error.message);
-      }
-      await sleep(backoffMs(failures), signal);
-    }
   }
 
   /**
@@ -261,36 +254,17 @@ export class PhotoQueue extends HTMLElement {
     const token = await (typeof this.#token === "function" ? this.#token() : this.#token);
     if (claimsOf(token ?? "").sub === sub) return (this.#newest = token);
     this.#plan();
-    throw new Error("somebody else has signed in");
+    throw new Error("Another user has signed in");
   }
 
-  /** Read the facts about the service; retry until it answers. @param {AbortSignal} signal */
-  async #about(signal) {
-    for (let failures = 0; ; failures++) {
-      try {
-        const address = `${new URL(this.url).href.replace(/\/+$/, "")}/api/about`;
-        const data = await readEnvelope(await fetch(address, { signal }));
-        this.#isUnanswered = false;
-        this.#remember("about", JSON.stringify(data));
-        return data;
-      } catch {
-        const known = this.#remembered("about");
-        if (known || signal.aborted) return JSON.parse(known || "null");
-        this.#isUnanswered = true;
-        if (!failures) this.#tellUnanswered();
-        await sleep(backoffMs(failures), signal).catch(() => {});
-      }
-    }
-  }
-
-  #tellUnanswered() {
+  #showUnanswered() {
     const count = this.#early.length;
-    const wait = count ? ` ${counted(count, "photo waits", "photos wait")} for it: leave this page open.` : "";
-    this.#problem(`The service cannot be reached; it is asked again and again.${wait}`);
+    const wait = count ? ` ${counted(count, "photo is", "photos are")} waiting: leave this page open.` : "";
+    this.#problem(`The service cannot be reached. This page keeps trying.${wait}`);
   }
 
-  /** @returns {import("./photos/work.js").Told} */
-  #told() {
+  /** @returns {import("./photos/work.js").Callbacks} */
+  #callbacks() {
     return {
       changed: () => this.#changed(),
       accepted: (detail) => this.#fire("photo-accepted", detail),
@@ -305,7 +279,7 @@ export class PhotoQueue extends HTMLElement {
         if (this.#refused) return;
         this.#refused = this.#newest || this.#token;
         if (this.#fire("photo-unauthorized", {}))
-          this.#problem("The service does not take the sign-in any more. Sign in again; your photos wait.");
+          this.#problem("Your sign-in is no longer accepted. Sign in again to send the waiting photos.");
       },
       problem: (problem) => this.#problem(problem),
       hasMore: (hasMore) => (this.#list.hasMore = hasMore),
@@ -322,7 +296,7 @@ export class PhotoQueue extends HTMLElement {
       const { all } = work.photos;
       const shown = all.filter(({ isHidden }) => !isHidden);
       this.#frame.dataset.view = shown.length ? "full" : work.isLoaded ? "empty" : this.#frame.dataset.view;
-      if (work.isLoaded) this.#remember("has-photos", shown.length ? "yes" : "");
+      if (work.isLoaded) this.#preferences.set("has-photos", shown.length ? "yes" : "");
       this.#summary.show({
         connection: work.connection,
         transport: work.transport,
@@ -346,8 +320,8 @@ export class PhotoQueue extends HTMLElement {
       };
     return new Row(photo, {
       open: () => this.#details.open(photo),
-      correct: async (_, said) => this.#work?.correct(photo, said),
-      again: busy((work) => work.again(photo)),
+      correct: async (_, values) => this.#work?.correct(photo, values),
+      retry: busy((work) => work.retry(photo)),
       cancel: busy((work) => work.cancel(photo)),
       remove: (_, isByKeyboard) => {
         this.#afterDeleted = this.#list.nextTo(photo);
@@ -369,24 +343,6 @@ export class PhotoQueue extends HTMLElement {
   /** @param {string} name @param {object} detail */
   #fire(name, detail) {
     return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true, cancelable: true }));
-  }
-
-  /** @param {string} name */
-  #remembered(name) {
-    try {
-      return localStorage.getItem(`${REMEMBERED}${name} ${this.#owner}`) ?? "";
-    } catch {
-      return "";
-    }
-  }
-
-  /** @param {string} name @param {string} value */
-  #remember(name, value) {
-    try {
-      localStorage.setItem(`${REMEMBERED}${name} ${this.#owner}`, value);
-    } catch {
-      // Then the first category is chosen.
-    }
   }
 }
 

@@ -77,7 +77,7 @@ export class PipelineError extends Error {
     more?: { details?: ErrorDetail[]; retryAfterMs?: number; cause?: unknown },
   );
   code: PipelineErrorCode;
-  /** Of HTTP; the close code of the WebSocket; 0 where no answer came. */
+  /** Of HTTP; the close code of the WebSocket; 0 without an answer. */
   status: number;
   details: ErrorDetail[];
   retryAfterMs: number | undefined;

@@ -274,7 +274,7 @@ export class PipelineClient {
   #reportOrigin() {
     if (this.#isOriginReported) return;
     this.#isOriginReported = true;
-    const message = `The service answers, but not to pages of ${location.origin}: its ALLOWED_ORIGINS has to name it`;
+    const message = `The service does not accept pages of ${location.origin}: add this origin to its ALLOWED_ORIGINS`;
     this.#listeners.emit("error", new PipelineError(message, "ORIGIN_NOT_ALLOWED", 0));
   }
 
@@ -321,7 +321,7 @@ export class PipelineClient {
   async #checkForMissed() {
     const connection = this.#current;
     try {
-      if (await this.#inbox.hasMissed()) connection?.isMute();
+      if (await this.#inbox.hasMissed()) connection?.drop();
     } catch (error) {
       const isUnreachable = error instanceof PipelineError && error.status === 0;
       if (isUnreachable && connection === this.#current) this.#reconnect(BROKEN, 0);

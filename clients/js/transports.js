@@ -3,14 +3,14 @@
  * line with what comes and with the end, and returns how to close it.
  *
  * @typedef {object} Loss why it ended
- * @property {number} code the close code; 1006 when none came
+ * @property {number} code the close code; 1006 when none was received
  * @property {number} [retryInMs] the retry delay that the service names
  * @property {string} [message] of the service, for people
- * @property {boolean} [isMute] nothing came for too long
+ * @property {boolean} [isMute] nothing was received for too long
  *
  * @typedef {object} Line
  * @property {(frame: any) => void} frame
- * @property {() => void} sign some bytes came
+ * @property {() => void} activity bytes were received
  * @property {(timestamp: string) => void} reached all events up to this time have come
  * @property {(loss: Loss) => void} lost
  *
@@ -77,7 +77,7 @@ export function openStream({ url, token, since, events, send }, line) {
     for (const reader = response.body.getReader(); ;) {
       const { done, value } = await reader.read();
       if (done || signal.aborted) return;
-      line.sign();
+      line.activity();
       take(decoder.decode(value, { stream: true }));
     }
   });

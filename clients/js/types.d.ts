@@ -35,7 +35,7 @@ export interface Receipt {
   asset?: Asset;
 }
 
-/** url: where the image is to be had for now; null while its storage cannot tell. */
+/** url: the present address of the image; null while its storage cannot give one. */
 export interface OriginalImage {
   url: string | null;
   bytes: number;

@@ -30,11 +30,6 @@ export class Api {
     return this.#ask("POST", path, body, options);
   }
 
-  /** @param {string} path @param {object} body @param {Options} [options] @returns {Promise<any>} */
-  patch(path, body, options) {
-    return this.#ask("PATCH", path, body, options);
-  }
-
   /** @param {string} path @param {Options} [options] @returns {Promise<any>} */
   delete(path, options) {
     return this.#ask("DELETE", path, undefined, options);
@@ -57,12 +52,12 @@ export class Api {
       });
       return await readEnvelope(response);
     } catch (/** @type {any} */ error) {
-      throw this.#told(error, signal);
+      throw this.#failure(error, signal);
     }
   }
 
   /** @param {any} error @param {AbortSignal} [signal] */
-  #told(error, signal) {
+  #failure(error, signal) {
     signal?.throwIfAborted();
     if (!(error instanceof PipelineError)) {
       const isSlow = error?.name === "TimeoutError";
@@ -86,8 +81,8 @@ export function isAbort(error) {
 /** The text of an error for people. @param {any} error @returns {string} */
 export function wordsOf(error) {
   // A 403 with details is not about the role: this page's origin is not allowed.
-  if (error?.status === 403 && !error.details?.length) return "Your role may look, but not do this.";
-  if (error?.status === 404 && error.code !== "NOT_FOUND") return "This service does not have that yet.";
+  if (error?.status === 403 && !error.details?.length) return "Your role can view this, but not change it.";
+  if (error?.status === 404 && error.code !== "NOT_FOUND") return "This version of the service does not have that.";
   const wrong = error?.details?.map((/** @type {any} */ { field, message }) => `${field}: ${message}`).join("; ");
   return wrong || `${error?.message ?? error}`;
 }

@@ -8,7 +8,7 @@ import { addKeys, showKeys } from "./parts/keyboard.js";
 import { emptyState, errorState, heading } from "./parts/states.js";
 import { Router } from "./router.js";
 import { SessionKeeper } from "./session.js";
-import { PLACES, Shell } from "./shell.js";
+import { VIEWS, Shell } from "./shell.js";
 import { signInCard } from "./sign-in.js";
 import audit from "./views/audit.js";
 import deliveries from "./views/deliveries.js";
@@ -49,13 +49,13 @@ let close = () => {};
 function show() {
   const { userId, role } = session.current ?? {};
   const isOperator = ROLES.includes(role ?? "");
-  const whom = isOperator ? `${role} ${userId}` : "";
-  if (whom && whom === shownFor) return;
+  const user = isOperator ? `${role} ${userId}` : "";
+  if (user && user === shownFor) return;
   if (shownFor && !session.current) problem = "You are signed out.";
   close();
-  shownFor = whom;
+  shownFor = user;
   if (session.current && !isOperator)
-    problem = "This token may not see the console: it needs the role admin or operator-read.";
+    problem = "This token gives no access to the console: it needs the role admin or operator-read.";
   close = isOperator ? open() : askToSignIn();
 }
 
@@ -68,9 +68,9 @@ function open() {
   const shell = new Shell(header, live, session, about);
   const context = { api, live, session, about, mayChange: session.current?.role === "admin" };
   const router = new Router(ROUTES, main, context, (path) => shell.moved(path));
-  const forget = addKeys([
+  const removeKeys = addKeys([
     { keys: "?", does: "Show these keys", run: showKeys },
-    ...PLACES.map(({ key, name, path }) => ({
+    ...VIEWS.map(({ key, name, path }) => ({
       keys: `g ${key}`,
       does: `Go to ${name}`,
       run: () => router.navigate(path),
@@ -79,7 +79,7 @@ function open() {
   live.start();
   router.start();
   return () => {
-    forget();
+    removeKeys();
     router.stop();
     live.stop();
     shell.dispose();

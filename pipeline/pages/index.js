@@ -9,14 +9,14 @@ import { fill, h } from "./client/photos/elements.js";
 import { SessionKeeper } from "./session.js";
 import { signInCard } from "./sign-in.js";
 
-const ENDED = "The sign-in has ended. What was not sent yet is kept for you.";
+const ENDED = "Your sign-in has expired. Photos that were not sent yet are kept.";
 
 const session = new SessionKeeper("user");
 const [main, person] = ["main", "person"].map((id) => /** @type {HTMLElement} */ (document.getElementById(id)));
 /** @type {any} <photo-queue> */ let queue = null;
 let userId = "";
 let problem = "";
-let turns = 0;
+let renders = 0;
 
 async function show() {
   const { current } = session;
@@ -24,23 +24,26 @@ async function show() {
   if (userId && !current) problem ||= "You are signed out.";
   userId = current?.userId ?? "";
   queue = null;
-  turns += 1;
+  renders += 1;
   if (current) return showQueue();
   // At once, also while the service is down: the photos of the former user must leave the screen.
   fill(person);
   fill(main);
-  await showSignIn(turns);
+  await showSignIn(renders);
 }
 
-/** Once the service has said how. @param {number} turn the one that shows it, unless there is another one meanwhile */
-async function showSignIn(turn) {
+/** Show the sign-in once the service has answered, unless the page has changed meanwhile. @param {number} render */
+async function showSignIn(render) {
   for (let failures = 0; ; failures++) {
     const about = await fetch("/api/about")
       .then(readEnvelope)
       .catch(() => null);
-    if (turn !== turns) return;
+    if (render !== renders) return;
     if (about) return fill(main, signInCard(about.signIn, session, { problem }));
-    fill(main, h("p", { class: "empty", role: "status" }, "The service cannot be reached. Signing in waits for it."));
+    fill(
+      main,
+      h("p", { class: "empty", role: "status" }, "The service cannot be reached. You can sign in when it answers."),
+    );
     await sleep(backoffMs(failures));
   }
 }
@@ -84,7 +87,7 @@ function isSure(unsent) {
       "form",
       { method: "dialog", class: "stack" },
       h("h2", { id: "sure" }, `${counted(unsent, "photo is", "photos are")} not sent yet`),
-      h("p", {}, "Whoever signs out here leaves nothing behind: what is not sent yet is lost."),
+      h("p", {}, "If you sign out now, these photos are lost."),
       h(
         "div",
         { class: "row" },

@@ -95,7 +95,7 @@ export class Live extends EventTarget {
     if (this.#isRefused || !this.#session.current) return;
     this.#socket = openSocket(
       { url: location.origin, token: this.#session.token(), events: ["operators"], Socket: WebSocket },
-      { frame: (frame) => this.#take(frame), sign() {}, reached() {}, lost: ({ code }) => this.#lose(code) },
+      { frame: (frame) => this.#take(frame), activity() {}, reached() {}, lost: ({ code }) => this.#lose(code) },
     );
   }
 

@@ -9,13 +9,13 @@ import { backoffMs, sleep } from "./client/delays.js";
 import { PipelineError, readEnvelope } from "./client/http.js";
 import { claimsOf } from "./client/tokens.js";
 
-const PROLONG_BEFORE_MS = 6 * 3600_000;
-const LOOK_EVERY_MS = 60_000;
+const RENEW_BEFORE_MS = 6 * 3600_000;
+const CHECK_EVERY_MS = 60_000;
 const TRIES = 5;
 
 export class SessionKeeper extends EventTarget {
   #key;
-  /** Whether the browser has stored it, also for other tabs. */ #isKept = false;
+  /** Whether the browser has stored it, also for other tabs. */ #isPersistent = false;
   /** @type {Session | null} */ current = null;
 
   /**
@@ -26,10 +26,10 @@ export class SessionKeeper extends EventTarget {
   constructor(name) {
     super();
     this.#key = `pipeline.${name}.session`;
-    addEventListener("storage", ({ key }) => key === this.#key && this.#take(this.#stored()));
+    addEventListener("storage", ({ key }) => key === this.#key && this.#take(this.#read()));
     // A page in the back-forward cache has missed changes.
-    addEventListener("pageshow", ({ persisted }) => persisted && this.#look());
-    setInterval(() => this.#prolong(), LOOK_EVERY_MS);
+    addEventListener("pageshow", ({ persisted }) => persisted && this.#update());
+    setInterval(() => this.#renew(), CHECK_EVERY_MS);
   }
 
   /** Start with the token in the address, if the service accepts it, otherwise with the stored session. */
@@ -40,10 +40,10 @@ export class SessionKeeper extends EventTarget {
     try {
       if (given) return await this.#signInByLink(given);
     } catch (error) {
-      if (!this.#stored()) throw error;
+      if (!this.#read()) throw error;
     }
-    this.#look();
-    this.#prolong();
+    this.#update();
+    this.#renew();
     return this.current;
   }
 
@@ -53,7 +53,7 @@ export class SessionKeeper extends EventTarget {
       try {
         return await this.signIn(token);
       } catch (/** @type {any} */ error) {
-        if (error.status === 401) throw new PipelineError("This link is no longer good.", error.code, 401);
+        if (error.status === 401) throw new PipelineError("This link is no longer valid.", error.code, 401);
         // It was removed from the address already, so a network failure must not lose it.
         if (![0, 503].includes(error.status) || ++failures >= TRIES) throw error;
         await sleep(backoffMs(failures));
@@ -66,7 +66,7 @@ export class SessionKeeper extends EventTarget {
     const session = await ask("GET", token.trim());
     // A link is valid for minutes; the session that is made from it is valid longer.
     const lasting = claimsOf(token).page ? await ask("POST", token.trim()) : session;
-    this.#keep(lasting);
+    this.#store(lasting);
     return lasting;
   }
 
@@ -81,20 +81,20 @@ export class SessionKeeper extends EventTarget {
 
   /** The present token, for PipelineClient. */
   token = () => {
-    if (!this.current) throw new Error("Nobody is signed in");
+    if (!this.current) throw new Error("No user is signed in");
     return this.current.token;
   };
 
-  async #prolong() {
+  async #renew() {
     const { current } = this;
     if (!current) return;
-    const leftMs = Date.parse(current.expiresAt) - Date.now();
+    const remainingMs = Date.parse(current.expiresAt) - Date.now();
     const isOfPage = Boolean(claimsOf(current.token).page);
-    if (leftMs > (isOfPage ? PROLONG_BEFORE_MS : 0)) return;
+    if (remainingMs > (isOfPage ? RENEW_BEFORE_MS : 0)) return;
     try {
       // The local clock may be wrong by hours: only the service decides whether the session has ended.
       const next = await ask(isOfPage ? "POST" : "GET", current.token);
-      if (isOfPage && this.current === current) this.#keep(next);
+      if (isOfPage && this.current === current) this.#store(next);
     } catch (/** @type {any} */ error) {
       if (error.status !== 401 || error.retryAfterMs !== undefined || this.current !== current) return;
       this.dispatchEvent(new Event("ended"));
@@ -103,10 +103,10 @@ export class SessionKeeper extends EventTarget {
   }
 
   /** @param {Session} session */
-  #keep(session) {
+  #store(session) {
     try {
       localStorage.setItem(this.#key, JSON.stringify(session));
-      this.#isKept = true;
+      this.#isPersistent = true;
     } catch {
       // The browser stores nothing: the session is valid for this page only.
     }
@@ -114,10 +114,10 @@ export class SessionKeeper extends EventTarget {
   }
 
   /** @returns {Session | null} */
-  #stored() {
+  #read() {
     try {
       const session = JSON.parse(localStorage.getItem(this.#key) ?? "null");
-      this.#isKept ||= session !== null;
+      this.#isPersistent ||= session !== null;
       return session;
     } catch {
       return null;
@@ -125,9 +125,9 @@ export class SessionKeeper extends EventTarget {
   }
 
   /** Read the stored session. Where the browser stores nothing, the user stays as it is. */
-  #look() {
-    const stored = this.#stored();
-    if (this.#isKept || !this.current) this.#take(stored);
+  #update() {
+    const stored = this.#read();
+    if (this.#isPersistent || !this.current) this.#take(stored);
   }
 
   /** @param {Session | null} session */

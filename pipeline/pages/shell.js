@@ -6,7 +6,7 @@ import { icon } from "./parts/icons.js";
 import { compact } from "./parts/time.js";
 
 /** The views in the order of the navigation. key: after "g". @type {{path: string, name: string, icon: string, key: string}[]} */
-export const PLACES = [
+export const VIEWS = [
   { path: "/console", name: "Overview", icon: "overview", key: "o" },
   { path: "/console/jobs", name: "Jobs", icon: "jobs", key: "j" },
   { path: "/console/failures", name: "Failures", icon: "failures", key: "f" },
@@ -42,39 +42,19 @@ export class Shell {
     this.#live = live;
     this.#menu = h(
       "button",
-      { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "places", onclick: this.#unfold },
+      { type: "button", class: "menu", "aria-expanded": "false", "aria-controls": "views", onclick: this.#toggleMenu },
       icon("menu"),
       "Menu",
     );
-    const { userId, role } = /** @type {import("./session.js").Session} */ (session.current);
-    const who = h(
-      "div",
-      { class: "who" },
-      h("span", { class: "who-name", title: userId }, userId),
-      h("span", { class: "soft small" }, role === "admin" ? "may change things" : "may look only"),
-    );
-    const foot = h(
-      "div",
-      { class: "shell-foot" },
-      who,
-      h(
-        "div",
-        { class: "row" },
-        h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"),
-        h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out"),
-        h("a", { class: "small", href: "/" }, "Photos"),
-      ),
-      h("span", { class: "soft small" }, `Version ${about.version}`),
-    );
     const nav = h(
       "nav",
-      { id: "places", class: "places", "aria-label": "Views" },
+      { id: "views", class: "views", "aria-label": "Views" },
       h(
         "ul",
         {},
-        PLACES.map((place) => h("li", {}, this.#link(place))),
+        VIEWS.map((view) => h("li", {}, this.#link(view))),
       ),
-      foot,
+      foot(session, about.version),
     );
     fill(
       header,
@@ -87,30 +67,30 @@ export class Shell {
       ),
       nav,
     );
-    live.addEventListener("state", this.#tell);
-    live.addEventListener("overview", this.#count);
-    this.#tell();
+    live.addEventListener("state", this.#showState);
+    live.addEventListener("overview", this.#showCounts);
+    this.#showState();
   }
 
   dispose() {
-    this.#live.removeEventListener("state", this.#tell);
-    this.#live.removeEventListener("overview", this.#count);
+    this.#live.removeEventListener("state", this.#showState);
+    this.#live.removeEventListener("overview", this.#showCounts);
     fill(this.#header);
   }
 
   /** Mark the present view. @param {string} path */
   moved(path) {
-    const place = [...this.#links.keys()]
+    const view = [...this.#links.keys()]
       .filter((each) => path.replace(/\/$/, "") === each || (each !== "/console" && path.startsWith(`${each}/`)))
       .pop();
     for (const [each, { link }] of this.#links) {
-      if (each === place) link.setAttribute("aria-current", "page");
+      if (each === view) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    this.#fold();
+    this.#closeMenu();
   }
 
-  /** @param {{path: string, name: string, icon: string, key: string}} place */
+  /** @param {{path: string, name: string, icon: string, key: string}} view */
   #link({ path, name, icon: picture, key }) {
     const badge = h("span", { class: "count number" });
     const link = h("a", { href: path, "aria-keyshortcuts": `g ${key}` }, icon(picture), h("span", {}, name), badge);
@@ -118,23 +98,23 @@ export class Shell {
     return link;
   }
 
-  #unfold = () => {
+  #toggleMenu = () => {
     const isOpen = this.#header.classList.toggle("is-open");
     this.#menu.setAttribute("aria-expanded", String(isOpen));
   };
 
-  #fold() {
+  #closeMenu() {
     this.#header.classList.remove("is-open");
     this.#menu.setAttribute("aria-expanded", "false");
   }
 
-  #tell = () => {
+  #showState = () => {
     const [kind, word] = STATES[this.#live.state];
     fill(this.#state, h("span", { class: `dot ${kind}` }), word);
     this.#state.title = this.#live.problem;
   };
 
-  #count = () => {
+  #showCounts = () => {
     const { queues = [], plugins } = this.#live.overview;
     const [jobs, deliveries] = queues; // the queue of photos is the first
     const open = (/** @type {any} */ queue) =>
@@ -152,4 +132,27 @@ export class Shell {
     if (badge.textContent !== text) badge.textContent = text;
     badge.className = `count number ${kind}`;
   }
+}
+
+/** The signed-in user, and what concerns the whole console. @param {import("./session.js").SessionKeeper} session @param {string} version */
+function foot(session, version) {
+  const { userId, role } = /** @type {import("./session.js").Session} */ (session.current);
+  return h(
+    "div",
+    { class: "shell-foot" },
+    h(
+      "div",
+      { class: "who" },
+      h("span", { class: "who-name", title: userId }, userId),
+      h("span", { class: "soft small" }, role === "admin" ? "can make changes" : "can only view"),
+    ),
+    h(
+      "div",
+      { class: "row" },
+      h("button", { type: "button", class: "quiet", onclick: showKeys, "aria-keyshortcuts": "?" }, "Keys"),
+      h("button", { type: "button", class: "quiet", onclick: () => session.signOut() }, "Sign out"),
+      h("a", { class: "small", href: "/" }, "Photos"),
+    ),
+    h("span", { class: "soft small" }, `Version ${version}`),
+  );
 }

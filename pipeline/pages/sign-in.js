@@ -9,7 +9,7 @@ import { h } from "./dom.js";
  * @returns {HTMLElement}
  */
 export function signInCard(signIn, session, { forOperators = false, problem = "" } = {}) {
-  const told = h("p", { class: "small", role: "alert" }, problem);
+  const message = h("p", { class: "small", role: "alert" }, problem);
   const field = h("input", {
     type: "password",
     name: "token",
@@ -22,14 +22,14 @@ export function signInCard(signIn, session, { forOperators = false, problem = ""
     { class: "stack", onsubmit: (/** @type {Event} */ event) => event.preventDefault() || take() },
     h("label", {}, forOperators ? "Token with the role admin or operator-read" : "Token", field),
     h("div", { class: "row" }, h("button", { class: signIn.kind === "login" ? "" : "primary" }, "Sign in")),
-    told,
+    message,
   );
   async function take() {
-    told.textContent = "";
+    message.textContent = "";
     try {
       await session.signIn(field.value);
     } catch (/** @type {any} */ error) {
-      told.textContent = error.status === 401 ? "The service does not take this token." : error.message;
+      message.textContent = error.status === 401 ? "The service does not accept this token." : error.message;
       field.focus();
     }
   }
@@ -37,13 +37,13 @@ export function signInCard(signIn, session, { forOperators = false, problem = ""
     "section",
     { class: "card stack sign-in", "aria-label": "Sign in" },
     h("h1", {}, "Sign in"),
-    ...way(signIn, forOperators),
+    ...instructions(signIn, forOperators),
     form,
   );
 }
 
 /** @param {{kind: string, loginUrl: string | null}} signIn @param {boolean} forOperators */
-function way({ kind, loginUrl }, forOperators) {
+function instructions({ kind, loginUrl }, forOperators) {
   if (kind === "login" && loginUrl) {
     const login = new URL(loginUrl);
     login.searchParams.set("return_to", location.origin + location.pathname + location.search);
@@ -58,7 +58,7 @@ function way({ kind, loginUrl }, forOperators) {
       h(
         "p",
         { class: "soft" },
-        "Open the link that was printed when the service started. It is good for ten minutes; a new one is printed by ",
+        "Open the link that was printed when the service started. It is valid for ten minutes. To print a new one, run ",
         h("code", {}, command),
         " in the folder of the service.",
       ),

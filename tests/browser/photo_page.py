@@ -16,7 +16,7 @@ QUEUE = "document.querySelector('photo-queue').shadowRoot"
 ROWS = f"""[...{QUEUE}.querySelectorAll('.list .photo:not([hidden])')].map((row) => {{
   const text = (selector) => row.querySelector(selector)?.textContent ?? "";
   const image = row.querySelector(".picture img");
-  return {{ id: row.id, title: text(".title"), badge: text(".badge"), told: text(".told"),
+  return {{ id: row.id, title: text(".title"), badge: text(".badge"), text: text(".state-text"),
     values: [...row.querySelectorAll("dd")].map((each) => each.textContent),
     buttons: [...row.querySelectorAll(".buttons button")].map((each) => each.dataset.act),
     picture: image.hidden || !image.naturalWidth ? "" : image.src }};

@@ -74,7 +74,7 @@ async def console(service: Service, path: str = "/console", role: str = "admin")
     """Give a tab with the console, opened by a link as the service prints it."""
     async with browsing(f"{service.url}{path}#token={make_token('ops-1', role=role)}") as page:
         await page.resize(1280, 900)
-        await page.until("document.querySelector('#places')")
+        await page.until("document.querySelector('#views')")
         yield page
 
 
@@ -170,8 +170,8 @@ async def test_processes_show_their_slots_and_drain(busy: Service) -> None:
         await page.click(find("Undo"))
         await page.until("!document.querySelector('.badge.warn')")
         assert not ask(busy, "/api/processes")["items"][0]["isDraining"]
-        await page.click(find("Plugins", ".places a span"))
-        await page.until_text("in order")
+        await page.click(find("Plugins", ".views a span"))
+        await page.until_text("healthy")
         await page.until_text("websocket")
         # Where each comes from, what it serves, what is wrong with it, what it took; a plugin's words are only text.
         for text in ("built-in, API 2", "Serves GET /ring (user).", "cannot be used", f"ValueError: {HOSTILE}"):
@@ -209,11 +209,11 @@ async def test_users_are_found_and_erased_and_the_audit_tells(busy: Service, ai:
         await page.click(find("Close", "dialog button"))
         await page.click(find("Erase …"))
         await page.write("be")
-        assert await page.evaluate(f"{find('Erase for good', 'dialog button')}.disabled")
+        assert await page.evaluate(f"{find('Erase permanently', 'dialog button')}.disabled")
         await page.write("n")
         await page.press("Enter")
         ai.order(held=False)
-        await page.until("/Erased|goes on/.test(document.querySelector('.toasts').innerText)")
+        await page.until("/Erased|The erasure continues/.test(document.querySelector('.toasts').innerText)")
         refused = f"{busy.url}/api/processes/{quote(HOSTILE, safe='')}/drain"
         assert httpx.post(refused, headers=busy.headers("ops-1", role="admin")).status_code == 404
         await page.press("g", "a")
@@ -240,12 +240,12 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
     refused because of the page's origin, as behind a proxy without PUBLIC_URL, is not put down to the role.
     """
     async with console(service, role="operator-read") as page:
-        await page.until_text("may look only")
+        await page.until_text("can only view")
         await page.until("document.querySelectorAll('.queue').length > 0")
         seen = []
         for path in ("", "/processes", "/plugins", "/users", "/users/anna", "/audit"):
-            await page.evaluate(f"document.querySelector('.places a').setAttribute('href', '/console{path}')")
-            await page.click("document.querySelector('.places a')")
+            await page.evaluate(f"document.querySelector('.views a').setAttribute('href', '/console{path}')")
+            await page.click("document.querySelector('.views a')")
             await page.until("!document.querySelector('main [aria-busy=true], main .skeleton')")
             seen += await page.evaluate("[...document.querySelectorAll('main button')].map((each) => each.textContent)")
         assert set(seen) <= {"Look up", "Clear filters", "Filters", "Try again"}
@@ -256,13 +256,13 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
         refusals = "[[], [{ field: 'Origin', message: 'Not ours' }]]"
         words = "(details) => wordsOf(new PipelineError('No', 'FORBIDDEN', 403, { details }))"
         imported = f"import('/pages/now/api.js').then(({{ PipelineError, wordsOf }}) => {refusals}.map({words}))"
-        assert await page.evaluate(imported) == ["Your role may look, but not do this.", "Origin: Not ours"]
+        assert await page.evaluate(imported) == ["Your role can view this, but not change it.", "Origin: Not ours"]
         await page.click(find("Sign out"))
         await page.until_text("Sign in")
         await page.evaluate("document.querySelector('input').focus()")
         await page.write(make_token("anna"))
         await page.press("Enter")
-        await page.until_text("This token may not see the console")
+        await page.until_text("This token gives no access to the console")
         assert await page.violations() == []
         assert [each for each in page.problems if "403" not in each] == []
 
@@ -299,7 +299,7 @@ async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> N
         await page.until(f"/complete [1-9]/.test({plot}.getAttribute('aria-valuetext'))")
         await page.evaluate(f"{plot}.focus()")
         await page.press("Home")
-        assert await page.until(f"{plot}.getAttribute('aria-valuetext')?.endsWith('complete 0, in part 0')")
+        assert await page.until(f"{plot}.getAttribute('aria-valuetext')?.endsWith('complete 0, partial 0')")
         assert await page.until("document.querySelectorAll('.chart-tip:not([hidden])').length") == 1
         await page.press("End")
         assert await page.until(f"/complete [1-9]/.test({plot}.getAttribute('aria-valuetext'))")
@@ -323,20 +323,20 @@ async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: Ai
     ai.order(replies=[rest])
     service.upload("anna", headers={"Idempotency-Key": str(time.time_ns())})
     async with console(service) as page:
-        await page.until("/http is not asked for now. Next try in \\d+ s/.test(document.body.innerText)")
-        await page.until_text("none can start yet")
+        await page.until("/http is not called for now. Next try in \\d+ s/.test(document.body.innerText)")
+        await page.until_text("no job can start yet")
         await page.until_text(f"HTTP 429 from {ai.url.removeprefix('http://')}: {HOSTILE}")
         assert await page.evaluate("document.querySelectorAll('main img, main script').length") == 0
         problems = list(page.problems)
         await page.go_offline()
-        await page.until_text("The service does not answer. What you see is old. (This device is offline)")
+        await page.until_text("The service does not answer. These numbers are old. (This device is offline)")
         charts = "document.querySelector('.charts')"
         await page.evaluate(f"(document.dispatchEvent(new Event('visibilitychange')), {charts}.ariaBusy = 'not yet')")
         await page.until(f"{charts}.ariaBusy === 'false'")
         assert await page.evaluate(f"{charts}.checkVisibility()")
         await page.go_offline(False)
         await page.until_text("Live")
-        await page.until_text("It works, but one thing needs a look.")
+        await page.until_text("The service works, but one thing needs attention.")
         assert problems == []
 
 

@@ -237,10 +237,10 @@ async def test_wrong_addresses_show_the_way_out(service: Service, ai: AiService)
     async with console(service, "/console/jobs?state=gone") as page:
         for query in ("state=gone", "cursor=x", "from=yesterday"):
             await go(page, f"/console/jobs?{query}")
-            await page.click(find("Without filters"))
+            await page.click(find("Remove the filters"))
             await page.until(f"{ROWS}.length > 0 && !location.search")
         await go(page, "/console/jobs/none")
-        await page.until_text("This is no id of a job.")
+        await page.until_text("This is not the id of a job.")
         await page.resize(1280, 900)
         assert await page.evaluate("document.querySelector('main .card').offsetWidth") > 800
         await go(page, "/console/jobs?from=2026-01-02T03:04:05.678Z&user=ida")
@@ -315,7 +315,7 @@ async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
         assert page.problems == []
         await page.go_offline()
         await page.press("Enter")
-        await page.until(f"{DIALOG}.innerText.includes('It goes on by itself')")
+        await page.until(f"{DIALOG}.innerText.includes('It continues automatically')")
         assert len(jobs_of(held, user="emil", state="waiting")) == 3
         await page.go_offline(False)
         await until_ended(page, "3 jobs cancelled")
@@ -343,7 +343,7 @@ async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
         await ask_to_cancel(page, "3 jobs")
         await page.go_offline()
         await page.press("Enter")
-        await page.until(f"{DIALOG}.innerText.includes('It goes on by itself')")
+        await page.until(f"{DIALOG}.innerText.includes('It continues automatically')")
         await page.evaluate(f"{DIALOG}.close()")
         await page.until_text("Stopped: 0 of 3 jobs cancelled.")
         await page.go_offline(False)
@@ -356,7 +356,7 @@ async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
         await page.until(f"{DIALOG}?.innerText.includes('Delete 3 jobs')")
         await page.go_offline()
         await page.click(find("Delete 3 jobs"))
-        await page.until(f"{DIALOG}.innerText.includes('It goes on by itself')")
+        await page.until(f"{DIALOG}.innerText.includes('It continues automatically')")
         await page.click(find("Stop"))
         await until_ended(page, "0 jobs deleted", "Stopped")
         await page.go_offline(False)
@@ -388,7 +388,7 @@ async def test_deliveries_are_sent_again(service: Service, hook: FakeReceiver) -
         await page.click(find("Send all failed again …"))
         await page.until(f"/Send \\d+ deliver/.test({DIALOG}?.innerText)")
         await page.press("Enter")
-        await until_ended(page, "on their way again")
+        await until_ended(page, "queued again")
         await page.press("Enter")
         await page.until("!document.querySelector('dialog')")
         await go(page, f"/console/deliveries?asset={ids[2]}")

@@ -92,14 +92,14 @@ async def test_photos_wait_through_a_dead_spot_and_a_reload(tmp_path: Path, ai_s
             await page.until_text("You are offline")
             await choose(page, *photos(tmp_path / "photos", 3))
             shown = await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Waiting')")
-            assert shown[0]["told"] == "No network. It is sent as soon as there is one."
+            assert shown[0]["text"] == "No network. It will be sent when you are online again."
             await check_looks(page)
             assert proxy.keys == []
 
             proxy.loses_answers = True
             await page.go_offline(False)
             await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge !== 'Waiting')")
-            await until_rows(page, "rows.some(({told}) => told.includes('The service cannot be reached'))")
+            await until_rows(page, "rows.some(({text}) => text.includes('The service cannot be reached'))")
             first = set(proxy.keys)
             await page.reload()
             await until_rows(page, "rows.length >= 3")
@@ -142,13 +142,13 @@ async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_servi
             await choose(page, *photos(tmp_path / "photos", 1))
             (row,) = await until_rows(page, "rows[0]?.badge === 'Sending again'")
             await page.evaluate(LOSE_DATABASE)
-            await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].told !== {json.dumps(row['told'])}")
+            await until_rows(page, f"rows[0]?.badge === 'Sending again' && rows[0].text !== {json.dumps(row['text'])}")
             await page.block()
             await until_rows(page, "rows[0]?.badge === 'Done'")
 
             await page.block("*analyze-queue*")
             await choose(page, *photos(tmp_path / "photos", 2, first=1))
-            await page.until_text("This browser has no room to keep the photos")
+            await page.until_text("This browser has no space to store the photos")
             await until_rows(page, "rows.filter(({badge}) => badge === 'Sending again').length === 2")
             await page.evaluate(f"globalThis.before = {QUEUE}.querySelector('.list .photo')")
             await page.evaluate("for (const name of ['freeze', 'resume']) document.dispatchEvent(new Event(name))")
@@ -165,16 +165,16 @@ async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_servi
                 localStorage.removeItem("photo-queue.about ann {service.url}");""",
             )
             await page.reload()
-            await page.until_text("The service cannot be reached; it is asked again and again.")
+            await page.until_text("The service cannot be reached. This page keeps trying.")
             await choose(page, *photos(tmp_path / "photos", 1, first=3))
-            await page.until_text("1 photo waits for it: leave this page open.")
+            await page.until_text("1 photo is waiting: leave this page open.")
             await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
             await page.evaluate("isReady = true")
-            await page.until_text("none.txt is no photo.")
+            await page.until_text("none.txt is not a photo.")
             # Said twice, it is shown once.
             await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
             await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'other.txt')])")
-            await page.until_text("other.txt is no photo.")
+            await page.until_text("other.txt is not a photo.")
             assert (await page.evaluate(f"{QUEUE}.querySelector('.toasts').textContent")).count("none.txt") == 1
             await until_rows(page, "rows.length === 4 && rows.every(({badge}) => badge === 'Done')")
             page.problems = [each for each in page.problems if "ERR_" not in each]
@@ -211,7 +211,7 @@ async def test_photos_removed_before_they_are_sent(tmp_path: Path, ai_service: A
             await choose(page, large)
             await until_rows(page, "rows[0].badge === 'Preparing'")
             await page.evaluate(f"{act('Remove')}.click(); {within('.undo')}.click()")
-            await until_rows(page, "rows.length === 3 && rows[0].told === 'Made smaller to send.'")
+            await until_rows(page, "rows.length === 3 && rows[0].text === 'Made smaller to send.'")
             await page.evaluate(LOSE_DATABASE)
             await page.go_offline()
             await choose(page, large)

@@ -79,20 +79,20 @@ async def test_three_photos_until_the_end(tmp_path: Path, service: Service, ai: 
         assert "Photos over 10 MB are made smaller" in await page.text()
         await page.click(within("input[value=lego]"))
         await choose(page, *photos(tmp_path / "first", 3), tmp_path / "notes.pdf")
-        await page.until_text("notes.pdf is no photo")
+        await page.until_text("notes.pdf is not a photo")
         await page.evaluate(SHIFTS)
         shown = await until_rows(page, IN_LINE)
         assert [row["title"] for row in shown] == ["photo-000.jpg", "photo-001.jpg", "photo-002.jpg"]
         (waiting,) = [row for row in shown if row["badge"] == "Place 1"]
-        assert waiting["told"].startswith("Next in line") and waiting["buttons"] == ["Cancel", "Delete"]
+        assert waiting["text"].startswith("Next in line") and waiting["buttons"] == ["Cancel", "Delete"]
         await until_rows(page, "rows.every(({picture}) => picture.startsWith('blob:'))")
         await check_looks(page)
         await order(ai, held=False)
         await until_rows(page, "rows.map(({badge}) => badge).sort().join() === 'Done,Failed,Partly seen'")
-        told = {row["badge"]: row for row in await rows(page)}
-        assert told["Done"]["values"] == ["LEGO sure", "City 60316 not sure"]
-        assert told["Partly seen"]["told"] == "The AI could not see the model. You can fill it in."
-        assert told["Failed"]["told"] == "scripted 422."
+        by_badge = {row["badge"]: row for row in await rows(page)}
+        assert by_badge["Done"]["values"] == ["LEGO sure", "City 60316 not sure"]
+        assert by_badge["Partly seen"]["text"] == "The AI could not see the model. You can fill it in."
+        assert by_badge["Failed"]["text"] == "scripted 422."
         shifts = await page.evaluate("shifts")
         assert sum(value for value, *_ in shifts) < 0.01, shifts
         await page.reload()
@@ -117,11 +117,11 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
     await order(ai, replies=[{"status": 503}, {"status": 422}])
     async with photo_page(service.url, "bea") as page:
         await choose(page, *photos(tmp_path / "one", 1))
-        (row,) = await until_rows(page, "rows[0]?.badge === 'Attempt 2' && rows[0].told.startsWith('It starts')")
-        assert "after “AI service unavailable" in row["told"]
+        (row,) = await until_rows(page, "rows[0]?.badge === 'Attempt 2' && rows[0].text.startsWith('It starts')")
+        assert "The last attempt failed: AI service unavailable" in row["text"]
         await until_rows(page, "rows[0].badge === 'Failed'")
         await page.click(within(".list .picture"))
-        await page.until_text("What was tried")
+        await page.until_text("Attempts")
         assert "AI service unavailable" in await page.text() and "Attempt 2" in await page.text()
         await check_looks(page)
         await page.press("Escape")
@@ -155,7 +155,7 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
         httpx.post(f"{service.url}/api/queue/pause", **operator).raise_for_status()
         await choose(page, *photos(tmp_path / "two", 1, first=5))
         (row,) = await until_rows(page, "rows[0]?.badge === 'On hold'")
-        assert row["told"] == "The queue is paused. It goes on by itself."
+        assert row["text"] == "The queue is paused. It continues automatically."
         httpx.post(f"{service.url}/api/queue/resume", **operator).raise_for_status()
         await until_rows(page, "rows[0]?.badge === 'Looking'")
         await page.click(act("Cancel"))
@@ -243,8 +243,8 @@ async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: 
         await check_looks(page)
         # A tab may look once more at the photo that another one deletes: a browser tells of each 404.
         assert [each for each in other.problems if "404" not in each] == []
-        told = ("ERR_BLOCKED_BY_CLIENT", "404")
-        page.problems = [each for each in page.problems if not any(word in each for word in told)]
+        ignored = ("ERR_BLOCKED_BY_CLIENT", "404")
+        page.problems = [each for each in page.problems if not any(word in each for word in ignored)]
     async with photo_page(service.url, "dan") as page:
         assert await rows(page) == []
 
@@ -269,8 +269,8 @@ async def test_new_token_function_goes_on_or_shows_another_user(tmp_path: Path, 
         await page.until(f"{QUEUE}.querySelector('[data-view=empty]')")
         assert await rows(page) == []
 
-        await page.evaluate("""document.addEventListener("photo-unauthorized", (told) => {
-          told.stopPropagation(); // the page would sign out
+        await page.evaluate("""document.addEventListener("photo-unauthorized", (event) => {
+          event.stopPropagation(); // the page would sign out
           globalThis.refused = true;
         }, { capture: true })""")
         await page.evaluate(give.format(make_token("other", expires_in=-60)))
@@ -299,7 +299,7 @@ async def test_hostile_texts_stay_texts(tmp_path: Path, service: Service, ai: Ai
         (row,) = await until_rows(page, "rows[0].badge === 'Done'")
         assert row["values"] == [f"{evil} sure", f"{evil} sure"]
         await page.click(within(".list .picture"))
-        await page.until_text("What was tried")
+        await page.until_text("Attempts")
         images = f"[...{QUEUE}.querySelectorAll('img')].filter((each) => each.src.endsWith('/x')).length"
         assert await page.evaluate(f"{images} + {QUEUE}.querySelectorAll('script').length") == 0
 
@@ -329,7 +329,7 @@ async def test_keyboard_alone_sends_a_photo_and_large_ones_are_made_smaller(
         large.write_bytes(make_noise_image(12 * 2**20))
         await choose(page, large)
         (row,) = await until_rows(page, "rows[0]?.badge === 'Done'")
-        assert row["told"] == "Made smaller to send."
+        assert row["text"] == "Made smaller to send."
         (asset,) = service.get("/api/assets", "fay").json()["data"]["items"]
         original = asset["images"]["original"]
         assert original["contentType"] == "image/jpeg" and original["bytes"] < 10 * 2**20
@@ -343,7 +343,7 @@ async def test_keyboard_alone_sends_a_photo_and_large_ones_are_made_smaller(
           document.dispatchEvent(new ClipboardEvent("paste", {{ clipboardData }}));
         }})()""")
         (row, _) = await until_rows(page, "rows[0]?.badge === 'Not sent'")
-        assert "image" in row["told"].lower() and row["buttons"] == ["Try again", "Remove"]
+        assert "image" in row["text"].lower() and row["buttons"] == ["Try again", "Remove"]
         await page.reload()
         await until_rows(page, "rows[0]?.badge === 'Not sent'")
         await page.click(act("Remove"))

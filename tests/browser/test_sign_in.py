@@ -57,7 +57,7 @@ async def test_link_signs_in_once_and_for_all_tabs(service: Service) -> None:
         # A browser tells of each request that is refused.
         assert [each for each in page.problems if "401" not in each] == [] == tab.problems
         await go(page, f"{service.url}/#token={link_token(seconds=-60)}")
-        await page.until_text("This link is no longer good.")
+        await page.until_text("This link is no longer valid.")
         # Pasted into the address of the open page, where it loads nothing.
         await page.evaluate(f"location.hash = 'token={link_token('ben')}'")
         await page.until_text("Sign out")
@@ -90,7 +90,7 @@ async def test_pasted_token_signs_in(service: Service) -> None:
         # What `make demo` leaves behind is started by nothing else.
         await page.until_text(".venv/bin/python run.py link --console")
         for token, words in {
-            "nonsense": "The service does not take this token.",
+            "nonsense": "The service does not accept this token.",
             make_token(): "it needs the role admin or operator-read",
             make_token(role="operator-read"): "Overview",
         }.items():
@@ -98,7 +98,7 @@ async def test_pasted_token_signs_in(service: Service) -> None:
             await page.write(token)
             await page.press("Enter")
             await page.until_text(words)
-        assert "may change things" not in await page.text()
+        assert "can make changes" not in await page.text()
 
 
 @pytest.mark.gen_test(timeout=90)
@@ -149,9 +149,9 @@ async def test_session_ends_when_the_service_says_so(service: Service) -> None:
 
         await page.block("*/api/about")
         await go(page, f"{service.url}/#token={make_token(expires_in=2)}")
-        await page.until_text("The service cannot be reached. Signing in waits for it.")
+        await page.until_text("The service cannot be reached. You can sign in when it answers.")
         await page.block()
-        await page.until_text("The sign-in has ended. What was not sent yet is kept for you.")
+        await page.until_text("Your sign-in has expired. Photos that were not sent yet are kept.")
         assert [each for each in page.problems if "401" not in each and "ERR_" not in each] == []
 
 

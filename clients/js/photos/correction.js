@@ -7,21 +7,21 @@ const LONGEST = 200;
 
 export class CorrectionForm {
   /** @type {Record<string, HTMLInputElement>} */ #fields = {};
-  #before;
+  #original;
   #problem = h("p", { class: "problem", role: "alert" });
   #save = h("button", { class: "primary" }, "Save");
 
   /**
    * @param {Record<string, any>} asset
-   * @param {(said: Record<string, string | null>) => Promise<unknown>} save
+   * @param {(changes: Record<string, string | null>) => Promise<unknown>} save
    * @param {() => void} end
    */
   constructor({ aiMetadata }, save, end) {
-    this.#before = Object.fromEntries(FIELDS.map((field) => [field, aiMetadata?.[field]?.value ?? ""]));
+    this.#original = Object.fromEntries(FIELDS.map((field) => [field, aiMetadata?.[field]?.value ?? ""]));
     const labels = FIELDS.map((field) => {
       this.#fields[field] = h("input", {
         name: field,
-        value: this.#before[field],
+        value: this.#original[field],
         maxlength: LONGEST,
         autocomplete: "off",
       });
@@ -31,12 +31,12 @@ export class CorrectionForm {
       event.key === "Escape" && (event.stopPropagation(), end());
     const onsubmit = async (/** @type {Event} */ event) => {
       event.preventDefault();
-      const said = this.#said();
-      if (!Object.keys(said).length) return end();
+      const changes = this.#changes();
+      if (!Object.keys(changes).length) return end();
       this.#problem.textContent = "";
       this.#save.disabled = true;
       try {
-        await save(said);
+        await save(changes);
         end();
       } catch (/** @type {any} */ error) {
         this.#problem.textContent = error.details?.[0]?.message ?? error.message;
@@ -44,7 +44,7 @@ export class CorrectionForm {
       }
     };
     const cancel = h("button", { type: "button", onclick: end }, "Cancel");
-    const hint = h("p", { class: "hint" }, "An empty field goes back to what the AI saw.");
+    const hint = h("p", { class: "hint" }, "Empty a field to return to the value from the AI.");
     this.element = h(
       "form",
       { class: "correction", onkeydown, onsubmit, "aria-label": "Correct what the AI saw" },
@@ -56,16 +56,16 @@ export class CorrectionForm {
   }
 
   focus() {
-    const first = FIELDS.find((field) => !this.#before[field]) ?? "brand";
+    const first = FIELDS.find((field) => !this.#original[field]) ?? "brand";
     this.#fields[first].focus();
     this.#fields[first].select();
   }
 
   /** @returns {Record<string, string | null>} the changed values */
-  #said() {
+  #changes() {
     const now = FIELDS.map((field) => /** @type {const} */ ([field, this.#fields[field].value.trim()]));
     return Object.fromEntries(
-      now.filter(([field, text]) => text !== this.#before[field]).map(([field, text]) => [field, text || null]),
+      now.filter(([field, text]) => text !== this.#original[field]).map(([field, text]) => [field, text || null]),
     );
   }
 }

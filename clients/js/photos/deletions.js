@@ -6,24 +6,24 @@ const UNDO_MS = 6000;
 
 export class Deletions {
   #messages;
-  #acts;
+  #actions;
   /** @type {Set<import("./photos.js").Photo>} hidden, and not deleted yet */ #pending = new Set();
   /** @type {{close: () => void} | null} */ #toast = null;
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 
   /**
    * @param {import("./messages.js").Messages} messages
-   * @param {{hide: (photo: any, isHidden: boolean) => void, delete: (photo: any) => void}} acts
+   * @param {{hide: (photo: any, isHidden: boolean) => void, delete: (photo: any) => void}} actions
    */
-  constructor(messages, acts) {
+  constructor(messages, actions) {
     this.#messages = messages;
-    this.#acts = acts;
+    this.#actions = actions;
   }
 
   /** @param {import("./photos.js").Photo} photo @param {boolean} isByKeyboard */
   add(photo, isByKeyboard) {
     this.#pending.add(photo);
-    this.#acts.hide(photo, true);
+    this.#actions.hide(photo, true);
     this.#toast?.close();
     clearTimeout(this.#timer);
     const text = `${counted(this.#pending.size, "photo")} deleted.`;
@@ -36,13 +36,13 @@ export class Deletions {
     clearTimeout(this.#timer);
     const photos = [...this.#pending];
     this.#pending.clear();
-    photos.forEach((photo) => this.#acts.delete(photo));
+    photos.forEach((photo) => this.#actions.delete(photo));
   }
 
   #undo() {
     clearTimeout(this.#timer);
-    for (const photo of this.#pending) this.#acts.hide(photo, false);
+    for (const photo of this.#pending) this.#actions.hide(photo, false);
     this.#pending.clear();
-    this.#messages.say("They are back.");
+    this.#messages.say("Undone. Nothing was deleted.");
   }
 }

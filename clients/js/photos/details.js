@@ -39,17 +39,17 @@ export class Details {
 
   #show() {
     const photo = /** @type {import("./photos.js").Photo} */ (this.#photo);
-    const { badge, kind, told } = stateOf(photo);
+    const { badge, kind, text } = stateOf(photo);
     this.element.setAttribute("aria-label", nameOf(photo));
     fill(
       this.#content,
       this.#picture(photo),
       h("div", { class: "head" }, h("h2", {}, nameOf(photo)), h("span", { class: `badge ${kind}` }, badge)),
-      told && h("p", { class: "told" }, told),
+      text && h("p", { class: "state-text" }, text),
       values(photo.asset),
-      text(photo.asset),
+      lettering(photo.asset),
       attempts(photo.asset),
-      about(photo),
+      fileFacts(photo),
     );
   }
 
@@ -76,13 +76,13 @@ export class Details {
 
 /** @param {any} asset */
 function values(asset) {
-  const said = FIELDS.filter((field) => asset?.aiMetadata?.[field]?.value);
+  const seen = FIELDS.filter((field) => asset?.aiMetadata?.[field]?.value);
   return (
-    said.length > 0 &&
+    seen.length > 0 &&
     h(
       "dl",
       { class: "facts" },
-      said.map((field) => {
+      seen.map((field) => {
         const { value, confidence } = asset.aiMetadata[field];
         return h(
           "div",
@@ -101,7 +101,7 @@ function values(asset) {
 }
 
 /** The lettering on the product. @param {any} asset */
-function text(asset) {
+function lettering(asset) {
   const lines = asset?.aiMetadata?.extra?.text;
   const read = (Array.isArray(lines) ? lines : [lines])
     .map((each) => (typeof each === "string" ? each : (each?.value ?? each?.text)))
@@ -111,7 +111,7 @@ function text(asset) {
     h(
       "p",
       {},
-      h("span", { class: "soft" }, "It reads: "),
+      h("span", { class: "soft" }, "Text on it: "),
       read
         .slice(0, 8)
         .map((each) => `“${each}”`)
@@ -127,21 +127,21 @@ function attempts(asset) {
     const seconds = ((Date.parse(endedAt) - Date.parse(startedAt)) / 1000).toLocaleString([], {
       maximumFractionDigits: 1,
     });
-    const who = provider ? ` by ${provider}` : "";
+    const by = provider ? ` by ${provider}` : "";
     return h(
       "li",
       { class: outcome },
       h("b", {}, `Attempt ${attempt}`),
-      ` at ${new Date(startedAt).toLocaleTimeString()}${who}, ${seconds} s`,
+      ` at ${new Date(startedAt).toLocaleTimeString()}${by}, ${seconds} s`,
       h("br"),
-      outcome === "completed" ? "It has answered." : reason || "It failed.",
+      outcome === "completed" ? "The AI answered." : reason || "It failed.",
     );
   });
-  return h("section", {}, h("h3", {}, "What was tried"), h("ol", { class: "attempts" }, items));
+  return h("section", {}, h("h3", {}, "Attempts"), h("ol", { class: "attempts" }, items));
 }
 
 /** @param {import("./photos.js").Photo} photo */
-function about({ asset, note, name }) {
+function fileFacts({ asset, note, name }) {
   const original = asset?.images?.original;
   const facts = [
     name,

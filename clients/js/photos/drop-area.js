@@ -19,56 +19,13 @@ export class DropArea {
   /** @param {(files: Iterable<File>) => void} add */
   constructor(add) {
     this.#add = add;
-    const choose = h("input", {
-      type: "file",
-      accept: ACCEPTED,
-      multiple: true,
-      class: "hidden-input",
-      tabindex: "-1",
-      "aria-hidden": "true",
-      onchange: taken,
-    });
-    const take = h("input", {
-      type: "file",
-      accept: "image/*",
-      capture: "environment",
-      class: "hidden-input",
-      tabindex: "-1",
-      "aria-hidden": "true",
-      onchange: taken,
-    });
-    function taken(/** @type {any} */ { target }) {
-      add(target.files);
-      target.value = ""; // so that the same file again fires an event
-    }
+    const choose = fileInput(add, { accept: ACCEPTED, multiple: true });
+    const take = fileInput(add, { accept: "image/*", capture: "environment" });
     this.element = h(
       "section",
       { class: "drop", "aria-label": "Add photos" },
       this.#choice,
-      h(
-        "div",
-        { class: "hole" },
-        h("span", { class: "mark" }, icon("upload")),
-        h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste them, or choose some")),
-        h(
-          "div",
-          { class: "invitation by-hand" },
-          h("h2", {}, "Add photos"),
-          h("p", {}, "Choose some, or take one now"),
-        ),
-        h(
-          "div",
-          { class: "ways" },
-          h(
-            "button",
-            { type: "button", class: "primary", onclick: () => choose.click() },
-            icon("image"),
-            "Choose photos",
-          ),
-          h("button", { type: "button", class: "take", onclick: () => take.click() }, icon("camera"), "Take a photo"),
-        ),
-        this.#limits,
-      ),
+      h("div", { class: "hole" }, invitations(), buttons(choose, take), this.#limits),
       this.#sees,
       h("details", { class: "more" }, h("summary", {}, "What the AI can see"), this.#seesBriefly),
       choose,
@@ -80,15 +37,15 @@ export class DropArea {
   show({ categories, maxUploadBytes, providers }, category) {
     this.#categories = categories;
     this.#limits.textContent = `JPEG, PNG, WebP, GIF, AVIF or HEIC. Photos over ${megabytes(maxUploadBytes)} are made smaller.`;
-    fill(this.#sees, seen(providers));
-    fill(this.#seesBriefly, seen(providers));
+    fill(this.#sees, abilitiesOf(providers));
+    fill(this.#seesBriefly, abilitiesOf(providers));
     this.choose(category);
   }
 
   /** @param {string} category an allowed one; otherwise the first is chosen */
   choose(category) {
-    const isTaken = this.#categories.includes(category);
-    this.category = isTaken || !this.#categories.length ? category : this.#categories[0];
+    const isAllowed = this.#categories.includes(category);
+    this.category = isAllowed || !this.#categories.length ? category : this.#categories[0];
     if (this.#categories.length > FEW_CATEGORIES) fill(this.#choice, this.#select());
     else if (this.#categories.length > 1) fill(this.#choice, this.#radios());
   }
@@ -109,7 +66,7 @@ export class DropArea {
         h("span", {}, titled(category)),
       ),
     );
-    return h("fieldset", {}, h("legend", {}, "What is in them?"), h("div", { class: "options" }, choices));
+    return h("fieldset", {}, h("legend", {}, "What is in the photos?"), h("div", { class: "options" }, choices));
   }
 
   #select() {
@@ -119,7 +76,7 @@ export class DropArea {
     return h(
       "label",
       {},
-      "What is in them?",
+      "What is in the photos?",
       h("select", { onchange: (/** @type {any} */ { target }) => this.#chosen(target.value) }, options),
     );
   }
@@ -163,6 +120,41 @@ export class DropArea {
   }
 }
 
+/** A hidden input for files. @param {(files: Iterable<File>) => void} add @param {Record<string, any>} props */
+function fileInput(add, props) {
+  const onchange = (/** @type {any} */ { target }) => {
+    add(target.files);
+    target.value = ""; // so that the same file again fires an event
+  };
+  return h("input", {
+    type: "file",
+    class: "hidden-input",
+    tabindex: "-1",
+    "aria-hidden": "true",
+    onchange,
+    ...props,
+  });
+}
+
+/** One for a mouse, one for a touch screen: the style shows one of them. */
+function invitations() {
+  return [
+    h("span", { class: "mark" }, icon("upload")),
+    h("div", { class: "invitation" }, h("h2", {}, "Drop photos here"), h("p", {}, "or paste or choose them")),
+    h("div", { class: "invitation by-hand" }, h("h2", {}, "Add photos"), h("p", {}, "Choose some, or take one now")),
+  ];
+}
+
+/** @param {HTMLInputElement} choose @param {HTMLInputElement} take */
+function buttons(choose, take) {
+  return h(
+    "div",
+    { class: "ways" },
+    h("button", { type: "button", class: "primary", onclick: () => choose.click() }, icon("image"), "Choose photos"),
+    h("button", { type: "button", class: "take", onclick: () => take.click() }, icon("camera"), "Take a photo"),
+  );
+}
+
 /** The files, also those in folders. @param {DataTransfer} transfer @returns {Promise<File[]>} */
 export async function dropped({ items, files }) {
   // Read at once: the items are empty after the event.
@@ -186,10 +178,10 @@ async function filesOf(entry) {
 }
 
 /** A text about what the AI can and cannot see. @param {{name: string, sees: string | null}[]} providers */
-function seen(providers) {
-  const told = providers.filter(({ sees }) => sees);
-  if (!told.length)
-    return "The AI names brand, model and colours where it can see them, and says so where it cannot. What is wrong can be corrected.";
-  if (told.length === 1) return told[0].sees;
-  return told.map(({ name, sees }, index) => [index > 0 && h("br"), h("b", {}, name), ": ", sees]);
+function abilitiesOf(providers) {
+  const described = providers.filter(({ sees }) => sees);
+  if (!described.length)
+    return "The AI names the brand, model and colours that it can see. You can correct its mistakes.";
+  if (described.length === 1) return described[0].sees;
+  return described.map(({ name, sees }, index) => [index > 0 && h("br"), h("b", {}, name), ": ", sees]);
 }

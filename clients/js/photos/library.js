@@ -6,35 +6,35 @@
 const PAGE = 50;
 const LARGEST_PAGE = 100;
 const CATCH_UP_PAGES = 3;
-const SOON_MS = 300;
+const COLLECT_MS = 300;
 const FEW = 4; // up to so many are read one by one
 const SENT_MS = 2000;
-const AGAIN_MS = 3000;
+const RETRY_MS = 3000;
 const FRAMES = ["processed", "queued", "started", "retrying", "held", "progress", "corrected", "deleted"];
 
 export class Library {
   #client;
   #photos;
-  #told;
+  #callbacks;
   /** @type {string | null} */ #cursor = null;
   #isLoading = false;
   /** @type {Promise<unknown> | null} */ #first = null;
-  /** @type {Set<string>} ids of assets to read */ #wanted = new Set();
+  /** @type {Set<string>} ids of assets to read */ #toRead = new Set();
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #isClosed = false;
-  #isProblemTold = false;
+  #isProblemReported = false;
   isLoaded = false;
 
   /**
    * @param {import("../pipeline-client.js").PipelineClient} client
    * @param {import("./photos.js").Photos} photos
-   * @param {{changed: () => void, finished: (photo: import("./photos.js").Photo, frame: any) => void, problem: (error: any) => void, hasMore: (hasMore: boolean) => void}} told
+   * @param {{changed: () => void, finished: (photo: import("./photos.js").Photo, frame: any) => void, problem: (error: any) => void, hasMore: (hasMore: boolean) => void}} callbacks
    */
-  constructor(client, photos, told) {
+  constructor(client, photos, callbacks) {
     this.#client = client;
     this.#photos = photos;
-    this.#told = told;
-    for (const name of FRAMES) client.on(/** @type {any} */ (`asset_${name}`), (frame) => this.take(frame));
+    this.#callbacks = callbacks;
+    for (const name of FRAMES) client.on(/** @type {any} */ (`asset_${name}`), (frame) => this.apply(frame));
   }
 
   close() {
@@ -49,9 +49,9 @@ export class Library {
       (error) => {
         this.#first = null;
         // Reported once: it is tried again, and the line above the list shows that the connection is lost.
-        if (!this.#isProblemTold) this.#told.problem(error);
-        this.#isProblemTold = true;
-        if (error.status !== 401) setTimeout(() => this.#isClosed || this.start(), AGAIN_MS);
+        if (!this.#isProblemReported) this.#callbacks.problem(error);
+        this.#isProblemReported = true;
+        if (error.status !== 401) setTimeout(() => this.#isClosed || this.start(), RETRY_MS);
       },
     );
     return this.#first;
@@ -64,11 +64,11 @@ export class Library {
     try {
       await this.#page(this.#cursor);
     } catch (error) {
-      this.#told.problem(error);
-      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      this.#callbacks.problem(error);
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     } finally {
       this.#isLoading = false;
-      this.#told.changed();
+      this.#callbacks.changed();
     }
   }
 
@@ -79,18 +79,18 @@ export class Library {
     if (!this.isLoaded || this.#isClosed) return;
     try {
       const isComplete = await this.#readNew();
-      if (isComplete) this.want(...this.#photos.unfinished);
+      if (isComplete) this.readSoon(...this.#photos.unfinished);
     } catch (error) {
-      this.#told.problem(error);
+      this.#callbacks.problem(error);
     }
-    this.#told.changed();
+    this.#callbacks.changed();
   }
 
   /** Read these assets soon. @param {...string} ids */
-  want(...ids) {
+  readSoon(...ids) {
     if (this.#isClosed) return;
-    for (const id of ids) this.#wanted.add(id);
-    if (this.#wanted.size) this.#timer ??= setTimeout(() => this.#ask(), SOON_MS);
+    for (const id of ids) this.#toRead.add(id);
+    if (this.#toRead.size) this.#timer ??= setTimeout(() => this.#readAssets(), COLLECT_MS);
   }
 
   /** @param {string | null} cursor */
@@ -98,9 +98,9 @@ export class Library {
     const { items, nextCursor } = await this.#client.assets({ limit: cursor ? LARGEST_PAGE : PAGE, cursor });
     if (this.#isClosed) return;
     this.#cursor = nextCursor;
-    this.#told.hasMore(nextCursor !== null);
+    this.#callbacks.hasMore(nextCursor !== null);
     this.#photos.addAssets(items, "append");
-    this.#told.changed();
+    this.#callbacks.changed();
   }
 
   /** Read from the top until a known photo. Returns whether one was reached. */
@@ -130,45 +130,45 @@ export class Library {
   }
 
   /** @param {any} frame */
-  take(frame) {
-    const came = this.#photos.frame(frame);
+  apply(frame) {
+    const change = this.#photos.frame(frame);
     const photo = this.#photos.find(frame.assetId);
-    if (came) this.want(frame.assetId);
+    if (change) this.readSoon(frame.assetId);
     // It may be a photo that is being sent: its receipt will say so.
     else if (!photo && frame.event !== "asset_deleted")
-      setTimeout(() => this.#photos.find(frame.assetId) ?? this.want(frame.assetId), SENT_MS);
-    if (came === "finished" && photo) this.#told.finished(photo, frame);
-    this.#told.changed();
+      setTimeout(() => this.#photos.find(frame.assetId) ?? this.readSoon(frame.assetId), SENT_MS);
+    if (change === "finished" && photo) this.#callbacks.finished(photo, frame);
+    this.#callbacks.changed();
   }
 
-  async #ask() {
-    const ids = new Set(this.#wanted);
-    this.#wanted.clear();
+  async #readAssets() {
+    const ids = new Set(this.#toRead);
+    this.#toRead.clear();
     try {
       let cursor = null;
       for (let page = 0; ids.size > FEW && page < CATCH_UP_PAGES; page++) {
         const { items, nextCursor } = await this.#client.assets({ limit: LARGEST_PAGE, cursor });
-        this.#put(items.filter(({ id }) => ids.delete(id)));
+        this.#addRead(items.filter(({ id }) => ids.delete(id)));
         if (!(cursor = nextCursor)) break;
       }
       for (const id of ids) {
-        await this.#one(id);
+        await this.#readAsset(id);
         ids.delete(id);
       }
     } catch {
       // Read again with the next ones, or after the outage.
-      for (const id of ids) this.#wanted.add(id);
+      for (const id of ids) this.#toRead.add(id);
     }
     this.#timer = undefined;
     if (this.#isClosed) return;
-    if (this.#wanted.size) this.#timer = setTimeout(() => this.#ask(), AGAIN_MS);
-    this.#told.changed();
+    if (this.#toRead.size) this.#timer = setTimeout(() => this.#readAssets(), RETRY_MS);
+    this.#callbacks.changed();
   }
 
   /** @param {string} id */
-  async #one(id) {
+  async #readAsset(id) {
     try {
-      this.#put([await this.#client.asset(id)]);
+      this.#addRead([await this.#client.asset(id)]);
     } catch (/** @type {any} */ error) {
       if (error.status !== 404) throw error;
       this.#photos.deleted(id);
@@ -176,7 +176,7 @@ export class Library {
   }
 
   /** @param {any[]} assets newest first; an old one comes later, with its page */
-  #put(assets) {
+  #addRead(assets) {
     if (this.#isClosed) return;
     const oldest = this.#cursor ? this.#photos.oldest : "";
     this.#photos.addAssets(

@@ -43,7 +43,7 @@ export class PhotoList {
   }
 
   /** Ask for more rows if the end is still near. */
-  lookAgain() {
+  checkEnd() {
     this.#nearEnd.unobserve(this.#end);
     this.#nearEnd.observe(this.#end);
   }
@@ -53,12 +53,12 @@ export class PhotoList {
     const [first] = this.#blocks;
     if (first && first.photos.length + photos.length <= BLOCK_ROWS) {
       first.photos.unshift(...photos);
-      return photos.forEach((photo, at) => this.#place(first, photo, at));
+      return photos.forEach((photo, at) => this.#insert(first, photo, at));
     }
     for (let from = 0, at = 0; from < photos.length; from += BLOCK_ROWS, at++) {
       const block = this.#addBlock(at);
       for (const photo of photos.slice(from, from + BLOCK_ROWS))
-        this.#place(block, photo, block.photos.push(photo) - 1);
+        this.#insert(block, photo, block.photos.push(photo) - 1);
     }
   }
 
@@ -68,7 +68,7 @@ export class PhotoList {
       let block = this.#blocks.at(-1);
       if (!block || block.photos.length >= BLOCK_ROWS) block = this.#addBlock(this.#blocks.length);
       block.photos.push(photo);
-      this.#place(block, photo, block.photos.length - 1);
+      this.#insert(block, photo, block.photos.length - 1);
     }
   }
 
@@ -95,7 +95,7 @@ export class PhotoList {
     block.rows?.delete(photo);
     if (hasFocus) this.focus(next);
     this.#number();
-    if (block.photos.length) return this.#keepHeight(block);
+    if (block.photos.length) return this.#setHeight(block);
     this.#near.unobserve(block.element);
     this.#blockOfElement.delete(block.element);
     this.#blocks.splice(this.#blocks.indexOf(block), 1);
@@ -121,16 +121,6 @@ export class PhotoList {
     for (const photo of [...this.#blockOf.keys()]) this.remove(photo);
   }
 
-  close() {
-    this.#near.disconnect();
-    this.#nearEnd.disconnect();
-  }
-
-  /** @param {Photo} photo */
-  rowOf(photo) {
-    return this.#blockOf.get(photo)?.rows?.get(photo);
-  }
-
   /** @param {number} at */
   #addBlock(at) {
     /** @type {Block} */
@@ -145,14 +135,14 @@ export class PhotoList {
   }
 
   /** @param {Block} block @param {Photo} photo @param {number} at */
-  #place(block, photo, at) {
+  #insert(block, photo, at) {
     this.#blockOf.set(photo, block);
     if (block.rows) {
       const row = this.#makeRow(photo);
       block.rows.set(photo, row);
       block.element.insertBefore(row.element, block.element.children[at] ?? null);
     }
-    this.#keepHeight(block);
+    this.#setHeight(block);
     this.#number();
   }
 
@@ -165,7 +155,7 @@ export class PhotoList {
     if (boundingClientRect.height && block.photos.length) this.#rowPx = boundingClientRect.height / block.photos.length;
     block.rows = null;
     block.element.replaceChildren();
-    this.#keepHeight(block, boundingClientRect.height);
+    this.#setHeight(block, boundingClientRect.height);
   }
 
   /** @param {Block} block */
@@ -173,12 +163,12 @@ export class PhotoList {
     if (block.rows) return;
     block.rows = new Map(block.photos.map((photo) => [photo, this.#makeRow(photo)]));
     block.element.replaceChildren(...[...block.rows.values()].map(({ element }) => element));
-    this.#keepHeight(block);
+    this.#setHeight(block);
     this.#number();
   }
 
   /** @param {Block} block @param {number} [px] */
-  #keepHeight(block, px = block.photos.length * this.#rowPx) {
+  #setHeight(block, px = block.photos.length * this.#rowPx) {
     block.element.style.height = block.rows ? "" : `${Math.round(px)}px`;
   }
 
@@ -188,17 +178,17 @@ export class PhotoList {
     this.#isNumbering = true;
     requestAnimationFrame(() => {
       this.#isNumbering = false;
-      let place = 0;
+      let position = 0;
       const size = this.hasMore ? -1 : this.size;
       for (const { photos, rows } of this.#blocks) {
         if (rows) {
           photos.forEach((photo, index) => {
             const element = rows.get(photo)?.element;
-            element?.setAttribute("aria-posinset", String(place + index + 1));
+            element?.setAttribute("aria-posinset", String(position + index + 1));
             element?.setAttribute("aria-setsize", String(size));
           });
         }
-        place += photos.length;
+        position += photos.length;
       }
     });
   }

@@ -7,25 +7,25 @@
 import { h, icon } from "./elements.js";
 
 const SHOWN_MS = 6000;
-const HEARD_MS = 1500;
+const ANNOUNCE_MS = 1500;
 
 export class Messages {
-  #voice = h("p", { class: "visually-hidden", role: "status", "aria-live": "polite" });
+  #announcer = h("p", { class: "visually-hidden", role: "status", "aria-live": "polite" });
   #offline = h(
     "p",
     { class: "offline", hidden: true },
-    "You are offline. Your photos wait here and go on by themselves.",
+    "You are offline. Your photos are sent when you are online again.",
   );
   #toasts = h("div", { class: "toasts" }, this.#offline);
-  element = h("div", {}, this.#toasts, this.#voice);
-  #home;
+  element = h("div", {}, this.#toasts, this.#announcer);
+  #moveFocus;
   /** @type {Map<string, Message>} by text */ #shown = new Map();
   /** @type {[string, string][]} */ #unannounced = [];
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
 
-  /** @param {() => void} home moves the focus on when a message with the focus closes */
-  constructor(home) {
-    this.#home = home;
+  /** @param {() => void} moveFocus moves the focus on when a message with the focus closes */
+  constructor(moveFocus) {
+    this.#moveFocus = moveFocus;
   }
 
   /**
@@ -37,10 +37,10 @@ export class Messages {
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
       const kinds = Map.groupBy(this.#unannounced.splice(0), ([text, many]) => many || text);
-      this.#voice.textContent = [...kinds.values()]
+      this.#announcer.textContent = [...kinds.values()]
         .map((of) => (of.length > 1 && of[0][1] ? `${of.length} ${of[0][1]}.` : of[0][0]))
         .join(" ");
-    }, HEARD_MS);
+    }, ANNOUNCE_MS);
   }
 
   /** @param {boolean} isOffline */
@@ -65,7 +65,7 @@ export class Messages {
       element.remove();
       clearTimeout(timer);
       if (this.#shown.get(text) === message) this.#shown.delete(text);
-      if (hasFocus) this.#home();
+      if (hasFocus) this.#moveFocus();
     };
     const back = undo && h("button", { type: "button", class: "undo", onclick: () => (close(), undo()) }, "Undo");
     const shut =

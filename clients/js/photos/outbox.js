@@ -41,41 +41,41 @@ export class Outbox {
 
   /** All photos in the order of sending. @returns {Promise<Unsent[]>} */
   async all() {
-    const kept = await this.#ask("readonly", (store) => store.index("owner").getAll(this.owner));
-    const here = [...inMemory.values()].filter(({ owner }) => owner === this.owner);
-    const all = new Map([...(kept?.result ?? []), ...here].map((unsent) => [unsent.key, unsent]));
+    const stored = await this.#ask("readonly", (store) => store.index("owner").getAll(this.owner));
+    const unstored = [...inMemory.values()].filter(({ owner }) => owner === this.owner);
+    const all = new Map([...(stored?.result ?? []), ...unstored].map((unsent) => [unsent.key, unsent]));
     return [...all.values()].sort((a, b) => a.addedAt - b.addedAt || a.order - b.order);
   }
 
   /** Read a photo: undefined once it was sent or removed; throws when the browser does not answer. @param {string} key @returns {Promise<Unsent | undefined>} */
   async get(key) {
     if (inMemory.has(key)) return inMemory.get(key);
-    const kept = await this.#ask("readonly", (store) => store.get(key));
-    if (!kept) throw new Error("This browser does not give the photo back: load the page again");
-    return kept.result;
+    const stored = await this.#ask("readonly", (store) => store.get(key));
+    if (!stored) throw new Error("This browser cannot read the stored photo: reload the page");
+    return stored.result;
   }
 
-  /** Add photos in memory; `keep` stores them. @param {Unsent[]} all */
-  hold(all) {
+  /** Add photos in memory; `put` stores them. @param {Unsent[]} all */
+  addInMemory(all) {
     for (const unsent of all) inMemory.set(unsent.key, unsent);
   }
 
   /** Whether the photo would be lost with the page. @param {string} key */
-  isHeld(key) {
+  isInMemory(key) {
     return inMemory.has(key);
   }
 
   /** Whether any photo, or the last change, would be lost. */
-  get holdsAny() {
+  get hasUnstored() {
     return this.#changing > 0 || [...inMemory.values()].some(({ owner }) => owner === this.owner);
   }
 
   /** Store a photo. Returns whether it survives this page. @param {Unsent} unsent @returns {Promise<boolean>} */
   async put(unsent) {
-    const isKept = (await this.#ask("readwrite", (store) => store.put(unsent))) !== undefined;
-    if (isKept) inMemory.delete(unsent.key);
+    const isStored = (await this.#ask("readwrite", (store) => store.put(unsent))) !== undefined;
+    if (isStored) inMemory.delete(unsent.key);
     else inMemory.set(unsent.key, unsent);
-    return isKept;
+    return isStored;
   }
 
   /** @param {string} key */
@@ -85,14 +85,14 @@ export class Outbox {
 
   /** Delete a photo and return it; undefined when it does not exist. @param {string} key @returns {Promise<Unsent | undefined>} */
   async take(key) {
-    const here = inMemory.get(key);
+    const unstored = inMemory.get(key);
     inMemory.delete(key);
-    const kept = await this.#ask("readwrite", (store) => {
+    const stored = await this.#ask("readwrite", (store) => {
       const found = store.get(key);
       store.delete(key);
       return found;
     });
-    return here ?? kept?.result;
+    return unstored ?? stored?.result;
   }
 
   /** Delete all photos of this user. */

@@ -42,10 +42,6 @@ export class Photos {
     this.#list = list;
   }
 
-  get size() {
-    return this.#unsent.size + this.#assets.size;
-  }
-
   get unsent() {
     return this.#unsent.size;
   }
@@ -236,7 +232,7 @@ export class Photos {
       this.#list.update(photo);
       return event === "asset_processed" ? "finished" : "corrected";
     }
-    if (!UNFINISHED.includes(photo.asset.status)) return "again";
+    if (!UNFINISHED.includes(photo.asset.status)) return "restarted";
     if (event === "asset_progress") photo.live = { ...photo.live, state: "running", share: frame.share };
     else if (STEPS[event]) photo.live = STEPS[event](frame);
     this.#list.update(photo);
@@ -268,5 +264,5 @@ export class Photos {
 
 /** Events have "" where an asset has null. @param {Record<string, any>} metadata */
 function known(metadata) {
-  return Object.fromEntries(Object.entries(metadata).map(([field, said]) => [field, said?.value ? said : null]));
+  return Object.fromEntries(Object.entries(metadata).map(([field, result]) => [field, result?.value ? result : null]));
 }

@@ -3,10 +3,10 @@
  *
  * @typedef {import("./photos.js").Photo} Photo
  *
- * @typedef {object} Acts the actions of the row's buttons
+ * @typedef {object} Actions the actions of the row's buttons
  * @property {(photo: Photo) => void} open
- * @property {(photo: Photo, said: Record<string, string | null>) => Promise<unknown>} correct
- * @property {(photo: Photo, button: HTMLButtonElement) => void} again
+ * @property {(photo: Photo, values: Record<string, string | null>) => Promise<unknown>} correct
+ * @property {(photo: Photo, button: HTMLButtonElement) => void} retry
  * @property {(photo: Photo, button: HTMLButtonElement) => void} cancel
  * @property {(photo: Photo, isByKeyboard: boolean) => void} remove
  * @property {(photo: Photo) => Promise<string>} freshPicture another URL, when the last one does not load
@@ -21,30 +21,30 @@ const UNFINISHED = ["processing", "draft"];
 
 export class Row {
   #photo;
-  #acts;
+  #actions;
   #image = h("img", { alt: "", decoding: "async", hidden: true, width: 112, height: 112 });
-  #blank = h("span", { class: "blank" }, icon("image"));
+  #placeholder = h("span", { class: "placeholder" }, icon("image"));
   #open;
   #badge = h("span", { class: "badge" });
   #title = h("h3", { class: "title" });
   #values = h("dl", { class: "values" });
-  #told = h("p", { class: "told" });
+  #text = h("p", { class: "state-text" });
   #buttons = h("div", { class: "buttons" });
-  #body = h("div", { class: "body" }, h("div", { class: "head" }, this.#title, this.#badge), this.#values, this.#told);
+  #body = h("div", { class: "body" }, h("div", { class: "head" }, this.#title, this.#badge), this.#values, this.#text);
   #bar = h("div", { class: "bar", hidden: true }, h("i"));
   /** @type {CorrectionForm | null} */ #form = null;
   #shown = "";
   #buttonsShown = "";
   #source = "";
 
-  /** @param {Photo} photo @param {Acts} acts */
-  constructor(photo, acts) {
+  /** @param {Photo} photo @param {Actions} actions */
+  constructor(photo, actions) {
     this.#photo = photo;
-    this.#acts = acts;
+    this.#actions = actions;
     this.#open = h(
       "button",
-      { class: "picture", type: "button", onclick: () => acts.open(photo) },
-      this.#blank,
+      { class: "picture", type: "button", onclick: () => actions.open(photo) },
+      this.#placeholder,
       this.#image,
     );
     this.#image.onload = () => this.#pictureIsThere(true);
@@ -71,19 +71,19 @@ export class Row {
 
   update() {
     const photo = this.#photo;
-    const { kind, badge, told, share } = stateOf(photo);
+    const { kind, badge, text, share } = stateOf(photo);
     this.element.hidden = photo.isHidden;
     this.#showPicture();
-    const note = photo.note && !told ? `${photo.note}.` : "";
+    const note = photo.note && !text ? `${photo.note}.` : "";
     const name = nameOf(photo);
     const { aiMetadata, corrections } = photo.asset ?? {};
-    const shown = JSON.stringify([kind, badge, told, share, note, name, aiMetadata, corrections]);
+    const shown = JSON.stringify([kind, badge, text, share, note, name, aiMetadata, corrections]);
     if (shown === this.#shown) return;
     this.#shown = shown;
     this.element.dataset.kind = kind || "calm";
     this.#badge.textContent = badge;
     this.#badge.className = `badge ${kind}`;
-    this.#told.textContent = told || note;
+    this.#text.textContent = text || note;
     this.#open.setAttribute("aria-label", `Show more of ${name}`);
     this.#showBar(share);
     this.#showValues();
@@ -101,7 +101,7 @@ export class Row {
     const { asset } = this.#photo;
     const seen =
       asset && !UNFINISHED.includes(asset.status) ? FIELDS.filter((field) => asset.aiMetadata?.[field]?.value) : [];
-    this.#title.classList.toggle("is-aside", seen.length > 0);
+    this.#title.classList.toggle("is-subtitle", seen.length > 0);
     this.#title.textContent = seen.length ? sortOf(asset) : nameOf(this.#photo);
     fill(
       this.#values,
@@ -143,31 +143,31 @@ export class Row {
   /** @returns {[string, any, (event: any) => void][]} */
   #wantedButtons() {
     const photo = this.#photo;
-    const again = (/** @type {any} */ { currentTarget }) => this.#acts.again(photo, currentTarget);
-    const remove = (/** @type {any} */ { detail }) => this.#acts.remove(photo, detail === 0);
+    const retry = (/** @type {any} */ { currentTarget }) => this.#actions.retry(photo, currentTarget);
+    const remove = (/** @type {any} */ { detail }) => this.#actions.remove(photo, detail === 0);
     if (photo.unsent)
       return photo.unsent.step === "refused"
         ? [
-            ["Try again", "again", again],
+            ["Try again", "retry", retry],
             ["Remove", "trash", remove],
           ]
         : [["Remove", "trash", remove]];
     const { status } = photo.asset ?? {};
     if (UNFINISHED.includes(status))
       return [
-        ["Cancel", "close", ({ currentTarget }) => this.#acts.cancel(photo, currentTarget)],
+        ["Cancel", "close", ({ currentTarget }) => this.#actions.cancel(photo, currentTarget)],
         ["Delete", "trash", remove],
       ];
     /** @type {[string, any, (event: any) => void][]} */
     const buttons = [["Correct", "edit", () => this.#edit()]];
-    if (status === "failed" || status === "partial") buttons.push(["Run again", "again", again]);
+    if (status === "failed" || status === "partial") buttons.push(["Run again", "retry", retry]);
     return [...buttons, ["Delete", "trash", remove]];
   }
 
   #edit() {
     this.#form = new CorrectionForm(
       /** @type {any} */ (this.#photo.asset),
-      (said) => this.#acts.correct(this.#photo, said),
+      (values) => this.#actions.correct(this.#photo, values),
       () => this.#endEdit(),
     );
     this.#body.append(this.#form.element);
@@ -213,13 +213,13 @@ export class Row {
     // Only a signed URL expires.
     if (this.#isTriedAgain || !this.#photo.asset || !this.#source.includes("?")) return;
     this.#isTriedAgain = true;
-    const address = await this.#acts.freshPicture(this.#photo).catch(() => "");
+    const address = await this.#actions.freshPicture(this.#photo).catch(() => "");
     if (address) this.#image.src = this.#source = address;
   }
 
   /** @param {boolean} isThere */
   #pictureIsThere(isThere) {
     this.#image.hidden = !isThere;
-    this.#blank.hidden = isThere;
+    this.#placeholder.hidden = isThere;
   }
 }

@@ -4,16 +4,16 @@
  * @typedef {import("./outbox.js").Unsent} Unsent
  *
  * @typedef {object} Step the state of a photo that is not accepted yet
- * @property {"waiting" | "preparing" | "sending" | "again" | "refused"} step
+ * @property {"waiting" | "preparing" | "sending" | "retrying" | "refused"} step
  * @property {number} [share] of its bytes that are sent
  * @property {string} [reason] why it is retried, or was refused
  * @property {number} [nextAt]
  * @property {boolean} [isLimit] it is retried because of a limit of the user
  *
- * @typedef {object} Told
+ * @typedef {object} Callbacks
  * @property {(key: string, step: Step) => void} step
  * @property {(unsent: Unsent, receipt: import("../pipeline-client.js").Receipt) => void} accepted
- * @property {(key: string) => void} another tab has sent or removed it
+ * @property {(key: string) => void} removed another tab has sent or removed it
  * @property {() => void} unauthorized
  */
 
@@ -21,16 +21,16 @@ import { PipelineError } from "../http.js";
 import { small } from "./picture.js";
 
 const AT_ONCE = 3;
-const AGAIN_MS = { first: 1000, longest: 30_000 };
+const RETRY_MS = { first: 1000, longest: 30_000 };
 const STALLED_MS = 30_000; // without a sent byte
 const ANSWER_MS = 120_000; // after all bytes were sent
-const LOOK_MS = 5000; // between checks whether another tab has sent it
-const TOLD_MS = 200;
+const RECHECK_MS = 5000; // between checks whether another tab has sent it
+const PROGRESS_MS = 200;
 const CAREFUL_MS = 60_000; // after a limit, photos are sent one at a time for this long
 
 export class Sender {
   #parts;
-  #told;
+  #callbacks;
   /** @type {Map<string, Unsent>} in the order in which they are sent */ #waiting = new Map();
   /** @type {Map<string, AbortController>} */ #sending = new Map();
   /** @type {Map<string, number>} how often in a row each one failed */ #failures = new Map();
@@ -41,10 +41,10 @@ export class Sender {
   #stopping = new AbortController();
   #wakeLock = new WakeLock(this.#stopping.signal);
 
-  /** @param {{client: import("../pipeline-client.js").PipelineClient, outbox: import("./outbox.js").Outbox, tabs: import("./tabs.js").Tabs, maxBytes: number}} parts @param {Told} told */
-  constructor(parts, told) {
+  /** @param {{client: import("../pipeline-client.js").PipelineClient, outbox: import("./outbox.js").Outbox, tabs: import("./tabs.js").Tabs, maxBytes: number}} parts @param {Callbacks} callbacks */
+  constructor(parts, callbacks) {
     this.#parts = parts;
-    this.#told = told;
+    this.#callbacks = callbacks;
   }
 
   /** @param {Unsent} unsent */
@@ -52,11 +52,11 @@ export class Sender {
     // A photo whose upload is just being stopped is sent again after that.
     if (this.#waiting.has(unsent.key) || this.#sending.get(unsent.key)?.signal.aborted === false) return;
     this.#waiting.set(unsent.key, unsent);
-    this.#go();
+    this.#sendNext();
   }
 
   /** Stop sending it. @param {string} key */
-  drop(key) {
+  cancel(key) {
     this.#waiting.delete(key);
     this.#sending.get(key)?.abort();
     clearTimeout(this.#timers.get(key));
@@ -70,17 +70,17 @@ export class Sender {
       clearTimeout(timer);
       this.#timers.delete(key);
     }
-    this.#go();
+    this.#sendNext();
   }
 
   stop() {
     this.#isHalted = true;
-    for (const key of [...this.#waiting.keys(), ...this.#sending.keys()]) this.drop(key);
-    this.#wakeLock.keep(false);
+    for (const key of [...this.#waiting.keys(), ...this.#sending.keys()]) this.cancel(key);
+    this.#wakeLock.setWanted(false);
     this.#stopping.abort();
   }
 
-  #go() {
+  #sendNext() {
     // While all uploads fail, or after a limit, only one photo at a time is tried.
     const isCareful = this.#failuresInARow >= AT_ONCE || Date.now() < this.#carefulUntil;
     const atOnce = isCareful ? 1 : AT_ONCE;
@@ -89,7 +89,7 @@ export class Sender {
       if (isCareful && this.#timers.size) break;
       if (!this.#timers.has(unsent.key) && !this.#sending.has(unsent.key)) this.#send(unsent);
     }
-    this.#wakeLock.keep(this.#sending.size > 0);
+    this.#wakeLock.setWanted(this.#sending.size > 0);
   }
 
   /** @param {Unsent} unsent */
@@ -102,22 +102,22 @@ export class Sender {
     try {
       const isHere = await tabs.alone(key, async () => {
         // A failed read does not mean that it is gone. To send it twice does no harm: the key is the same.
-        const kept = await outbox.get(key).catch(() => unsent);
+        const stored = await outbox.get(key).catch(() => unsent);
         if (stopping.signal.aborted) return;
-        if (!kept) return this.#told.gone(key);
-        const receipt = await this.#upload(kept, stopping);
+        if (!stored) return this.#callbacks.removed(key);
+        const receipt = await this.#upload(stored, stopping);
         await outbox.delete(key);
         this.#failuresInARow = 0;
-        this.#told.accepted(kept, receipt);
+        this.#callbacks.accepted(stored, receipt);
       });
       // Another tab is sending it: check whether that has succeeded.
-      if (!isHere && !stopping.signal.aborted) this.#wait(unsent, LOOK_MS);
+      if (!isHere && !stopping.signal.aborted) this.#wait(unsent, RECHECK_MS);
     } catch (error) {
       if (!(stopping.signal.aborted && stopping.signal.reason?.name === "AbortError"))
         await this.#failed(unsent, error);
     } finally {
       this.#sending.delete(key);
-      this.#go();
+      this.#sendNext();
     }
   }
 
@@ -126,18 +126,21 @@ export class Sender {
     const { key, category } = unsent;
     const blob = await this.#prepared(unsent, stopping.signal);
     /** @type {ReturnType<typeof setTimeout> | undefined} */ let timer;
-    let toldAt = 0;
+    let reportedAt = 0;
     const watch = (/** @type {number} */ ms) => {
       clearTimeout(timer);
-      timer = setTimeout(() => stopping.abort(new PipelineError("The connection hangs", "NETWORK_ERROR", 0)), ms);
+      timer = setTimeout(
+        () => stopping.abort(new PipelineError("The connection does not respond", "NETWORK_ERROR", 0)),
+        ms,
+      );
     };
     const onProgress = (/** @type {number} */ sent, /** @type {number} */ total) => {
       watch(sent < total ? STALLED_MS : ANSWER_MS);
-      if (sent < total && Date.now() - toldAt < TOLD_MS) return;
-      toldAt = Date.now();
-      this.#told.step(key, { step: "sending", share: sent / total });
+      if (sent < total && Date.now() - reportedAt < PROGRESS_MS) return;
+      reportedAt = Date.now();
+      this.#callbacks.step(key, { step: "sending", share: sent / total });
     };
-    this.#told.step(key, { step: "sending", share: 0 });
+    this.#callbacks.step(key, { step: "sending", share: 0 });
     watch(STALLED_MS);
     try {
       return await this.#parts.client.upload(blob, {
@@ -156,7 +159,7 @@ export class Sender {
   async #prepared(unsent, signal) {
     if (unsent.note) return unsent.blob;
     const { maxBytes, outbox } = this.#parts;
-    if (unsent.blob.size > maxBytes) this.#told.step(unsent.key, { step: "preparing" });
+    if (unsent.blob.size > maxBytes) this.#callbacks.step(unsent.key, { step: "preparing" });
     const blob = await small(unsent.blob, maxBytes).catch(() => {
       const most = Math.floor(maxBytes / 2 ** 20);
       const size = unsent.blob.size > maxBytes ? `It is larger than ${most} MB` : "It has too many pixels";
@@ -177,8 +180,8 @@ export class Sender {
     if (status === 401 && retryAfterMs === undefined) {
       this.#isHalted = true;
       this.#waiting.set(key, unsent);
-      this.#told.step(key, { step: "waiting" });
-      return this.#told.unauthorized();
+      this.#callbacks.step(key, { step: "waiting" });
+      return this.#callbacks.unauthorized();
     }
     const failures = (this.#failures.get(key) ?? 0) + 1;
     // The photo may be the cause of a 500, so it is retried only a few times.
@@ -186,9 +189,9 @@ export class Sender {
     if (!isPassing) {
       const refused = { ...unsent, refused: message };
       await this.#parts.outbox.put(refused);
-      return this.#told.step(key, { step: "refused", reason: message });
+      return this.#callbacks.step(key, { step: "refused", reason: message });
     }
-    const ms = retryAfterMs ?? waitMs(failures);
+    const ms = retryAfterMs ?? retryDelayMs(failures);
     const nextAt = Date.now() + ms;
     const isLimit = status === 429;
     if (isLimit) this.#carefulUntil = nextAt + CAREFUL_MS;
@@ -197,44 +200,44 @@ export class Sender {
       this.#failuresInARow += 1;
     }
     this.#wait(unsent, ms);
-    this.#told.step(key, { step: "again", reason: message, nextAt, isLimit });
+    this.#callbacks.step(key, { step: "retrying", reason: message, nextAt, isLimit });
   }
 
   /** @param {Unsent} unsent @param {number} ms */
   #wait(unsent, ms) {
-    const then = () => (this.#timers.delete(unsent.key), this.#go());
+    const then = () => (this.#timers.delete(unsent.key), this.#sendNext());
     this.#waiting.set(unsent.key, unsent);
     this.#timers.set(unsent.key, setTimeout(then, ms));
   }
 }
 
 /** @param {number} failures */
-function waitMs(failures) {
-  return Math.min(AGAIN_MS.longest, AGAIN_MS.first * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
+function retryDelayMs(failures) {
+  return Math.min(RETRY_MS.longest, RETRY_MS.first * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
 }
 
 /** Keeps the screen on, so that a phone does not interrupt an upload. */
 class WakeLock {
   #isWanted = false;
-  /** @type {Promise<WakeLockSentinel | null> | null} */ #held = null;
+  /** @type {Promise<WakeLockSentinel | null> | null} */ #lock = null;
 
   /** @param {AbortSignal} signal the end */
   constructor(signal) {
     // The browser releases the wake lock when the page is hidden.
-    const seen = () => document.visibilityState === "visible" && this.#isWanted && this.#take();
+    const seen = () => document.visibilityState === "visible" && this.#isWanted && this.#acquire();
     document.addEventListener("visibilitychange", seen, { signal });
   }
 
   /** @param {boolean} isWanted */
-  keep(isWanted) {
+  setWanted(isWanted) {
     if (isWanted === this.#isWanted) return;
     this.#isWanted = isWanted;
-    if (isWanted) return this.#take();
-    this.#held?.then((lock) => lock?.release());
-    this.#held = null;
+    if (isWanted) return this.#acquire();
+    this.#lock?.then((lock) => lock?.release());
+    this.#lock = null;
   }
 
-  #take() {
-    this.#held = navigator.wakeLock?.request("screen").catch(() => null) ?? null;
+  #acquire() {
+    this.#lock = navigator.wakeLock?.request("screen").catch(() => null) ?? null;
   }
 }

@@ -99,12 +99,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 [data-view=full] .skeleton { display: none; }
 .frame:not([data-view=empty]) :is(.mark, .limits) { display: none; }
 .frame:not([data-view=empty]) .invitation h2 { font-size: 1rem; }
-
-.photos { display: none; }
-[data-view=full] .skeleton { display: none; }
-:is([data-view=full], [data-view=loading]) :is(.mark, .limits) { display: none; }
 :is([data-view=full], [data-view=loading]) .hole { padding: 1rem; }
-:is([data-view=full], [data-view=loading]) .invitation h2 { font-size: 1rem; }
 
 /* What is read from the service moves nothing when it comes. */
 .choice:empty { height: 4.8125rem; }
@@ -123,18 +118,18 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .list, .skeleton { display: grid; grid-template-columns: minmax(0, 1fr); }
 .end { height: 1px; }
 
-/* A photo. Its least height holds any of its states, so that a result moves nothing. */
+/* A photo. Its least height fits each of its states, so that a result moves nothing. */
 .photo {
   position: relative; display: grid; grid-template-columns: 5.5rem minmax(0, 1fr); grid-template-rows: 1fr auto; gap: 0 .875rem;
   min-height: 11.75rem; margin-bottom: .75rem; padding: .75rem; overflow: hidden; border: 1px solid var(--line); border-radius: var(--radius); background: var(--paper);
 }
 .picture { position: relative; display: grid; place-items: center; width: 5.5rem; height: 5.5rem; min-height: 0; padding: 0; overflow: hidden; border: 0; border-radius: calc(var(--radius) * .7); background: var(--hollow); color: var(--soft); }
 .picture img { width: 100%; height: 100%; object-fit: cover; }
-.blank { display: grid; }
+.placeholder { display: grid; }
 .body { display: grid; grid-template-columns: minmax(0, 1fr); align-content: start; gap: .25rem; min-width: 0; }
 .head { display: flex; align-items: start; justify-content: space-between; gap: .5rem; }
 .title { min-width: 0; overflow: hidden; font-weight: 600; line-height: 1.5rem; text-overflow: ellipsis; white-space: nowrap; }
-.title.is-aside { color: var(--soft); font-size: .8125rem; font-weight: 400; }
+.title.is-subtitle { color: var(--soft); font-size: .8125rem; font-weight: 400; }
 .badge { flex: none; padding: 0 .625rem; border-radius: 1rem; background: var(--hollow); color: var(--soft); font-size: .8125rem; font-weight: 600; line-height: 1.5rem; font-variant-numeric: tabular-nums; }
 .badge.good { background: var(--good-soft); color: var(--good); }
 .badge.warn { background: var(--warn-soft); color: var(--warn); }
@@ -147,10 +142,10 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 .values dd { display: flex; align-items: baseline; gap: .5rem; min-width: 0; }
 .value { min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
 .sure { flex: none; color: var(--soft); font-size: .8125rem; }
-.told { display: -webkit-box; overflow: hidden; color: var(--soft); font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
-.photo:not(:has(.values div)) .told { -webkit-line-clamp: 4; }
-[data-kind=bad] > .body > .told { color: var(--bad); }
-[data-kind=warn] > .body > .told { color: var(--warn); }
+.state-text { display: -webkit-box; overflow: hidden; color: var(--soft); font-size: .875rem; line-height: 1.4; overflow-wrap: anywhere; -webkit-box-orient: vertical; -webkit-line-clamp: 3; }
+.photo:not(:has(.values div)) .state-text { -webkit-line-clamp: 4; }
+[data-kind=bad] > .body > .state-text { color: var(--bad); }
+[data-kind=warn] > .body > .state-text { color: var(--warn); }
 .buttons { grid-column: 1 / -1; display: flex; flex-wrap: wrap; justify-content: flex-end; gap: 0 .25rem; margin: .25rem -.375rem -.375rem; }
 .buttons button { padding-inline: .75rem; font-size: .875rem; }
 .bar { position: absolute; inset: auto 0 0; height: 3px; background: var(--accent-soft); }
@@ -159,7 +154,7 @@ legend { padding: 0; margin-bottom: .5rem; color: var(--soft); font-size: .875re
 @keyframes pass { from { translate: -100% } to { translate: 100% } }
 
 .correction { display: grid; gap: .75rem; padding-top: .25rem; }
-.is-edited :is(.values, .told), .is-edited .buttons { display: none; }
+.is-edited :is(.values, .state-text), .is-edited .buttons { display: none; }
 .hint { color: var(--soft); font-size: .8125rem; }
 .problem { color: var(--bad); font-size: .875rem; }
 .problem:empty { display: none; }
@@ -188,7 +183,7 @@ dialog .close { background: var(--paper); color: var(--ink); }
 .details { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1rem; overflow-wrap: anywhere; }
 .large { position: relative; display: grid; place-items: center; height: min(24rem, 50dvh); overflow: hidden; border-radius: var(--radius); background: var(--hollow); color: var(--soft); }
 .large img { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; }
-.details .told { display: block; }
+.details .state-text { display: block; }
 .details .head { display: flex; flex-wrap: wrap; align-items: center; gap: .5rem .75rem; }
 .facts { display: grid; gap: .375rem; }
 .facts div { display: grid; grid-template-columns: 5.5rem minmax(0, 1fr); }
@@ -230,8 +225,8 @@ dialog .close { background: var(--paper); color: var(--ink); }
   .buttons { grid-area: 2 / 3; }
   .body { grid-area: 1 / 2 / 3 / 4; }
   /* Three lines end above the buttons, and what stands below values goes beside them. */
-  .photo:not(:has(.values div)) .told { -webkit-line-clamp: 3; }
-  .photo:has(.values div) .told { margin-inline-end: 19rem; -webkit-line-clamp: 2; }
+  .photo:not(:has(.values div)) .state-text { -webkit-line-clamp: 3; }
+  .photo:has(.values div) .state-text { margin-inline-end: 19rem; -webkit-line-clamp: 2; }
   .correction { grid-template-columns: repeat(3, minmax(0, 1fr)); }
   .correction > :not(label) { grid-column: 1 / -1; }
 }

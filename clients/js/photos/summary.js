@@ -7,7 +7,7 @@ const CONNECTIONS = { connecting: "Connecting", connected: "Live", lost: "Reconn
 const TRANSPORTS = {
   socket: "Live: results come at once",
   sse: "Live, over a stream",
-  poll: "Live, by asking again and again",
+  poll: "Live, by regular requests",
 };
 
 export class Summary {
@@ -22,7 +22,7 @@ export class Summary {
     this.#word.textContent = CONNECTIONS[connection];
     this.#status.title = connection === "connected" && transport ? TRANSPORTS[transport] : "";
     if (connection === "connected" && transport && transport !== "socket")
-      this.#word.textContent = transport === "sse" ? "Live (stream)" : "Live (asking)";
+      this.#word.textContent = transport === "sse" ? "Live (stream)" : "Live (polling)";
     this.#counts.textContent = counts(photos, hasMore);
   }
 }
@@ -39,7 +39,7 @@ function counts(photos, hasMore) {
     hasMore ? `${photos.length.toLocaleString()} and more` : counted(photos.length, "photo"),
     found.unsent && `${found.unsent} to send`,
     found.refused && `${found.refused} not sent`,
-    found.work && `${found.work} in work`,
+    found.work && `${found.work} in progress`,
     found.failed && `${found.failed} failed`,
   ];
   return parts.filter(Boolean).join(" · ");

@@ -9,22 +9,22 @@ export class Tabs {
   #closing = new AbortController();
   /** @type {Set<string>} tabs whose end is watched */ #watched = new Set();
 
-  /** @param {string} owner @param {(message: any) => void} heard */
-  constructor(owner, heard) {
+  /** @param {string} owner @param {(message: any) => void} onMessage */
+  constructor(owner, onMessage) {
     this.#name = `photo-queue ${owner}`;
     this.#channel = new BroadcastChannel(this.#name);
-    this.#channel.onmessage = ({ data }) => heard(data);
+    this.#channel.onmessage = ({ data }) => onMessage(data);
     // Locked as long as this tab lives: other tabs wait for the lock to notice its end.
     this.#lock(`tab ${this.id}`, {}, () => new Promise((end) => this.#closing.signal.addEventListener("abort", end)));
   }
 
   /** @param {object} message to all other tabs */
-  tell(message) {
+  broadcast(message) {
     if (!this.#closing.signal.aborted) this.#channel.postMessage(message);
   }
 
   /** Call once that tab has been closed, has crashed or has been left. @param {string} id @param {() => void} then */
-  whenGone(id, then) {
+  whenClosed(id, then) {
     if (id === this.id || this.#watched.has(id)) return;
     this.#watched.add(id);
     // Without locks (pages over plain http) the end is unknown; the key still ensures that a photo is accepted once.

@@ -2,80 +2,77 @@
  * The words for a photo's state on screen: short, friendly, plain.
  *
  * @typedef {import("./photos.js").Photo} Photo
- * @typedef {{kind: "" | "busy" | "good" | "warn" | "bad", badge: string, told: string, share?: number | null}} Told
+ * @typedef {{kind: "" | "busy" | "good" | "warn" | "bad", badge: string, text: string, share?: number | null}} StateText
  *   share: 0 to 1 of a bar; null for work of unknown length; undefined without a bar
  */
 
 const FIELDS = /** @type {const} */ (["brand", "model", "colorway"]);
 export { FIELDS };
 
-/** @param {Photo} photo @returns {Told} */
+/** @param {Photo} photo @returns {StateText} */
 export function stateOf(photo) {
   if (photo.unsent) return unsentState(photo.unsent);
   const { status, aiMetadata } = /** @type {any} */ (photo.asset);
   if (status === "processing" || status === "draft") return workState(photo.live ?? {});
   if (status === "failed") {
     const error = aiMetadata?.error || "Processing failed";
-    if (error === "Cancelled")
-      return { kind: "", badge: "Cancelled", told: "Nothing is asked any more. Run it again if you like." };
-    return { kind: "bad", badge: "Failed", told: sentence(error) };
+    if (error === "Cancelled") return { kind: "", badge: "Cancelled", text: "It was stopped. You can run it again." };
+    return { kind: "bad", badge: "Failed", text: sentence(error) };
   }
   const missing = ["brand", "model"].filter((field) => !aiMetadata?.[field]?.value);
   if (missing.length)
     return {
       kind: "warn",
       badge: "Partly seen",
-      told: `The AI could not see the ${missing.join(" and the ")}. You can fill it in.`,
+      text: `The AI could not see the ${missing.join(" and the ")}. You can fill it in.`,
     };
-  return { kind: "good", badge: "Done", told: "" };
+  return { kind: "good", badge: "Done", text: "" };
 }
 
-/** @param {any} unsent @returns {Told} */
+/** @param {any} unsent @returns {StateText} */
 function unsentState({ step, share = 0, reason, nextAt, isOffline, isLimit }) {
-  if (step === "refused") return { kind: "bad", badge: "Not sent", told: sentence(reason) };
+  if (step === "refused") return { kind: "bad", badge: "Not sent", text: sentence(reason) };
   if (step === "preparing")
-    return { kind: "busy", badge: "Preparing", told: "Being made smaller, so that it can be sent.", share: null };
+    return { kind: "busy", badge: "Preparing", text: "It is made smaller before it is sent.", share: null };
   if (step === "sending" && share < 1)
-    return { kind: "busy", badge: `Sending ${Math.floor(share * 100)} %`, told: "On its way.", share };
+    return { kind: "busy", badge: `Sending ${Math.floor(share * 100)} %`, text: "It is being sent.", share };
   if (step === "sending")
-    return { kind: "busy", badge: "Sending", told: "All sent. Waiting for the answer.", share: null };
-  if (isOffline) return { kind: "warn", badge: "Waiting", told: "No network. It is sent as soon as there is one." };
-  if (step === "again" && isLimit)
+    return { kind: "busy", badge: "Sending", text: "All sent. Waiting for the service to confirm it.", share: null };
+  if (isOffline)
+    return { kind: "warn", badge: "Waiting", text: "No network. It will be sent when you are online again." };
+  if (step === "retrying" && isLimit)
     return {
       kind: "",
       badge: "Waiting",
-      told: `${sentence(reason)} It is sent by itself, ${clock(nextAt)} or soon after.`,
+      text: `${sentence(reason)} It is sent automatically at ${clock(nextAt)} or soon after.`,
     };
-  if (step === "again")
-    return { kind: "warn", badge: "Sending again", told: `${sentence(reason)} Next try ${clock(nextAt)}.` };
-  return { kind: "", badge: "Waiting", told: "It waits for its turn to be sent." };
+  if (step === "retrying")
+    return { kind: "warn", badge: "Sending again", text: `${sentence(reason)} Next try at ${clock(nextAt)}.` };
+  return { kind: "", badge: "Waiting", text: "Waiting to be sent." };
 }
 
-/** @param {any} live asset.progress @returns {Told} */
+/** @param {any} live asset.progress @returns {StateText} */
 function workState({ state, position, etaSeconds, attempt, reason, nextAt, share }) {
   if (state === "held") {
-    const next = nextAt ? ` Next try ${clock(Date.parse(nextAt))}.` : " It goes on by itself.";
-    return { kind: "warn", badge: "On hold", told: sentence(reason ?? "The service waits") + next };
+    const next = nextAt ? ` Next try at ${clock(Date.parse(nextAt))}.` : " It continues automatically.";
+    return { kind: "warn", badge: "On hold", text: sentence(reason ?? "The photo is on hold") + next };
   }
   if (state === "retrying") {
-    const next = nextAt ? `at ${clock(Date.parse(nextAt))} ` : "";
-    return {
-      kind: "warn",
-      badge: `Attempt ${(attempt ?? 1) + 1}`,
-      told: `It starts ${next}after “${bare(reason ?? "an error")}”.`,
-    };
+    const next = nextAt ? `at ${clock(Date.parse(nextAt))}` : "soon";
+    const failure = reason ? `The last attempt failed: ${sentence(reason)}` : "The last attempt failed.";
+    return { kind: "warn", badge: `Attempt ${(attempt ?? 1) + 1}`, text: `It starts ${next}. ${failure}` };
   }
   if (state === "running") {
     const badge = attempt > 1 ? `Attempt ${attempt}` : "Looking";
-    const told = share == null ? "The AI is looking at it." : `The AI is looking at it: ${Math.floor(share * 100)} %.`;
-    return { kind: "busy", badge, told, share: share ?? null };
+    const text = share == null ? "The AI is looking at it." : `The AI is looking at it: ${Math.floor(share * 100)} %.`;
+    return { kind: "busy", badge, text, share: share ?? null };
   }
   const about = etaSeconds == null ? "" : `, ${duration(etaSeconds)}`;
-  if (position == null) return { kind: "", badge: "In line", told: `Sent. It waits for its turn${about}.` };
+  if (position == null) return { kind: "", badge: "In line", text: `Sent. It is in line${about}.` };
   return {
     kind: "",
     badge: `Place ${position}`,
-    told: position === 1 ? `Next in line${about}.` : `Place ${position} in line${about}.`,
+    text: position === 1 ? `Next in line${about}.` : `Place ${position} in line${about}.`,
   };
 }
 
@@ -116,9 +113,9 @@ export function titled(category) {
 export function refusal(files) {
   const [{ name, isReadable }] = files;
   const kinds = "Photos are JPEG, PNG, WebP, GIF, AVIF or HEIC.";
-  if (files.length === 1) return isReadable ? `${name} is no photo. ${kinds}` : `${name} cannot be read.`;
+  if (files.length === 1) return isReadable ? `${name} is not a photo. ${kinds}` : `${name} cannot be read.`;
   const names = files.slice(0, 3).map(({ name }) => name);
-  return `${files.length} files are no photos: ${names.join(", ")}${files.length > 3 ? " …" : ""}. ${kinds}`;
+  return `${files.length} files are not photos: ${names.join(", ")}${files.length > 3 ? " …" : ""}. ${kinds}`;
 }
 
 /** @param {number} bytes */
@@ -141,11 +138,6 @@ export function duration(seconds) {
 /** @param {number} at */
 function clock(at) {
   return new Date(at).toLocaleTimeString([], { timeStyle: "medium" });
-}
-
-/** @param {string} text */
-function bare(text) {
-  return text.trim().replace(/\.$/, "");
 }
 
 /** @param {string} text */

@@ -4,7 +4,7 @@
  * @typedef {import("./photos.js").Photo} Photo
  * @typedef {{categories: string[], maxUploadBytes: number, providers: {name: string, sees: string | null}[]}} About
  *
- * @typedef {object} Told
+ * @typedef {object} Callbacks
  * @property {() => void} changed the number of photos, or the connection
  * @property {(detail: {assetId: string, name: string, category: string}) => void} accepted
  * @property {(photo: Photo, frame: any) => void} finished
@@ -23,7 +23,7 @@ import { Sender } from "./sender.js";
 import { Tabs } from "./tabs.js";
 
 export class Work {
-  #told;
+  #callbacks;
   #tabs;
   #outbox;
   #sender;
@@ -37,25 +37,25 @@ export class Work {
 
   /**
    * @param {{url: string, token: any, owner: string, about: About, list: import("./photos.js").Shown}} given
-   * @param {Told} told
+   * @param {Callbacks} callbacks
    */
-  constructor({ url, token, owner, about, list }, told) {
-    this.#told = told;
+  constructor({ url, token, owner, about, list }, callbacks) {
+    this.#callbacks = callbacks;
     this.client = new PipelineClient({ url, token, progress: true });
     this.photos = new Photos(list);
     this.#outbox = new Outbox(owner);
-    this.#tabs = new Tabs(owner, (message) => this.#heard(message));
-    this.#library = new Library(this.client, this.photos, told);
+    this.#tabs = new Tabs(owner, (message) => this.#apply(message));
+    this.#library = new Library(this.client, this.photos, callbacks);
     const parts = { client: this.client, outbox: this.#outbox, tabs: this.#tabs, maxBytes: about.maxUploadBytes };
     this.#sender = new Sender(parts, {
       step: (key, step) => this.#share({ kind: "step", key, step }),
       accepted: (unsent, { assetId }) => {
-        told.accepted({ assetId, name: unsent.name, category: unsent.category });
+        callbacks.accepted({ assetId, name: unsent.name, category: unsent.category });
         // Its result may have come before.
         this.#share({ kind: "accepted", key: unsent.key, assetId, note: unsent.note });
       },
-      gone: (key) => this.#share({ kind: "gone", key }),
-      unauthorized: told.unauthorized,
+      removed: (key) => this.#share({ kind: "removed", key }),
+      unauthorized: callbacks.unauthorized,
     });
   }
 
@@ -73,17 +73,17 @@ export class Work {
     addEventListener("online", () => this.#online(true), { signal });
     addEventListener("offline", () => this.#online(false), { signal });
     // Lets the browser ask before it closes the page.
-    addEventListener("beforeunload", (event) => this.#outbox.holdsAny && event.preventDefault(), { signal });
+    addEventListener("beforeunload", (event) => this.#outbox.hasUnstored && event.preventDefault(), { signal });
     this.client.on("connected", () => this.#connected());
-    this.client.on("transport", () => this.#told.changed());
+    this.client.on("transport", () => this.#callbacks.changed());
     this.client.on(
       "disconnected",
       ({ willReconnect }) => willReconnect && this.#connection(navigator.onLine ? "lost" : "offline"),
     );
     this.client.on("error", (error) =>
       /** @type {any} */ (error).code === "UNAUTHORIZED"
-        ? this.#told.unauthorized()
-        : this.#told.problem(error.message),
+        ? this.#callbacks.unauthorized()
+        : this.#callbacks.problem(error.message),
     );
     this.photos.offline(!navigator.onLine);
     this.client.connect();
@@ -98,7 +98,7 @@ export class Work {
     this.#library.close();
     this.client.close();
     if (clears) await this.#outbox.clear();
-    if (clears) this.#tabs.tell({ kind: "cleared" });
+    if (clears) this.#tabs.broadcast({ kind: "cleared" });
     this.#tabs.close();
   }
 
@@ -116,36 +116,38 @@ export class Work {
       const given = { owner: this.#outbox.owner, tab: this.#tabs.id, name: blob.name ?? "", category, addedAt, blob };
       return { key: randomHex(), order: this.#added++, ...given };
     });
-    this.#outbox.hold(all);
+    this.#outbox.addInMemory(all);
     this.photos.addUnsent(all);
-    this.#told.changed();
-    let isKept = true;
+    this.#callbacks.changed();
+    let isStored = true;
     for (const unsent of all) {
       // It may have been removed or sent in the meantime.
-      if (!this.#outbox.isHeld(unsent.key)) continue;
-      isKept = (await this.#outbox.put(unsent)) && isKept;
+      if (!this.#outbox.isInMemory(unsent.key)) continue;
+      isStored = (await this.#outbox.put(unsent)) && isStored;
       if (!this.#listening.signal.aborted && this.photos.isToSend(unsent.key)) this.#sender.add(unsent);
     }
-    if (!isKept)
-      this.#told.problem("This browser has no room to keep the photos: leave this page open until they are sent.");
-    this.#tabs.tell({ kind: "added" });
+    if (!isStored)
+      this.#callbacks.problem(
+        "This browser has no space to store the photos: leave this page open until they are sent.",
+      );
+    this.#tabs.broadcast({ kind: "added" });
     return refused;
   }
 
-  /** @param {Photo} photo @param {Record<string, string | null>} said */
-  async correct(photo, said) {
-    this.photos.update(await this.client.correct(photo.asset?.id, said));
+  /** @param {Photo} photo @param {Record<string, string | null>} values */
+  async correct(photo, values) {
+    this.photos.update(await this.client.correct(photo.asset?.id, values));
   }
 
   /** @param {Photo} photo */
   async cancel(photo) {
-    await this.#asked(photo, async () => this.photos.update(await this.client.cancel(photo.asset?.id)));
+    await this.#request(photo, async () => this.photos.update(await this.client.cancel(photo.asset?.id)));
   }
 
   /** Retry: analyze it again, or send it again. @param {Photo} photo */
-  async again(photo) {
-    if (photo.unsent) return this.#sendAgain(photo.unsent.key).catch((error) => this.#told.problem(error.message));
-    await this.#asked(photo, async () => {
+  async retry(photo) {
+    if (photo.unsent) return this.#sendAgain(photo.unsent.key).catch((error) => this.#callbacks.problem(error.message));
+    await this.#request(photo, async () => {
       await this.client.retry(photo.asset?.id);
       this.photos.restart(photo);
     });
@@ -154,14 +156,14 @@ export class Work {
   /** @param {Photo} photo @param {boolean} isHidden hidden ones are not sent */
   async hide(photo, isHidden) {
     this.photos.hide(photo, isHidden);
-    this.#told.changed();
+    this.#callbacks.changed();
     const { key } = photo.unsent ?? {};
     if (key) await (isHidden ? this.#takeOut(key) : this.#putBack(photo, key));
   }
 
   /** Delete it from the outbox at once: a page that is being closed has no time for that. @param {string} key */
   async #takeOut(key) {
-    this.#sender.drop(key);
+    this.#sender.cancel(key);
     // An undo may be running.
     if (!this.#removed.has(key))
       this.#removed.set(
@@ -176,12 +178,12 @@ export class Work {
     const unsent = await this.#removed.get(key);
     if (photo.isHidden) return; // removed again in the meantime
     this.#removed.delete(key);
-    if (!unsent) return this.#sendAgain(key).catch((error) => this.#told.problem(error.message));
+    if (!unsent) return this.#sendAgain(key).catch((error) => this.#callbacks.problem(error.message));
     await this.#outbox.put(unsent);
     if (photo.isHidden) return;
     // Another tab may not know it any more.
     this.photos.addUnsent([unsent]);
-    this.#tabs.tell({ kind: "added" });
+    this.#tabs.broadcast({ kind: "added" });
     if (unsent.refused) return;
     this.#share({ kind: "step", key, step: { step: "waiting" } });
     this.#sender.add(unsent);
@@ -192,16 +194,16 @@ export class Work {
     if (photo.unsent) {
       this.#removed.delete(photo.unsent.key);
       await this.#outbox.delete(photo.unsent.key);
-      return this.#share({ kind: "gone", key: photo.unsent.key });
+      return this.#share({ kind: "removed", key: photo.unsent.key });
     }
     try {
       await this.client.remove(photo.asset?.id, { keepalive: isLeaving });
       this.photos.deleted(photo.asset?.id);
     } catch (/** @type {any} */ error) {
       this.photos.hide(photo, false);
-      this.#told.problem(`The photo could not be deleted: ${error.message}`);
+      this.#callbacks.problem(`The photo could not be deleted: ${error.message}`);
     }
-    this.#told.changed();
+    this.#callbacks.changed();
   }
 
   /** @param {Photo} photo */
@@ -216,21 +218,21 @@ export class Work {
   }
 
   /** @param {Photo} photo @param {() => Promise<void>} ask */
-  async #asked(photo, ask) {
+  async #request(photo, ask) {
     try {
       await ask();
     } catch (/** @type {any} */ error) {
       // The state has changed before the request: show the present one.
-      if (error.status !== 409) this.#told.problem(error.message);
-      this.#library.want(photo.asset?.id);
+      if (error.status !== 409) this.#callbacks.problem(error.message);
+      this.#library.readSoon(photo.asset?.id);
     }
-    this.#told.changed();
+    this.#callbacks.changed();
   }
 
   /** @param {string} key */
   async #sendAgain(key) {
     const unsent = await this.#outbox.get(key);
-    if (!unsent) return this.#share({ kind: "gone", key });
+    if (!unsent) return this.#share({ kind: "removed", key });
     const { refused, ...next } = { ...unsent, tab: this.#tabs.id };
     await this.#outbox.put(next);
     this.#share({ kind: "step", key, step: { step: "waiting" } });
@@ -241,8 +243,8 @@ export class Work {
     const all = await this.#outbox.all();
     if (this.#listening.signal.aborted) return;
     this.photos.addUnsent(all);
-    for (const { tab } of all) this.#tabs.whenGone(tab, () => this.#adopt(tab));
-    this.#told.changed();
+    for (const { tab } of all) this.#tabs.whenClosed(tab, () => this.#adopt(tab));
+    this.#callbacks.changed();
   }
 
   /** Send the photos of a tab that has ended. @param {string} tab */
@@ -252,18 +254,18 @@ export class Work {
 
   /** Apply a message here and in the other tabs. @param {any} message */
   #share(message) {
-    this.#tabs.tell(message);
-    this.#heard(message);
+    this.#tabs.broadcast(message);
+    this.#apply(message);
   }
 
   /** @param {any} message */
-  #heard({ kind, key, step, assetId, note }) {
+  #apply({ kind, key, step, assetId, note }) {
     if (kind === "added") return void this.#readOutbox();
     if (kind === "step") this.photos.step(key, step);
-    if (kind === "accepted") for (const frame of this.photos.accepted(key, assetId, note)) this.#library.take(frame);
-    if (kind === "gone") this.photos.forget(key);
+    if (kind === "accepted") for (const frame of this.photos.accepted(key, assetId, note)) this.#library.apply(frame);
+    if (kind === "removed") this.photos.forget(key);
     if (kind === "cleared") this.photos.forgetUnsent();
-    this.#told.changed();
+    this.#callbacks.changed();
   }
 
   #connected() {
@@ -282,6 +284,6 @@ export class Work {
   /** @param {Work["connection"]} connection */
   #connection(connection) {
     this.connection = connection;
-    this.#told.changed();
+    this.#callbacks.changed();
   }
 }

@@ -10,7 +10,7 @@ const FEW = 20;
 const CANCELLED = "8b47045eb7b8"; // the service's name for the kind of failure of cancelled jobs
 /** @type {Record<string, {verb: string, past: string, text: string, isDangerous?: boolean, undo?: "retry" | "resume" | "keep"}>} */
 export const ACTIONS = {
-  retry: { verb: "Retry", past: "queued again", text: "The AI looks at these photos again." },
+  retry: { verb: "Retry", past: "queued again", text: "The AI analyzes these photos again." },
   cancel: {
     verb: "Cancel",
     past: "cancelled",
@@ -20,21 +20,21 @@ export const ACTIONS = {
   postpone: {
     verb: "Postpone",
     past: "postponed",
-    text: "They wait longer, so that other jobs come first.",
+    text: "They wait longer, so that other jobs run first.",
     undo: "resume",
   },
-  resume: { verb: "Resume", past: "waiting again", text: "Postponed jobs go back into the line at once." },
+  resume: { verb: "Resume", past: "waiting again", text: "Postponed jobs are queued again at once." },
   reanalyze: {
     verb: "Analyze again",
     past: "to be analyzed again",
-    text: "The AI looks at these photos again when nothing else waits. Each keeps its result until there is a new one.",
+    text: "The AI analyzes these photos again when no other job waits. Each photo keeps its result until there is a new one.",
     undo: "keep",
   },
-  keep: { verb: "Keep", past: "kept as they are", text: "Photos that have yet to be analyzed again stay as they are." },
+  keep: { verb: "Keep", past: "kept as they are", text: "Photos that wait for a new analysis keep their results." },
   delete: {
     verb: "Delete",
     past: "deleted",
-    text: "The photos, their images and results go. Nobody can bring them back.",
+    text: "The photos, their images and results are deleted. This cannot be undone.",
     isDangerous: true,
   },
 };
@@ -49,7 +49,7 @@ const SPANS = [
 /**
  * @typedef {"retry" | "cancel" | "postpone" | "resume" | "delete" | "reanalyze" | "keep"} Action
  *
- * @typedef {object} Given
+ * @typedef {object} BulkAction
  * @property {import("../api.js").Api} api
  * @property {Action} action
  * @property {Record<string, string>} [filter] as of GET /api/queue/jobs
@@ -61,7 +61,7 @@ const SPANS = [
 
 /**
  * Ask with the count and a sample, do it in chunks with progress, and show the result with undo.
- * @param {Given} given
+ * @param {BulkAction} given
  * @returns {Promise<boolean>} whether anything was done
  */
 export async function runBulk(given) {
@@ -90,7 +90,7 @@ export async function runBulk(given) {
   return done > 0;
 }
 
-/** @param {Given} given @param {HTMLSelectElement} seconds */
+/** @param {BulkAction} given @param {HTMLSelectElement} seconds */
 function ofFilter(given, seconds) {
   const { api, action, filter = {} } = given;
   const body = { action, filter, ...(!Object.values(filter).some(Boolean) && { all: true }) };
@@ -112,9 +112,10 @@ function ofFilter(given, seconds) {
   };
 }
 
-/** @param {Given} given @param {HTMLSelectElement} seconds */
+/** @param {BulkAction} given @param {HTMLSelectElement} seconds */
 function ofJobs(given, seconds) {
   const { api, action, jobs = [] } = given;
+  const { undo } = ACTIONS[action];
   /** @type {Map<any, any>} the answer for each */ const answers = new Map();
   const until = jobs
     .map(({ createdAt }) => createdAt)
@@ -136,9 +137,9 @@ function ofJobs(given, seconds) {
       const first = Number(cursor ?? 0);
       const some = jobs.slice(first, first + AT_ONCE);
       await Promise.all(some.map(act));
-      const told = some.map((job) => answers.get(job));
-      const refused = told.flatMap((each) => each.refused);
-      const done = told.filter((each) => each.done).length;
+      const replies = some.map((job) => answers.get(job));
+      const refused = replies.flatMap((each) => each.refused);
+      const done = replies.filter((each) => each.done).length;
       const next = first + AT_ONCE;
       // A filter finds only jobs that the action can change.
       return {
@@ -149,21 +150,14 @@ function ofJobs(given, seconds) {
       };
     },
     undo:
-      ACTIONS[action].undo &&
-      (() =>
-        runBulk({
-          api,
-          action: /** @type {any} */ (ACTIONS[action].undo),
-          jobs: jobs.filter((job) => answers.get(job)?.done),
-          isAsked: true,
-        })),
+      undo && (() => runBulk({ api, action: undo, jobs: jobs.filter((job) => answers.get(job)?.done), isAsked: true })),
   };
 }
 
 /**
  * Undo: retry cancelled jobs, resume postponed ones, with the same filter. It may find more jobs than were changed just
  * now, so the person confirms it.
- * @param {Given} given @param {string | null} until
+ * @param {BulkAction} given @param {string | null} until
  */
 function undoFilter({ api, action, filter = {} }, until) {
   const same = { ...filter, to: filter.to && until && filter.to < until ? filter.to : (until ?? "") };
@@ -176,7 +170,7 @@ function undoFilter({ api, action, filter = {} }, until) {
       filter: { ...same, state: "delayed" },
       title: "Resume the postponed jobs?",
     });
-  const text = "The cancelled jobs that match go back into the line, also those that were cancelled before.";
+  const text = "All cancelled jobs that match are queued again, also those that were cancelled earlier.";
   return runBulk({
     api,
     action: "retry",

@@ -108,7 +108,7 @@ export class Chart {
     this.#label();
     this.#plot.setAttribute("aria-valuemax", String(Math.max(0, points.length - 1)));
     if (this.#at >= points.length || this.#tip.hidden) this.#at = points.length - 1;
-    this.#tell(!this.#tip.hidden);
+    this.#showPoint(!this.#tip.hidden);
     this.#tabulate();
   }
 
@@ -162,12 +162,12 @@ export class Chart {
       0,
       Math.min(this.#points.length - 1, Math.floor((this.#points.length * (event.clientX - left)) / width)),
     );
-    this.#tell(true);
+    this.#showPoint(true);
   };
 
-  #enter = () => this.#tell(this.#plot.matches(":focus-visible"));
+  #enter = () => this.#showPoint(this.#plot.matches(":focus-visible"));
 
-  #leave = () => this.#tell(this.#plot.matches(":focus-visible"));
+  #leave = () => this.#showPoint(this.#plot.matches(":focus-visible"));
 
   /** @param {KeyboardEvent} event */
   #key = (event) => {
@@ -185,11 +185,11 @@ export class Chart {
     if (to === undefined) return;
     event.preventDefault();
     this.#at = Math.max(0, Math.min(last, to));
-    this.#tell(true);
+    this.#showPoint(true);
   };
 
   /** @param {boolean} isShown */
-  #tell(isShown) {
+  #showPoint(isShown) {
     const point = this.#points[this.#at];
     this.#cursor.hidden = this.#tip.hidden = !(isShown && point);
     const { series } = this.#given;
@@ -221,7 +221,7 @@ export class Chart {
     this.#tip.style.left = `${x < width / 2 ? Math.min(x + TIP_GAP, width - tip) : Math.max(x - TIP_GAP - tip, 0)}px`;
   }
 
-  /** The same numbers, newest first, once somebody wants them. */
+  /** The same numbers, newest first, once the table is opened. */
   #tabulate() {
     const frame = this.#table.lastElementChild;
     if (!this.#table.open) return fill(frame);

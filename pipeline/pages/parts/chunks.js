@@ -1,7 +1,6 @@
 /**
  * A dialog for an action on many items, in chunks: first the count and a sample, then the progress, which can be stopped,
  * then the result. After a network failure it continues: to repeat a chunk does no harm.
- * Long because the three steps share one dialog and its state.
  *
  * @typedef {{count: number, isExact: boolean, sample: any[]}} Preview sample: texts or elements
  * @typedef {{done: number, skipped: number, refused: {jobId: string, message: string}[], nextCursor: string | null}} Chunk
@@ -25,13 +24,13 @@
 import { isAbort, wordsOf } from "../api.js";
 import { backoffMs } from "../client/delays.js";
 import { fill, h } from "../dom.js";
+import { descriptionOf, doneWords, previewOf, resultOf, typedField } from "./chunk-texts.js";
 import { errorState, skeleton } from "./states.js";
 import { countdown, number } from "./time.js";
 import { toast, toastError } from "./toast.js";
 
 const MAX_FAILURES = 4; // more failures do not make the delay longer
-const REASONS_SHOWN = 8;
-const REFUSED_TOLD = 20; // refusals of each chunk that the service lists
+const REFUSED_LISTED = 20; // refusals of each chunk that the service lists
 
 /** @param {Work} work @returns {Promise<number>} how many it was done with */
 export function doInChunks(work) {
@@ -62,8 +61,8 @@ class ChunkDialog {
   );
   #alive = new AbortController();
   #isRunning = false;
-  #total = { done: 0, skipped: 0, refused: 0, isLost: false, isCut: false };
-  /** @type {Map<string, string[]>} ids by why not */ #reasons = new Map();
+  /** @type {import("./chunk-texts.js").Total} */
+  #total = { done: 0, skipped: 0, refused: 0, isLost: false, isCut: false, reasons: new Map() };
   /** @type {(done: number) => void} */ #resolve = () => {};
   #isToUndo = false;
   #before = /** @type {HTMLElement | null} */ (document.activeElement);
@@ -87,7 +86,7 @@ class ChunkDialog {
 
   async #ask() {
     this.#show(
-      [...this.#what(), h("div", { class: "bulk-count" }, skeleton(3))],
+      [...descriptionOf(this.#work), h("div", { class: "bulk-count" }, skeleton(3))],
       [this.#button("Back", () => this.#dialog.close())],
     );
     this.#form.setAttribute("aria-busy", "true");
@@ -103,59 +102,31 @@ class ChunkDialog {
   }
 
   /** @param {Preview} preview */
-  #confirm({ count, isExact, sample }) {
+  #confirm(preview) {
+    const { count, isExact } = preview;
     const { isAsked, verb, things, fields, isDangerous } = this.#work;
     if (!count)
       return this.#show(
-        [h("p", {}, "There are none: it can be done with no job that is meant.")],
+        [h("p", {}, "There are none that this action can change.")],
         [this.#button("Close", () => this.#dialog.close(), "primary")],
       );
-    const typed = this.#work.typed?.(count) ?? "";
     const start = () => this.#run(count, isExact);
     if (isAsked) return start();
     const go = this.#button(`${verb} ${things(count, isExact)}`, start, isDangerous ? "danger primary" : "primary");
-    const field =
-      typed &&
-      h("input", {
-        name: "typed",
-        autocomplete: "off",
-        autocapitalize: "off",
-        spellcheck: "false",
-        oninput: () => (go.disabled = field.value.trim() !== typed),
-      });
+    const typed = this.#work.typed?.(count) ?? "";
+    const field = typed && typedField(typed, (isRight) => (go.disabled = !isRight));
     go.disabled = Boolean(typed);
     this.#form.onsubmit = (event) => (event.preventDefault(), go.disabled || start());
     this.#show(
       [
-        ...this.#what(),
-        h(
-          "div",
-          { class: "bulk-count" },
-          h("p", { class: "dialog-count number" }, things(count, isExact)),
-          h(
-            "ul",
-            { class: "sample", "aria-label": "Some of them" },
-            sample.map((each) => h("li", {}, each)),
-          ),
-          h(
-            "p",
-            { class: "soft small" },
-            count > sample.length
-              ? `… and ${isExact ? number(count - sample.length) : "many"} more like these.`
-              : "These are all.",
-          ),
-        ),
+        ...descriptionOf(this.#work),
+        previewOf(preview, things),
         fields,
-        field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
+        field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to continue"), field),
       ],
       [this.#button("Back", () => this.#dialog.close()), go],
     );
     (field || go).focus();
-  }
-
-  #what() {
-    const { text, scope = [] } = this.#work;
-    return [h("p", {}, text), scope.length ? h("p", { class: "chips" }, scope) : null];
   }
 
   // the progress
@@ -167,19 +138,19 @@ class ChunkDialog {
     const progress = h("progress", { max: String(count), "aria-labelledby": "bulk-title" });
     // "At least so many" permits no percentage.
     if (isExact) progress.value = 0;
-    const told = h("p", { class: "number" });
+    const status = h("p", { class: "number" });
     const trouble = h("p", { class: "bulk-trouble small", role: "status" });
     const stop = this.#button("Stop", () => this.#alive.abort());
     this.#alive.signal.addEventListener("abort", () => ((stop.disabled = true), (stop.textContent = "Stopping …")));
-    this.#show([progress, told, trouble], [stop]);
+    this.#show([progress, status, trouble], [stop]);
     stop.focus();
     let problem = /** @type {any} */ (null);
     let cursor = /** @type {string | null} */ (null);
     let isStopped = true;
     try {
       do {
-        told.textContent = this.#progressWords(count, isExact);
-        cursor = this.#add(await this.#persist(cursor, trouble));
+        status.textContent = this.#progressWords(count, isExact);
+        cursor = this.#add(await this.#withRetries(cursor, trouble));
         const { done, skipped, refused } = this.#total;
         if (isExact) progress.value = Math.min(count, done + skipped + refused);
       } while (cursor && !this.#alive.signal.aborted);
@@ -188,14 +159,14 @@ class ChunkDialog {
       if (!isAbort(error)) problem = error;
     }
     this.#isRunning = false;
-    if (this.#dialog.open) this.#tell(problem, isStopped);
+    if (this.#dialog.open) this.#showResult(problem, isStopped);
     // The person went back, or pressed Escape twice.
     else if (isStopped) toast(`Stopped: ${this.#progressWords(count, isExact)}`, { kind: "bad" });
-    else toast(this.#doneWords(), { kind: "good" });
+    else toast(doneWords(this.#work, this.#total), { kind: "good" });
   }
 
   /** One chunk, with retries until the service has answered. @param {string | null} cursor @param {HTMLElement} trouble */
-  async #persist(cursor, trouble) {
+  async #withRetries(cursor, trouble) {
     const { signal } = this.#alive;
     for (let failures = 1; ; failures += 1) {
       try {
@@ -208,7 +179,7 @@ class ChunkDialog {
           throw error;
         this.#total.isLost = true;
         const waitMs = error.retryAfterMs ?? 500 + backoffMs(Math.min(failures, MAX_FAILURES));
-        fill(trouble, `${wordsOf(error)}. It goes on by itself: next try `, countdown(waitMs / 1000), ".");
+        fill(trouble, `${wordsOf(error)}. It continues automatically: next try `, countdown(waitMs / 1000), ".");
         await this.#pause(waitMs);
         signal.throwIfAborted();
       }
@@ -235,9 +206,9 @@ class ChunkDialog {
     this.#total.done += done;
     this.#total.skipped += skipped;
     this.#total.refused += refused.length;
-    this.#total.isCut ||= refused.length >= REFUSED_TOLD;
-    for (const { jobId, message } of refused)
-      this.#reasons.set(message, [...(this.#reasons.get(message) ?? []), jobId]);
+    this.#total.isCut ||= refused.length >= REFUSED_LISTED;
+    const { reasons } = this.#total;
+    for (const { jobId, message } of refused) reasons.set(message, [...(reasons.get(message) ?? []), jobId]);
     return nextCursor;
   }
 
@@ -246,42 +217,17 @@ class ChunkDialog {
     return `${number(this.#total.done)} of ${this.#work.things(count, isExact)} ${this.#work.past}.`;
   }
 
-  #doneWords() {
-    const { done, isLost } = this.#total;
-    return `${capital(this.#work.things(done, !(isLost && done)))} ${this.#work.past}.`;
-  }
-
   // the result
 
   /** @param {any} problem @param {boolean} isStopped */
-  #tell(problem, isStopped) {
-    const { done, skipped, isCut } = this.#total;
-    const { things, undo } = this.#work;
-    this.#heading.textContent = problem ? "It ended before its time" : isStopped ? "Stopped" : "Done";
+  #showResult(problem, isStopped) {
+    const { undo } = this.#work;
+    this.#heading.textContent = problem ? "Stopped by an error" : isStopped ? "Stopped" : "Done";
     const close = this.#button("Close", () => this.#dialog.close(), "primary");
-    this.#show(
-      [
-        problem && h("p", { class: "banner bad", role: "alert" }, wordsOf(problem)),
-        h("p", { class: "bulk-result number", role: "status" }, this.#doneWords()),
-        isStopped && !problem ? h("p", {}, "The others are as they were.") : null,
-        skipped
-          ? h(
-              "p",
-              { class: "soft" },
-              `${capital(things(skipped))} left alone: by then it could not be done with ${skipped === 1 ? "it" : "them"} any more.`,
-            )
-          : null,
-        this.#reasons.size
-          ? h(
-              "div",
-              {},
-              h("p", {}, isCut ? "Not done, among others:" : "Not done:"),
-              h("ul", { class: "sample" }, [...this.#reasons].slice(0, REASONS_SHOWN).map(reasonRow)),
-            )
-          : null,
-      ],
-      [undo && done ? this.#button("Undo", () => ((this.#isToUndo = true), this.#dialog.close())) : null, close],
-    );
+    this.#show(resultOf(this.#work, this.#total, { problem, isStopped }), [
+      undo && this.#total.done ? this.#button("Undo", () => ((this.#isToUndo = true), this.#dialog.close())) : null,
+      close,
+    ]);
     close.focus();
   }
 
@@ -318,27 +264,4 @@ class ChunkDialog {
   #button(label, run, look = "") {
     return h("button", { type: "button", class: look, onclick: run }, label);
   }
-}
-
-/** @param {[string, string[]]} reason */
-function reasonRow([message, ids]) {
-  const links = ids
-    .slice(0, 3)
-    .map((id) => h("a", { href: `/console/jobs/${encodeURIComponent(id)}`, target: "_blank" }, id.slice(-8)));
-  return h(
-    "li",
-    {},
-    `${number(ids.length)} × ${message} `,
-    h(
-      "span",
-      { class: "soft mono" },
-      links.flatMap((link, at) => (at ? [", ", link] : [link])),
-      ids.length > 3 ? ", …" : "",
-    ),
-  );
-}
-
-/** @param {string} text */
-function capital(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
 }

@@ -18,7 +18,7 @@ export function deliveryBadge({ state }) {
 /** The answer of the receiver, or why there is none. @param {any} delivery */
 export function responseWords({ response, reason, state, attempts }) {
   if (state === "waiting" && !attempts) return "Waits for its first attempt";
-  return reason || response || (state === "delivered" ? "Taken" : "");
+  return reason || response || (state === "delivered" ? "Accepted" : "");
 }
 
 /**
@@ -32,7 +32,7 @@ export function sendAgainButton(api, { deliveryId, notifier, state }, then) {
   const send = (/** @type {any} */ { currentTarget }) =>
     acting(currentTarget, async () => {
       await api.post(`/api/queue/deliveries/${encodeURIComponent(deliveryId)}/retry`);
-      toast(`It is on its way to ${notifier} again.`, { kind: "good" });
+      toast(`The event is on its way to ${notifier} again.`, { kind: "good" });
       await then();
     });
   return h("button", { type: "button", class: "compact", onclick: send }, "Send again");

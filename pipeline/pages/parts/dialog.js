@@ -25,11 +25,8 @@ export function openDialog({ title, body, actions, onReady }) {
         chosen = action.value;
         dialog.close();
       };
-      return h(
-        "button",
-        { type: action.isPrimary ? "submit" : "button", class: looksOf(action), onclick: choose },
-        action.label,
-      );
+      const type = action.isPrimary ? "submit" : "button";
+      return h("button", { type, class: looksOf(action), onclick: choose }, action.label);
     });
     const form = h(
       "form",
@@ -38,18 +35,12 @@ export function openDialog({ title, body, actions, onReady }) {
       body,
       h("div", { class: "row dialog-actions" }, buttons),
     );
-    const dialog = h(
-      "dialog",
-      {
-        "aria-labelledby": "dialog-title",
-        onclose: () => {
-          dialog.remove();
-          if (before?.isConnected) before.focus();
-          resolve(chosen);
-        },
-      },
-      form,
-    );
+    const onclose = () => {
+      dialog.remove();
+      if (before?.isConnected) before.focus();
+      resolve(chosen);
+    };
+    const dialog = h("dialog", { "aria-labelledby": "dialog-title", onclose }, form);
     document.body.append(dialog);
     onReady?.(buttons);
     dialog.showModal();
@@ -70,41 +61,15 @@ function looksOf({ isPrimary, isDangerous }) {
  * @param {string} given.confirm the word on the button, a verb
  * @param {boolean} [given.isDangerous] it cannot be undone
  * @param {number} [given.count] number of items
- * @param {boolean} [given.isExact] false: at least so many
- * @param {any[]} [given.sample] some of them, as texts or elements
- * @param {any} [given.fields] further form elements
  * @param {string} [given.typed] a text that must be typed first, like the id of a user
  * @returns {Promise<boolean>}
  */
-export async function confirmed({
-  title,
-  text,
-  confirm,
-  isDangerous,
-  count,
-  isExact = true,
-  sample = [],
-  fields,
-  typed,
-}) {
+export async function confirmed({ title, text, confirm, isDangerous, count, typed }) {
   const field = typed && h("input", { autocomplete: "off", spellcheck: "false", required: true, name: "typed" });
   const body = [
-    count === undefined
-      ? null
-      : h("p", { class: "dialog-count number" }, `${isExact ? "" : "at least "}${number(count)}`),
+    count === undefined ? null : h("p", { class: "dialog-count number" }, number(count)),
     text && h("p", {}, text),
-    sample.length
-      ? h(
-          "ul",
-          { class: "sample" },
-          sample.map((each) => h("li", {}, each)),
-        )
-      : null,
-    count !== undefined && count > sample.length && sample.length
-      ? h("p", { class: "soft small" }, "… and more like these")
-      : null,
-    fields,
-    field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to go on"), field),
+    field && h("label", {}, h("span", {}, "Type ", h("code", {}, typed), " to continue"), field),
   ];
   return openDialog({
     title,

@@ -26,7 +26,7 @@ export class Filters {
   /** @type {ReturnType<typeof setTimeout> | undefined} */ #timer;
   #isSending = false;
   #isWriting = false; // a text written without leaving the field is one entry of the history, not one for each pause
-  #forget;
+  #removeKeys;
 
   /**
    * @param {Field[]} fields a field of type search is first and gets the focus with "/"
@@ -51,8 +51,8 @@ export class Filters {
         role: "search",
         "aria-label": "Filters",
         onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), this.#send()),
-        oninput: this.#later,
-        onchange: this.#atOnce,
+        oninput: this.#sendAfterPause,
+        onchange: this.#sendNow,
         onfocusout: () => (this.#isWriting = false),
       },
       isSearched ? labels[0] : null,
@@ -60,7 +60,7 @@ export class Filters {
       h("div", { class: "filters-rest" }, isSearched ? labels.slice(1) : labels, this.#clear),
     );
     const first = this.#inputs.get(fields[0]?.name);
-    this.#forget = addKeys(
+    this.#removeKeys = addKeys(
       first
         ? [{ keys: "/", does: "Search", run: () => (first.checkVisibility() || this.#unfold(), first.focus()) }]
         : [],
@@ -70,7 +70,7 @@ export class Filters {
 
   dispose() {
     clearTimeout(this.#timer);
-    this.#forget();
+    this.#removeKeys();
   }
 
   /** The filters that are set, by name. @param {URLSearchParams} query @returns {Record<string, string>} */
@@ -129,7 +129,7 @@ export class Filters {
     return h("label", { class: `filter ${type}` }, label, input, list);
   }
 
-  #later = (/** @type {Event} */ event) => {
+  #sendAfterPause = (/** @type {Event} */ event) => {
     if (/** @type {Element} */ (event.target).matches("select")) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
@@ -139,8 +139,8 @@ export class Filters {
   };
 
   // While a year is typed, each digit makes a valid date.
-  #atOnce = (/** @type {Event} */ event) =>
-    /** @type {Element} */ (event.target).matches("[type=datetime-local]") ? this.#later(event) : this.#send();
+  #sendNow = (/** @type {Event} */ event) =>
+    /** @type {Element} */ (event.target).matches("[type=datetime-local]") ? this.#sendAfterPause(event) : this.#send();
 
   #reset = () => {
     for (const input of this.#inputs.values()) input.value = "";

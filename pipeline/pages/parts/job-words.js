@@ -11,7 +11,7 @@ export const STATES = [
   { value: "active", label: "Running" },
   { value: "completed", label: "Completed" },
   { value: "failed", label: "Failed" },
-  { value: "background", label: "Again" },
+  { value: "background", label: "Reanalysis" },
 ];
 /** @type {Record<string, [string, string]>} word and look */
 const LOOKS = {
@@ -22,7 +22,7 @@ const LOOKS = {
   failed: ["Failed", "bad"],
   partial: ["Partial", "warn"],
   cancelled: ["Cancelled", "bad"],
-  gone: ["Moved on", "gone"],
+  unlisted: ["Moved on", "unlisted"],
 };
 
 /** @param {any} job */
@@ -33,7 +33,7 @@ export function stateBadge(job) {
 
 /** The reason of its state, and the next step. @param {any} job @returns {any[]} texts and elements */
 export function stateDetails(job) {
-  if (job.isGone) return ["It left this list while you looked."];
+  if (job.isUnlisted) return ["It has left this list."];
   const parts = { waiting, delayed, active, completed, failed }[/** @type {"waiting"} */ (job.state)]?.(job) ?? [];
   return parts.filter(Boolean).flatMap((part, at) => (at ? [" · ", part] : [part]));
 }
@@ -55,7 +55,7 @@ export function jobs(count, isExact = true) {
 
 /** @param {any} job */
 function finerState(job) {
-  if (job.isGone) return "gone";
+  if (job.isUnlisted) return "unlisted";
   if (job.status === "partial" && job.state === "completed") return "partial";
   return job.state === "failed" && job.reason === "Cancelled" ? "cancelled" : job.state;
 }
@@ -83,7 +83,7 @@ function active({ attempt, provider }) {
 
 /** @param {any} job */
 function completed({ status, reason, attempt }) {
-  return [status === "partial" ? reason || "Not all could be found" : "", attempt > 1 ? `At attempt ${attempt}` : ""];
+  return [status === "partial" ? reason || "Not everything was found" : "", attempt > 1 ? `At attempt ${attempt}` : ""];
 }
 
 /** @param {any} job */

@@ -28,15 +28,15 @@ export class Keyed {
   /** @param {Item[]} items */
   show(items) {
     const before = this.#shown;
-    this.#shown = new Map(items.map((item) => [this.#key(item), this.#kept(before.get(this.#key(item)), item)]));
-    place(
+    this.#shown = new Map(items.map((item) => [this.#key(item), this.#updated(before.get(this.#key(item)), item)]));
+    arrange(
       this.#container,
       [...this.#shown.values()].map(({ element }) => element),
     );
   }
 
   /** @param {{text: string, element: HTMLElement, show?: (item: Item) => void} | undefined} before @param {Item} item */
-  #kept(before, item) {
+  #updated(before, item) {
     const text = JSON.stringify(item);
     if (before?.text === text) return before;
     if (before?.show) {
@@ -56,7 +56,7 @@ export class Keyed {
 }
 
 /** Give the container these children in this order; elements already in place stay, with their focus. @param {Element} container @param {Element[]} elements */
-export function place(container, elements) {
+export function arrange(container, elements) {
   const wanted = new Set(elements);
   for (const child of [...container.children]) if (!wanted.has(child)) child.remove();
   elements.forEach((element, at) => {
@@ -65,6 +65,6 @@ export function place(container, elements) {
 }
 
 /** Set a text only when it has changed. @param {Element} element @param {string} text */
-export function tell(element, text) {
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -46,7 +46,7 @@ export class Pager {
           { class: "row" },
           cursor && !trail.length ? h("button", { type: "button", onclick: first }, "First page") : null,
           h("button", { type: "button", disabled: !trail.length, onclick: previous }, "Previous"),
-          h("button", { type: "button", disabled: !nextCursor, onclick: next }, isPartial ? "Go on" : "Next"),
+          h("button", { type: "button", disabled: !nextCursor, onclick: next }, isPartial ? "Search further" : "Next"),
         ),
     );
   }

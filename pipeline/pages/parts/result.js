@@ -12,7 +12,7 @@ export function result({ asset, history }) {
     name,
     value(aiMetadata[field], corrections[field], firstOf(history, field)),
   ]);
-  const extra = Object.entries(aiMetadata.extra ?? {}).map(([name, each]) => [name, said(each)]);
+  const extra = Object.entries(aiMetadata.extra ?? {}).map(([name, each]) => [name, textOf(each)]);
   if (!aiMetadata.processedAt && !Object.keys(corrections).length)
     return [h("p", { class: "soft" }, "There is no result.")];
   return [
@@ -37,7 +37,7 @@ export function provenanceRows(provenance) {
     ["Model", model],
     ["Prompt", promptVersion],
     ["Confidence", confidenceKind],
-    ...Object.entries(usage ?? {}).map(([name, amount]) => [name, said(amount)]),
+    ...Object.entries(usage ?? {}).map(([name, amount]) => [name, textOf(amount)]),
   ];
   return rows.filter(([, each]) => each != null && each !== "");
 }
@@ -92,8 +92,8 @@ function correction({ field, value: to, before, by, at }) {
 }
 
 /** A value of the provider's own, as text. @param {any} each @returns {string} */
-function said(each) {
+function textOf(each) {
   if (typeof each === "number") return number(each);
-  if (Array.isArray(each)) return each.map(said).join(", ");
+  if (Array.isArray(each)) return each.map(textOf).join(", ");
   return typeof each === "object" && each ? JSON.stringify(each) : String(each);
 }

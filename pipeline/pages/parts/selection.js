@@ -3,7 +3,7 @@
 import { fill, h } from "../dom.js";
 import { ACTIONS } from "./bulk.js";
 import { jobs as countWords } from "./job-words.js";
-import { tell } from "./keyed.js";
+import { setText } from "./keyed.js";
 import { number } from "./time.js";
 
 /** @type {Record<string, import("./bulk.js").Action[]>} */
@@ -18,17 +18,21 @@ const POSSIBLE = {
 };
 
 export class Selection {
-  #told = h("span", { class: "number", role: "status" });
+  #summary = h("span", { class: "number", role: "status" });
   #all = h("button", { type: "button", class: "quiet", "aria-pressed": "false", onclick: () => this.toggleAll() });
-  #clear = h("button", { type: "button", class: "quiet", onclick: () => (this.clear(), this.#calls.clear()) }, "Clear");
-  #buttons = h("div", { class: "row toolbar-actions", role: "group", "aria-label": "With what is selected" });
+  #clear = h(
+    "button",
+    { type: "button", class: "quiet", onclick: () => (this.clear(), this.#callbacks.clear()) },
+    "Clear",
+  );
+  #buttons = h("div", { class: "row toolbar-actions", role: "group", "aria-label": "Actions for the selected jobs" });
   element = h(
     "div",
     { class: "toolbar" },
-    h("div", { class: "row toolbar-told" }, this.#told, this.#all, this.#clear),
+    h("div", { class: "row toolbar-summary" }, this.#summary, this.#all, this.#clear),
     this.#buttons,
   );
-  #calls;
+  #callbacks;
   #state = "";
   #isAll = false;
   /** @type {any[]} */ #selected = [];
@@ -36,12 +40,12 @@ export class Selection {
 
   /**
    * @param {boolean} mayChange
-   * @param {{act: (action: import("./bulk.js").Action, selected: any[] | null) => unknown, clear: () => void}} calls
+   * @param {{act: (action: import("./bulk.js").Action, selected: any[] | null) => unknown, clear: () => void}} callbacks
    */
-  constructor(mayChange, calls) {
-    this.#calls = calls;
+  constructor(mayChange, callbacks) {
+    this.#callbacks = callbacks;
     if (!mayChange) for (const element of [this.#all, this.#clear, this.#buttons]) element.remove();
-    this.#tell();
+    this.#update();
   }
 
   /** The filter has changed. @param {string} state */
@@ -56,51 +60,51 @@ export class Selection {
         {
           type: "button",
           class: ACTIONS[action].isDangerous ? "danger" : "",
-          onclick: () => this.#calls.act(action, this.#isAll ? null : this.#selected),
+          onclick: () => this.#callbacks.act(action, this.#isAll ? null : this.#selected),
         },
         `${ACTIONS[action].verb} …`,
       );
     fill(this.#buttons, actions.map(button));
-    this.#tell();
+    this.#update();
   }
 
   /** @param {any[]} selected */
   select(selected) {
     this.#selected = selected;
     if (selected.length) this.#isAll = false;
-    this.#tell();
+    this.#update();
   }
 
   /** @param {{count: number, isExact: boolean}} count */
   count(count) {
     this.#count = count;
-    this.#tell();
+    this.#update();
   }
 
   clear() {
     this.#isAll = false;
     this.#selected = [];
-    this.#tell();
+    this.#update();
   }
 
   toggleAll() {
     const isAll = !this.#isAll;
     if (isAll && !this.#count?.count) return;
-    this.#calls.clear();
+    this.#callbacks.clear();
     this.#isAll = isAll;
-    this.#tell();
+    this.#update();
   }
 
-  #tell() {
+  #update() {
     const { count = 0, isExact = true } = this.#count ?? {};
     const chosen = this.#selected.length;
     const matching = this.#count ? `${countWords(count, isExact)} ${count === 1 ? "matches" : "match"}` : " ";
-    const told = this.#isAll
+    const text = this.#isAll
       ? `All that match: ${countWords(count, isExact)}`
       : chosen
         ? `${number(chosen)} selected`
         : matching;
-    tell(this.#told, told);
+    setText(this.#summary, text);
     this.#all.textContent = this.#isAll
       ? "Select none"
       : `Select all${this.#count ? ` ${isExact ? number(count) : ""}` : ""}`;

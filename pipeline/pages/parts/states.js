@@ -17,14 +17,14 @@ export function emptyState(title, text, action) {
 export function errorState(error, retry) {
   const isAsked = error?.status === 400 && location.search;
   const words =
-    error?.status === 404 ? "This part of the service is not there. It may be an older version." : wordsOf(error);
+    error?.status === 404 ? "The service does not have this function. Its version may be too old." : wordsOf(error);
   return h(
     "div",
     { class: "empty", role: "alert" },
     h("p", { class: "empty-title" }, error?.status === 0 ? "No answer" : "That did not work"),
     h("p", {}, words),
     isAsked
-      ? h("a", { class: "button", href: location.pathname }, "Without filters")
+      ? h("a", { class: "button", href: location.pathname }, "Remove the filters")
       : retry && h("button", { type: "button", onclick: retry }, "Try again"),
   );
 }

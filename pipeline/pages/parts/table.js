@@ -18,8 +18,9 @@
 import { wordsOf } from "../api.js";
 import { fill, h } from "../dom.js";
 import { addKeys } from "./keyboard.js";
-import { place } from "./keyed.js";
+import { arrange } from "./keyed.js";
 import { emptyState, errorState } from "./states.js";
+import { bodyCell, headCell, mark, renew } from "./table-cells.js";
 
 /** @template Row */
 export class DataTable {
@@ -31,7 +32,7 @@ export class DataTable {
   #note = h("div", { class: "table-note", hidden: true });
   #table;
   /** @type {Map<string, {row: Row, text: string, element: HTMLTableRowElement}>} */ #rows = new Map();
-  #forget;
+  #removeKeys;
 
   /**
    * @param {object} given
@@ -61,7 +62,7 @@ export class DataTable {
       this.#body,
     );
     this.element = h("div", { class: "table-frame card" }, this.#table, this.#note);
-    this.#forget = addKeys([
+    this.#removeKeys = addKeys([
       { keys: "j", does: "Next row", run: () => this.#move(1) },
       { keys: "k", does: "Row before", run: () => this.#move(-1) },
       ...(given.href ? [{ keys: "Enter", does: "Open the row" }] : []),
@@ -70,7 +71,7 @@ export class DataTable {
   }
 
   dispose() {
-    this.#forget();
+    this.#removeKeys();
   }
 
   /** Show grey rows at first; later the old rows stay, dimmed. */
@@ -95,9 +96,9 @@ export class DataTable {
     this.#table.setAttribute("aria-busy", "false");
     const { key, empty } = this.#given;
     const before = this.#rows;
-    this.#rows = new Map(rows.map((row) => [key(row), this.#kept(before.get(key(row)), row)]));
+    this.#rows = new Map(rows.map((row) => [key(row), this.#updated(before.get(key(row)), row)]));
     for (const each of this.selected) if (!this.#rows.has(each)) this.selected.delete(each);
-    place(
+    arrange(
       this.#body,
       [...this.#rows.values()].map(({ element }) => element),
     );
@@ -107,7 +108,7 @@ export class DataTable {
       const { title, text, action } = typeof empty === "function" ? empty() : empty;
       fill(this.#note, emptyState(title, text, action));
     }
-    this.#told();
+    this.#selectionChanged();
   }
 
   /** @param {any} error @param {() => void} [retry] */
@@ -124,13 +125,16 @@ export class DataTable {
   stale(error) {
     if (!this.#rows.size) return;
     this.#note.hidden = false;
-    fill(this.#note, emptyState("What you see is old", `${wordsOf(error)}. It is tried again by itself.`));
+    fill(
+      this.#note,
+      emptyState("These rows are not up to date", `${wordsOf(error)}. The page tries again automatically.`),
+    );
   }
 
   clearSelection() {
     this.selected.clear();
     for (const { element } of this.#rows.values()) mark(element, false);
-    this.#told();
+    this.#selectionChanged();
   }
 
   /** @returns {Row[]} */
@@ -139,7 +143,7 @@ export class DataTable {
   }
 
   /** @param {{row: Row, text: string, element: HTMLTableRowElement} | undefined} before @param {Row} row */
-  #kept(before, row) {
+  #updated(before, row) {
     const text = JSON.stringify(row);
     if (before?.text === text) return before;
     const element =
@@ -183,7 +187,7 @@ export class DataTable {
           else this.selected.delete(key);
           mark(element, target.checked);
         }
-        this.#told();
+        this.#selectionChanged();
       },
     });
   }
@@ -193,7 +197,7 @@ export class DataTable {
     if (!this.selected.delete(key)) this.selected.add(key);
     const found = this.#rows.get(key);
     if (found) mark(found.element, this.selected.has(key));
-    this.#told();
+    this.#selectionChanged();
   }
 
   #toggleFocused() {
@@ -201,7 +205,7 @@ export class DataTable {
     if (key !== undefined) this.#toggle(key);
   }
 
-  #told() {
+  #selectionChanged() {
     const box = /** @type {HTMLInputElement | null} */ (this.#head.querySelector("input"));
     if (!box) return;
     const count = this.selected.size;
@@ -258,43 +262,4 @@ export class DataTable {
     const row = target.closest("tr[data-key]");
     if (row) this.#open(/** @type {HTMLElement} */ (row));
   };
-}
-
-/** @param {Column<any>} column */
-function headCell({ title, align, class: name = "" }) {
-  return h(
-    "th",
-    { role: "columnheader", scope: "col", class: `${align === "end" ? "end" : ""} ${name}`.trim() },
-    title,
-  );
-}
-
-/** @param {Column<any>} column @param {any} row */
-function bodyCell({ title, cell, align, class: name = "" }, row) {
-  return h(
-    "td",
-    { role: "cell", class: `${align === "end" ? "end number" : ""} ${name}`.trim(), "data-label": title },
-    h("span", { class: "value" }, cell(row)),
-  );
-}
-
-/**
- * Replace only changed cells: a button that is replaced between press and release of the pointer would not
- * be clicked, and the focus would be lost.
- * @param {HTMLElement} row @param {HTMLElement[]} cells
- */
-function renew(row, cells) {
-  cells.forEach((cell, at) => {
-    const old = row.children[at];
-    if (old.isEqualNode(cell)) return;
-    if (old.contains(document.activeElement)) row.focus();
-    old.replaceWith(cell);
-  });
-}
-
-/** @param {HTMLElement} element @param {boolean} isSelected */
-function mark(element, isSelected) {
-  element.classList.toggle("selected", isSelected);
-  const box = /** @type {HTMLInputElement | null} */ (element.querySelector("td.check input"));
-  if (box) box.checked = isSelected;
 }

@@ -20,7 +20,7 @@ export function setServerTime(instant) {
 }
 
 /** The service's present time. */
-export function serverNow() {
+function serverNow() {
   return Date.now() + aheadMs;
 }
 

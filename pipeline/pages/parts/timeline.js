@@ -12,7 +12,7 @@ export function timeline({ job, asset, causes }) {
   const steps = [step("", "Sent", createdAt)];
   let before = createdAt;
   let number = 0;
-  if (attempts[0]?.attempt > 1) steps.push(gap("Earlier attempts are not kept: only the last ten are."));
+  if (attempts[0]?.attempt > 1) steps.push(gap("Earlier attempts are not shown: only the last ten are stored."));
   for (const [i, each] of attempts.entries()) {
     if (each.attempt <= number) steps.push(gap("Run again"));
     steps.push(gap(waited(before, each.startedAt)), attemptStep(each, causes[i]));
@@ -38,7 +38,7 @@ function attemptStep({ attempt, startedAt, endedAt, provider, model, outcome, re
     h(
       "p",
       { class: "small soft" },
-      asked ? h("span", {}, "asked ", h("b", {}, asked)) : "no AI provider was asked",
+      asked ? h("span", {}, "called ", h("b", {}, asked)) : "no AI provider was called",
       " · took ",
       h("span", { class: "number" }, took),
     ),
@@ -53,7 +53,7 @@ function lastSteps(job, before) {
     return [
       step(
         status === "partial" ? "warn" : "good",
-        status === "partial" ? "Ended: only a part could be found" : "Completed",
+        status === "partial" ? "Completed in part" : "Completed",
         finishedAt,
         total(job),
       ),
@@ -117,7 +117,7 @@ export function stateNow({ job, asset }) {
       h(
         "p",
         { class: "soft" },
-        `At the pace of the last minute it will have ended in ${duration(progress.etaSeconds * 1000, true)}.`,
+        `At the speed of the last minute it ends in ${duration(progress.etaSeconds * 1000, true)}.`,
       ),
     );
   if (progress?.share != null)

@@ -10,14 +10,14 @@ document.body.append(region);
 
 /**
  * @param {string} text
- * @param {{kind?: "good" | "bad" | "", undo?: () => unknown, undoLabel?: string}} [options] undo: it is what the button does
+ * @param {{kind?: "good" | "bad" | "", undo?: () => unknown}} [options]
  */
-export function toast(text, { kind = "", undo, undoLabel = "Undo" } = {}) {
+export function toast(text, { kind = "", undo } = {}) {
   /** @type {ReturnType<typeof setTimeout>} */ let timer;
   const close = () => element.remove();
   const wait = () => (timer = setTimeout(close, undo ? SHOWN_WITH_UNDO_MS : SHOWN_MS));
   const stay = () => clearTimeout(timer);
-  const button = undo && h("button", { class: "quiet", type: "button", onclick: () => (close(), undo()) }, undoLabel);
+  const button = undo && h("button", { class: "quiet", type: "button", onclick: () => (close(), undo()) }, "Undo");
   const element = h(
     "div",
     { class: `toast ${kind}`, onpointerenter: stay, onpointerleave: wait, onfocusin: stay, onfocusout: wait },

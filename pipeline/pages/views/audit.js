@@ -19,81 +19,81 @@ const ACTIONS = [
   "erase user",
 ];
 
+/** @type {import("../parts/filters.js").Field[]} */
+const FIELDS = [
+  { name: "who", label: "Who", type: "search", placeholder: "user id of an operator" },
+  { name: "action", label: "Action", type: "text", placeholder: "like pause queue", suggestions: ACTIONS },
+];
+
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
 export default function view({ api, query, setQuery }) {
   const latest = new Latest();
-  const filters = new Filters(
-    [
-      { name: "who", label: "Who", type: "search", placeholder: "user id of an operator" },
-      { name: "action", label: "Action", type: "text", placeholder: "like pause queue", suggestions: ACTIONS },
-    ],
-    query,
-    setQuery,
-  );
+  const filters = new Filters(FIELDS, query, setQuery);
   const pager = new Pager(setQuery);
   /** @type {DataTable<any>} */
   const table = new DataTable({
-    caption: "What operators did, newest first",
-    columns: [
-      {
-        title: "When",
-        cell: ({ at }) => h("span", { class: "two-lines" }, time(at), h("span", { class: "soft small" }, exact(at))),
-        class: "nowrap",
-      },
-      {
-        title: "Who",
-        cell: ({ who, address }) =>
-          h("span", { class: "two-lines" }, whoCell(who), address && h("span", { class: "soft small" }, address)),
-      },
-      { title: "Action", cell: ({ action }) => action, class: "nowrap" },
-      {
-        title: "Target",
-        cell: ({ target, count }) => [
-          h("span", { class: "mono" }, target ?? "–"),
-          count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`),
-        ],
-        class: "grow",
-      },
-      { title: "Outcome", cell: outcomeCell },
-      {
-        title: "Request",
-        cell: ({ requestId }) => h("span", { class: "mono soft", title: requestId }, requestId ?? "–"),
-        class: "clip",
-      },
-    ],
+    caption: "Changes by operators, newest first",
+    columns: COLUMNS,
     key: ({ id }) => id,
     empty: () =>
-      Object.keys(filters.values(asked)).length
-        ? { title: "Nothing matches.", text: "Names have to be whole." }
-        : { title: "Nothing was changed.", text: "What operators do is listed here for 90 days." },
+      Object.keys(filters.values(current)).length
+        ? { title: "Nothing matches.", text: "Enter complete names." }
+        : { title: "Nothing was changed.", text: "Changes by operators are listed here for 90 days." },
   });
-  let asked = query;
+  let current = query;
   const load = () => {
     table.loading();
-    const cursor = asked.get("cursor");
-    return latest.run(
-      (signal) => api.get("/api/queue/audit", { query: { ...filters.values(asked), limit: LIMIT, cursor }, signal }),
-      {
-        done: ({ items, nextCursor }) => {
-          table.show(items);
-          pager.show({ cursor, nextCursor, count: items.length });
-        },
-        failed: (error) => table.fail(error, load),
+    const cursor = current.get("cursor");
+    const search = { ...filters.values(current), limit: LIMIT, cursor };
+    return latest.run((signal) => api.get("/api/queue/audit", { query: search, signal }), {
+      done: ({ items, nextCursor }) => {
+        table.show(items);
+        pager.show({ cursor, nextCursor, count: items.length });
       },
-    );
+      failed: (error) => table.fail(error, load),
+    });
   };
   return {
     element: h("div", { class: "view" }, heading("Audit"), filters.element, table.element, pager.element),
     title: "Audit",
     ready: load(),
     update(changed) {
-      asked = changed;
+      current = changed;
       filters.update(changed);
       load();
     },
     dispose: () => (latest.dispose(), filters.dispose(), table.dispose()),
   };
 }
+
+/** @type {import("../parts/table.js").Column<any>[]} */
+const COLUMNS = [
+  {
+    title: "When",
+    cell: ({ at }) => h("span", { class: "two-lines" }, time(at), h("span", { class: "soft small" }, exact(at))),
+    class: "nowrap",
+  },
+  {
+    title: "Who",
+    cell: ({ who, address }) =>
+      h("span", { class: "two-lines" }, whoCell(who), address && h("span", { class: "soft small" }, address)),
+  },
+  { title: "Action", cell: ({ action }) => action, class: "nowrap" },
+  {
+    title: "Target",
+    cell: ({ target, count }) => [
+      h("span", { class: "mono" }, target ?? "–"),
+      count == null ? "" : h("span", { class: "soft" }, ` (${number(count)})`),
+    ],
+    class: "grow",
+  },
+  { title: "Outcome", cell: outcomeCell },
+  {
+    title: "Request",
+    cell: ({ requestId }) => h("span", { class: "mono soft", title: requestId }, requestId ?? "–"),
+    class: "clip",
+  },
+];
 
 /** @param {string | null} who null: of a user who was erased */
 function whoCell(who) {

@@ -108,7 +108,7 @@ const CHARTS = [
     unit: "count",
     series: [
       { name: "complete", look: "c1", value: ({ completed }) => completed },
-      { name: "in part", look: "c2", value: ({ partial }) => partial },
+      { name: "partial", look: "c2", value: ({ partial }) => partial },
     ],
     total: (points) => number(sum(points, ({ completed, partial }) => (completed ?? 0) + (partial ?? 0))),
   },
@@ -118,7 +118,7 @@ const CHARTS = [
     unit: "count",
     series: [
       { name: "failed", look: "c4", value: ({ failed }) => failed },
-      { name: "tried again", look: "c3", value: ({ retried }) => retried },
+      { name: "retried", look: "c3", value: ({ retried }) => retried },
     ],
     total: (points) => number(sum(points, ({ failed }) => failed ?? 0)),
   },
@@ -127,17 +127,17 @@ const CHARTS = [
     kind: "lines",
     unit: "duration",
     series: [
-      { name: "half within", look: "c1", value: ({ waitP50Ms }) => waitP50Ms },
+      { name: "50 % within", look: "c1", value: ({ waitP50Ms }) => waitP50Ms },
       { name: "95 % within", look: "c3", value: ({ waitP95Ms }) => waitP95Ms },
     ],
     total: (points) => newest(points, ({ waitP50Ms }) => waitP50Ms, duration),
   },
   {
-    title: "Time of the AI",
+    title: "Time in the AI",
     kind: "lines",
     unit: "duration",
     series: [
-      { name: "half within", look: "c1", value: ({ runP50Ms }) => runP50Ms },
+      { name: "50 % within", look: "c1", value: ({ runP50Ms }) => runP50Ms },
       { name: "95 % within", look: "c3", value: ({ runP95Ms }) => runP95Ms },
     ],
     total: (points) => newest(points, ({ runP50Ms }) => runP50Ms, duration),

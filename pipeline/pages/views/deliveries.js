@@ -70,7 +70,7 @@ class DeliveriesView {
       key: ({ deliveryId }) => deliveryId,
       href: hrefOf,
       empty: {
-        title: "No such delivery",
+        title: "No deliveries found",
         text: "Events for durable notifiers, like webhooks, are kept here for seven days.",
       },
     });
@@ -153,14 +153,14 @@ class DeliveriesView {
         if (this.#page !== page) return;
         if (!page.items.length) return this.#show(fresh);
         const readTo = fresh.nextCursor ? (fresh.items.at(-1)?.at ?? "9") : "";
-        const { rows, added, gone } = merged(page.items, fresh.items, {
+        const { rows, added, unlisted } = merged(page.items, fresh.items, {
           key: ({ deliveryId }) => deliveryId,
           at: ({ at }) => at,
           readTo,
         });
         page.items = rows;
         this.#table.show(rows);
-        this.#news.textContent = newsWords(page.cursor ? 0 : added, gone, added < LIMIT);
+        this.#news.textContent = newsWords(page.cursor ? 0 : added, unlisted, added < LIMIT);
         this.#news.hidden = !this.#news.textContent;
       },
       failed: (error) => this.#table.stale(error),
@@ -202,9 +202,9 @@ class DeliveriesView {
       api.get(PATH, { query: { ...filter, state: "failed", limit: CHUNK, cursor }, signal });
     const done = await doInChunks({
       title: "Send all failed deliveries again?",
-      text: "Each event goes to its notifier once more, with the id it had: a receiver that took it already can tell.",
+      text: "Each event is sent to its notifier again with the same id, so a receiver can recognize an event that it already has.",
       verb: "Send",
-      past: "on their way again",
+      past: "queued again",
       things: (count, isExact = true) =>
         `${isExact ? "" : "at least "}${number(count)} ${count === 1 ? "delivery" : "deliveries"}`,
       scope: Object.entries(filter).map(([name, value]) => h("span", { class: "chip" }, h("b", {}, name), " ", value)),

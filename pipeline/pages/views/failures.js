@@ -12,84 +12,138 @@ import { DataTable } from "../parts/table.js";
 import { number, time } from "../parts/time.js";
 
 const REFRESH_MS = 10_000;
+/** @type {import("../parts/filters.js").Field[]} */
+const FIELDS = [
+  { name: "from", label: "Sent from", type: "instant" },
+  { name: "to", label: "Sent until", type: "instant" },
+];
+
+/** @typedef {"retry" | "delete"} Action */
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
-export default function view({ api, query, setQuery, mayChange, live }) {
-  const filters = new Filters(
-    [
-      { name: "from", label: "Sent from", type: "instant" },
-      { name: "to", label: "Sent until", type: "instant" },
-    ],
-    query,
-    setQuery,
-  );
-  const latest = new Latest();
-  let current = query;
-  let isShown = false;
-  let hasFailed = false;
-  const filterOf = (/** @type {any} */ { failure }) => ({ state: "failed", failure, ...filters.values(current) });
-  const act = async (/** @type {"retry" | "delete"} */ action, /** @type {any} */ group) => {
-    const title = action === "retry" ? "Retry all of this kind?" : "Delete all of this kind?";
-    if (!(await runBulk({ api, action, filter: filterOf(group), title }))) return;
-    live.refresh();
-    groups.clear();
-    load();
-  };
-  /** @type {Map<string, any>} */ let groups = new Map();
-  const table = new DataTable({
-    caption: "Kinds of failures, the most frequent first",
-    columns: columns(mayChange ? act : null),
-    key: ({ failure }) => failure,
-    href: (group) => withQuery("/console/jobs", filterOf(group)),
-    empty: { title: "Nothing has failed", text: "Jobs that are given up show up here, those of one reason together." },
-    skeletonRows: 4,
-  });
-  table.element.classList.add("failures-table");
-  /**
-   * Kinds keep their order while they are shown: a button must not be replaced by that of another kind.
-   * @param {any[]} items
-   */
-  const steady = (items) => {
-    const found = new Map(items.map((group) => [group.failure, group]));
-    const kept = [...groups.values()].map((group) => found.get(group.failure) ?? { ...group, count: 0, isExact: true });
-    return [...kept, ...items.filter(({ failure }) => !groups.has(failure))];
-  };
-  const load = () =>
-    latest.run((signal) => api.get("/api/queue/failures", { query: filters.values(current), signal }), {
-      done({ items }) {
-        isShown = true;
-        hasFailed = false;
-        const most = Math.max(1, ...items.map((/** @type {any} */ { count }) => count));
-        groups = new Map(steady(items).map((/** @type {any} */ group) => [group.failure, group]));
-        table.show([...groups.values()].map((group) => ({ ...group, share: group.count / most })));
-      },
-      failed(error) {
-        if (isShown) return table.stale(error);
-        hasFailed = error.status === 0 || error.status >= 500;
-        table.fail(error, reload);
-      },
-    });
-  const reload = () => ((isShown = false), groups.clear(), table.loading(), load());
-  const focused = () => groups.get(/** @type {any} */ (document.activeElement)?.closest("tr[data-key]")?.dataset.key);
-  const ends = [
-    every(REFRESH_MS, () => (isShown || hasFailed) && load()),
-    addKeys(
-      mayChange ? [{ keys: "t", does: "Retry all of the row", run: () => focused() && act("retry", focused()) }] : [],
-    ),
-    () => filters.dispose(),
-    () => table.dispose(),
-    () => latest.dispose(),
-  ];
+export default function view(context) {
+  const list = new FailuresView(context);
   return {
-    element: h("div", { class: "view" }, heading("Failures"), filters.element, table.element),
+    element: list.element,
     title: "Failures",
-    ready: reload(),
-    update: (next) => ((current = next), filters.update(next), reload()),
-    dispose: () => ends.forEach((end) => end()),
+    ready: list.reload(),
+    update: list.update,
+    dispose: list.dispose,
   };
 }
 
-/** @param {((action: "retry" | "delete", group: any) => unknown) | null} act @returns {import("../parts/table.js").Column<any>[]} */
+class FailuresView {
+  element;
+  #context;
+  #query;
+  #filters;
+  #table;
+  #latest = new Latest();
+  /** @type {Map<string, any>} the kinds by their id */ #groups = new Map();
+  #isShown = false;
+  #hasFailed = false;
+  #ends;
+
+  /** @param {import("../router.js").Context} context */
+  constructor(context) {
+    const { query, setQuery, mayChange } = context;
+    this.#context = context;
+    this.#query = query;
+    this.#filters = new Filters(FIELDS, query, setQuery);
+    this.#table = new DataTable({
+      caption: "Kinds of failures, the most frequent first",
+      columns: columns(mayChange ? this.#act : null),
+      key: ({ failure }) => failure,
+      href: (group) => withQuery("/console/jobs", this.#filterOf(group)),
+      empty: { title: "Nothing has failed", text: "Failed jobs are listed here, grouped by reason." },
+      skeletonRows: 4,
+    });
+    this.#table.element.classList.add("failures-table");
+    this.element = h("div", { class: "view" }, heading("Failures"), this.#filters.element, this.#table.element);
+    this.#ends = [
+      every(REFRESH_MS, () => (this.#isShown || this.#hasFailed) && this.#load()),
+      addKeys(mayChange ? [{ keys: "t", does: "Retry all jobs of the row", run: () => this.#retryFocused() }] : []),
+      () => this.#filters.dispose(),
+      () => this.#table.dispose(),
+      () => this.#latest.dispose(),
+    ];
+  }
+
+  dispose = () => this.#ends.forEach((end) => end());
+
+  /** @param {URLSearchParams} query */
+  update = (query) => {
+    this.#query = query;
+    this.#filters.update(query);
+    this.reload();
+  };
+
+  reload() {
+    this.#isShown = false;
+    this.#groups.clear();
+    this.#table.loading();
+    return this.#load();
+  }
+
+  #load() {
+    const { api } = this.#context;
+    const query = this.#filters.values(this.#query);
+    return this.#latest.run((signal) => api.get("/api/queue/failures", { query, signal }), {
+      done: ({ items }) => this.#show(items),
+      failed: (error) => {
+        if (this.#isShown) return this.#table.stale(error);
+        this.#hasFailed = error.status === 0 || error.status >= 500;
+        this.#table.fail(error, () => this.reload());
+      },
+    });
+  }
+
+  /** @param {any[]} items */
+  #show(items) {
+    this.#isShown = true;
+    this.#hasFailed = false;
+    const most = Math.max(1, ...items.map(({ count }) => count));
+    const groups = inSameOrder([...this.#groups.values()], items);
+    this.#groups = new Map(groups.map((group) => [group.failure, group]));
+    this.#table.show(groups.map((group) => ({ ...group, share: group.count / most })));
+  }
+
+  /** @param {any} group @returns {Record<string, string>} the filter of its jobs */
+  #filterOf({ failure }) {
+    return { state: "failed", failure, ...this.#filters.values(this.#query) };
+  }
+
+  /** @param {Action} action @param {any} group */
+  #act = async (action, group) => {
+    const { api, live } = this.#context;
+    const title = action === "retry" ? "Retry all of this kind?" : "Delete all of this kind?";
+    if (!(await runBulk({ api, action, filter: this.#filterOf(group), title }))) return;
+    live.refresh();
+    this.#groups.clear();
+    this.#load();
+  };
+
+  #retryFocused() {
+    const row = /** @type {HTMLElement | null | undefined} */ (document.activeElement?.closest("tr[data-key]"));
+    const group = this.#groups.get(row?.dataset.key ?? "");
+    if (group) this.#act("retry", group);
+  }
+}
+
+/**
+ * Kinds keep their order while they are shown: a button must not be replaced by that of another kind.
+ * @param {any[]} shown @param {any[]} items the same list, read again
+ */
+function inSameOrder(shown, items) {
+  const found = new Map(items.map((group) => [group.failure, group]));
+  const known = new Set(shown.map(({ failure }) => failure));
+  return [
+    ...shown.map((group) => found.get(group.failure) ?? { ...group, count: 0, isExact: true }),
+    ...items.filter(({ failure }) => !known.has(failure)),
+  ];
+}
+
+/** @param {((action: Action, group: any) => unknown) | null} act @returns {import("../parts/table.js").Column<any>[]} */
 function columns(act) {
   return [
     {
@@ -118,9 +172,9 @@ function bar(share) {
   return h("span", { class: "share", "aria-hidden": "true" }, filled);
 }
 
-/** @param {(action: "retry" | "delete", group: any) => unknown} act @param {any} group */
+/** @param {(action: Action, group: any) => unknown} act @param {any} group */
 function buttons(act, group) {
-  const named = (/** @type {string} */ verb) => `${verb} all that failed with: ${group.reason}`;
+  const named = (/** @type {string} */ verb) => `${verb} all jobs that failed with: ${group.reason}`;
   return h(
     "span",
     { class: "row row-actions" },

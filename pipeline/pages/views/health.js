@@ -32,40 +32,34 @@ export function troublesOf(overview) {
 /** @param {any} overview @returns {Trouble[]} */
 function parts({ redis, queues = [], store, storage, tasks = [] }) {
   // The user of Redis may have all rights except INFO.
-  const isGone = redis && !redis.isUp && queues.every((/** @type {any} */ queue) => queue.error);
-  return [
-    ...(isGone
-      ? [bad("Redis does not answer.", "Photos are still taken in; they are worked on when it is back.", redis.error)]
-      : []),
-    ...(redis?.isUp && redis.error
-      ? [
-          bad(
-            "Redis cannot write to its disk.",
-            "It may refuse jobs, and lose them when it ends. Is its disk full?",
-            redis.error,
-          ),
-        ]
-      : []),
-    ...(store && !store.isUp
-      ? [bad(`The store (${store.kind}) does not answer.`, "Photos are refused until it is back.", store.error)]
-      : []),
-    ...(storage && !storage.isUp
-      ? [
-          bad(
-            `The image storage (${storage.name}) does not answer.`,
-            "Photos are refused until it is back.",
-            storage.error,
-          ),
-        ]
-      : []),
-    ...tasks.map((/** @type {any} */ fault) =>
+  const isRedisDown = redis && !redis.isUp && queues.every((/** @type {any} */ queue) => queue.error);
+  const found = [];
+  if (isRedisDown)
+    found.push(
+      bad("Redis does not answer.", "Uploads are still accepted. They are processed when Redis is back.", redis.error),
+    );
+  if (redis?.isUp && redis.error)
+    found.push(
       bad(
-        "A task of the service keeps failing.",
-        "The service tries it again by itself.",
-        typeof fault === "string" ? fault : JSON.stringify(fault),
+        "Redis cannot write to its disk.",
+        "Redis may refuse jobs, and lose them when it stops. Check whether its disk is full.",
+        redis.error,
       ),
-    ),
-  ];
+    );
+  const refused = "Uploads are refused until it is back.";
+  if (store && !store.isUp) found.push(bad(`The store (${store.kind}) does not answer.`, refused, store.error));
+  if (storage && !storage.isUp)
+    found.push(bad(`The image storage (${storage.name}) does not answer.`, refused, storage.error));
+  return [...found, ...tasks.map(failingTask)];
+}
+
+/** @param {any} fault */
+function failingTask(fault) {
+  return bad(
+    "A task of the service keeps failing.",
+    "The service retries it automatically.",
+    typeof fault === "string" ? fault : JSON.stringify(fault),
+  );
 }
 
 /** @param {any} redis @returns {Trouble[]} */
@@ -78,8 +72,8 @@ function memory(redis) {
       ? [
           {
             ...bad(
-              `Redis may throw jobs away: its eviction policy is ${evictionPolicy}.`,
-              "Set it, and in redis.conf too:",
+              `Redis may delete jobs: its eviction policy is ${evictionPolicy}.`,
+              "Change it with this command, and in redis.conf:",
             ),
             code: "redis-cli CONFIG SET maxmemory-policy noeviction",
           },
@@ -94,7 +88,7 @@ function memory(redis) {
         ]
       : []),
     ...(role && role !== "master"
-      ? [warn(`Redis is a ${role} and takes no writes.`, "The service looks for the master by itself.")]
+      ? [warn(`Redis is a ${role} and accepts no writes.`, "The service looks for the master automatically.")]
       : []),
   ];
 }
@@ -113,13 +107,13 @@ function work({ workersAlive, queues = [], plugins }) {
     ...(workersAlive === 0
       ? [
           {
-            ...bad("No worker is alive: nothing is worked on.", "Start a process that works:"),
+            ...bad("No worker is alive: no photo is processed.", "Start a worker process:"),
             code: "ROLE=worker python run.py",
           },
         ]
       : []),
     ...broken.map((/** @type {any} */ { name, error }) =>
-      warn(`Nothing is known of the queue ${name}.`, undefined, error),
+      warn(`The state of the queue ${name} is unknown.`, undefined, error),
     ),
     ...(quarantined.length
       ? [
@@ -146,7 +140,7 @@ function holds({ queues = [], serverTime }) {
   return queues
     .flatMap((/** @type {any} */ queue) => queue.holds ?? [])
     .map((/** @type {any} */ { provider, reason, cause, nextTryInSeconds }) => ({
-      ...warn(`${provider} is not asked for now.`, undefined, [reason, cause].filter(Boolean).join(". ")),
+      ...warn(`${provider} is not called for now.`, undefined, [reason, cause].filter(Boolean).join(". ")),
       nextTryAt: nextTryInSeconds == null ? undefined : Date.parse(serverTime) + nextTryInSeconds * 1000,
     }));
 }
@@ -161,9 +155,9 @@ function late({ queues = [], workersAlive }) {
     .map((/** @type {any} */ { name, oldestReadySeconds }) =>
       warn(
         `The oldest job of ${name} has waited ${duration(oldestReadySeconds * 1000, true)}.`,
-        "More work comes than the processes can do: add processes or slots, or see who sends it.",
+        "More jobs arrive than the processes can handle: add processes or slots, or see which users send them.",
         undefined,
-        { href: "/console/users", text: "Who fills the queue" },
+        { href: "/console/users", text: "Users with the most jobs" },
       ),
     );
 }

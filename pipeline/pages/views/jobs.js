@@ -62,8 +62,8 @@ class JobsView {
       label: mayChange ? (/** @type {any} */ job) => `${nameOf(job)} of ${job.userId}, ${job.assetId}` : undefined,
       onSelect: (selected) => this.#selection?.select(selected),
       empty: {
-        title: "No such job",
-        text: "Nothing matches these filters. Photos that are sent show up here by themselves.",
+        title: "No jobs found",
+        text: "No job matches these filters. New photos appear here automatically.",
       },
     });
     this.#table.element.classList.add("jobs-table");
@@ -83,14 +83,16 @@ class JobsView {
       h("div", { class: "list" }, bar, this.#table.element),
       this.#pager.element,
     );
-    this.#ends = [
-      every(REFRESH_MS, () => this.#refresh()),
-      addKeys([
-        { keys: "r", does: "Show what is new", run: () => this.#showNews() },
-        ...(mayChange ? [{ keys: "a", does: "Select all that match", run: () => this.#selection.toggleAll() }] : []),
-      ]),
+    this.#ends = [every(REFRESH_MS, () => this.#refresh()), addKeys(this.#keys())];
+    this.#showChanges(0, 0);
+  }
+
+  #keys() {
+    const { mayChange } = this.#context;
+    return [
+      { keys: "r", does: "Show what is new", run: () => this.#showNews() },
+      ...(mayChange ? [{ keys: "a", does: "Select all that match", run: () => this.#selection.toggleAll() }] : []),
     ];
-    this.#tell(0, 0);
   }
 
   dispose = () => {
@@ -125,7 +127,7 @@ class JobsView {
       withQuery("/console/jobs", { ...this.#filters.values(this.#query), state }),
     );
     this.#selection.show(this.#state);
-    this.#tell(0, 0);
+    this.#showChanges(0, 0);
     this.#count();
     return this.#latest.run((signal) => this.#ask(signal), {
       done: (page) => this.#show(page),
@@ -183,7 +185,7 @@ class JobsView {
         if (fresh.items.length) this.#count();
         return this.#show(fresh);
       }
-      const { rows, gone } = merged(page.items, fresh.items, {
+      const { rows, unlisted } = merged(page.items, fresh.items, {
         key: ({ assetId }) => assetId,
         at: ({ createdAt }) => createdAt,
         readTo: fresh.searchedTo ?? "",
@@ -192,7 +194,7 @@ class JobsView {
       if (this.#page !== page) return;
       page.items = rows;
       this.#table.show(rows);
-      if (this.#tell(added.count, gone, added.isExact)) this.#count();
+      if (this.#showChanges(added.count, unlisted, added.isExact)) this.#count();
     } catch (error) {
       if (!isAbort(error) && this.#page === page) this.#table.stale(error);
     }
@@ -206,14 +208,14 @@ class JobsView {
     return this.#context.api.get("/api/queue/jobs/count", { query: { ...this.#filter, from }, signal });
   }
 
-  /** @param {number} added @param {number} gone @param {boolean} [isExact] @returns {boolean} whether it has changed */
-  #tell(added, gone, isExact = true) {
-    const words = newsWords(added, gone, isExact);
+  /** @param {number} added @param {number} unlisted @param {boolean} [isExact] @returns {boolean} whether it has changed */
+  #showChanges(added, unlisted, isExact = true) {
+    const words = newsWords(added, unlisted, isExact);
     const isOther = words !== this.#news.textContent;
     const isFirst = this.#news.hidden && words;
     this.#news.hidden = !words;
     this.#news.textContent = words;
-    if (isFirst) this.#announced.textContent = "The list has changed. Press r to read it anew.";
+    if (isFirst) this.#announced.textContent = "The list has changed. Press r to reload it.";
     else if (!words) this.#announced.textContent = "";
     return isOther;
   }
@@ -289,7 +291,7 @@ function fields(about) {
     { name: "user", label: "User" },
     { name: "category", label: "Category", suggestions: about.categories },
     { name: "provider", label: "AI provider", suggestions: about.providers?.map(({ name }) => name) },
-    { name: "failure", label: "Kind of failure", placeholder: "From the failures" },
+    { name: "failure", label: "Kind of failure", placeholder: "From the page Failures" },
     { name: "from", label: "Sent from", type: "instant" },
     { name: "to", label: "Sent until", type: "instant" },
   ];

@@ -16,7 +16,7 @@ export default function view(context) {
   const verdict = new Verdict(live);
   const tiles = new Tiles();
   const queues = new QueueCards(context);
-  const system = h("section", { class: "cards", "aria-label": "What the service stands on" });
+  const system = h("section", { class: "cards", "aria-label": "Dependencies of the service" });
   const systems = new Keyed(system, ({ title }) => title, systemCard);
   const charts = new Charts(context);
   const grafana = h("span", {});
@@ -29,22 +29,10 @@ export default function view(context) {
     tiles.show(overview);
     queues.show(overview.queues ?? []);
     systems.show(systemCards(overview));
-    if (overview.grafanaUrl && !grafana.hasChildNodes())
-      fill(
-        grafana,
-        h("a", { class: "button", href: overview.grafanaUrl, target: "_blank", rel: "noreferrer" }, "Grafana"),
-      );
+    if (overview.grafanaUrl && !grafana.hasChildNodes()) fill(grafana, grafanaLink(overview.grafanaUrl));
   };
-  const element = h(
-    "div",
-    { class: "view overview is-empty" },
-    heading("Overview", grafana),
-    verdict.element,
-    tiles.element,
-    queues.element,
-    charts.element,
-    system,
-  );
+  const parts = [verdict, tiles, queues, charts].map((part) => part.element);
+  const element = h("div", { class: "view overview is-empty" }, heading("Overview", grafana), parts, system);
   live.addEventListener("overview", show);
   live.addEventListener("state", show);
   show();
@@ -59,6 +47,11 @@ export default function view(context) {
       charts.dispose();
     },
   };
+}
+
+/** @param {string} href */
+function grafanaLink(href) {
+  return h("a", { class: "button", href, target: "_blank", rel: "noreferrer" }, "Grafana");
 }
 
 /** One sentence, then the faults. */
@@ -81,9 +74,9 @@ class Verdict {
     const isAway = state === "away";
     const troubles = overview && !isAway ? troublesOf(overview) : [];
     const [kind, picture, words] = isAway
-      ? ["bad", "warn", away(problem, overview)]
+      ? ["bad", "warn", outageText(problem, overview)]
       : overview
-        ? judged(troubles)
+        ? verdictOf(troubles)
         : ["", "overview", "Asking the service …"];
     const text = `${kind} ${words}`;
     this.element.parentElement?.classList.toggle("is-stale", isAway && Boolean(overview));
@@ -97,14 +90,14 @@ class Verdict {
 }
 
 /** @param {string} problem @param {any} overview */
-function away(problem, overview) {
+function outageText(problem, overview) {
   return overview
-    ? `The service does not answer. What you see is old. (${problem})`
-    : `The service tells no overview: ${problem}`;
+    ? `The service does not answer. These numbers are old. (${problem})`
+    : `The overview cannot be read: ${problem}`;
 }
 
 /** @param {import("./health.js").Trouble[]} troubles @returns {[string, string, string]} */
-function judged(troubles) {
+function verdictOf(troubles) {
   const bad = troubles.filter(({ kind }) => kind === "bad").length;
   if (bad) return ["bad", "warn", bad === 1 ? "Something is broken." : `${bad} things are broken.`];
   if (troubles.length)
@@ -112,8 +105,8 @@ function judged(troubles) {
       "warn",
       "warn",
       troubles.length === 1
-        ? "It works, but one thing needs a look."
-        : `It works, but ${troubles.length} things need a look.`,
+        ? "The service works, but one thing needs attention."
+        : `The service works, but ${troubles.length} things need attention.`,
     ];
   return ["good", "good", "All is well."];
 }
@@ -123,7 +116,7 @@ function troubleItem({ kind, text, todo, code, reason, nextTryAt, link }) {
   return h(
     "li",
     { class: kind },
-    h("span", { class: `badge ${kind}` }, kind === "bad" ? "Broken" : "Look"),
+    h("span", { class: `badge ${kind}` }, kind === "bad" ? "Broken" : "Check"),
     h(
       "div",
       {},
@@ -159,14 +152,14 @@ class Tiles {
   /** @param {any} overview */
   show({ queues: [jobs] = [], slots, workersAlive, processesAlive }) {
     const { waiting, running, delayed, ended, failed, processes } = this.#tiles;
-    const unknown = !jobs || jobs.error ? "not known" : "";
+    const unknown = !jobs || jobs.error ? "unknown" : "";
     waiting.show(
       large(jobs?.waiting),
       unknown ||
         (!jobs?.waiting
-          ? "none has to wait"
+          ? "no job waits"
           : jobs.oldestReadySeconds == null
-            ? "none can start yet"
+            ? "no job can start yet"
             : `oldest: ${duration(jobs.oldestReadySeconds * 1000, true)}`),
     );
     running.show(
@@ -174,7 +167,7 @@ class Tiles {
       slots?.all != null ? `${number(slots.used)} of ${number(slots.all)} slots` : "",
       slots?.all ? slots.used / slots.all : undefined,
     );
-    delayed.show(large(jobs?.delayed), unknown || "to be tried later");
+    delayed.show(large(jobs?.delayed), unknown || "start later");
     ended.show(large(jobs?.endedInLastMinute), unknown || "in the last minute");
     failed.show(
       large(jobs?.failed),
@@ -184,7 +177,7 @@ class Tiles {
     );
     processes.show(
       number(processesAlive),
-      workersAlive == null ? "not known" : `${number(workersAlive)} work`,
+      workersAlive == null ? "unknown" : `${number(workersAlive)} ${workersAlive === 1 ? "worker" : "workers"}`,
       undefined,
       workersAlive === 0 ? "bad" : "",
     );

@@ -16,25 +16,7 @@ export default function view({ api }) {
   /** @type {DataTable<any>} */
   const table = new DataTable({
     caption: "Plugins",
-    columns: [
-      {
-        title: "Plugin",
-        cell: ({ name, kind, ...origin }) =>
-          h(
-            "span",
-            { class: "two-lines" },
-            h("b", {}, name),
-            h("span", { class: "soft small" }, kind ?? "not loaded"),
-            h("span", { class: "soft small" }, originWords(origin)),
-          ),
-      },
-      { title: "State", cell: stateCell, class: "reasons" },
-      { title: "Does", cell: doesCell, class: "grow" },
-      { title: "Limits", cell: limitsCell, class: "nowrap" },
-      { title: "Today", cell: ({ today }) => todayCell(today), class: "nowrap" },
-      { title: "Calls", cell: ({ calls }) => number(calls), align: "end" },
-      { title: "Errors", cell: errorsCell, align: "end", class: "nowrap" },
-    ],
+    columns: COLUMNS,
     key: ({ kind, name }) => `${kind} ${name}`,
     empty: { title: "No plugins are loaded." },
     skeletonRows: 4,
@@ -43,27 +25,52 @@ export default function view({ api }) {
   const load = () =>
     latest.run((signal) => api.get("/api/plugins", { signal }), {
       done: ({ items, aiBudget }) => {
-        spent.hidden = !aiBudget;
-        spent.textContent = budgetWords(aiBudget);
+        budget.hidden = !aiBudget;
+        budget.textContent = budgetWords(aiBudget);
         table.show(items);
       },
       failed: (error) => table.fail(error, load),
     });
-  const spent = h("p", { class: "budget", hidden: true });
+  const budget = h("p", { class: "budget", hidden: true });
   const stop = every(EVERY_MS, load);
-  const hint = h("p", { class: "soft" }, "As the process that answers knows them; calls and errors since it started.");
+  const hint = h(
+    "p",
+    { class: "soft" },
+    "The state in the process that answered this page. Calls and errors count from its start.",
+  );
   return {
-    element: h("div", { class: "view" }, heading("Plugins"), hint, spent, table.element),
+    element: h("div", { class: "view" }, heading("Plugins"), hint, budget, table.element),
     title: "Plugins",
     dispose: () => (stop(), latest.dispose(), table.dispose()),
   };
 }
 
+/** @type {import("../parts/table.js").Column<any>[]} */
+const COLUMNS = [
+  {
+    title: "Plugin",
+    cell: ({ name, kind, ...origin }) =>
+      h(
+        "span",
+        { class: "two-lines" },
+        h("b", {}, name),
+        h("span", { class: "soft small" }, kind ?? "not loaded"),
+        h("span", { class: "soft small" }, originWords(origin)),
+      ),
+  },
+  { title: "State", cell: stateCell, class: "reasons" },
+  { title: "Does", cell: doesCell, class: "grow" },
+  { title: "Limits", cell: limitsCell, class: "nowrap" },
+  { title: "Today", cell: ({ today }) => todayCell(today), class: "nowrap" },
+  { title: "Calls", cell: ({ calls }) => number(calls), align: "end" },
+  { title: "Errors", cell: errorsCell, align: "end", class: "nowrap" },
+];
+
 /** @type {Record<string, [string, string]>} the state, as a style and as text */
 const STATES = {
-  ok: ["good", "in order"],
+  ok: ["good", "healthy"],
   held: ["bad", "in quarantine"],
-  stuck: ["warn", "calls hang"],
+  stuck: ["warn", "calls do not return"],
   blocking: ["warn", "blocks the service"],
   missing: ["bad", "missing"],
   broken: ["bad", "cannot be used"],
@@ -71,7 +78,7 @@ const STATES = {
 
 /** @param {any} plugin */
 function stateCell({ state, reason, quarantinedUntil, warnings = [] }) {
-  const [kind, word] = STATES[state] ?? ["warn", state ?? "not known"];
+  const [kind, word] = STATES[state] ?? ["warn", state ?? "unknown"];
   return h(
     "span",
     { class: "two-lines" },
@@ -79,7 +86,7 @@ function stateCell({ state, reason, quarantinedUntil, warnings = [] }) {
       "span",
       {},
       h("span", { class: `badge ${kind}` }, word),
-      quarantinedUntil && h("span", { class: "small" }, " tried again ", time(quarantinedUntil, "until")),
+      quarantinedUntil && h("span", { class: "small" }, " next try ", time(quarantinedUntil, "until")),
     ),
     reason && h("span", { class: "soft small" }, reason),
     ...warnings.map((/** @type {string} */ each) => h("span", { class: "soft small" }, `Warning: ${each}`)),
@@ -90,8 +97,8 @@ function stateCell({ state, reason, quarantinedUntil, warnings = [] }) {
 function doesCell({ sees, categories, imageFormats, isDurable, routes }) {
   const more = [
     categories?.length && `For ${categories.join(", ")}.`,
-    imageFormats?.length && `Takes ${imageFormats.join(", ")}; others are converted.`,
-    isDurable && "Durable: tried until it is delivered.",
+    imageFormats?.length && `Accepts ${imageFormats.join(", ")}; others are converted.`,
+    isDurable && "Durable: retried until delivered.",
     routes?.length && `Serves ${routes.join(", ")}.`,
   ].filter(Boolean);
   return sees || more.length
@@ -107,8 +114,8 @@ function doesCell({ sees, categories, imageFormats, isDurable, routes }) {
 /** @param {any} plugin */
 function limitsCell({ maxInFlight, maxInFlightInAll, rate }) {
   const limits = [
-    maxInFlight && `${number(maxInFlight)} at once here`,
-    maxInFlightInAll && `${number(maxInFlightInAll)} at once in all`,
+    maxInFlight && `${number(maxInFlight)} at once per process`,
+    maxInFlightInAll && `${number(maxInFlightInAll)} at once in total`,
     rate && `${number(rate.calls)} in ${rate.perSeconds === 1 ? "a second" : duration(1000 * rate.perSeconds)}`,
   ].filter(Boolean);
   return limits.length ? h("span", { class: "two-lines" }, ...limits.map((each) => h("span", {}, each))) : "none";

@@ -2,7 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { confirmed } from "../parts/dialog.js";
-import { Keyed, tell } from "../parts/keyed.js";
+import { Keyed, setText } from "../parts/keyed.js";
 import { Latest } from "../parts/latest.js";
 import { every } from "../parts/refresh.js";
 import { emptyState, errorState, heading, skeleton } from "../parts/states.js";
@@ -28,7 +28,7 @@ export default function view(context) {
   function load() {
     return latest.run((signal) => context.api.get("/api/processes", { signal }), {
       done: ({ items }) => {
-        tell(summary, summed(items));
+        setText(summary, summed(items));
         cards.show(items);
         note.hidden = items.length > 0;
         fill(
@@ -36,8 +36,8 @@ export default function view(context) {
           items.length
             ? null
             : emptyState(
-                "No process has told of itself.",
-                "Each one does so every few seconds, by Redis. Is Redis there?",
+                "No process has sent a heartbeat.",
+                "Each process sends one to Redis every few seconds. Check that Redis is running.",
               ),
         );
       },
@@ -62,7 +62,7 @@ function summed(items) {
   const used = alive.reduce((sum, process) => sum + usedOf(process), 0);
   const versions = new Set(alive.map(({ version }) => version));
   const mixed = versions.size > 1 ? ` Versions differ: ${[...versions].join(", ")}.` : "";
-  return `${number(alive.length)} alive, ${number(used)} of ${number(all)} slots at work.${mixed}`;
+  return `${number(alive.length)} alive, ${number(used)} of ${number(all)} slots in use.${mixed}`;
 }
 
 class ProcessCard {
@@ -71,7 +71,7 @@ class ProcessCard {
   #reload;
   #process = /** @type {any} */ (null);
   #head = h("div", { class: "process-head" });
-  #button = h("button", { type: "button", onclick: () => this.#turn() });
+  #button = h("button", { type: "button", onclick: () => this.#toggleDrain() });
   #facts = h("dl", { class: "facts" });
   #slots = h("ul", { class: "slots", "aria-label": "Slots" });
   #running;
@@ -99,7 +99,7 @@ class ProcessCard {
   show(process) {
     this.#process = process;
     const { id, host, pid, role, isAlive, isThisOne, isDraining, slots = [], concurrency } = process;
-    this.element.classList.toggle("is-gone", !isAlive);
+    this.element.classList.toggle("is-ended", !isAlive);
     this.element.setAttribute("aria-label", `Process ${pid} on ${host}`);
     fill(
       this.#head,
@@ -116,17 +116,17 @@ class ProcessCard {
     const idle = isAlive && concurrency <= MOST_ROWS ? Math.max(0, concurrency - usedOf(process)) : 0;
     this.#running.show([...slots, ...Array.from({ length: idle }, (_, at) => ({ idle: at }))]);
     this.#slots.hidden = !slots.length && !idle;
-    tell(this.#idle, idleWords(process, slots.length));
+    setText(this.#idle, idleWords(process, slots.length));
     this.#button.hidden = !isAlive || role === "web";
-    tell(this.#button, isDraining ? "Resume" : "Drain");
+    setText(this.#button, isDraining ? "Resume" : "Drain");
     this.#button.setAttribute("aria-label", `${isDraining ? "Resume" : "Drain"} process ${pid} on ${host}`);
   }
 
-  async #turn() {
+  async #toggleDrain() {
     const { id, host, pid, isDraining, slots = [] } = this.#process;
     const text = slots.length
-      ? `It takes no more jobs. The ${number(slots.length)} that it runs finish.`
-      : "It takes no more jobs until it is resumed or started anew.";
+      ? `It takes no new jobs. Running jobs (${number(slots.length)}) finish.`
+      : "It takes no new jobs until it is resumed or restarted.";
     if (!isDraining && !(await confirmed({ title: `Drain process ${pid} on ${host}?`, text, confirm: "Drain" })))
       return;
     await this.#send(id, isDraining ? "resume" : "drain", true);
@@ -137,10 +137,15 @@ class ProcessCard {
     return acting(this.#button, async () => {
       await this.#context.api.post(`/api/processes/${encodeURIComponent(id)}/${what}`);
       const undo = () => this.#send(id, what === "drain" ? "resume" : "drain");
-      toast(what === "drain" ? "It drains: it hears of it within seconds." : "It takes jobs again within seconds.", {
-        kind: "good",
-        undo: (isUndoable && undo) || undefined,
-      });
+      toast(
+        what === "drain"
+          ? "The process starts to drain within seconds."
+          : "The process takes jobs again within seconds.",
+        {
+          kind: "good",
+          undo: (isUndoable && undo) || undefined,
+        },
+      );
       this.#reload();
     });
   }
@@ -149,9 +154,9 @@ class ProcessCard {
 /** @param {boolean} isAlive @param {boolean} isDraining @param {boolean} isThisOne */
 function badges(isAlive, isDraining, isThisOne) {
   return [
-    h("span", { class: `badge ${isAlive ? "good" : "bad"}` }, isAlive ? "alive" : "gone"),
+    h("span", { class: `badge ${isAlive ? "good" : "bad"}` }, isAlive ? "alive" : "no heartbeat"),
     isDraining && h("span", { class: "badge warn" }, "draining"),
-    isThisOne && h("span", { class: "badge" }, "answers you"),
+    isThisOne && h("span", { class: "badge" }, "answers this page"),
   ];
 }
 
@@ -181,11 +186,12 @@ function usedOf({ busy, slots = [] }) {
 /** @param {any} process @param {number} running */
 function idleWords(process, running) {
   const { role, isAlive, isDraining, concurrency } = process;
-  if (!isAlive) return running ? "What it ran is taken up by others." : "It has ended, or lost Redis.";
+  if (!isAlive)
+    return running ? "Other processes continue its jobs." : "It has ended, or lost its connection to Redis.";
   if (role === "web") return "It runs no jobs.";
-  if (isDraining) return running ? "What runs finishes, then it is empty." : "Empty: it can be ended.";
+  if (isDraining) return running ? "It finishes its running jobs." : "It has no jobs left: it can be stopped.";
   const idle = Math.max(0, concurrency - usedOf(process));
-  return idle ? `${number(idle)} of ${number(concurrency)} slots idle` : `All ${number(concurrency)} slots at work`;
+  return idle ? `${number(idle)} of ${number(concurrency)} slots idle` : `All ${number(concurrency)} slots in use`;
 }
 
 /** @param {any} slot */

@@ -47,7 +47,7 @@ class QueueCard {
     const wasPaused = this.#queue?.paused;
     this.#queue = queue;
     const { name, error, paused } = queue;
-    const badge = error ? ["bad", "not known"] : paused ? ["warn", "paused"] : ["good", "open"];
+    const badge = error ? ["bad", "unknown"] : paused ? ["warn", "paused"] : ["good", "open"];
     fill(
       this.#head,
       h("h2", {}, this.#title),
@@ -71,19 +71,19 @@ class QueueCard {
     const question = paused
       ? {
           title: `Resume ${this.#title}?`,
-          text: "jobs wait. The processes take them again, at once.",
+          text: "jobs wait. The processes take them again at once.",
           confirm: "Resume",
           count: waiting,
         }
       : {
           title: `Pause ${this.#title}?`,
-          text: "No process takes a job from this queue any more. Running ones finish; new ones are still taken in and wait.",
+          text: "The processes take no more jobs from this queue. Running jobs finish. New jobs are accepted and wait.",
           confirm: "Pause",
         };
     if (!(await confirmed(question))) return;
     const undo = () => this.#change(!paused);
     if (await this.#change(paused))
-      toast(paused ? `${this.#title}: it goes on.` : `${this.#title}: paused.`, { kind: "good", undo });
+      toast(paused ? `${this.#title}: resumed.` : `${this.#title}: paused.`, { kind: "good", undo });
   }
 
   /** @param {boolean} isPaused the present state, which is reversed */

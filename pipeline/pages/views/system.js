@@ -30,8 +30,9 @@ function redisCard(redis) {
   return upCard("Redis", redis, [
     [
       "Version",
-      [version, isEmbedded ? "(own)" : "", role && role !== "master" ? `(${role})` : ""].filter(Boolean).join(" ") ||
-        "–",
+      [version, isEmbedded ? "(embedded)" : "", role && role !== "master" ? `(${role})` : ""]
+        .filter(Boolean)
+        .join(" ") || "–",
     ],
     ["Memory", usedBytes == null ? "–" : `${bytes(usedBytes)}${maxBytes ? ` of ${bytes(maxBytes)}` : ", no limit"}`],
     ["When full", evictionPolicy ?? "–", isEvictionSafe === false ? "bad" : ""],
@@ -45,7 +46,7 @@ function pluginsCard({ quarantined = [] }, version) {
   return {
     title: "Plugins",
     isUp,
-    state: isUp ? "in order" : "quarantine",
+    state: isUp ? "healthy" : "quarantine",
     facts: [
       ["In quarantine", quarantined.join(", ") || "none", isUp ? "" : "bad"],
       ["Service", version ?? "–"],
@@ -55,7 +56,12 @@ function pluginsCard({ quarantined = [] }, version) {
 
 /** @param {string} title @param {any} part @param {Card["facts"]} facts @returns {Card} */
 function upCard(title, { isUp, error }, facts) {
-  return { title, isUp, state: isUp ? "answers" : "away", facts: error ? [...facts, ["Error", error, "bad"]] : facts };
+  return {
+    title,
+    isUp,
+    state: isUp ? "answers" : "no answer",
+    facts: error ? [...facts, ["Error", error, "bad"]] : facts,
+  };
 }
 
 /** A text unchanged, other values shortened. @param {any} value @returns {string} */

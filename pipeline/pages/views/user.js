@@ -11,9 +11,9 @@ import { acting, toast } from "../parts/toast.js";
 
 const EVERY_MS = 5_000;
 const STATUSES = {
-  processing: "in work",
+  processing: "in progress",
   active: "complete",
-  partial: "in part",
+  partial: "partial",
   failed: "failed",
   draft: "draft",
   archived: "archived",
@@ -65,12 +65,12 @@ export default function view(context) {
 function erasureBanner(erase) {
   if (!erase) return null;
   const isDone = erase.state === "done";
-  const gone = `${number(erase.assets)} photos, ${number(erase.images)} images and ${number(erase.jobs)} jobs are gone.`;
+  const erased = `${number(erase.assets)} photos, ${number(erase.images)} images and ${number(erase.jobs)} jobs are erased.`;
   return h(
     "div",
     { class: `banner ${isDone ? "good" : ""}` },
     h("b", {}, isDone ? "Erased" : "Being erased"),
-    h("span", {}, gone, erase.reason && ` It waits: ${erase.reason}.`),
+    h("span", {}, erased, erase.reason && ` The erasure waits: ${erase.reason}.`),
     time(erase.beganAt),
   );
 }
@@ -104,7 +104,10 @@ function cards({
     factCard("Waiting jobs", number(waitingJobs), [
       ["Dead letters", number(deadLetters)],
       ["Undelivered", number(undelivered)],
-      ["Connected", `${number(socketsHere)} ${socketsHere === 1 ? "time" : "times"} to the process that answers`],
+      [
+        "Connected",
+        `${number(socketsHere)} ${socketsHere === 1 ? "connection" : "connections"} to the process that answered`,
+      ],
     ]),
   );
 }
@@ -136,8 +139,8 @@ function actions({ api, params: { sub } }, load) {
   return h(
     "section",
     { class: "card stack", "aria-labelledby": "act-title" },
-    h("h2", { id: "act-title" }, "Act"),
-    choice("Postpone waiting jobs", "They wait longer, so that others come first.", "Postpone …", (button) =>
+    h("h2", { id: "act-title" }, "Actions"),
+    choice("Postpone waiting jobs", "They wait longer, so that other jobs run first.", "Postpone …", (button) =>
       bulk("postpone", `Postpone all waiting jobs of ${sub}?`, button),
     ),
     choice(
@@ -148,7 +151,7 @@ function actions({ api, params: { sub } }, load) {
     ),
     choice(
       "Erase the user",
-      "All photos, images and jobs go, for good. What the user sends later is a new beginning.",
+      "All photos, images and jobs are deleted. This cannot be undone. The user can still send new photos.",
       "Erase …",
       (button) => erase(api, sub, button, load),
       "danger",
@@ -172,16 +175,15 @@ function choice(title, text, label, act, kind = "") {
 
 /** @param {import("../api.js").Api} api @param {string} sub @param {HTMLButtonElement} button @param {() => unknown} load */
 async function erase(api, sub, button, load) {
-  const text =
-    "All photos, their images and results, the jobs and what is kept for delivery go. Nobody can bring them back.";
-  if (!(await confirmed({ title: `Erase ${sub}?`, text, confirm: "Erase for good", isDangerous: true, typed: sub })))
+  const text = "All photos with their images and results, jobs and deliveries are deleted. This cannot be undone.";
+  if (!(await confirmed({ title: `Erase ${sub}?`, text, confirm: "Erase permanently", isDangerous: true, typed: sub })))
     return;
   await acting(button, async () => {
     const erasure = await api.delete(`/api/users/${encodeURIComponent(sub)}`);
     toast(
       erasure.state === "done"
         ? `Erased: ${number(erasure.assets)} photos, ${number(erasure.images)} images.`
-        : "It goes on; this page shows how far it is.",
+        : "The erasure continues. This page shows its progress.",
       { kind: "good" },
     );
     load();

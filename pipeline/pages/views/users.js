@@ -2,7 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { addKeys } from "../parts/keyboard.js";
-import { Keyed, tell } from "../parts/keyed.js";
+import { Keyed, setText } from "../parts/keyed.js";
 import { Latest } from "../parts/latest.js";
 import { every } from "../parts/refresh.js";
 import { emptyState, errorState, heading, skeleton } from "../parts/states.js";
@@ -10,8 +10,8 @@ import { number } from "../parts/time.js";
 
 const EVERY_MS = 5_000;
 const FAIRNESS = /** @type {Record<string, string>} */ ({
-  fifo: "Jobs are done in the order they came: a user with many holds up the others (QUEUE_FAIRNESS=user shares evenly).",
-  user: "Users take turns: one with many jobs does not hold up the others.",
+  fifo: "Jobs run in the order of arrival: a user with many jobs delays the others (QUEUE_FAIRNESS=user shares evenly).",
+  user: "Users are served in rotation: a user with many jobs does not delay the others.",
 });
 
 /** @param {import("../router.js").Context} context @returns {import("../router.js").View} */
@@ -26,13 +26,13 @@ export default function view({ api, navigate }) {
   const load = () =>
     latest.run((signal) => api.get("/api/queue/users", { signal }), {
       done: ({ items, total, sampled, fairness: kind }) => {
-        tell(fairness, `${FAIRNESS[kind] ?? ""} ${counted(total, sampled)}`);
+        setText(fairness, `${FAIRNESS[kind] ?? ""} ${counted(total, sampled)}`);
         found.hidden = false;
         wait.remove();
         const most = Math.max(1, ...items.map((/** @type {any} */ { waiting, active }) => waiting + active));
         bars.show(items.map((/** @type {any} */ item) => ({ ...item, most })));
         note.hidden = items.length > 0;
-        fill(note, items.length ? null : emptyState("Nobody waits.", "There is no unfinished job."));
+        fill(note, items.length ? null : noUsers());
       },
       failed: (error) => {
         wait.remove();
@@ -41,6 +41,23 @@ export default function view({ api, navigate }) {
       },
     });
   const stop = every(EVERY_MS, load);
+  const { field, form } = lookUpForm((sub) => navigate(`/console/users/${encodeURIComponent(sub)}`));
+  const title = h("h2", { id: "fill-title" }, "Users with the most jobs");
+  const card = h("section", { class: "card stack", "aria-labelledby": "fill-title" }, title, wait, found, note);
+  const removeKeys = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
+  return {
+    element: h("div", { class: "view" }, heading("Users"), form, card),
+    title: "Users",
+    dispose: () => (stop(), removeKeys(), latest.dispose()),
+  };
+}
+
+function noUsers() {
+  return emptyState("No unfinished jobs", "Users appear here while they have jobs that wait or run.");
+}
+
+/** @param {(sub: string) => void} open */
+function lookUpForm(open) {
   const field = h("input", {
     type: "search",
     name: "sub",
@@ -51,39 +68,17 @@ export default function view({ api, navigate }) {
     maxlength: "128",
     enterkeyhint: "go",
   });
+  const onsubmit = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    if (field.value.trim()) open(field.value.trim());
+  };
   const form = h(
     "form",
-    {
-      class: "look-up",
-      role: "search",
-      "aria-label": "Look up a user",
-      onsubmit: (/** @type {Event} */ event) => {
-        event.preventDefault();
-        if (field.value.trim()) navigate(`/console/users/${encodeURIComponent(field.value.trim())}`);
-      },
-    },
+    { class: "look-up", role: "search", "aria-label": "Look up a user", onsubmit },
     h("label", {}, "Id of a user", field),
     h("button", {}, "Look up"),
   );
-  const forget = addKeys([{ keys: "/", does: "Look up a user", run: () => field.focus() }]);
-  return {
-    element: h(
-      "div",
-      { class: "view" },
-      heading("Users"),
-      form,
-      h(
-        "section",
-        { class: "card stack", "aria-labelledby": "fill-title" },
-        h("h2", { id: "fill-title" }, "Who fills the queue"),
-        wait,
-        found,
-        note,
-      ),
-    ),
-    title: "Users",
-    dispose: () => (stop(), forget(), latest.dispose()),
-  };
+  return { field, form };
 }
 
 /** @param {number} total @param {number} sampled */
