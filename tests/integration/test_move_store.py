@@ -673,7 +673,7 @@ async def test_service_takes_uploads_while_its_store_moves_and_back(
         assert uploads.refused == more.refused == []
         assert mongo_uri not in json.dumps(service.lines) + moved.stderr + moved.stdout
         again = command(service, "move", "--store", mongo_uri)
-        assert again.returncode == 0 and "there already" in again.stderr
+        assert again.returncode == 0 and "in that store already" in again.stderr
         assert command(service, "verify").returncode == 0
         with Uploads(service) as last:
             back = command(service, "move", "--store", "sqlite", "--json")
