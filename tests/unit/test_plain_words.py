@@ -19,7 +19,10 @@ TEXTS = (
     *(*PRODUCT, "clients", "contracts", "deploy", "docs", ".ci"),
     *("README.md", "CONTRIBUTING.md", "setup.cfg", "Makefile"),
 )
-READ = {".py", ".js", ".ts", ".lua", ".css", ".html", ".md", ".json", ".yml", ".yaml", ".txt", ".cfg", ".conf", ".tpl", ""}
+READ = {
+    *(".py", ".js", ".ts", ".lua", ".css", ".html", ".md"),
+    *(".json", ".yml", ".yaml", ".txt", ".cfg", ".conf", ".tpl", ""),
+}
 # What to write instead of each.
 BANNED = {
     r"whoever|somebody|nobody|everybody": "name it: the process, the client, the user, the operator; or: no process",
