@@ -8,7 +8,8 @@ from pipeline.assets.store import AssetStore
 READS = {
     *("check", "close", "open", "scrub"),
     *("all_ids", "all_keys", "all_records", "damaged_of", "expired", "find_record", "find_key"),
-    *("finished_since", "get", "get_many", "identity", "records", "records_of", "existing_ids", "originals_before", "page"),
+    *("finished_since", "get", "get_many", "identity", "records", "records_of", "existing_ids"),
+    *("originals_before", "page"),
     *("unfinished_before", "count_jobs", "failures", "find_by_job", "jobs"),
     *("count_unfinished", "stored_bytes"),
     *("newest_records", "unfinished_before", "unfinished_jobs"),
