@@ -465,7 +465,7 @@ def silent(error: Exception) -> Exception:
 async def test_a_required_filter_that_names_a_time_or_cannot_be_reached_is_left_alone_at_once(
     managers: ManagerFactory, monkeypatch: pytest.MonkeyPatch, error: Exception, seconds: tuple[int, int], told: str
 ) -> None:
-    """For as long as it says, each time anew, and clients are told so; one that says nothing is tried ever more throttled_log.
+    """For as long as it says, each time anew, and clients are told so; one that says nothing is tried ever more seldom.
     Its author's words reach the operator, who sees it held from its first failure on.
     """
     clock, asked = Clock.of_breakers(monkeypatch), list[str]()
