@@ -287,6 +287,6 @@ def test_photos_wait_for_the_turns_of_a_provider_with_a_rate(tmp_path: Path) -> 
 
 
 def test_three_processes_share_a_rate(tmp_path: Path, redis_url: str) -> None:
-    """Together they never ask oftener, and hardly ever more throttled_log; see benchmarks/pacing.py."""
+    """Together they never ask oftener, and hardly ever more seldom; see benchmarks/pacing.py."""
     found = measure(tmp_path, redis_url, jobs=14, rate=5, processes=3)
     assert found.most_in_a_second <= 6 and found.calls_a_second < 5
