@@ -24,6 +24,7 @@ from pipeline.assets.asset import (
 from pipeline.assets.asset_parts import ai_metadata_document, failure_of, image_document, previews_document
 from pipeline.assets.mongo_calls import TRIES, UNSENDABLE, Calls
 from pipeline.assets.mongo_reads import MongoReads, object_id
+from pipeline.assets.photo_store import FailByFinish
 from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
@@ -34,7 +35,7 @@ DUPLICATE_KEY = 11000
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 
 
-class MongoRuns(MongoReads):
+class MongoRuns(FailByFinish, MongoReads):
     """Writes to the collection `assets`. Methods: see AssetRuns."""
 
     _calls: Calls
@@ -115,27 +116,6 @@ class MongoRuns(MongoReads):
         except (OperationFailure, *UNSENDABLE):
             return [False] * len(updates)
         return [done.matched_count == len(updates)] * len(updates)
-
-    async def fail(
-        self,
-        asset_id: str,
-        job_id: str,
-        fence: int,
-        *,
-        error: str,
-        finished_at: datetime,
-        previews: Mapping[str, ImageRef] | None = None,
-    ) -> Asset | None:
-        return await self.finish(
-            asset_id,
-            job_id,
-            fence,
-            status=AssetStatus.FAILED,
-            ai_metadata=AiMetadata(error=error),
-            processed=None,
-            finished_at=finished_at,
-            previews=previews,
-        )
 
     async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
         await self._update(

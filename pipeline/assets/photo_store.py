@@ -105,6 +105,31 @@ class AssetRuns(Protocol):
         """
 
 
+class FailByFinish:
+    """The `fail` of both stores: a failed asset is a result without values."""
+
+    async def fail(
+        self: AssetRuns,
+        asset_id: str,
+        job_id: str,
+        fence: int,
+        *,
+        error: str,
+        finished_at: datetime,
+        previews: Mapping[str, ImageRef] | None = None,
+    ) -> Asset | None:
+        return await self.finish(
+            asset_id,
+            job_id,
+            fence,
+            status=AssetStatus.FAILED,
+            ai_metadata=AiMetadata(error=error),
+            processed=None,
+            finished_at=finished_at,
+            previews=previews,
+        )
+
+
 class AssetReads(Protocol):
     """Reads of assets, one by one, in pages and by their jobs."""
 

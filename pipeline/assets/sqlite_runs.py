@@ -23,6 +23,7 @@ from pipeline.assets.failures import fingerprint
 from pipeline.assets.sqlite_reads import SqliteReads
 from pipeline.assets.sqlite_rows import COLUMNS, asset_of, json_text, from_json, metadata_json, row_of
 from pipeline.assets.sqlite_writes import RowStatement
+from pipeline.assets.photo_store import FailByFinish
 from pipeline.assets.upgrade import BackendOf, missing_backends
 from pipeline.clock import utc_now
 from pipeline.images import ImageName
@@ -56,7 +57,7 @@ FINISH, FINISH_REANALYSIS = (
 )
 
 
-class SqliteRuns(SqliteReads):
+class SqliteRuns(FailByFinish, SqliteReads):
     """Writes to the table `assets`. Methods: see AssetRuns."""
 
     async def create(self, asset: Asset) -> bool:
@@ -118,27 +119,6 @@ class SqliteRuns(SqliteReads):
         values = [seen.id, job_id, fence, milliseconds_of(seen.updated_at), *(row[name] for name in RESULT)]
         is_written: bool = await self._add(FINISH_REANALYSIS if is_reanalysis else FINISH, values)
         return is_written
-
-    async def fail(
-        self,
-        asset_id: str,
-        job_id: str,
-        fence: int,
-        *,
-        error: str,
-        finished_at: datetime,
-        previews: Mapping[str, ImageRef] | None = None,
-    ) -> Asset | None:
-        return await self.finish(
-            asset_id,
-            job_id,
-            fence,
-            status=AssetStatus.FAILED,
-            ai_metadata=AiMetadata(error=error),
-            processed=None,
-            finished_at=finished_at,
-            previews=previews,
-        )
 
     async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
         await self._update(
