@@ -79,6 +79,7 @@ class Page:
           const look = () => {{
             let found;
             try {{ found = {condition}; }} catch {{ found = null; }}
+            if (found instanceof Promise) throw new Error("the condition is a promise, which is always truthy");
             found ? resolve(found instanceof Node ? true : found) : setTimeout(look, 25);
           }};
           look();

@@ -37,7 +37,7 @@ let wake = () => {};
 const shown = (detail) => detail instanceof Error ? { ...detail, name: detail.name, message: detail.message } : detail;
 const say = (name, detail) => { said.push([name, shown(detail)]); wake(); };
 const all = (name) => said.filter(([each]) => each === name).map(([, detail]) => detail);
-async function heard(name, count = 1) {
+async function received(name, count = 1) {
   while (all(name).length < count) await new Promise((resolve) => (wake = resolve));
   return all(name)[count - 1];
 }
@@ -49,7 +49,7 @@ function start(options) {
   return client.connect();
 }
 const failure = (promise) => promise.then(() => null, shown);
-Object.assign(globalThis, { PipelineClient, say, all, heard, start, failure });
+Object.assign(globalThis, { PipelineClient, say, all, received, start, failure });
 """
 NODE_DRIVER = """
 import readline from "node:readline";
@@ -74,9 +74,9 @@ class Script:
         async with asyncio.timeout(WAIT_SECONDS):
             return await self._run(code)
 
-    async def heard(self, name: str, count: int = 1) -> Any:
+    async def received(self, name: str, count: int = 1) -> Any:
         """Return the count-th event of that name, waiting for it."""
-        return await self.run(f"return heard({name!r}, {count})")
+        return await self.run(f"return received({name!r}, {count})")
 
     async def all(self, name: str) -> list[Any]:
         """Return the events of that name so far."""

@@ -54,12 +54,12 @@ async def test_js_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai
             await script.run(f"for (const name of [{names}]) client.on('asset_' + name, (e) => say(name, e))")
             first, second = [(await asyncio.to_thread(service.upload)).json()["data"]["assetId"] for _ in range(2)]
             await script.run(
-                f"for (let n = 1; ; n++) {{ const e = await heard('queued', n);"
+                f"for (let n = 1; ; n++) {{ const e = await received('queued', n);"
                 f" if (e.assetId === {second!r} && e.position === 1) return; }}"
             )
             assert (await script.run(f"return client.cancel({second!r})"))["status"] == "failed"
-            event = await script.heard("asset_processed")
+            event = await script.received("asset_processed")
             assert (event["assetId"], event["error"]) == (second, "Cancelled")
             await asyncio.to_thread(ai_service.order, held=False)
-            assert (await script.heard("asset_processed", 2))["assetId"] == first
+            assert (await script.received("asset_processed", 2))["assetId"] == first
             assert [each["assetId"] for each in await script.all("started")] == [first]

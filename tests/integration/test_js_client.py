@@ -58,7 +58,7 @@ async def test_operators_hear_of_the_whole_service(kind: str, tmp_path: Path) ->
                 token = json.dumps(make_token(role="operator-read"))
                 listen = "client.on('overview', (frame) => say('overview', frame));"
                 await script.run(started(service.url, token, operators=True, progress=True) + listen)
-                shown = await script.heard("overview")
+                shown = await script.received("overview")
                 assert (shown["event"], shown["store"]["isUp"], shown["redis"]["isUp"]) == ("overview", True, False)
 
 
@@ -76,7 +76,7 @@ async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_ser
                     const steps = [];
                     const onProgress = (...step) => steps.push(step);
                     const receipt = await client.upload({photo(image)}, {{ category: "lego", onProgress }});
-                    const event = await heard("asset_processed");
+                    const event = await received("asset_processed");
                     const refusal = await failure(client.upload(new Blob(["no photo"]), {{ category: "car" }}));
                     const [asset, page] = [await client.asset(receipt.assetId), await client.assets({{ limit: 1 }})];
                     return {{ room, steps, receipt, event, refusal, asset, page, since: client.since }};
@@ -113,9 +113,9 @@ async def test_failed_photo_is_run_again_and_removed(kind: str, tmp_path: Path, 
                     f"""
                     await start({{ url: "{service.url}", token: "{make_token()}" }});
                     const {{ assetId }} = await client.upload({photo(make_image())}, {{ category: "lego", tries: 1 }});
-                    const first = await heard("asset_processed");
+                    const first = await received("asset_processed");
                     const receipt = await client.retry(assetId);
-                    const second = await heard("asset_processed", 2);
+                    const second = await received("asset_processed", 2);
                     const refusal = await failure(client.retry(assetId));
                     await client.remove(assetId);
                     await client.remove(assetId, {{ keepalive: true }});
@@ -139,7 +139,7 @@ async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> Non
                 code = f"return (await client.upload({photo(make_image())}, {{ category: 'lego' }})).assetId"
                 first = await script.run(f"await {started(service.url, json.dumps(make_token()))} {code}")
                 service.kill()
-                await script.heard("disconnected")
+                await script.received("disconnected")
                 # The event happens at another address, where the client is not.
                 ai_service.order(held=False)
                 service.start()
@@ -147,9 +147,9 @@ async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> Non
                 service.stop()
                 service.environment["PORT"] = port
                 service.start()
-                await script.heard("connected", 2)
+                await script.received("connected", 2)
                 second = await script.run(code)
-                await script.heard("asset_processed", 2)
+                await script.received("asset_processed", 2)
                 events = await script.all("asset_processed")
     assert [event["assetId"] for event in events] == [first, second]
 
@@ -171,7 +171,7 @@ async def test_since_is_the_newest_event_handed_on(kind: str) -> None:
         assert link.first == {"auth": {"token": "a-token"}, "since": SINCE}
         await link.connected(NOON + timedelta(hours=1))
         await link.send({"event": "of a later version"}, make_event(1, 30), make_event(2, 20))
-        await script.heard("asset_processed", 2)
+        await script.received("asset_processed", 2)
         link.cut()
         link = await far.accept()
         assert link.first["since"] == make_event(1, 30)["timestamp"] == await script.run("return client.since")
@@ -192,7 +192,7 @@ async def test_repeats_are_dropped() -> None:
         link = await far.accept()
         await link.connected()
         await link.send(*events, make_event(0, 1), events[0])
-        await script.heard("asset_processed", 5002)
+        await script.received("asset_processed", 5002)
         assert await script.all("asset_processed") == [*events, make_event(0, 1), events[0]]
 
 
@@ -229,10 +229,10 @@ async def test_resync_is_read_page_by_page(kind: str) -> None:
         assert (call.path, call.headers["Authorization"]) == ("/api/assets", "Bearer a-token")
         assert call.query == {"finishedSince": "2026-01-31T11:59:30.000Z", "limit": "100"}
         await link.send(live)
-        await script.heard("asset_processed")
+        await script.received("asset_processed")
         assert await script.run("return client.since") == SINCE
         call.reply({"items": [asset.to_json({}) for asset in assets[:3]], "nextCursor": "page-2"})
-        await script.heard("asset_processed", 4)
+        await script.received("asset_processed", 4)
         assert await script.run("return client.since") == to_timestamp(assets[2].finished_at)
         call = await far.call()
         assert call.query["cursor"] == "page-2"
@@ -241,7 +241,7 @@ async def test_resync_is_read_page_by_page(kind: str) -> None:
         # One that got a new job after it was listed has no event yet.
         items = [assets[2], make_asset(), *assets[3:]]
         call.reply({"items": [asset.to_json({}) for asset in items], "nextCursor": None})
-        await script.heard("asset_processed", 7)
+        await script.received("asset_processed", 7)
         assert await script.all("asset_processed") == [
             live,
             *(asset_processed(asset, asset.processed and asset.processed.url) for asset in assets),
@@ -264,7 +264,7 @@ async def test_resync_survives_a_broken_connection() -> None:
         call.reply({"items": [assets[1].to_json({})], "nextCursor": "page-2"})
         (await far.call()).refuse(503, "UNAVAILABLE", Retry_After="3600")
         await link.send(make_event(2, 601))
-        await script.heard("asset_processed", 3)
+        await script.received("asset_processed", 3)
         link.cut()
         link = await far.accept()
         assert link.first["since"] == to_timestamp(assets[1].finished_at)
@@ -280,7 +280,7 @@ async def test_resync_asked_for_twice_is_read_twice() -> None:
         await link.send({"event": "resync"})
         call = await far.call()
         await link.send({"event": "resync"}, make_event(1, 600))
-        await script.heard("asset_processed")
+        await script.received("asset_processed")
         await script.run("globalThis.fence = client.asset('fence')")
         fence = await far.call()
         assert fence.path == "/api/assets/fence"
@@ -289,7 +289,7 @@ async def test_resync_asked_for_twice_is_read_twice() -> None:
         call = await far.call()
         assert call.query["finishedSince"] == "2026-01-31T11:59:30.000Z"
         call.reply({"items": [asset_json(make_event(2, 5))], "nextCursor": None})
-        await script.heard("asset_processed", 2)
+        await script.received("asset_processed", 2)
         assert await script.run("return client.since") == make_event(1, 600)["timestamp"]
 
 
@@ -337,7 +337,7 @@ async def test_waits_double_with_full_jitter() -> None:
         with socket.create_server(("127.0.0.1", 0)) as unused:
             nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
         await script.run(f"Math.random = () => 0.01; {started(nowhere)}")
-        await script.heard("disconnected", 8)
+        await script.received("disconnected", 8)
         waits = [event["retryInMs"] for event in await script.all("disconnected")][:8]
         assert waits == pytest.approx([5, 10, 20, 40, 80, 160, 300, 300])
         await script.run(f"client.close(); {started(far.url)}")
@@ -372,7 +372,7 @@ async def test_attempt_that_hangs_is_given_up(kind: str) -> None:
     async with server, FakeService() as far, far.script(kind) as script:
         begun_at = time.monotonic()
         await script.run(HURRIED + started(mute))
-        assert (await script.heard("disconnected"))["code"] == 1006
+        assert (await script.received("disconnected"))["code"] == 1006
         assert time.monotonic() - begun_at >= 0.5
         await asyncio.wait_for(hung_up.wait(), WAIT_SECONDS)
         begun_at = time.monotonic()
@@ -392,19 +392,19 @@ async def test_network_that_returns_is_used_at_once() -> None:
         link = await far.accept()
         await link.connected()
         await link.close(1012, minute)
-        await script.heard("disconnected")
+        await script.received("disconnected")
         line = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         await script.page.call("Network.emulateNetworkConditions", offline=True, **line)
         await script.page.call("Network.emulateNetworkConditions", offline=False, **line)
         link = await far.accept()
         await link.connected()
-        await script.run("await heard('connected', 2); dispatchEvent(new Event('online'))")
+        await script.run("await received('connected', 2); dispatchEvent(new Event('online'))")
         await link.wait_ended()
         link = await far.accept()
         await link.connected()
         await link.close(1012, minute)
         await script.run("""
-          await heard("disconnected", 4);
+          await received("disconnected", 4);
           document.dispatchEvent(new Event("visibilitychange"));
         """)
         await far.accept()
@@ -430,7 +430,7 @@ async def test_refused_token_is_replaced_once(kind: str) -> None:
             await link.connected()
             await link.close(code)
         await (await far.accept()).close(4403, refused)
-        error = await script.heard("error")
+        error = await script.received("error")
         assert error == {
             "name": "PipelineError",
             "message": "Invalid token",
@@ -446,7 +446,7 @@ async def test_refused_token_is_replaced_once(kind: str) -> None:
         await script.run("client.connect()")
         await (await far.accept()).close(4403)
         await (await far.accept()).connected()
-        await script.heard("connected", 4)
+        await script.received("connected", 4)
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -459,7 +459,7 @@ async def test_expired_token_that_is_borne_with_is_no_fresh_one() -> None:
             link = await far.accept()
             await link.connected()
             await link.close(4419)
-        assert (await script.heard("error"))["status"] == 4419
+        assert (await script.received("error"))["status"] == 4419
 
 
 @pytest.mark.parametrize(
@@ -499,11 +499,11 @@ async def test_token_is_renewed_before_it_expires(kind: str) -> None:
         link = await far.accept()
         await link.connected(utc_now() + timedelta(hours=1))
         assert await link.frame() == {"auth": {"token": tokens[2]}}
-        await script.heard("timer", 3)
+        await script.received("timer", 3)
         assert await script.all("timer") == pytest.approx([270_000, 270_000, 7_140_000], abs=20_000)
         assert [error["message"] for error in await script.all("error")] == ["The token function failed: no session"]
         await link.send(make_event(1))
-        await script.heard("asset_processed")
+        await script.received("asset_processed")
         assert far.accepted == 1
 
 
@@ -515,7 +515,7 @@ async def test_renewal_of_a_token_that_lives_for_years_can_wait() -> None:
         watched = "const real = setTimeout; globalThis.setTimeout = (...all) => (say('timer', all[1]), real(...all));"
         await script.run(f"{watched} {started(far.url, f'() => (say(0), {json.dumps(token)})')}")
         await (await far.accept()).connected()
-        await script.heard("connected")
+        await script.received("connected")
         assert max(await script.all("timer")) == 2**31 - 1
         assert len(await script.run("return all(0)")) == 1
 
@@ -555,7 +555,7 @@ async def test_failing_app_code_breaks_nothing(kind: str) -> None:
         link = await far.accept()
         await link.connected()
         await link.send(make_event(1), make_event(2))
-        await script.heard("error", 5)
+        await script.received("error", 5)
         messages = [error["message"] for error in await script.all("error")]
         assert messages[0] == "The token function failed: no session"
         assert sorted(messages[1:]) == ["rejected", "rejected", "thrown", "thrown"]
@@ -565,7 +565,7 @@ async def test_failing_app_code_breaks_nothing(kind: str) -> None:
         await script.run(f"globalThis.receipt = {uploading}")
         (await far.call()).reply({"assetId": "1"}, 202)
         assert await script.run("return receipt") == {"assetId": "1"}
-        assert (await script.heard("error", 6))["message"] == "step"
+        assert (await script.received("error", 6))["message"] == "step"
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -591,10 +591,10 @@ async def test_close_lets_the_process_end(state: str) -> None:
         link = await far.accept()
         if state != "connecting":
             await link.connected()
-            await script.heard("connected")
+            await script.received("connected")
         if state == "waiting":
             await link.close(1012, {"event": "goodbye", "retryInMs": 60_000})
-            await script.heard("disconnected")
+            await script.received("disconnected")
         if state == "resync":
             await link.send({"event": "resync"})
             (await far.call()).refuse(503, "UNAVAILABLE", Retry_After="50")
@@ -708,13 +708,13 @@ async def test_uploads_that_were_too_many_wait_together_and_go_one_by_one() -> N
         """)
         for number, call in enumerate([await far.call() for _ in range(3)], 1):
             call.refuse(429, "RATE_LIMITED", Retry_After="120")
-            assert await script.heard("answer", number) is False
-        assert await script.heard("wait") == 120
+            assert await script.received("answer", number) is False
+        assert await script.received("wait") == 120
         await script.run("pass()")
         (await far.call()).reply({"assetId": "1"}, 202)
         (await far.call()).reply({"assetId": "2"}, 202)
         (await far.call()).refuse(429, "RATE_LIMITED", Retry_After="7")
-        assert await script.heard("wait", 2) == 7
+        assert await script.received("wait", 2) == 7
         await script.run("pass()")
         (await far.call()).reply({"assetId": "3"}, 202)
         assert sorted(each["assetId"] for each in await script.run("return sent")) == ["1", "2", "3"]

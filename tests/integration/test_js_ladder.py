@@ -55,7 +55,7 @@ async def on_rung(script: Script, rung: str) -> None:
 
 async def heard_ids(script: Script, count: int) -> list[str]:
     """Return the assets of all events once there are so many."""
-    await script.heard("asset_processed", count)
+    await script.received("asset_processed", count)
     return [event["assetId"] for event in await script.all("asset_processed")]
 
 
@@ -76,9 +76,9 @@ async def test_no_event_is_lost_on_the_ladder(kind: str, mode: str, tmp_path: Pa
                 ids = await uploaded(script, 3)
                 await on_rung(script, RUNGS[mode])
                 ids += await uploaded(script, 5)
-                await script.heard("asset_processed", 8)
+                await script.received("asset_processed", 8)
                 if mode == "cuts":
-                    await script.heard("connected", 2)
+                    await script.received("connected", 2)
                 proxy.mode = "honest"
                 await on_rung(script, "socket")
                 ids += await uploaded(script, 2)
@@ -108,7 +108,7 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
             await on_rung(script, rung)
             ids = await uploaded(script, 1)
             await asyncio.to_thread(service.kill)  # the proxy lives on this loop
-            await script.heard("disconnected")
+            await script.received("disconnected")
             ai_service.order(held=False)
             await asyncio.to_thread(service.start)
             await heard_ids(script, 1)
@@ -186,14 +186,14 @@ async def test_stream_is_read_in_any_pieces(kind: str) -> None:
         text = f"id: {event['timestamp']}\r\nevent: asset_processed\r\ndata: {data}\r\n\r\n".encode()
         await stream.send(*(text[place : place + 1] for place in range(len(text))))
         await stream.send(b'data:{"event":\ndata: "asset_queued",\ndata\ndata:"position":3}\n\n:\n\nretry: 10\n\n')
-        assert await script.heard("asset_processed") == event
+        assert await script.received("asset_processed") == event
         await script.run("client.on('asset_queued', (frame) => say('queued', frame))")
         await stream.send(b'data: {"event": "asset_queued", "position": 2}\n\n')
-        assert await script.heard("queued") == {"event": "asset_queued", "position": 2}
+        assert await script.received("queued") == {"event": "asset_queued", "position": 2}
         later = to_timestamp(utc_now())
         await stream.send(f":\nid: {later}\n\n".encode())
         await stream.send(b'data: {"event": "asset_queued"}\n\n')
-        await script.heard("queued", 2)
+        await script.received("queued", 2)
         assert await script.run("return client.since") == later
         stream.end()
         again = await far.stream()
@@ -209,7 +209,7 @@ async def test_stream_ends_as_a_socket_does() -> None:
         stream = await far.stream()
         await stream.connected()
         await stream.frames({"event": "goodbye", "retryInMs": 300}, {"event": "close", "code": 1012})
-        assert (await script.heard("disconnected", 3)) == {"code": 1012, "willReconnect": True, "retryInMs": 300}
+        assert (await script.received("disconnected", 3)) == {"code": 1012, "willReconnect": True, "retryInMs": 300}
         stream.end()
         stream = await far.stream()
         await stream.connected()
@@ -217,7 +217,7 @@ async def test_stream_ends_as_a_socket_does() -> None:
         assert (call.path, call.query) == ("/api/assets", {"limit": "1"})
         stream.end()
         call.refuse(400, "VALIDATION_ERROR")
-        assert (await script.heard("error"))["status"] == 4400
+        assert (await script.received("error"))["status"] == 4400
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -274,7 +274,7 @@ async def test_list_without_the_time_of_the_service_is_no_transport() -> None:
         (await far.stream()).end()
         for _ in range(2):
             (await far.call()).reply({"items": [], "nextCursor": None})
-        await script.heard("refused", 3)
+        await script.received("refused", 3)
         assert await script.all("connected") == []
 
 
@@ -328,7 +328,7 @@ async def test_event_of_an_upload_before_the_first_connection_is_not_lost() -> N
         assert (call.path, call.query["limit"]) == ("/api/assets", "100")
         finished = make_asset(status=AssetStatus.FAILED, finished_at=utc_now())
         call.reply({"items": [finished.to_json({})], "nextCursor": None})
-        assert (await script.heard("asset_processed"))["assetId"] == finished.id
+        assert (await script.received("asset_processed"))["assetId"] == finished.id
 
 
 # what the service can say
@@ -350,7 +350,7 @@ async def test_nothing_that_heals_by_itself_is_final() -> None:
         link = await far.accept()
         await link.connected()
         await link.close(4429, {"event": "error", "message": "Too many frames"})
-        told = await script.heard("disconnected")
+        told = await script.received("disconnected")
         assert (told["code"], told["willReconnect"]) == (4429, True) and 30_000 <= told["retryInMs"] <= 60_000
         await script.run(f"client.close(); {started(far.url)}")
         link = await far.accept()
@@ -370,7 +370,7 @@ async def test_token_that_is_not_valid_yet_is_no_reason_to_give_up() -> None:
         for _ in range(5):
             await (await far.accept()).close(1013, {"event": "error", "message": "Token not valid yet"})
         await (await far.accept()).connected()
-        await script.heard("connected")
+        await script.received("connected")
         assert await script.run("return client.transport") == "socket"
         assert await script.all("error") == []
         await script.run("globalThis.asked = client.asset('1')")
@@ -399,12 +399,12 @@ async def test_cursor_never_passes_the_time_of_the_service() -> None:
         assert await script.run("return client.since") == ahead
         missed = make_asset(status=AssetStatus.FAILED, finished_at=now - timedelta(minutes=5))
         call.reply({"items": [missed.to_json({})], "nextCursor": None})
-        await script.heard("asset_processed")
+        await script.received("asset_processed")
         is_ahead = "Date.parse(client.since) > Date.now() + 60_000"
         await script.run(f"while ({is_ahead}) await new Promise((done) => setTimeout(done, 10))")
         event = {"event": "asset_processed", "assetId": "2", "status": "failed", "error": "x", "timestamp": ahead}
         await link.send(event)
-        await script.heard("asset_processed", 2)
+        await script.received("asset_processed", 2)
         since = datetime.fromisoformat(await script.run("return client.since"))
         assert abs(since - now) < timedelta(seconds=10)
 
@@ -417,13 +417,13 @@ async def test_page_of_a_foreign_origin_is_told_which_setting_is_missing(tmp_pat
         with Service(tmp_path) as service:
             service.environment["PORT"] = service.url.rpartition(":")[2]
             await script.run("Math.random = () => 0.01;" + started(service.url))
-            error = await script.heard("error")
+            error = await script.received("error")
             assert error["code"] == "ORIGIN_NOT_ALLOWED"
             assert page.url in error["message"] and "ALLOWED_ORIGINS" in error["message"]
-            await script.heard("disconnected", 5)
+            await script.received("disconnected", 5)
             service.stop()
             service.environment["ALLOWED_ORIGINS"] = page.url
             service.start()
-            await script.heard("connected")
+            await script.received("connected")
             assert len(await script.all("error")) == 1
             assert await script.run("return client.transport") == "socket"

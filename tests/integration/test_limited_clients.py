@@ -93,8 +93,8 @@ async def test_page_shows_what_waits_and_sends_it(service: Service, files: list[
         await choose(page, *files)
         # Only rows near the screen are there; the last photos are the ones that wait.
         reason = "Too many uploads in a short time."
-        waits = f"rows.some(({{badge, told}}) => badge === 'Waiting' && told.startsWith('{reason}'))"
-        await until_rows(page, f"scrollTo(0, document.documentElement.scrollHeight) || {waits}")
+        waits = f"rows.some(({{badge, text}}) => badge === 'Waiting' && text.startsWith('{reason}'))"
+        await until_rows(page, f"(scrollTo(0, document.documentElement.scrollHeight), {waits})")
         while await asyncio.to_thread(kept, service, "page") < COUNT:
             await asyncio.sleep(0.5)  # the page has nothing to show for an upload alone
         assert page.problems and all("429 (Too Many Requests)" in each for each in page.problems)
