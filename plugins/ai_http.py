@@ -69,7 +69,7 @@ class HttpProvider:
             ) as response:
                 body = await read_reply(response)
                 if response.status >= 300:
-                    error = judge_status(response.status, response.headers, _message(body))
+                    error = error_of_status(response.status, response.headers, _message(body))
                     raise error from Answer(response.status, self._host, _message(body))
                 return parse_analysis(body)
         except aiohttp.ClientError as error:
@@ -149,7 +149,7 @@ class Answer(Exception):
         super().__init__(f"HTTP {status} from {host}" + (f": {message}" if message else ""))
 
 
-def judge_status(status: int, headers: Mapping[str, str], message: str) -> RetryableJobError | PermanentJobError:
+def error_of_status(status: int, headers: Mapping[str, str], message: str) -> RetryableJobError | PermanentJobError:
     """Return the job's error for an answer other than 2xx. message: the service's own words, or ""."""
     if status == 429 or status >= 500 or status == 408:
         text = BUSY if status == 429 else TIMED_OUT if status == 408 else UNAVAILABLE

@@ -104,7 +104,7 @@ class FilterSuite(HookSuite):
         answers = [self._verdict(call, hook, each) for each in various]
         expect(first == answers, "validate_upload decides otherwise when the same upload comes again")
         outcomes = call_together(*((outcome_of(hook[VALIDATE]), each) for each in [*various, *various, upload]))
-        at_once = [self._judged(each, " when five calls ran at once") for each in outcomes]
+        at_once = [self._refusal_text(each, " when five calls ran at once") for each in outcomes]
         expect(at_once[:2] == first, "validate_upload decides otherwise when calls run at once: store nothing in self")
 
     def test_validate_upload_decides_about_odd_uploads(self, hook: Mapping[str, Any], call: Call) -> None:
@@ -148,9 +148,9 @@ class FilterSuite(HookSuite):
             fail_test(f"{fault}: return an Analysis as in the reference, or None to leave it unchanged")
 
     def _verdict(self, call: Call, hook: Mapping[str, Any], facts: UploadFacts, what: str = "") -> str:
-        return self._judged(call(outcome_of(hook[VALIDATE]), facts), what)
+        return self._refusal_text(call(outcome_of(hook[VALIDATE]), facts), what)
 
-    def _judged(self, outcome: object, what: str = "") -> str:
+    def _refusal_text(self, outcome: object, what: str = "") -> str:
         """Return "" for an accepted upload, else the text of the refusal.
 
         what: the kind of upload, for the finding.

@@ -81,7 +81,7 @@ class Cancelling:
                 await self._announcer.announce(asset_processed(asset), asset.user_id, event_context(asset))
             except DependencyUnavailable as error:
                 # Nothing is acknowledged, so a worker finds the asset cancelled and sends the event again.
-                log.warning("cancel_not_told", assetId=asset.id, cause=cause_of(error))
+                log.warning("cancel_not_published", assetId=asset.id, cause=cause_of(error))
                 return asset
             self._end_running(asset.processing_job_id)
             if self._is_published(asset.id):

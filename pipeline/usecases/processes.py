@@ -93,7 +93,7 @@ class Processes:
                 is_written = True
             except DependencyUnavailable as error:
                 if is_written:
-                    log.warning("process_not_told", error=cause_of(error))
+                    log.warning("process_entry_failed", error=cause_of(error))
                 is_written = False
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -212,7 +212,7 @@ class WebpushNotifier:
             async with asyncio.timeout(self._budget_seconds):
                 await self._check_host(to.endpoint)
                 status, wait = await self._post(to, payload, topic)
-            outcome, cause = _judge(status), f"HTTP {status}"
+            outcome, cause = _outcome_of(status), f"HTTP {status}"
         except ValidationError:
             outcome, wait, cause = Outcome.REFUSED, None, "its address is private"
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
@@ -278,7 +278,7 @@ def _expired(stored: Mapping[str, Any], delivered_key: str) -> list[str]:
     return [key for key in others if datetime.fromisoformat(stored[key]["at"]) < utc_now() - RETENTION]
 
 
-def _judge(status: int) -> Outcome:
+def _outcome_of(status: int) -> Outcome:
     if 200 <= status < 300:
         return Outcome.DELIVERED
     if status in (404, 410):
