@@ -15,7 +15,7 @@ busy: 429, Retry-After           RetryableJobError(retry_after_seconds=n)   give
 budget of the day is spent       BudgetReached, and .provider where it is   given back  the same jobs, or this one, for
                                    not one user's                                         n seconds, however old it is
 no call of a provider in time    RetryableJobError(spends_attempt=False)    given back  the same jobs, until a call is
-                                   and .provider                                          free (lua/turns.lua)
+                                   and .provider                                          free (lua/reservations.lua)
 Redis, store or storage away     DependencyUnavailable                      given back  this job, longer each time
 shutdown                         Claim.is_released                          given back  this job
 cancelled                        Claim.is_cancelled                         -           none: the job is over

@@ -32,10 +32,10 @@ SCRIPTS = (
 PARTS = {
     **dict.fromkeys(("renew", "recover", "release", "trim", "list", "forget", "cancel", "postpone"), ("place",)),
     **dict.fromkeys(("enqueue", "bury"), ("place", "owner")),
-    **dict.fromkeys(("stats", "snapshot"), ("place", "owner", "turns")),
-    "pace": ("place", "turns"),
+    **dict.fromkeys(("stats", "snapshot"), ("place", "owner", "reservations")),
+    "pace": ("place", "reservations"),
     "own": ("owner",),
-    "step": ("place", "owner", "claims", "turns", "lanes", "finish"),
+    "step": ("place", "owner", "claims", "reservations", "lanes", "finish"),
 }
 # The keys that lua/place.lua names.
 PLACE_KEYS = ("waiting", "groups", "grouped", "wake")

@@ -52,7 +52,7 @@ def as_job(fields: list[Any], now_ms: int) -> Job:
 def as_limits(
     paces: Mapping[str, Pace], lanes: Mapping[str, Sequence[str]], behind: Mapping[str, Sequence[str]]
 ) -> str:
-    """Return the limits for lua/turns.lua, "{}" when there are none."""
+    """Return the limits for lua/reservations.lua, "{}" when there are none."""
     if not paces:
         return "{}"
     providers = {

@@ -2,7 +2,7 @@
 
 If the provider has a pace, the job needs a reservation of a call. If there is a budget, it must not be reached. A
 permit also finds earlier answers for the same photo. A job that was claimed for a provider with a pace already has a
-reservation (queue/lua/turns.lua). For any other provider that it asks it gets one here. Runs on the event loop.
+reservation (queue/lua/reservations.lua). For any other provider that it asks it gets one here. Runs on the event loop.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 local function new_claims(wanted, mark, now, leases, lease_ms)
   local self, states, members, seen = {list = {}, wanted = wanted}, {}, {}, {}
 
-  -- to_try: the held provider that this job alone may ask, or nil. turns: reserves a call of `turn_of` for the job, unless that is nil.
-  function self.take(id, record, state, to_try, turns, turn_of)
+  -- to_try: the held provider that this job alone may ask, or nil.
+  -- reserve_at: the provider of which `reservations` reserves a call for the job, or nil.
+  function self.take(id, record, state, to_try, reservations, reserve_at)
     seen[id] = true
     local is_first = state.is_first and 1 or 0
     state.is_first = nil
@@ -15,8 +16,8 @@ local function new_claims(wanted, mark, now, leases, lease_ms)
     states[#states + 1], states[#states + 2] = state_key(id), cjson.encode(state)
     members[#members + 1], members[#members + 2] = now + lease_ms, lease
     local err = type(state.error) == 'string' and state.error or ''
-    local turn_in = turn_of and math.ceil(turns.book(turn_of, lease) - now) or 0
-    self.list[#self.list + 1] = {id, record, attempt, stalls, lease, err, to_try or '', turn_of or '', turn_in, is_first}
+    local call_in = reserve_at and math.ceil(reservations.book(reserve_at, lease) - now) or 0
+    self.list[#self.list + 1] = {id, record, attempt, stalls, lease, err, to_try or '', reserve_at or '', call_in, is_first}
   end
 
   function self.free()

@@ -2,13 +2,16 @@
 -- A job belongs to a lane, which its record names; a lane has providers, any of which will do. While a provider is
 -- held, no process asks it. While all providers of a lane are held, the lane is closed and its jobs are parked: they keep their order,
 -- cost nothing, and the jobs of other lanes pass them. An unknown lane counts as the lane ''.
--- A provider with limits that has no turn left for now (turns.lua) closes lanes as a held one does. A lane with a provider that has
+-- A provider with limits that has no call free for now (reservations.lua) closes lanes as a held one does. A lane with a provider that has
 -- limits is paced: a job claimed from it gets its reservation with the claim, and its parked jobs go before its waiting ones.
--- `holds` is one JSON string: {providers: {name: {until, wait, tries, reason, cause}}, parked: {lane: 1}, turns}. It is missing while nothing
--- is held, parked or booked. until: when the hold ends (ms) or, where `wait` is not 0, when a single job may try the provider: it could not be asked, and
--- each such job moves `until` on by `wait` (ms) until one has an answer. `parked` is a sorted set of 'lane|submittedAt|job id', by name.
--- tries: how many jobs did. Each time it is the next job of the line, in each lane in rotation: if one job is to blame, it must not be
--- the only one that tries.
+-- `holds` is one JSON string: {providers: {name: {until, wait, tries, reason, cause}}, parked: {lane: 1}, turns: see
+-- reservations.lua}. It is missing while nothing is held, parked or booked.
+--   until: when the hold ends (ms) or, where `wait` is not 0, when a single job may try the provider: it could not be asked, and each such
+--     job moves `until` on by `wait` (ms) until one has an answer
+--   tries: how many jobs did
+-- `parked` is a sorted set of 'lane|submittedAt|job id', by name.
+-- Each time a provider is tried it is by the next job of the line, in each lane in rotation: if one job is to blame, it must
+-- not be the only one that tries.
 local FIRST_WAIT_MS = 1000
 
 -- All parked jobs of a lane as a range of names; '}' is the character after '|'.
@@ -48,7 +51,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
   local providers = type(stored.providers) == 'table' and stored.providers or {}
   local parked_lanes = type(stored.parked) == 'table' and stored.parked or {}
   local self, chains, avoids, left, to_park = {}, decode(lanes), {}, {}, {}
-  local turns = new_turns(stored.turns, limits, leases, now)
+  local reservations = new_reservations(stored.turns, limits, leases, now)
   for _, lane in ipairs(decode(avoided)) do avoids[lane] = true end
 
   function self.note(reports, longest)
@@ -75,20 +78,20 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
 
   local function is_paced(lane)
     for _, name in ipairs(chain_of(lane)) do
-      if turns.is_limited(name) then return true end
+      if reservations.is_limited(name) then return true end
     end
     return false
   end
 
   -- Returns whether jobs of a lane may be claimed, which provider a single job may try, when that changes (ms) for a closed lane, and
-  -- for an open one the provider at which a claimed job gets a turn, or nil.
+  -- for an open one the provider at which a claimed job gets a reserved call, or nil.
   local function look_at(lane)
-    local behind = turns.opens_behind(lane)
+    local behind = reservations.opens_behind(lane)
     if behind then return false, nil, behind end
     local to_try, opens_at
     for _, name in ipairs(chain_of(lane)) do
-      local hold, booked = providers[name], turns.opens_at(name)
-      if not hold and not booked then return true, to_try, nil, turns.is_limited(name) and name or nil end
+      local hold, booked = providers[name], reservations.opens_at(name)
+      if not hold and not booked then return true, to_try, nil, reservations.is_limited(name) and name or nil end
       if hold and hold['until'] <= now then to_try = to_try or name end
       local at = math.max(hold and hold['until'] or 0, booked or 0)
       opens_at = math.min(opens_at or at, at)
@@ -96,10 +99,10 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     return opens_at == nil, to_try, opens_at
   end
 
-  local function take(claims, id, record, state, to_try, turn_of)
+  local function take(claims, id, record, state, to_try, reserve_at)
     local hold = providers[to_try]
     if hold then hold['until'], hold.tries = now + hold.wait, hold.tries + 1 end
-    claims.take(id, record, state, to_try, turns, turn_of)
+    claims.take(id, record, state, to_try, reservations, reserve_at)
   end
 
   -- The instant from which a parked job is claimed in any case, to be given up. A job in the background waits without a limit.
@@ -129,20 +132,20 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
   -- Claims a waiting job, parks it while its lane is closed, or leaves it to other workers.
   function self.choose(claims, id, record, state)
     local lane, member = place_in_lane(id, record)
-    local is_open, to_try, _, turn_of = look_at(lane)
-    if is_open and turn_of and parked_lanes[lane] then return park(lane, member) end
+    local is_open, to_try, _, reserve_at = look_at(lane)
+    if is_open and reserve_at and parked_lanes[lane] then return park(lane, member) end
     -- Only the oldest job of a lane tries a provider.
     if not is_open and (not to_try or parked_lanes[lane] or is_avoided(lane)) then return park(lane, member) end
     if is_avoided(lane) then
       left[#left + 1] = id
     else
-      take(claims, id, record, state, to_try, turn_of)
+      take(claims, id, record, state, to_try, reserve_at)
     end
   end
 
   -- The parked job of open paced lanes that was submitted first: its lane and member, or nil. behind: true: of lanes in the background,
   -- false: of the others.
-  local function next_in_turn(behind)
+  local function next_in_order(behind)
     local first_lane, first, submitted_at
     for lane in pairs(parked_lanes) do
       if is_behind(lane) == behind and is_paced(lane) and not is_avoided(lane) and look_at(lane) then
@@ -169,47 +172,47 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
     end
   end
 
-  -- parked -> active for paced lanes, one by one in order of submission while there are turns.
-  local function claim_in_turn(claims, behind, reserved)
-    local lane, member = next_in_turn(behind)
+  -- parked -> active for paced lanes, one by one in order of submission while calls are free.
+  local function claim_in_order(claims, behind, reserved)
+    local lane, member = next_in_order(behind)
     while member and claims.free() > reserved do
       redis.call('ZREM', parked, member)
       claims.consider({string.match(member, '[^|]*$')}, function(id, record, state)
-        local _, to_try, _, turn_of = look_at(lane)
-        take(claims, id, record, state, to_try, turn_of)
+        local _, to_try, _, reserve_at = look_at(lane)
+        take(claims, id, record, state, to_try, reserve_at)
       end)
-      lane, member = next_in_turn(behind)
+      lane, member = next_in_order(behind)
     end
   end
 
   -- As claim_parked, for paced lanes in the background. reserved: so many slots are left free.
   function self.claim_parked_behind(claims, reserved)
     write_parked()
-    claim_in_turn(claims, true, reserved)
+    claim_in_order(claims, true, reserved)
   end
 
   -- The lanes with parked jobs, {name, ...}, each time beginning with another lane, and how many tries there have been.
-  local function lanes_in_turn()
-    local names, turned, tries = {}, {}, 0
+  local function rotated_lanes()
+    local names, rotated, tries = {}, {}, 0
     for lane in pairs(parked_lanes) do names[#names + 1] = lane end
     for _, hold in pairs(providers) do tries = tries + hold.tries end
     table.sort(names)
-    for i = 1, #names do turned[i] = names[(tries + i - 1) % #names + 1] end
-    return turned, tries
+    for i = 1, #names do rotated[i] = names[(tries + i - 1) % #names + 1] end
+    return rotated, tries
   end
 
   -- The job of a lane that tries a provider. The job that found it away was in front, so the second job is the first to try.
-  local function next_to_try(lane, turns)
+  local function next_to_try(lane, tries)
     local count = redis.call('ZLEXCOUNT', parked, range_of(lane))
-    return count > 0 and parked_jobs(parked, lane, 1, (turns + 1) % count)[1] or nil
+    return count > 0 and parked_jobs(parked, lane, 1, (tries + 1) % count)[1] or nil
   end
 
   -- parked -> waiting for open lanes; parked -> active for a job that tries a provider, and for jobs that are too old.
   function self.claim_parked(claims, promote_at_most)
     park_front(promote_at_most)
     write_parked()
-    claim_in_turn(claims, false, 0)
-    local names, tries = lanes_in_turn()
+    claim_in_order(claims, false, 0)
+    local names, tries = rotated_lanes()
     for _, lane in ipairs(names) do
       local is_open, to_try = look_at(lane)
       local members = {}
@@ -266,7 +269,7 @@ local function new_book(text, parked, lanes, avoided, limits, leases, now, longe
 
   -- Writes the changes; returns the held providers as JSON, '' when there are none.
   function self.save(holds, before)
-    local is_held, booked = next(providers) ~= nil, turns.needed()
+    local is_held, booked = next(providers) ~= nil, reservations.needed()
     if is_held or next(parked_lanes) or next(booked) then
       local after = cjson.encode({providers = providers, parked = parked_lanes, turns = next(booked) and booked or nil})
       if after ~= before then redis.pcall('SET', holds, after) end

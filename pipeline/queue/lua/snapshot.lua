@@ -3,7 +3,7 @@
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner, watched
 -- ARGV: clock offset (ms), how long the mark lasts (ms), jobs of the line at most, jobs beside it at most, job ids that are asked for...
 -- Returns: {mode (see owner.lua), ids of the line as one text, front first, parked jobs as one text (members, see lanes.lua), jobs beside
---   the line, held providers (JSON, see turns.lua) or '', jobs that ended in the last minute, now (ms)}
+--   the line, held providers (JSON, see reservations.lua) or '', jobs that ended in the last minute, now (ms)}
 --   jobs beside the line are those that run, those delayed and those asked for: {id, state (JSON) or '', report of the process that
 --   runs it or '', due (ms) or '', its record is there (1|0), it is completed (1|0)} each
 local delayed, leases, completed, failed = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
@@ -16,15 +16,15 @@ local now = now_ms(offset)
 redis.pcall('SET', watched, 1, 'PX', mark_ms)
 
 -- Adds the next jobs of each group, in rotation, and returns the groups that have more.
-local function add_turns(line, alive, from, turns)
+local function add_rounds(line, alive, from, rounds)
   local lists, left = {}, {}
   for i, group in ipairs(alive) do
-    lists[i] = redis.call('LRANGE', list_of(group), -from - turns, -from - 1)
-    if #lists[i] == turns then left[#left + 1] = group end
+    lists[i] = redis.call('LRANGE', list_of(group), -from - rounds, -from - 1)
+    if #lists[i] == rounds then left[#left + 1] = group end
   end
-  for turn = 1, turns do
+  for round = 1, rounds do
     for _, ids in ipairs(lists) do
-      if ids[#ids - turn + 1] then line[#line + 1] = ids[#ids - turn + 1] end
+      if ids[#ids - round + 1] then line[#line + 1] = ids[#ids - round + 1] end
     end
   end
   return left
@@ -38,8 +38,8 @@ local function read_line()
   local ring = redis.call('LRANGE', groups, -line_at_most, -1)
   for i = #ring, 1, -1 do alive[#alive + 1] = ring[i] end
   while #line < line_at_most and #alive > 0 do
-    local turns = math.ceil((line_at_most - #line) / #alive)
-    alive, from = add_turns(line, alive, from, turns), from + turns
+    local rounds = math.ceil((line_at_most - #line) / #alive)
+    alive, from = add_rounds(line, alive, from, rounds), from + rounds
   end
   local behind = redis.call('LRANGE', list_of(BACKGROUND), -math.max(1, line_at_most - #line), -1)
   for i = #behind, 1, -1 do line[#line + 1] = behind[i] end

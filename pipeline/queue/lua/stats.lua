@@ -3,7 +3,7 @@
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner
 -- ARGV: clock offset (ms)
 -- Returns: {waiting, delayed, active, completed, failed, paused (1|0), how long the oldest job that could start has waited (ms) or -1,
---   held providers (JSON, see turns.lua) or '', now (ms), jobs that ended in the last minute, jobs in the background, which wait and are
+--   held providers (JSON, see reservations.lua) or '', now (ms), jobs that ended in the last minute, jobs in the background, which wait and are
 --   not among waiting}
 local delayed, leases, completed, failed, paused, holds, parked, owner =
   KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]

@@ -1,11 +1,11 @@
 -- active -> completed, delayed, parked, failed or waiting for every job that finished; then due delayed -> waiting -> active for every
 -- free slot, unless the queue is paused.
--- Called by JobQueue.step. Its parts: finish.lua, claims.lua, lanes.lua, turns.lua, place.lua.
+-- Called by JobQueue.step. Its parts: finish.lua, claims.lua, lanes.lua, reservations.lua, place.lua.
 -- KEYS: those of place.lua, delayed, leases, completed, failed, paused, holds, parked, owner, watched
 -- ARGV: clock offset (ms), store id or '' (see owner.lua), lease length (ms), claim mark (worker:number:lease length, new for each step),
 --   free slots, longest delay (ms), longest age of a parked job (ms), lanes ({name: [provider...]} as JSON), reports (JSON, see
---   lanes.lua), lanes that this worker leaves to other workers (JSON), limits (JSON, see turns.lua) or '{}', free slots that are not for jobs in
---   the background; number of completed jobs, and the lease of each; then six for each that ended otherwise, see finish.lua
+--   lanes.lua), lanes that this worker leaves to other workers (JSON), limits (JSON, see reservations.lua) or '{}', free slots that are
+--   not for jobs in the background; number of completed jobs, and the lease of each; then six for each that ended otherwise, see finish.lua
 -- Returns: {leases that were lost, claimed, more are waiting (1|0), ms until the next job is due or -1, mode (see owner.lua), held
 --   providers (JSON) or '', now (ms), whether snapshots are being asked for (1|0)}
 --   claimed: {id, record, attempt, stalls, lease, error, provider that it alone tries or '', provider of which it has reserved a call
