@@ -17,11 +17,11 @@
  * @property {() => void} unauthorized
  */
 
+import { backoffMs } from "../delays.js";
 import { PipelineError } from "../http.js";
 import { small } from "./picture.js";
 
 const AT_ONCE = 3;
-const RETRY_MS = { first: 1000, longest: 30_000 };
 const STALLED_MS = 30_000; // without a sent byte
 const ANSWER_MS = 120_000; // after all bytes were sent
 const RECHECK_MS = 5000; // between checks whether another tab has sent it
@@ -191,7 +191,7 @@ export class Sender {
       await this.#parts.outbox.put(refused);
       return this.#callbacks.step(key, { step: "refused", reason: message });
     }
-    const ms = retryAfterMs ?? retryDelayMs(failures);
+    const ms = retryAfterMs ?? backoffMs(failures);
     const nextAt = Date.now() + ms;
     const isLimit = status === 429;
     if (isLimit) this.#carefulUntil = nextAt + CAREFUL_MS;
@@ -209,11 +209,6 @@ export class Sender {
     this.#waiting.set(unsent.key, unsent);
     this.#timers.set(unsent.key, setTimeout(then, ms));
   }
-}
-
-/** @param {number} failures */
-function retryDelayMs(failures) {
-  return Math.min(RETRY_MS.longest, RETRY_MS.first * 2 ** (failures - 1)) * (0.5 + Math.random() / 2);
 }
 
 /** Keeps the screen on, so that a phone does not interrupt an upload. */
