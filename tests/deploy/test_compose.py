@@ -86,7 +86,7 @@ def test_compose_without_env_names_the_missing_step(checkout: Path) -> None:
 
 
 def test_new_env_makes_new_passwords_each_time_and_overwrites_none(checkout: Path) -> None:
-    """The passwords are long and random, only the owner of the file can read them, and a second call changes nothing."""
+    """The passwords are long and random, only the owner can read the file, and a second call does not change it."""
     made = []
     for _ in range(2):
         assert run("deploy/new-env", checkout=checkout).returncode == 0

@@ -17,7 +17,7 @@ USER = 10001
 # Any user of group 0, as OpenShift runs images.
 ANY_USER = 1_000_680_000
 MB = 1_000_000
-# The service with all extras, without the base image: most of it is OpenCV and ONNX Runtime of the local AI provider.
+# The service with all extras, without the base image. Most of it is OpenCV and ONNX Runtime for the local AI.
 LARGEST_BYTES = 600 * MB
 
 
@@ -41,7 +41,7 @@ def test_image_configuration_names_user_volume_and_health_command(image: Image) 
 
 
 def test_image_contains_no_build_tools(image: Image) -> None:
-    """The image has no pip, no compiler, no source, no settings of a package index and no certificate of the builder."""
+    """The image has no pip, no compiler, no source, no package index settings and no certificate of the builder."""
     site = next((image.files / "opt/pipeline/lib").glob("python3.*/site-packages"))
     installed = {each.name.split("-")[0] for each in site.glob("*.dist-info")}
     assert "ai_queue_pipeline" in installed and installed.isdisjoint({"pip", "setuptools", "pytest", "pillow_heif"})

@@ -188,7 +188,7 @@ def test_metrics_and_console_are_for_operators(tmp_path: Path, kind: type[Proxy]
 
 @pytest.mark.fault("O12")
 def test_upload_that_one_process_refuses_is_sent_to_the_other(tmp_path: Path) -> None:
-    """nginx repeats the upload at the other process with the same Idempotency-Key; it makes one if the client has none."""
+    """nginx repeats the upload at the other process with the same Idempotency-Key, and makes one if there is none."""
     with (
         running_in_thread() as first,
         running_in_thread() as second,
