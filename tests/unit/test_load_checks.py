@@ -132,7 +132,7 @@ DECLARED = [
 @pytest.mark.fault("P8")
 @pytest.mark.parametrize(("source", "fault", "was_harmless"), MODULES)
 def test_fault_of_a_module_is_reported(write: Write, source: str, fault: str, was_harmless: bool) -> None:
-    """A plugin with a fault is not used; for version 1 the fault is a warning if the plugin worked in spite of it."""
+    """A plugin with a fault is not used; in version 1 the fault is a warning if the plugin worked in spite of it."""
     folder = write("tried", source)
     (info, *_) = infos_of(folder)
     assert (info.state, info.faults, info.reason) == ("broken", (fault,), fault)
@@ -201,8 +201,8 @@ def test_all_faults_are_reported_at_once(write: Write) -> None:
 
 
 @pytest.mark.fault("P8")
-def test_name_of_two_plugins_is_reported_for_both(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both plugins name the two packages, also the plugin that is used: the operator may mean either."""
+def test_name_of_two_plugins_is_a_fault_of_both(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both plugins name the two packages, also the one that is used: the operator may mean either."""
     folder = write("tried", provider(GOOD))
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "other_module.py").write_text(HEAD + provider(GOOD))

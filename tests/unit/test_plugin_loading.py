@@ -47,7 +47,7 @@ def states(settings: Settings) -> dict[str, tuple[str, str]]:
 
 
 def test_disabled_plugins_are_not_imported(packages: Any, tmp_path: Path) -> None:
-    """The code of a package in PLUGINS_DISABLED does not run; the list shows it as disabled and the others as before."""
+    """The code of a package in PLUGINS_DISABLED does not run; it is listed as disabled, the others as available."""
     packages("pkgoff")
     packages("pkgon")
     settings = Settings(plugins_disabled=" pkgoff , missing")
