@@ -86,7 +86,7 @@ def test_origin_of_a_setting(url: str, expected: str) -> None:
     ],
 )
 def test_same_host_compares_host_and_port(origin: str, host: str, is_same: bool) -> None:
-    """The scheme does not count, because a proxy may change it; a default port is optional; a broken Host never matches."""
+    """Host and port decide, not the scheme, which a proxy may change; a default port is optional."""
     assert is_same_host(origin, host) is is_same
 
 
