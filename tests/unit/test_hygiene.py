@@ -49,7 +49,7 @@ def test_cleaning_removes_all_private_data(name: str) -> None:
 @pytest.mark.fault("U1")
 @pytest.mark.parametrize("content_type", ["image/avif", "image/heic"])
 def test_boxes_before_the_picture_data_are_overwritten(content_type: str) -> None:
-    """Cleaning overwrites these boxes with zeros: the table holds offsets in the file, so no byte may move."""
+    """Cleaning overwrites these boxes with zeros: the table contains offsets in the file, so no byte may move."""
     format = {type: name for name, type in TYPES.items()}[content_type]
     options = {"exif": private_pictures.exif(), "xmp": xmp()}
     content = bytearray(encode(gradient((64, 48), "RGBA"), format, **options))

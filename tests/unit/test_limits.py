@@ -29,8 +29,8 @@ class SharedBuckets:
         if self.is_unavailable:
             raise DependencyUnavailable("unavailable")
         now, full = self.clock() * 1000, []
-        for name, amount, holds in added:
-            full.append(min(max(0, self.empty_at.get(name, 0) - now) + amount, 2 * holds))
+        for name, amount, capacity in added:
+            full.append(min(max(0, self.empty_at.get(name, 0) - now) + amount, 2 * capacity))
             self.empty_at[name] = now + full[-1]
         return full
 
@@ -118,7 +118,7 @@ async def test_processes_share_their_limit(setting: Setting) -> None:
         passed += accepted_uploads(one, 2) + accepted_uploads(other, 2)
         await one.synchronize()
         await other.synchronize()
-    # A minute frees sixty places, minus the twenty uploads that were too many.
+    # A minute allows sixty uploads, minus the twenty that were too many.
     assert 38 <= passed <= 43
 
 

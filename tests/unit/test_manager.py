@@ -118,13 +118,6 @@ def test_factory_that_fails_stops_the_start_with_its_reason(factory: ManagerFact
         build(Settings(ai_provider="tested"), module, factory)
 
 
-def test_plugin_without_its_methods_stops_the_start(factory: ManagerFactory) -> None:
-    """The error at start names the missing method, before the first upload."""
-    module = make_module("tested", providers=[("tested", object)])
-    with pytest.raises(ConfigurationError, match="it has no method analyze"):
-        build(Settings(ai_provider="tested"), module, factory)
-
-
 def test_package_takes_a_built_in_name_only_with_tryfirst(
     package: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Every method of the asset store is a read or a recorded write: a move would lose a write that is not recorded."""
+"""Every method of the asset store is a read or a noted write: a move would lose a write that is not noted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READS = {
 }
 
 
-def test_every_method_is_a_read_or_a_recorded_write() -> None:
+def test_every_method_is_a_read_or_a_noted_write() -> None:
     """A new method must be added to one of the lists."""
     protocols = [each for each in AssetStore.__mro__ if each.__module__.startswith("pipeline.assets")]
     methods = {name for each in protocols for name in vars(each) if not name.startswith("_")}

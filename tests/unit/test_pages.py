@@ -31,7 +31,7 @@ def test_modules_import_only_served_files(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES)
-def test_modules_turn_no_text_into_markup(path: str) -> None:
+def test_modules_make_no_markup_of_texts(path: str) -> None:
     """Texts of users and plugins are shown as text, because no module has a function that makes markup."""
     assert not FORBIDDEN.findall(pages.files()[path].content.decode())
 

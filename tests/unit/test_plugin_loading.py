@@ -112,13 +112,6 @@ def test_mistyped_hook_is_broken_and_names_the_nearest(packages: Any, hook: str,
     assert states(Settings())["pkghook"] == ("broken", f"there is no hook {hook}{meant}")
 
 
-def test_hook_with_an_unknown_argument_is_broken(packages: Any) -> None:
-    """A plugin is broken if a hook names an argument that this hook does not have."""
-    packages("pkgarguments", "@hookimpl\ndef job_finished(event, app):\n    pass\n")
-    state, reason = states(Settings())["pkgarguments"]
-    assert state == "broken" and "app" in reason
-
-
 @pytest.mark.parametrize(
     "offer",
     ["return 7", "return [('a',)]", "return [('a', int, 3)]", "raise OSError('no disk')", "raise SystemExit(3)"],

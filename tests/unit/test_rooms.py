@@ -11,7 +11,7 @@ from pipeline.rooms.rooms import FRAME_BYTES, PROGRESS_AT_MOST, Connection, Room
 
 
 class Wire:
-    """The client's end of a connection: records frames and close codes, and finishes a write when the test says so."""
+    """The client's end of a connection: it records frames and close codes; `finish_write` ends a write."""
 
     def __init__(self, rooms: Rooms) -> None:
         self.written: list[bytes] = []
