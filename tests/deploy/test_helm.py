@@ -37,7 +37,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Objects:
     return objects_of(render(FULL, tmp_path_factory.mktemp("chart")))
 
 
-def test_lint_finds_nothing(tmp_path: Path) -> None:
+def test_lint_finds_no_fault(tmp_path: Path) -> None:
     """`helm lint --strict` finds no fault."""
     found = helm("lint", str(CHART), "--strict", values=FULL, folder=tmp_path)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -102,7 +102,7 @@ def closed_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_ingress_accepts_the_largest_upload_and_repeats_none(full: Objects) -> None:
-    """The Ingress passes bodies up to the limit of the service, and sends no POST to a second pod."""
+    """The Ingress passes bodies over the limit, which the service refuses, and repeats no POST without a key."""
     annotations = full["Ingress", "photos"]["metadata"]["annotations"]
     size = annotations["nginx.ingress.kubernetes.io/proxy-body-size"]
     assert size.endswith("m") and int(size[:-1]) * 1024 * 1024 > max_body_bytes(Settings().max_upload_bytes)
@@ -110,7 +110,7 @@ def test_ingress_accepts_the_largest_upload_and_repeats_none(full: Objects) -> N
 
 
 def test_ingress_allows_metrics_and_console_only_from_named_networks(full: Objects) -> None:
-    """As in our proxy files, those paths have a separate Ingress, which only the named networks may use."""
+    """/metrics, /readyz and /console have a separate Ingress, which only the named networks may use."""
     spec = full["Ingress", "photos-operators"]["spec"]
     assert {each["path"] for each in spec["rules"][0]["http"]["paths"]} == {"/metrics", "/readyz", "/console"}
     ranges = "nginx.ingress.kubernetes.io/whitelist-source-range"

@@ -93,7 +93,7 @@ def test_large_photo_is_accepted_through_the_proxy(proxy: Proxy) -> None:
 @pytest.mark.fault("O12")
 @pytest.mark.parametrize("megabytes", [11, 17])
 def test_photo_over_the_limit_gets_the_reply_of_the_service(proxy: Proxy, instances: Instances, megabytes: int) -> None:
-    """The reply is that of the service, also where the proxy refuses the body before the service gets it."""
+    """The client gets the reply of the service, also if the proxy refuses the body before the service gets it."""
     image = bytes(megabytes * MEGABYTE)
     refused, directly = upload(proxy.url, image), upload(instances.services[0].url, image)
     assert (refused.status_code, refused.json()) == (directly.status_code, directly.json())

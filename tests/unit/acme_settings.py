@@ -8,7 +8,7 @@ from pipeline.hooks import PluginSettings
 
 
 class AcmeSettings(PluginSettings):
-    """One field of every sort."""
+    """One field of each type."""
 
     api_key: SecretStr
     url: str = "https://acme.example"

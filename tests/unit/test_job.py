@@ -25,7 +25,7 @@ def make_job(**fields: Any) -> Job:
 
 @pytest.mark.spec("T019")
 def test_policy_has_the_specified_options_by_default() -> None:
-    """Three attempts, exponential backoff from 2000 ms, 120 s for a job, 24 h and 7 days of retention."""
+    """The defaults are three attempts, a backoff from 2000 ms, 120 s for a job, and 24 h and 7 days of retention."""
     settings = Settings()
     assert (settings.job_attempts, settings.backoff_ms, settings.job_timeout_seconds) == (3, 2000, 120)
     assert (settings.keep_completed_seconds, settings.keep_failed_seconds, settings.concurrency) == (86_400, 604_800, 5)
@@ -41,9 +41,9 @@ def test_policy_has_the_specified_options_by_default() -> None:
         (PermanentJobError("x"), 1, None),
         (KeyError("x"), 1, 2000),  # an unknown error is not permanent
         (DependencyUnavailable("x"), 2, 4000),
-        (RetryableJobError("x", retry_after_seconds=30), 1, 2000),  # the requested delay is not a backoff
+        (RetryableJobError("x", retry_after_seconds=30), 1, 2000),  # the requested delay is not the backoff
         (RetryableJobError("x", max_attempts=2), 1, 2000),
-        (RetryableJobError("x", max_attempts=2), 2, None),  # a second invalid result is not an accident
+        (RetryableJobError("x", max_attempts=2), 2, None),  # a second invalid result is permanent
     ],
 )
 def test_policy_decides_by_error_and_attempt(error: Exception, attempt: int, expected: int | None) -> None:

@@ -14,7 +14,7 @@ from pipeline.usecases.job_counts import LAST, JobCounts, bucket_of, percentile_
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_percentiles_are_within_nine_percent(share: float) -> None:
-    """The error is small for durations from a millisecond to hours, also for the sum of two counts."""
+    """A percentile differs by less than ten percent from the exact one, for durations from a millisecond to hours."""
     chance = random.Random(17)
     seconds = sorted(10 ** chance.uniform(-3, 4) for _ in range(5000))
     halves = JobCounts(waits=Counter(map(bucket_of, seconds[::2]))), JobCounts(
@@ -41,7 +41,7 @@ def test_bucket_of_odd_durations(seconds: float, bucket: int, remark: str) -> No
     assert bucket_of(seconds) == bucket
 
 
-def test_percentile_of_nothing_is_none() -> None:
+def test_percentile_of_no_durations_is_none() -> None:
     """Without a duration the percentile is None; the shortest duration is shown as one millisecond."""
     assert percentile_ms({}, 0.5) is None
     assert percentile_ms({0: 1}, 0.95) == 1

@@ -35,7 +35,7 @@ class SharedBuckets:
         return full
 
 
-class Setting:
+class Deployment:
     """Processes that share buckets and a clock. The limit is 60 uploads per minute: one per second, 120 at once."""
 
     def __init__(self) -> None:
@@ -49,8 +49,8 @@ class Setting:
 
 
 @pytest.fixture
-def setting() -> Setting:
-    return Setting()
+def deployment() -> Deployment:
+    return Deployment()
 
 
 def accepted_uploads(limits: Limits, count: int, user: str = "anna") -> int:
@@ -65,45 +65,45 @@ def accepted_uploads(limits: Limits, count: int, user: str = "anna") -> int:
     return passed
 
 
-def test_burst_passes_then_one_at_a_time(setting: Setting) -> None:
+def test_burst_passes_then_one_at_a_time(deployment: Deployment) -> None:
     """Twice the limit per minute is accepted at once, then one upload per second; Retry-After gives this wait."""
-    limits = setting.process()
+    limits = deployment.process()
     assert accepted_uploads(limits, 300) == 120
     with pytest.raises(RateLimited) as refused:
         limits.upload("anna")
     assert refused.value.retry_after_seconds == 1
-    setting.clock.now += refused.value.retry_after_seconds
+    deployment.clock.now += refused.value.retry_after_seconds
     assert accepted_uploads(limits, 10) == 1
-    setting.clock.now += 3600
+    deployment.clock.now += 3600
     assert accepted_uploads(limits, 300) == 120
-    assert sample(setting.metrics, "pipeline_rate_limited_total", limit="uploads") == 180 + 1 + 9 + 180
+    assert sample(deployment.metrics, "pipeline_rate_limited_total", limit="uploads") == 180 + 1 + 9 + 180
 
 
-def test_users_and_limits_do_not_share_a_bucket(setting: Setting) -> None:
+def test_users_and_limits_do_not_share_a_bucket(deployment: Deployment) -> None:
     """Many uploads of one user do not limit another user, nor other requests of the same user."""
-    limits = setting.process()
+    limits = deployment.process()
     accepted_uploads(limits, 300)
     assert accepted_uploads(limits, 120, "ben") == 120
     limits.request("anna")
     limits.wrong_token("anna")
 
 
-def test_limit_of_zero_refuses_no_upload(setting: Setting) -> None:
-    """0 means no limit."""
-    limits = setting.process(0)
+def test_limit_of_zero_refuses_no_upload(deployment: Deployment) -> None:
+    """A limit of 0 means that no upload is refused."""
+    limits = deployment.process(0)
     assert accepted_uploads(limits, 10_000) == 10_000
 
 
 @pytest.mark.parametrize("per_minute", [1, 7, 60, 599, 1_000_000])
-def test_burst_is_twice_the_limit(setting: Setting, per_minute: int) -> None:
+def test_burst_is_twice_the_limit(deployment: Deployment, per_minute: int) -> None:
     """The burst is exact, also for limits with a fraction per second."""
-    assert accepted_uploads(setting.process(per_minute), 3000) == min(3000, 2 * per_minute)
+    assert accepted_uploads(deployment.process(per_minute), 3000) == min(3000, 2 * per_minute)
 
 
 @pytest.mark.gen_test
-async def test_processes_share_their_limit(setting: Setting) -> None:
+async def test_processes_share_their_limit(deployment: Deployment) -> None:
     """A user has the rest of the limit at another process; over a minute both processes together obey the limit."""
-    one, other = setting.process(), setting.process()
+    one, other = deployment.process(), deployment.process()
     assert accepted_uploads(one, 100) == 100
     await one.synchronize()
     assert accepted_uploads(other, 1) == 1
@@ -114,7 +114,7 @@ async def test_processes_share_their_limit(setting: Setting) -> None:
     await one.synchronize()
     passed = 0
     for _ in range(600):
-        setting.clock.now += 0.1
+        deployment.clock.now += 0.1
         passed += accepted_uploads(one, 2) + accepted_uploads(other, 2)
         await one.synchronize()
         await other.synchronize()
@@ -123,62 +123,62 @@ async def test_processes_share_their_limit(setting: Setting) -> None:
 
 
 @pytest.mark.gen_test
-async def test_without_redis_each_process_counts_alone(setting: Setting) -> None:
+async def test_without_redis_each_process_counts_alone(deployment: Deployment) -> None:
     """An outage of Redis refuses no upload, and later uploads are not limited for those of the outage."""
-    limits = setting.process()
-    setting.shared.is_unavailable = True
+    limits = deployment.process()
+    deployment.shared.is_unavailable = True
     for _ in range(30):
         assert accepted_uploads(limits, 60) == 60
         await limits.synchronize()
-        setting.clock.now += 60
-    setting.shared.is_unavailable = False
+        deployment.clock.now += 60
+    deployment.shared.is_unavailable = False
     assert accepted_uploads(limits, 300) == 120
     await limits.synchronize()
-    setting.clock.now += 60
+    deployment.clock.now += 60
     assert accepted_uploads(limits, 300) == 60
 
 
 @pytest.mark.gen_test
-async def test_emptied_redis_allows_no_second_burst(setting: Setting) -> None:
+async def test_emptied_redis_allows_no_second_burst(deployment: Deployment) -> None:
     """After a FLUSHALL a process still counts the uploads that it has accepted."""
-    limits = setting.process()
+    limits = deployment.process()
     assert accepted_uploads(limits, 119) == 119
     await limits.synchronize()
-    setting.shared.empty_at.clear()
+    deployment.shared.empty_at.clear()
     assert accepted_uploads(limits, 300) == 1
     await limits.synchronize()
     assert accepted_uploads(limits, 300) == 0
 
 
 @pytest.mark.gen_test
-async def test_many_users_need_few_calls_and_are_forgotten(setting: Setting) -> None:
+async def test_many_users_need_few_calls_and_are_forgotten(deployment: Deployment) -> None:
     """Ten thousand users at once need fifty calls of Redis; a process forgets users with empty buckets."""
-    limits = setting.process()
+    limits = deployment.process()
     for number in range(10_000):
         limits.upload(f"user-{number}")
     await limits.synchronize()
-    assert setting.shared.calls == 10_000 / limits_module.BUCKETS_AT_ONCE
-    setting.clock.now += limits_module.SWEEP_SECONDS
+    assert deployment.shared.calls == 10_000 / limits_module.BUCKETS_AT_ONCE
+    deployment.clock.now += limits_module.SWEEP_SECONDS
     limits.upload("anna")
     await limits.synchronize()
     assert len(limits._known) == 1
 
 
-def test_known_buckets_are_bounded(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_buckets_are_bounded(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invented users or addresses do not fill the memory: the number of known buckets is bounded."""
     monkeypatch.setattr(limits_module, "BUCKETS_AT_MOST", 100)
-    limits = setting.process()
+    limits = deployment.process()
     for number in range(1000):
         limits.wrong_token(f"192.0.2.{number}")
     assert len(limits._known) == 100
 
 
-def test_flood_is_logged_once_a_minute(setting: Setting) -> None:
+def test_flood_is_logged_once_a_minute(deployment: Deployment) -> None:
     """The log line has the user and the number of lines left out since the last one, and needs no bucket."""
-    limits = setting.process()
+    limits = deployment.process()
     with structlog.testing.capture_logs() as lines:
         accepted_uploads(limits, 300)
-        setting.clock.now += 60
+        deployment.clock.now += 60
         accepted_uploads(limits, 300)
     assert [(line["limit"], line["userId"], line.get("repeated")) for line in lines] == [
         ("uploads", "anna", None),
@@ -206,9 +206,9 @@ def test_address_is_limited_by_its_network(address: str, network: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_process_without_shared_buckets_counts_alone(setting: Setting) -> None:
+async def test_process_without_shared_buckets_counts_alone(deployment: Deployment) -> None:
     """Without shared buckets a process limits its own uploads."""
-    limits = Limits({Limit.UPLOADS: 60}, NoBuckets(), setting.metrics, setting.clock)
+    limits = Limits({Limit.UPLOADS: 60}, NoBuckets(), deployment.metrics, deployment.clock)
     accepted_uploads(limits, 300)
     await limits.synchronize()
     assert accepted_uploads(limits, 300) == 0

@@ -1,4 +1,4 @@
-"""The checks at load find all faults of a plugin at once and name them as its author wrote them.
+"""The checks at load find all faults of a plugin at once, and name the functions and attributes of its author.
 
 A plugin of API version 1 that worked in spite of a fault still works.
 """

@@ -152,7 +152,7 @@ def test_log_to_a_closed_pipe_is_dropped() -> None:
     """If the reader of the log ends, the code that logs gets no error."""
     reader, writer = os.pipe()
     os.close(reader)
-    stream = open(writer, "w")  # noqa: SIM115  it cannot be closed without an error, which is the point
+    stream = open(writer, "w")  # noqa: SIM115  the test closes it, which raises an error
     configure(LogFormat.JSON, "INFO", stream)
     structlog.get_logger().info("job_claimed")
     logging.getLogger("tornado.general").error("late")
@@ -181,7 +181,7 @@ def test_log_goes_only_to_stderr() -> None:
 
 @pytest.mark.fault("O15")
 def test_repeated_line_is_written_once_a_minute_with_its_count() -> None:
-    """This is so for each cause separately; the next line has the number of lines that were left out."""
+    """Each cause is written once a minute; its next line has the number of lines that were left out."""
     written: list[dict[str, Any]] = []
     now = [0.0]
     throttled = ThrottledLog(lambda: now[0])

@@ -70,7 +70,7 @@ def test_reader_result_does_not_depend_on_the_pieces(seed: int) -> None:
 @pytest.mark.parametrize("preamble", [b"", b"\r\n"])
 @pytest.mark.parametrize("epilogue", [b"", b"\r\n", b"\r\nleft over"])
 def test_reader_accepts_every_valid_spelling(content_type: str, preamble: bytes, epilogue: bytes) -> None:
-    """Valid are quoted boundaries, any case, an empty line before the body and any bytes after it."""
+    """The reader accepts quoted boundaries, any case, an empty line before the body and any bytes after it."""
     body = preamble + b'--b\r\nCONTENT-DISPOSITION: form-data; NAME="category"\r\n\r\nlego\r\n--b--' + epilogue
     assert read(body, content_type)[0].fields == {"category": "lego"}
 

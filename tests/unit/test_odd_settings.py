@@ -85,7 +85,7 @@ def test_time_setting_is_a_finite_number(name: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.fault("E28")
 @pytest.mark.parametrize("name", SECRETS)
 def test_no_error_contains_a_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This is so for secrets with every kind of fault."""
+    """No error and no text of the settings contains a secret, for any fault of the secret."""
     for secret in ("s3cretWord", "s3cretWord://s3cretWord", "redis://u:s3cretWord@h:x/s3cretWord"):
         monkeypatch.setenv(name.upper(), secret)
         try:

@@ -31,7 +31,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.fault("O6")
 @pytest.mark.parametrize(("text", "plain"), HOSTILE.items(), ids=range(len(HOSTILE)))
 def test_text_is_plain_and_in_one_line(text: str, plain: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """This is so for a result, a notice, an error and a cell of a table."""
+    """A result, a notice, an error and a cell of a table are printed in one line without control characters."""
     output.say(text)
     output.say(text, output.BAD, label=f"{text} ")
     output.note(text)

@@ -130,7 +130,7 @@ async def test_invalid_picture_is_left_out_of_the_result(
 async def test_content_type_is_determined_by_the_bytes(
     pictures: ProcessedImages, plugin: BoundPlugin, metrics: Metrics, format: str, content_type: str
 ) -> None:
-    """The content type that the plugin returns does not count."""
+    """The bytes determine the content type; the content type that the plugin returns is ignored."""
     image = make_image(format)
     analysis = Analysis(processed_image=ProcessedImage(image, "image/x-lie"))
     checked = await pictures.without_refused(plugin, "analyze", analysis)
@@ -141,7 +141,7 @@ async def test_content_type_is_determined_by_the_bytes(
 @pytest.mark.parametrize("url", ["https://cdn.example/x.png", "http://10.0.0.7/x.png", "https://photos.example/x"])
 @pytest.mark.gen_test
 async def test_public_url_is_accepted(pictures: ProcessedImages, plugin: BoundPlugin, url: str) -> None:
-    """A URL with the host of the AI service is accepted too, even if this host is internal."""
+    """A public URL is accepted, and also one with the host of the AI service, even if this host is internal."""
     analysis = await pictures.without_refused(plugin, "analyze", Analysis(processed_image_url=url))
     assert analysis.processed_image_url == url
 

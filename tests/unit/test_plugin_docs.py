@@ -28,7 +28,7 @@ MODULES = {text.split("\n")[0].removeprefix("# "): text for language, text in BL
 
 
 def test_reference_is_what_the_command_prints() -> None:
-    """To repair it: put the output of `run.py plugins reference` between the two marks."""
+    """The reference is the output of `run.py plugins reference`. To repair it, put the output between the marks."""
     assert REFERENCE == "\n".join(reference_lines()) + "\n<!-- end of reference -->\n"
 
 

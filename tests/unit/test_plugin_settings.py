@@ -23,7 +23,10 @@ SECRET = "hunter2-and-then-some"
 
 
 def acme_settings(**variables: str) -> AcmeSettings:
-    """Return the settings that the plugin gets. variables: without PLUGIN_ACME_."""
+    """Return the settings that the plugin gets.
+
+    variables: names without PLUGIN_ACME_.
+    """
     given = {f"PLUGIN_ACME_{name}": value for name, value in {"API_KEY": SECRET, **variables}.items()}
     return Settings().with_plugin_variables(given).plugin("acme", AcmeSettings)
 
@@ -56,7 +59,7 @@ def test_values_are_converted_from_text() -> None:
     [("a", ("a",)), ("a,b", ("a", "b")), (" a , b ,", ("a", "b")), (",", ()), ("a b,c=d", ("a b", "c=d"))],
 )
 def test_lists_are_comma_separated(text: str, tags: tuple[str, ...]) -> None:
-    """This is so for tuples, lists and sets; spaces around the parts and empty parts are ignored."""
+    """Tuples, lists and sets are separated by commas; spaces around the parts and empty parts are ignored."""
     given = acme_settings(TAGS=text, HOSTS=text, PORTS="80, 81")
     assert (given.tags, given.hosts, given.ports) == (tags, frozenset(tags), [80, 81])
 

@@ -135,7 +135,7 @@ def requirements() -> dict[str, str]:
 
 @pytest.mark.fault("E29")
 def test_used_private_names_are_those_on_the_list() -> None:
-    """A new use must be added to the list, and a name that is no longer used must be removed from it."""
+    """The list has exactly the private names in use: a new one must be added, an unused one must be removed."""
     listed: dict[str, set[str]] = defaultdict(set)
     for files in (*USED.values(), HARMLESS):
         for file, names in files.items():

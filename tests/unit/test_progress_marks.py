@@ -29,7 +29,7 @@ from pipeline.commands.progress_marks import Marks
 def test_progress_is_a_state_that_was_never_reached_before(
     before: dict[str, Any], now: dict[str, Any], has_moved: bool, remark: str
 ) -> None:
-    """Each photo is compared with its own earlier states only."""
+    """A state is progress if this photo was never in it before; other photos do not count."""
     marks = Marks()
     marks.has_moved("one", before)
     assert marks.has_moved("one", now) is has_moved, remark

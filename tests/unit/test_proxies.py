@@ -88,7 +88,7 @@ def test_longest_chain_of_hops_is_read_completely() -> None:
 
 @pytest.mark.parametrize("entry", NOT_TRUSTED)
 def test_setting_refuses_an_entry_that_names_no_proxies(entry: str) -> None:
-    """Refused are texts that are no network, and the network of all addresses, which would trust every client."""
+    """The setting refuses texts that are no network, and networks of all addresses, which would trust every client."""
     with pytest.raises(ValidationError, match="TRUSTED_PROXIES"):
         Settings(trusted_proxies=f"10.0.0.1, {entry}")  # type: ignore[arg-type]
 

@@ -38,6 +38,6 @@ def test_instant_is_read(text: str, expected: str) -> None:
     ],
 )
 def test_instant_without_a_zone_is_refused(text: str) -> None:
-    """A blank does not count as a zone if the zone is missing or invalid."""
+    """An instant without a zone or with an invalid zone is refused, also if it has a blank."""
     with pytest.raises(ValueError):
         parse_instant(text)

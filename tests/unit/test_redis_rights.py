@@ -41,7 +41,7 @@ def used_by_python() -> set[str]:
 
 @pytest.mark.fault("O7")
 def test_all_commands_of_the_service_are_tried() -> None:
-    """A new command must be added to the list, and a command that is no longer used must be removed from it."""
+    """The list has exactly the commands in use: a new one must be added, an unused one must be removed."""
     granted = {each[0] for each in TRIED} | {*LISTENING, *WISHED}
     used = used_by_scripts() | used_by_python()
     assert used - granted == set(), "not in pipeline/commands/checks/redis_rights.py"

@@ -88,7 +88,7 @@ async def test_invalid_report_is_refused(share: Any, partial: Any, message: str)
 
 
 def test_analyze_with_a_progress_parameter_reports() -> None:
-    """The parameter is named `progress` and may have any default."""
+    """A provider reports its progress if `analyze` has a parameter named `progress`, with any default."""
 
     class Silent:
         async def analyze(self, request: Any) -> None: ...

@@ -100,7 +100,7 @@ async def test_connection_gets_early_events_after_it_starts() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.gen_test
-async def test_outbox_bound(frames: list[bytes], is_closed: bool, remark: str) -> None:
+async def test_outbox_is_bounded(frames: list[bytes], is_closed: bool, remark: str) -> None:
     """Three frames, or max_bytes with the frame being written, may wait; then only this connection is closed."""
     rooms, _ = make_rooms(max_bytes=1000 + 2 * FRAME_BYTES)
     slow, quick = await joined(rooms), await joined(rooms)

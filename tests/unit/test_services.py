@@ -51,7 +51,7 @@ def end(child: subprocess.Popen[str]) -> None:
 
 
 def old_file_pid(data_dir: Path) -> int | None:
-    """Return the pid in service.json, the file of earlier versions."""
+    """Return the process id in service.json, the file of earlier versions."""
     path = data_dir / "service.json"
     return int(json.loads(path.read_text())["pid"]) if path.exists() else None
 
@@ -74,7 +74,10 @@ def test_each_process_has_an_entry(tmp_path: Path) -> None:
 
 @pytest.mark.fault("O14")
 def test_file_of_a_killed_process_is_no_entry(tmp_path: Path) -> None:
-    """This is so even if another process has the same id, because the lock is free; reading removes the file."""
+    """The file of a killed process is no entry, even if another process has the same id: reading removes the file.
+
+    A reader knows it by the free lock.
+    """
     with process(tmp_path, "http://127.0.0.1:1") as child:
         child.kill()
         child.wait()

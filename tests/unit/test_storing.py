@@ -29,7 +29,7 @@ def make(io_loop: IOLoop) -> Iterator[Make]:
 @pytest.mark.parametrize("reason", ["its time has ended", "its caller was cancelled"])
 @pytest.mark.parametrize("kind", ["plain", "async", "async that ends at once"])
 async def test_image_of_an_abandoned_save_is_removed_when_the_save_ends(make: Make, kind: str, reason: str) -> None:
-    """This is so for a save in a thread, one that ignores its cancellation, and one that stores in spite of it."""
+    """The image is removed after a save in a thread, and after one that ignores its cancellation or stores after it."""
     loop = asyncio.get_running_loop()
     begun, released, deleted = asyncio.Event(), threading.Event(), asyncio.Event()
     stored: set[str] = set()

@@ -105,7 +105,7 @@ async def test_task_that_cannot_be_restarted_ends_the_process(logs: list[Any]) -
 
 @pytest.mark.gen_test
 async def test_end_of_a_finished_task_is_no_failure(logs: list[Any]) -> None:
-    """A task may return, like the one that opens the store."""
+    """A task that returns is not restarted and not down, like the one that opens the store."""
     supervisor = Supervisor()
     watched = supervisor.start("opening", lambda: asyncio.sleep(0))
     assert watched.task is not None

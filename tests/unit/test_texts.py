@@ -79,7 +79,7 @@ def test_clean_is_fast_for_hostile_texts(unit: str) -> None:
     ],
 )
 def test_mask_hides_texts_that_look_like_a_secret(text: str, expected: str) -> None:
-    """The rest of the text stays, because an operator needs it. test_logs.py has more rows."""
+    """mask hides secrets and leaves the rest of the text, which an operator needs. test_logs.py has more rows."""
     assert mask(text) == expected
 
 
@@ -136,7 +136,7 @@ class Falsy(Exception):
     ids=lambda each: repr(each)[:40] if not isinstance(each, str) else each[:30],
 )  # fmt: skip
 def test_cause_is_type_and_text(error: Exception, expected: str, remark: str) -> None:
-    """The cause is one line that may be shown to an operator."""
+    """The cause is one line with the type and the text of the error, which may be shown to an operator."""
     assert cause_of(error) == expected, remark
 
 

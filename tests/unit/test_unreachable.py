@@ -119,7 +119,7 @@ EVERY_CLIENT = pytest.mark.parametrize("client", CLIENTS)
 
 
 async def failure(client: str, url: str, seconds: float = 5) -> Exception:
-    """Return the exception of the client, as a plugin raises it that does not wrap it."""
+    """Return the exception of the client, unwrapped, as a plugin may raise it."""
     try:
         await CLIENTS[client](url, seconds)
     except Exception as error:
@@ -131,21 +131,21 @@ async def failure(client: str, url: str, seconds: float = 5) -> Exception:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @pytest.mark.gen_test
 async def test_refused_connection_was_not_reached(client: str, host: str, closed_port: int) -> None:
-    """This is so for each library and its exceptions, also for a name with several addresses."""
+    """The exception of each library for a refused connection is unreachable, also for a name with several addresses."""
     assert is_unreachable(await failure(client, f"http://{host}:{closed_port}"))
 
 
 @EVERY_CLIENT
 @pytest.mark.gen_test(timeout=20)
 async def test_unknown_name_was_not_reached(client: str) -> None:
-    """DNS failed before a request was sent."""
+    """A name that DNS does not find is unreachable, because no request was sent."""
     assert is_unreachable(await failure(client, "http://unknown.invalid:80"))
 
 
 @pytest.mark.parametrize("client", ["aiohttp", "httpx", "httpx in a thread", "requests", "urllib3", "urllib"])
 @pytest.mark.gen_test
 async def test_failed_tls_handshake_was_not_reached(client: str) -> None:
-    """A server that speaks plain HTTP on an https:// address has received no request."""
+    """A server that speaks plain HTTP on an https:// address is unreachable, because it has received no request."""
     async with Server(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n") as port:
         assert is_unreachable(await failure(client, f"https://127.0.0.1:{port}"))
 
@@ -157,7 +157,7 @@ HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc"
 @pytest.mark.parametrize("answer", [None, b"", HALF], ids=["reset", "cut", "half a reply"])
 @pytest.mark.gen_test
 async def test_connection_lost_after_the_request_was_reached(client: str, answer: bytes | None) -> None:
-    """The photo itself may have crashed the server, so the job must not be retried for ever."""
+    """A connection lost after the request is not unreachable: the photo itself may have crashed the server."""
     async with Server(answer) as port:
         assert not is_unreachable(await failure(client, f"http://127.0.0.1:{port}"))
 
@@ -165,7 +165,7 @@ async def test_connection_lost_after_the_request_was_reached(client: str, answer
 @EVERY_CLIENT
 @pytest.mark.gen_test
 async def test_timeout_of_the_reply_was_reached(client: str) -> None:
-    """The server has accepted the request and works on it, or hangs."""
+    """A timeout of the reply is not unreachable: the server has accepted the request and works on it, or hangs."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert not is_unreachable(await failure(client, f"http://127.0.0.1:{silent.getsockname()[1]}", 0.2))
 
@@ -173,7 +173,7 @@ async def test_timeout_of_the_reply_was_reached(client: str) -> None:
 @pytest.mark.parametrize("client", ["aiohttp", "httpx", "requests", "urllib3"])
 @pytest.mark.gen_test(timeout=20)
 async def test_timeout_of_the_connection_was_not_reached(client: str) -> None:
-    """A host behind a firewall drops all packets: the libraries have a separate exception for this timeout."""
+    """A timeout of the connection is unreachable: the libraries have a separate exception for it."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         waiting = []

@@ -57,7 +57,7 @@ WEAK_SECRETS = {
 @pytest.mark.fault("R17")
 @pytest.mark.parametrize("secret", WEAK_SECRETS.values(), ids=WEAK_SECRETS.keys())
 def test_weak_secret_is_refused(secret: str) -> None:
-    """The error does not contain the secret."""
+    """A weak secret is refused with an error that does not contain it."""
     with pytest.raises(ValidationError) as caught:
         Settings(jwt_secret=secret)
     text = caught.value.errors(include_input=False)[0]["msg"]
@@ -91,7 +91,7 @@ def test_random_secrets_are_accepted() -> None:
     ],
 )
 def test_unsuitable_public_key_is_refused(key: str, reason: str) -> None:
-    """The error names the reason."""
+    """A key of the wrong type or size is refused with an error that names the reason."""
     with pytest.raises(ConfigurationError) as caught:
         read_public_keys(key)
     assert caught.value.message.startswith(f"JWT_PUBLIC_KEY {reason}")
@@ -116,7 +116,7 @@ def test_strong_public_key_is_accepted(key: Any, algorithm: str) -> None:
     ],
 )
 def test_private_key_instead_of_the_public_one_is_refused(key: str) -> None:
-    """The error does not show the key."""
+    """A private key is refused with an error that does not show it."""
     with pytest.raises(ValidationError) as caught:
         Settings(jwt_public_key=key)
     text = caught.value.errors(include_input=False)[0]["msg"]
@@ -143,7 +143,7 @@ def test_private_key_instead_of_the_public_one_is_refused(key: str) -> None:
     ],
 )
 def test_key_set_comes_over_https_or_from_this_machine(url: str, is_safe: bool) -> None:
-    """Another URL is refused, because an attacker who can change the key set could make tokens."""
+    """Another URL is refused, because a changed key set would allow an attacker to make tokens."""
     if is_safe:
         assert Settings(jwt_jwks_url=url).jwt_jwks_url == url
         return
