@@ -1,5 +1,7 @@
-"""Runs a command under what a unit of deploy/systemd restricts, as far as a process can do that to itself: its system
-calls and memory that is both written and executed. By systemd-analyze and libseccomp, without systemd.
+"""Runs a command under the restrictions of a unit file of deploy/systemd, without systemd.
+
+A process can put two of them on itself: the allowed system calls (listed by systemd-analyze, set by libseccomp), and no
+memory that is both writable and executable.
 
 python -m tests.deploy.confined UNIT COMMAND ...
 """
@@ -20,33 +22,33 @@ PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
 REFUSE, ALLOW, EPERM = 0x00050000, 0x7FFF0000, 1
 
 
-def calls(name: str) -> set[str]:
+def system_calls(name: str) -> set[str]:
     """Return the system calls of a set like @system-service."""
     if not name.startswith("@"):
         return {name}
     command = [program("systemd-analyze"), "syscall-filter", name]
     listed = subprocess.run(command, capture_output=True, text=True, check=True)
     members = re.findall(r"^    ([@\w-]+)$", listed.stdout, re.MULTILINE)
-    return set().union(*map(calls, members))
+    return set().union(*map(system_calls, members))
 
 
-def allowed(unit: str) -> set[str]:
-    """Return what SystemCallFilter of a unit lets through."""
+def allowed_calls(unit: str) -> set[str]:
+    """Return the system calls that SystemCallFilter of a unit allows."""
     found: set[str] = set()
     for sign, names in re.findall(r"^SystemCallFilter=(~?)(.+)$", unit, re.MULTILINE):
-        named = set().union(*map(calls, names.split()))
+        named = set().union(*map(system_calls, names.split()))
         found = found - named if sign else found | named
     return found
 
 
 def confine(unit: str) -> None:
-    """Restrict this process and all it starts."""
+    """Restrict this process and all processes that it starts."""
     if "MemoryDenyWriteExecute=yes" in unit:
         ctypes.CDLL(None).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0)
     seccomp = ctypes.CDLL("libseccomp.so.2")
     seccomp.seccomp_init.restype = ctypes.c_void_p
     rules = ctypes.c_void_p(seccomp.seccomp_init(ctypes.c_uint32(REFUSE | EPERM)))
-    for name in allowed(unit):
+    for name in allowed_calls(unit):
         if (number := seccomp.seccomp_syscall_resolve_name(name.encode())) >= 0:
             assert seccomp.seccomp_rule_add(rules, ctypes.c_uint32(ALLOW), number, 0) == 0
     assert seccomp.seccomp_load(rules) == 0

@@ -1,8 +1,8 @@
-"""The container image as .ci/image has built it, and its processes as a container engine runs them.
+"""The container image that .ci/image has built, and its processes as a container engine runs them.
 
-`buildah run` cannot make the root read-only without a container runtime. So a process is started here as those do it:
-in namespaces of its own for mounts and processes, as process 1 without capabilities, with the image mounted read-only,
-/data as a volume and /tmp in memory. Only the network is the machine's.
+`buildah run` cannot make the root read-only without a container runtime. So this module starts a process as a runtime
+does: in its own namespaces for mounts and processes, as process 1 without capabilities, with the image mounted
+read-only, /data as a volume and /tmp in memory. Only the network is that of the machine.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def buildah(*arguments: str) -> str:
 
 
 class Image:
-    """A working container made of the image, with its files mounted; `with` removes it."""
+    """A working container made from the image, with its files mounted; `with` removes it."""
 
     def __init__(self) -> None:
         self.name = os.environ.get("PIPELINE_IMAGE", "")
         require(bool(self.name), "needs an image: .ci/image makes one, PIPELINE_IMAGE names it")
         self.container = buildah("from", "--pull-never", self.name)
         self.files = Path(buildah("mount", self.container))
-        found = json.loads(buildah("inspect", "--type", "image", self.name))
-        self.config: dict[str, Any] = found["Docker"]["config"]
-        self.history = "\n".join(each.get("created_by", "") for each in found["Docker"]["history"])
-        self.layer_bytes = [int(each["size"]) for each in json.loads(found["Manifest"])["layers"]]
+        inspected = json.loads(buildah("inspect", "--type", "image", self.name))
+        self.config: dict[str, Any] = inspected["Docker"]["config"]
+        self.history = "\n".join(each.get("created_by", "") for each in inspected["Docker"]["history"])
+        self.layer_bytes = [int(each["size"]) for each in json.loads(inspected["Manifest"])["layers"]]
 
     def __enter__(self) -> Image:
         return self
@@ -66,10 +66,10 @@ class Image:
         return dict(each.split("=", 1) for each in self.config["Env"])
 
     def start_command(self, folder: Path, user: int) -> list[str]:
-        """Return what starts a process on a read-only root; what it runs is to be appended.
+        """Return the command that starts a process on a read-only root; the caller appends the command of the process.
 
-        folder: gets an empty folder `root` and the volume `data`, made as an engine makes it: with the rights that
-        /data has in the image.
+        folder: gets an empty folder `root` and the volume `data`. Like an engine, the function gives the volume the
+        owner and the rights that /data has in the image.
         """
         root, volume = folder / "root", folder / "data"
         root.mkdir(exist_ok=True)
@@ -84,8 +84,8 @@ class Image:
     def run(self, folder: Path, user: int, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command on a read-only root."""
         variables = self.variables | {"PATH": os.environ["PATH"]} | environment
-        whole = [*self.start_command(folder, user), *command]
-        return subprocess.run(whole, env=variables, capture_output=True, text=True, timeout=120, check=False)
+        full_command = [*self.start_command(folder, user), *command]
+        return subprocess.run(full_command, env=variables, capture_output=True, text=True, timeout=120, check=False)
 
 
 class ContainerService(Service):
@@ -97,5 +97,5 @@ class ContainerService(Service):
         self.environment = image.variables | self.environment | {"DATA_DIR": "/data", "PATH": os.environ["PATH"]}
 
     def signal(self, number: Signals) -> None:
-        """Send the signal to the process 1 itself."""
+        """Send the signal to process 1 of the container, the child of `unshare`."""
         os.kill(children(self.pid)[0], number)

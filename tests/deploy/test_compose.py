@@ -1,4 +1,4 @@
-"""compose.yaml as Compose itself reads it: valid, without default passwords, restrained, and with our settings."""
+"""compose.yaml as Compose reads it: valid, without default passwords, with restricted containers and our settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MB = 1024 * 1024
 
 
 def copied(folder: Path) -> Path:
-    """Copy what compose.yaml needs to where a test may make its .env."""
+    """Copy the files that compose.yaml needs to a folder where a test may make its .env."""
     for name in ("deploy", "grafana"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(".env", "service.env"))
     return folder
@@ -57,13 +57,13 @@ def run(*command: object, checkout: Path) -> subprocess.CompletedProcess[str]:
 
 
 def config(checkout: Path) -> subprocess.CompletedProcess[str]:
-    """Run what stands for `docker compose config`: the library that Compose reads its files with."""
+    """Run `compose-config`, which does what `docker compose config` does: it uses the library of Compose."""
     return run(program("compose-config", hint=".ci/run makes it"), checkout / "deploy/compose.yaml", checkout=checkout)
 
 
 @pytest.fixture(scope="module")
 def model(ready: Path) -> Model:
-    """The file with all that stands in it for other things put in."""
+    """The content of the file, with the values of .env put in."""
     done = config(ready)
     assert done.returncode == 0, done.stderr
     read: Model = json.loads(done.stdout)
@@ -71,22 +71,22 @@ def model(ready: Path) -> Model:
 
 
 def settings_of(service: Model) -> Settings:
-    """Return the settings of a service of ours; no variable may be unknown."""
+    """Return the settings of one of our services; no variable may be unknown."""
     given = {name.lower(): value for name, value in service["environment"].items()}
     assert given.keys() <= Settings.model_fields.keys()
     return Settings(host="0.0.0.0", data_dir=Path("/data"), **given)
 
 
-def test_compose_names_the_step_that_was_left_out(checkout: Path) -> None:
-    """Without .env nothing starts, and the message names what makes it; no password has a default."""
+def test_compose_without_env_names_the_missing_step(checkout: Path) -> None:
+    """Without .env nothing starts, and the message names the command that makes .env; no password has a default."""
     done = config(checkout)
     assert done.returncode != 0 and "run deploy/new-env first" in done.stderr
     variables = set(re.findall(r"\$\{(\w+)", (ROOT / "deploy/compose.yaml").read_text()))
     assert set(SECRETS) < variables and all(name in done.stderr for name in variables)
 
 
-def test_new_env_makes_other_passwords_each_time_and_keeps_those_there_are(checkout: Path) -> None:
-    """Long random ones that only their owner can read; a second call changes nothing."""
+def test_new_env_makes_new_passwords_each_time_and_overwrites_none(checkout: Path) -> None:
+    """The passwords are long and random, only the owner can read the file, and a second call does not change it."""
     made = []
     for _ in range(2):
         assert run("deploy/new-env", checkout=checkout).returncode == 0
@@ -95,14 +95,14 @@ def test_new_env_makes_other_passwords_each_time_and_keeps_those_there_are(check
         values = dict(line.split("=", 1) for line in file.read_text().splitlines() if not line.startswith("#"))
         assert all(re.fullmatch("[0-9a-f]{64}", values[name]) for name in SECRETS)
         made.append(tuple(values[name] for name in SECRETS))
-        again = run("deploy/new-env", "photos.example.com", checkout=checkout)
-        assert again.returncode == 1 and "PUBLIC_URL=http://localhost:8080" in file.read_text()
+        second_call = run("deploy/new-env", "photos.example.com", checkout=checkout)
+        assert second_call.returncode == 1 and "PUBLIC_URL=http://localhost:8080" in file.read_text()
         file.unlink()
     assert len({*made[0], *made[1]}) == 2 * len(SECRETS)
 
 
-def test_compose_for_the_internet(checkout: Path) -> None:
-    """With a host name Caddy listens on the ports of the web, and the service knows its address."""
+def test_compose_with_a_host_name_serves_the_internet(checkout: Path) -> None:
+    """With a host name Caddy listens on ports 80 and 443, and the service has this name in its address."""
     assert run("deploy/new-env", "photos.example.com", checkout=checkout).returncode == 0
     services = json.loads(config(checkout).stdout)["services"]
     published = [(port.get("host_ip"), port["published"]) for port in services["caddy"]["ports"]]
@@ -111,8 +111,8 @@ def test_compose_for_the_internet(checkout: Path) -> None:
     assert settings_of(services["pipeline-1"]).served_at == "https://photos.example.com"
 
 
-def test_compose_has_settings_of_ours(model: Model) -> None:
-    """Both processes are configured alike, share their queue, assets and images, and users take turns."""
+def test_compose_gives_both_services_the_same_settings(model: Model) -> None:
+    """Both processes have the same settings and share queue, assets and images; the queue is fair between users."""
     first, second = (model["services"][name] for name in OURS)
     assert first == second
     settings = settings_of(first)
@@ -126,22 +126,22 @@ def test_compose_has_settings_of_ours(model: Model) -> None:
 
 
 def test_compose_has_room_for_all_jobs(model: Model) -> None:
-    """Valkey holds MAX_BACKLOG jobs, and refuses writes before its container runs out of memory and is killed."""
+    """Valkey can store MAX_BACKLOG jobs. It refuses writes before its container runs out of memory and is killed."""
     valkey = model["services"]["valkey"]
     (most,) = re.findall(r"--maxmemory (\d+)gb ", valkey["command"][-1])
     assert settings_of(model["services"]["pipeline-1"]).max_backlog * 600 < int(most) * 1024 * MB
-    # The rest is for a copy of what changes while the append-only file is written anew.
+    # The rest is for copies of the data that change while Valkey rewrites the append-only file.
     assert int(valkey["mem_limit"]) >= 1.5 * int(most) * 1024 * MB
 
 
 @pytest.mark.parametrize("name", [*OURS, "caddy", "valkey", "mongo", "prometheus", "grafana"])
-def test_compose_restrains(model: Model, name: str) -> None:
-    """Nothing can write its root, gain rights, take all memory or fill the disk with its log; all restart."""
+def test_compose_restricts_each_container(model: Model, name: str) -> None:
+    """No container can write its root, gain rights, use all memory or fill the disk with its log; all restart."""
     service = model["services"][name]
     assert service["read_only"] and service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"] and service["restart"] == "unless-stopped"
     assert int(service["mem_limit"]) >= 256 * MB and service["pids_limit"] and service["logging"]["options"]["max-size"]
-    # That of the service comes with its image.
+    # The health check of the service is in its image.
     assert name in OURS or service["healthcheck"]["test"]
     public = [port for port in service.get("ports", []) if not str(port.get("host_ip", "")).startswith("127.")]
     assert public == []
@@ -149,7 +149,7 @@ def test_compose_restrains(model: Model, name: str) -> None:
 
 
 def test_compose_mounts_files_that_exist(model: Model, ready: Path) -> None:
-    """A bind mount of a missing file would quietly become an empty folder; all of them are read-only."""
+    """Each bind mount is read-only and its file exists: Compose would make an empty folder for a missing file."""
     mounts = [each for service in model["services"].values() for each in service.get("volumes", [])]
     binds = [each for each in mounts if each["type"] == "bind"]
     assert len(binds) >= 7
@@ -161,8 +161,8 @@ def test_compose_mounts_files_that_exist(model: Model, ready: Path) -> None:
     assert (Path(build["context"]), build["dockerfile"]) == (ready, "deploy/Containerfile")
 
 
-def test_compose_gives_valkey_its_password(model: Model, tmp_path: Path) -> None:
-    """The command in the file starts a server that asks for the password, and shows it in no list of processes."""
+def test_compose_protects_valkey_with_a_password(model: Model, tmp_path: Path) -> None:
+    """The command in the file starts a server that requires the password; the list of processes does not show it."""
     valkey, port = model["services"]["valkey"], free_port()
     (tmp_path / "valkey-server").symlink_to(find_server())
     script = valkey["command"][-1].replace("$$", "$").replace("/data", f"{tmp_path} --port {port}")
@@ -170,8 +170,8 @@ def test_compose_gives_valkey_its_password(model: Model, tmp_path: Path) -> None
     with subprocess.Popen([*valkey["command"][:-1], script], env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if b"Ready to accept connections" in line)
-        with pytest.raises(AuthenticationError), Redis(port=port) as stranger:
-            stranger.ping()
+        with pytest.raises(AuthenticationError), Redis(port=port) as unauthenticated:
+            unauthenticated.ping()
         password = valkey["environment"]["VALKEY_PASSWORD"]
         with Redis(port=port, password=password) as client:
             assert client.config_get("appendonly") == {"appendonly": "yes"}
@@ -183,7 +183,7 @@ def test_compose_gives_valkey_its_password(model: Model, tmp_path: Path) -> None
 def test_compose_processes_share_images(
     model: Model, tmp_path: Path, redis_url: str, mongo_uri: str, ai_service: AiService
 ) -> None:
-    """With the settings of the file and one volume: what one process stores the other shows and deletes."""
+    """With the settings of the file and one volume, one process stores an image and the other shows and deletes it."""
     environment = model["services"]["pipeline-1"]["environment"] | {"REDIS_URL": redis_url, "MONGODB_URI": mongo_uri}
     environment |= {"JWT_SECRET": SECRET, "LAME_DUCK_SECONDS": "0"}
     one, two = (Service(tmp_path / "data", ai_service.url, **environment) for _ in OURS)
@@ -196,8 +196,8 @@ def test_compose_processes_share_images(
         assert [each.get(path).status_code for each in (one, two)] == [404, 404]
 
 
-def test_compose_is_watched(model: Model, ready: Path) -> None:
-    """Prometheus takes the configuration, asks both processes, and is where Grafana looks for it."""
+def test_compose_is_monitored(model: Model, ready: Path) -> None:
+    """Prometheus accepts its configuration and scrapes both processes; Grafana has the address of Prometheus."""
     promtool = program("promtool", hint="apt install prometheus")
     shutil.copy(ready / "grafana/alerts.yml", ready / "deploy/compose/")
     done = run(promtool, "check", "config", ready / "deploy/compose/prometheus.yml", checkout=ready)
@@ -210,8 +210,8 @@ def test_compose_is_watched(model: Model, ready: Path) -> None:
     assert [each["url"] for each in sources] == ["http://prometheus:9090"]
 
 
-def test_compose_proxy_takes_our_file(model: Model, ready: Path) -> None:
-    """Caddy accepts its file with what compose.yaml gives it, and sends to both processes."""
+def test_compose_proxy_accepts_our_caddyfile(model: Model, ready: Path) -> None:
+    """Caddy accepts the Caddyfile with the variables of compose.yaml, and sends requests to both processes."""
     given = model["services"]["caddy"]["environment"]
     command = [program("caddy"), "adapt", "--config", str(ready / "deploy/caddy/Caddyfile")]
     done = subprocess.run(command, env=inherited() | given, capture_output=True, text=True, check=False)

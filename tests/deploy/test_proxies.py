@@ -1,5 +1,6 @@
-"""The nginx and Caddy files of deploy/, each really in front of two processes: what comes through, what a proxy says
-itself, and restarts that nobody notices.
+"""The nginx and Caddy files of deploy/, each in front of two real processes.
+
+The tests check the requests that a proxy passes on, its own replies, and restarts that cause no failed request.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def proxies(instances: Instances, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(params=KINDS)
 def proxy(request: pytest.FixtureRequest, proxies: dict[str, Proxy]) -> Proxy:
-    """Each of them in turn."""
+    """One proxy after the other."""
     return proxies[request.param]
 
 
@@ -64,7 +65,7 @@ def upload(url: str, image: bytes, sub: str = "user-1") -> httpx.Response:
 
 
 def test_files_are_valid(tmp_path: Path) -> None:
-    """`nginx -t` and `caddy validate` take them without a warning, and `caddy fmt` has nothing to change."""
+    """`nginx -t` and `caddy validate` accept the files without a warning, and `caddy fmt` changes nothing."""
     nginx = subprocess.run([*Nginx(tmp_path, (1, 2)).command, "-t"], capture_output=True, text=True)
     assert nginx.returncode == 0 and "warn" not in nginx.stderr, nginx.stderr
     for command in (["validate", "--adapter", "caddyfile", "--config"], ["fmt", "--diff"]):
@@ -72,9 +73,10 @@ def test_files_are_valid(tmp_path: Path) -> None:
         assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_silences_are_shorter_than_the_proxies_wait() -> None:
-    """The longest poll and the pings of sockets stay under nginx's limit; Caddy has none. Connections to a process that
-    leaves are gone before it goes.
+def test_timeouts_of_proxies_fit_the_service() -> None:
+    """The longest poll and the ping interval are shorter than nginx's read limit; Caddy has none.
+
+    Both proxies close their idle connections to a process before this process ends.
     """
     limits = dict(re.findall(r"(\w+_timeout) (\d+)s;", NGINX_CONF.read_text()))
     assert int(limits["proxy_read_timeout"]) > max(MAX_WAIT_SECONDS, PING_SECONDS)
@@ -83,15 +85,15 @@ def test_silences_are_shorter_than_the_proxies_wait() -> None:
 
 
 @pytest.mark.fault("O12")
-def test_large_photo_comes_through(proxy: Proxy) -> None:
-    """9.9 MB are accepted."""
+def test_large_photo_is_accepted_through_the_proxy(proxy: Proxy) -> None:
+    """The proxy and the service accept 9.9 MB."""
     assert upload(proxy.url, make_noise_image(int(9.9 * MEGABYTE))).status_code == 202
 
 
 @pytest.mark.fault("O12")
 @pytest.mark.parametrize("megabytes", [11, 17])
-def test_photo_over_the_limit_gets_the_services_answer(proxy: Proxy, instances: Instances, megabytes: int) -> None:
-    """Also where the proxy refuses the body before the service sees it."""
+def test_photo_over_the_limit_gets_the_reply_of_the_service(proxy: Proxy, instances: Instances, megabytes: int) -> None:
+    """The client gets the reply of the service, also if the proxy refuses the body before the service gets it."""
     image = bytes(megabytes * MEGABYTE)
     refused, directly = upload(proxy.url, image), upload(instances.services[0].url, image)
     assert (refused.status_code, refused.json()) == (directly.status_code, directly.json())
@@ -99,8 +101,8 @@ def test_photo_over_the_limit_gets_the_services_answer(proxy: Proxy, instances: 
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_sockets_streams_and_polls_come_through(proxy: Proxy) -> None:
-    """A socket and a stream get their first frame at once and the event when it comes, a poll its answer."""
+async def test_proxy_passes_sockets_streams_and_polls(proxy: Proxy) -> None:
+    """A socket and a stream get their first frame at once and later the event of the photo; a poll gets its reply."""
     sub = f"reader-{proxy.name}"
     headers = {"Authorization": f"Bearer {make_token(sub)}"}
     async with (
@@ -127,21 +129,22 @@ async def frame_of(stream: aiohttp.ClientResponse) -> str:
 
 
 def test_no_token_is_logged(proxy: Proxy) -> None:
-    """Neither those of headers and subprotocols, nor the ticket of a stream."""
+    """The log has no token of a header or subprotocol and no ticket of a stream."""
     token, ticket = make_token("logged"), "ticket-that-is-none"
     headers = {"Authorization": f"Bearer {token}", "Sec-WebSocket-Protocol": f"pipeline.v1, bearer.{token}"}
     assert httpx.get(f"{proxy.url}/api/assets", headers=headers).status_code == 200
     assert httpx.get(f"{proxy.url}/api/events", params={"ticket": ticket}).status_code == 401
-    # It answers before it logs.
+    # A proxy sends its reply before it logs.
     wait_until(lambda: "/api/events" in proxy.log)
     assert token not in proxy.log and ticket not in proxy.log
 
 
 @pytest.mark.gen_test(timeout=180)
 @pytest.mark.fault("O12")
-async def test_rolling_restart_is_noticed_by_nobody(instances: Instances, proxies: dict[str, Proxy]) -> None:
-    """Both processes restart under uploads and sockets: no request fails, no event is lost; nor is the photo of a slow
-    phone, which takes longer than a process has before it goes.
+async def test_rolling_restart_loses_no_request_and_no_event(instances: Instances, proxies: dict[str, Proxy]) -> None:
+    """Both processes restart during uploads and with open sockets: no request fails and no event is lost.
+
+    A slow phone's upload also succeeds, though it takes longer than a process has before it ends.
     """
     async with AsyncExitStack() as clients:
         loads = [await clients.enter_async_context(Load(proxy.url)) for proxy in proxies.values()]
@@ -159,19 +162,19 @@ async def test_rolling_restart_is_noticed_by_nobody(instances: Instances, proxie
 
 
 @pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
-def test_service_is_told_where_a_request_comes_from(tmp_path: Path, kind: type[Proxy]) -> None:
-    """Host, address and protocol as the client had them, whatever it writes there itself."""
+def test_proxy_sends_host_address_and_protocol_of_the_client(tmp_path: Path, kind: type[Proxy]) -> None:
+    """The service gets the client's real host, address and protocol, even if the client sends its own headers."""
     with running_in_thread() as receiver, kind(tmp_path, (receiver.port, receiver.port)) as proxy:
         assert httpx.get(f"{proxy.url}/api/assets", headers={"X-Forwarded-For": "6.6.6.6"}).status_code == 204
-        (told,) = [request.headers for request in receiver.requests if request.path == "/api/assets"]
-        assert told["Host"] == told["X-Forwarded-Host"] == f"127.0.0.1:{proxy.port}"
-        assert (told["X-Forwarded-For"], told["X-Forwarded-Proto"]) == ("127.0.0.1", "http")
-        assert "upgrade" not in told.get("Connection", "").lower()
+        (headers,) = [request.headers for request in receiver.requests if request.path == "/api/assets"]
+        assert headers["Host"] == headers["X-Forwarded-Host"] == f"127.0.0.1:{proxy.port}"
+        assert (headers["X-Forwarded-For"], headers["X-Forwarded-Proto"]) == ("127.0.0.1", "http")
+        assert "upgrade" not in headers.get("Connection", "").lower()
 
 
 @pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
-def test_numbers_and_console_are_for_operators(tmp_path: Path, kind: type[Proxy]) -> None:
-    """From a network that the file does not name they are refused, in the envelope, however their path is written."""
+def test_metrics_and_console_are_for_operators(tmp_path: Path, kind: type[Proxy]) -> None:
+    """The proxy refuses clients of other networks in the error envelope, for each way to write the path."""
     changes: dict[str, Any] = {"changes": {"allow 127.0.0.1;": ""}} if kind is Nginx else {}
     with running_in_thread() as receiver:
         proxy = kind(tmp_path, (receiver.port, receiver.port), **changes)
@@ -184,8 +187,8 @@ def test_numbers_and_console_are_for_operators(tmp_path: Path, kind: type[Proxy]
 
 
 @pytest.mark.fault("O12")
-def test_upload_that_one_process_refuses_goes_to_the_other(tmp_path: Path) -> None:
-    """nginx sends it again, with an Idempotency-Key of its own where the client has none, the same both times."""
+def test_upload_that_one_process_refuses_is_sent_to_the_other(tmp_path: Path) -> None:
+    """nginx repeats the upload at the other process with the same Idempotency-Key, and makes one if there is none."""
     with (
         running_in_thread() as first,
         running_in_thread() as second,
@@ -202,8 +205,8 @@ def test_upload_that_one_process_refuses_goes_to_the_other(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", [Nginx, Caddy], ids=KINDS)
-def test_proxy_alone_answers_in_the_envelope(tmp_path: Path, kind: type[Proxy]) -> None:
-    """No process is there: 503 with Retry-After and the contract's code, for an upload too."""
+def test_proxy_without_a_process_replies_in_the_envelope(tmp_path: Path, kind: type[Proxy]) -> None:
+    """If no process runs, also an upload gets 503 with Retry-After and the error code of the contract."""
     with kind(tmp_path, (free_port(), free_port())) as alone:
         reply = upload(alone.url, make_image())
         assert (reply.status_code, reply.headers["Retry-After"]) == (503, "2")
@@ -214,8 +217,8 @@ def test_proxy_alone_answers_in_the_envelope(tmp_path: Path, kind: type[Proxy]) 
         }
 
 
-def test_nginx_speaks_http_2(tmp_path: Path, instances: Instances) -> None:
-    """With a certificate, and `http2` in its line, a large upload comes over HTTP/2."""
+def test_nginx_accepts_an_upload_over_http_2(tmp_path: Path, instances: Instances) -> None:
+    """With a certificate and `http2` in its `listen` line, nginx accepts a large upload over HTTP/2."""
     authority = Authority(tmp_path, "authority")
     authority.server_context("127.0.0.1")
     (certificate,) = tmp_path.glob("127.0.0.1-*.pem")

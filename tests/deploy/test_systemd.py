@@ -1,5 +1,4 @@
-"""The units of deploy/systemd: what systemd says of them, that the service runs under what they restrict, and what it
-tells systemd.
+"""The units of deploy/systemd: systemd accepts them, and the service runs under their restrictions and notifies it.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from tests.requirements import program
 from tests.service import ROOT, Service
 
 UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
-# Tenths of systemd's points, of 100: below 20 it says "OK", above 40 "MEDIUM".
+# Tenths of systemd's exposure points, at most 100: below 20 systemd prints "OK", above 40 "MEDIUM".
 EXPOSURE = 15
-# Keys that systemd of Debian bookworm does not know yet, and ignores.
+# Keys that systemd of Debian bookworm does not have yet, and ignores.
 NEW_KEYS = ("RestartSteps", "RestartMaxDelaySec")
 
 
@@ -29,19 +28,19 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
-def test_systemd_takes_the_unit(tmp_path: Path, path: Path) -> None:
-    """`systemd-analyze verify` finds nothing, and `security` little that is left open."""
+def test_systemd_accepts_the_unit(tmp_path: Path, path: Path) -> None:
+    """`systemd-analyze verify` finds no fault, and `security` reports an exposure below EXPOSURE."""
     unit = tmp_path / path.name
     unit.write_text(path.read_text().replace("/opt/pipeline/bin/pipeline", sys.executable))
     verified = analyze("verify", str(unit).replace("@.", "@1."))
-    said = [line for line in verified.stderr.splitlines() if not any(f"'{key}'" in line for key in NEW_KEYS)]
-    assert (verified.returncode, said) == (0, [])
-    judged = analyze("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE}", str(unit))
-    assert judged.returncode == 0, judged.stdout
+    messages = [line for line in verified.stderr.splitlines() if not any(f"'{key}'" in line for key in NEW_KEYS)]
+    assert (verified.returncode, messages) == (0, [])
+    checked = analyze("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE}", str(unit))
+    assert checked.returncode == 0, checked.stdout
 
 
-def test_units_differ_only_in_what_they_are_for() -> None:
-    """The settings of both are the same, but for those of one port; there is time enough for the end."""
+def test_units_differ_only_in_description_and_environment() -> None:
+    """Both units are the same except for these keys, and TimeoutStopSec is long enough for the shutdown."""
     lines = [{line for line in path.read_text().splitlines() if line and line[0] != "#"} for path in UNITS]
     assert {line.partition("=")[0] for line in lines[0] ^ lines[1]} == {"Description", "Environment"}
     settings = Settings()
@@ -53,9 +52,10 @@ def test_units_differ_only_in_what_they_are_for() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux'")
-def test_service_runs_under_what_the_unit_restricts(tmp_path: Path) -> None:
-    """Embedded Redis, decoding, previews and the local AI in their child processes: a photo is done, and the end is
-    in order.
+def test_service_runs_under_the_restrictions_of_the_unit(tmp_path: Path) -> None:
+    """Under the restrictions embedded Redis and all child processes work: a photo is processed, the exit code is 0.
+
+    The child processes decode photos, make previews and run the local AI.
     """
     program("systemd-analyze")
     service = Service(tmp_path, AI_PROVIDER="local", PREVIEW_PROCESSES="1")
@@ -70,13 +70,13 @@ def test_service_runs_under_what_the_unit_restricts(tmp_path: Path) -> None:
         assert service.stop() == 0
 
 
-def test_service_tells_systemd(tmp_path: Path) -> None:
-    """READY=1 when it serves, WATCHDOG=1 meanwhile, STOPPING=1 at the end."""
+def test_service_notifies_systemd(tmp_path: Path) -> None:
+    """The service sends READY=1 when it serves, WATCHDOG=1 while it runs and STOPPING=1 when it stops."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(60)
-        told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "4000000"}
-        with Service(tmp_path / "data", **told) as service:
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "4000000"}
+        with Service(tmp_path / "data", **environment) as service:
             assert {manager.recv(64) for _ in range(2)} == {b"READY=1", b"WATCHDOG=1"}
             assert manager.recv(64) == b"WATCHDOG=1"
             assert service.stop() == 0
@@ -86,9 +86,9 @@ def test_service_tells_systemd(tmp_path: Path) -> None:
             assert last == b"STOPPING=1"
 
 
-def test_nothing_is_told_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a manager, or with one that is gone, the service goes on."""
-    for address in ("", "/nowhere/notify", "@nobody"):
+def test_notify_without_a_listening_manager_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a service manager, or with one that has ended, the service continues without an error."""
+    for address in ("", "/nowhere/notify", "@unused"):
         monkeypatch.setenv("NOTIFY_SOCKET", address)
         systemd.notify("READY=1")
     monkeypatch.delenv("WATCHDOG_USEC", raising=False)

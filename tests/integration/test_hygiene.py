@@ -22,7 +22,7 @@ from tests.factories import make_image, make_noise_image
 from tests.requirements import require
 from tests.private_pictures import COLORS, PRIVATE, SECRET, chunk, corners, segment, with_chunks, with_segments
 from tests.service import AiService, Service
-from tests.unit.test_hygiene import TURNED, type_of
+from tests.turned_pictures import TURNED, type_of
 
 LARGE = make_noise_image(400_000)
 SMALL = make_image("PNG")

@@ -1,4 +1,4 @@
-"""An image is what its bytes say, and no bytes can do harm."""
+"""The bytes of a file determine its image type, and hostile bytes do no harm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.factories import make_image
 
 MAX_PIXELS = 200_000_000
 MEMORY_MB = 1024
-TAKEN = {
+ACCEPTED = {
     "JPEG": "image/jpeg",
     "MPO": "image/jpeg",
     "PNG": "image/png",
@@ -29,7 +29,7 @@ NO_IMAGE = "Must be an image: JPEG, PNG, WebP, GIF, AVIF or HEIC"
 
 
 def fault(content: bytes, max_pixels: int = MAX_PIXELS) -> str:
-    """Return the detail of the refusal; the test fails when the content is taken."""
+    """Return the detail of the refusal; the test fails if the content is accepted."""
     with pytest.raises(ValidationError, match="^Invalid image$") as caught:
         inspect(io.BytesIO(content), max_pixels, MEMORY_MB)
     ((detail),) = caught.value.details or []
@@ -38,7 +38,7 @@ def fault(content: bytes, max_pixels: int = MAX_PIXELS) -> str:
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """Return a PNG of that header and those chunks, with no picture in it."""
+    """Return a PNG with this size and these chunks, without a picture."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", b"these are no pixels"), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -46,9 +46,9 @@ def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
     )
 
 
-@pytest.mark.parametrize(("format", "content_type"), TAKEN.items())
-def test_inspect_tells_type_and_size(format: str, content_type: str) -> None:
-    """Each format we take is recognised by its bytes, and the file is left at its start."""
+@pytest.mark.parametrize(("format", "content_type"), ACCEPTED.items())
+def test_inspect_returns_type_and_size(format: str, content_type: str) -> None:
+    """Each accepted format is recognised by its bytes, and the file position is at the start afterwards."""
     content = make_image(format, (64, 48))
     file = io.BytesIO(content)
     file.seek(7)
@@ -57,8 +57,8 @@ def test_inspect_tells_type_and_size(format: str, content_type: str) -> None:
     assert (file.tell(), file.closed) == (0, False)
 
 
-def test_inspect_takes_animations() -> None:
-    """A moving picture is a picture."""
+def test_inspect_accepts_animations() -> None:
+    """An animation of each format is accepted as an image."""
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "green", "blue")]
     for format in ("GIF", "WEBP", "PNG"):
         buffer = io.BytesIO()
@@ -83,15 +83,15 @@ def test_inspect_takes_animations() -> None:
     ids=["empty", "text", "svg", "pdf", "eps", "tiff", "bmp", "ico", "ppm", "no width"],
 )
 def test_inspect_refuses_other_formats(content: bytes) -> None:
-    """Anything but the formats we take is refused, also what Pillow could read."""
+    """All other formats are refused, also those that Pillow could read."""
     assert fault(content) == NO_IMAGE
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("format", TAKEN)
+@pytest.mark.parametrize("format", ACCEPTED)
 @pytest.mark.parametrize("divisor", [1, 10], ids=["just over", "far over"])
 def test_inspect_pixel_limit_is_exact(format: str, divisor: int) -> None:
-    """As many pixels as allowed are fine, one more is not, and the refusal names the limit."""
+    """The allowed number of pixels is accepted, one more is refused, and the refusal names the limit."""
     content = make_image(format, (64, 64))
     limit = (64 * 64 - 1) // divisor
     assert inspect(io.BytesIO(content), 64 * 64, MEMORY_MB).height == 64
@@ -99,19 +99,19 @@ def test_inspect_pixel_limit_is_exact(format: str, divisor: int) -> None:
 
 
 def test_inspect_reads_no_pixels() -> None:
-    """Only the header counts: a picture whose pixels are garbage is still measured, whatever it would unfold to."""
+    """inspect reads only the header: it measures a picture with invalid pixels, of any decoded size."""
     assert inspect(io.BytesIO(png(10_000, 10_000)), MAX_PIXELS, MEMORY_MB).height == 10_000
     assert fault(png(2**31 - 1, 2**31 - 1)) == f"Must have at most {MAX_PIXELS} pixels"
 
 
-def test_inspect_refuses_unfolding_metadata() -> None:
-    """Text that unfolds to 100 MB is not unfolded."""
+def test_inspect_refuses_a_decompression_bomb_in_metadata() -> None:
+    """A text that would decompress to 100 MB is refused and not decompressed."""
     bomb = zlib.compress(bytes(100_000_000), 9)
     assert fault(png(8, 8, (b"zTXt", b"Comment\0\0" + bomb))) == NO_IMAGE
 
 
 def shredded(format: str, position: int, piece: bytes) -> bytes:
-    """Return a good image with 5 MB of tiny metadata pieces put in at that position."""
+    """Return a valid image with 5 MB of tiny metadata pieces inserted at this position."""
     good = make_image(format)
     return good[:position] + piece * (5_000_000 // len(piece)) + good[position:]
 
@@ -128,14 +128,14 @@ def shredded(format: str, position: int, piece: bytes) -> bytes:
     ids=["jpeg segments", "jpeg exif", "jpeg filling", "png chunks", "gif comments"],
 )
 def test_inspect_refuses_shredded_metadata(content: bytes) -> None:
-    """A file of a million tiny pieces, a minute's work for the parser, is given up early."""
+    """A file of a million tiny pieces, which would take a parser a minute, is refused early."""
     assert fault(content) == NO_IMAGE
 
 
 @pytest.mark.parametrize("format", ["JPEG", "MPO", "PNG", "AVIF", "HEIF"])
 @pytest.mark.parametrize(("orientation", "size"), [(1, (64, 48)), (3, (64, 48)), (6, (48, 64)), (8, (48, 64))])
-def test_inspect_size_is_as_displayed(format: str, orientation: int, size: tuple[int, int]) -> None:
-    """A photo taken with the phone upright is tall, however the sensor stored it."""
+def test_inspect_returns_the_displayed_size(format: str, orientation: int, size: tuple[int, int]) -> None:
+    """Width and height are those of the displayed photo: EXIF may turn the stored photo."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     buffer = io.BytesIO()
@@ -149,24 +149,24 @@ def test_inspect_size_is_as_displayed(format: str, orientation: int, size: tuple
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
-def test_inspect_broken_exif_is_no_reason_to_refuse() -> None:
-    """A good photo with unreadable EXIF is taken as it is stored."""
+def test_inspect_accepts_broken_exif() -> None:
+    """A valid photo with unreadable EXIF is accepted with its stored size."""
     exif = b"Exif\0\0MM\0*\xff\xff\xff\xff garbage"
     buffer = io.BytesIO()
     Image.new("RGB", (64, 48)).save(buffer, "JPEG", exif=exif)
     assert inspect(buffer, MAX_PIXELS, MEMORY_MB).width == 64
 
 
-@pytest.mark.parametrize("format", TAKEN)
-def test_inspect_damaged_bytes_end_in_an_answer(format: str) -> None:
-    """Cut or flipped anywhere, a file is either measured or refused; nothing else ever escapes."""
+@pytest.mark.parametrize("format", ACCEPTED)
+def test_inspect_measures_or_refuses_damaged_bytes(format: str) -> None:
+    """A file with a cut or flipped bits is measured or refused; inspect raises no other error."""
     good = make_image(format)
     source = random.Random(format)
     damaged = [good[:length] for length in range(0, len(good), max(1, len(good) // 100))]
     for _ in range(300):
         copy = bytearray(good)
         for _ in range(source.randint(1, 8)):
-            # Mostly in the first bytes, where the headers are.
+            # Mostly in the first bytes, because the headers are there.
             copy[source.randrange(min(len(copy), source.choice((64, 512, len(copy)))))] ^= 1 << source.randrange(8)
         damaged.append(bytes(copy))
 

@@ -1,4 +1,4 @@
-"""When a job is tried again, and what its owner is told."""
+"""When a job is retried, and which reason of a failure its owner gets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ POLICY = RetryPolicy(attempts=3, backoff_ms=2000)
 
 
 def make_job(**fields: Any) -> Job:
+    """Return a job in its first attempt, with these fields changed."""
     return Job(
         **{"id": "q:1", "data": {}, "attempt": 1, "stalls": 0, "lease": "", "enqueued_at_ms": 0}
         | {"claimed_at_ms": 0}
@@ -24,7 +25,7 @@ def make_job(**fields: Any) -> Job:
 
 @pytest.mark.spec("T019")
 def test_policy_has_the_specified_options_by_default() -> None:
-    """Three attempts, exponential backoff from 2000 ms, 120 s for a job, 24 h and 7 days of retention."""
+    """The defaults are three attempts, a backoff from 2000 ms, 120 s for a job, and 24 h and 7 days of retention."""
     settings = Settings()
     assert (settings.job_attempts, settings.backoff_ms, settings.job_timeout_seconds) == (3, 2000, 120)
     assert (settings.keep_completed_seconds, settings.keep_failed_seconds, settings.concurrency) == (86_400, 604_800, 5)
@@ -36,17 +37,17 @@ def test_policy_has_the_specified_options_by_default() -> None:
     [
         (RetryableJobError("x"), 1, 2000),
         (RetryableJobError("x"), 2, 4000),
-        (RetryableJobError("x"), 3, None),  # the third was the last
+        (RetryableJobError("x"), 3, None),  # the third attempt is the last
         (PermanentJobError("x"), 1, None),
-        (KeyError("x"), 1, 2000),  # unknown is not permanent
+        (KeyError("x"), 1, 2000),  # an unknown error is not permanent
         (DependencyUnavailable("x"), 2, 4000),
-        (RetryableJobError("x", retry_after_seconds=30), 1, 2000),  # asked for: not a backoff
+        (RetryableJobError("x", retry_after_seconds=30), 1, 2000),  # the requested delay is not the backoff
         (RetryableJobError("x", max_attempts=2), 1, 2000),
-        (RetryableJobError("x", max_attempts=2), 2, None),  # an invalid result twice is no accident
+        (RetryableJobError("x", max_attempts=2), 2, None),  # a second invalid result is permanent
     ],
 )
 def test_policy_decides_by_error_and_attempt(error: Exception, attempt: int, expected: int | None) -> None:
-    """The wait doubles from the backoff; permanent errors and the last attempt give up."""
+    """The retry delay starts at the backoff and doubles; a permanent error and the last attempt give no delay."""
     assert POLICY.decide(error, attempt) == expected
 
 
@@ -60,13 +61,13 @@ def test_policy_decides_by_error_and_attempt(error: Exception, attempt: int, exp
         ({"stalls": 3}, "Processing stalled 3 times"),
     ],
 )
-def test_policy_sees_claims_that_must_not_run(fields: dict[str, Any], expected: str | None) -> None:
-    """A start beyond the attempts or the stalls only gives the job up."""
+def test_policy_refuses_claims_that_must_not_run(fields: dict[str, Any], expected: str | None) -> None:
+    """A job beyond its attempts or its stalls is refused with a reason."""
     assert POLICY.refusal(make_job(**fields)) == expected
 
 
-def test_reason_tells_attempts_and_hides_the_unknown() -> None:
-    """An error raised on purpose keeps its text; any other could hold a path or a secret."""
+def test_reason_names_the_attempts_and_hides_unknown_errors() -> None:
+    """The reason has the text of our own errors only: another text could contain a path or a secret."""
     assert reason(RetryableJobError("AI service unavailable"), 3) == "AI service unavailable after 3 attempts"
     assert reason(RetryableJobError("AI service unavailable"), 1) == "AI service unavailable after 1 attempt"
     assert reason(PermanentJobError("Not an image"), 1) == "Not an image"

@@ -1,4 +1,4 @@
-"""JobStatistics: they add up, come back from JSON as they were, and their percentiles are near the truth."""
+"""JobCounts: they can be added, survive JSON unchanged, and their percentiles are nearly exact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.usecases.job_counts import LAST, JobCounts, bucket_of, percentile_
 
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_percentiles_are_within_nine_percent(share: float) -> None:
-    """Of durations from a millisecond to hours, whichever way they were added up."""
+    """A percentile differs by less than ten percent from the exact one, for durations from a millisecond to hours."""
     chance = random.Random(17)
     seconds = sorted(10 ** chance.uniform(-3, 4) for _ in range(5000))
     halves = JobCounts(waits=Counter(map(bucket_of, seconds[::2]))), JobCounts(
@@ -29,7 +29,7 @@ def test_percentiles_are_within_nine_percent(share: float) -> None:
 @pytest.mark.parametrize(
     ("seconds", "bucket", "remark"),
     [
-        (0, 0, "none at all"),
+        (0, 0, "no duration"),
         (-5, 0, "clocks differ"),
         (0.001, 0, "a millisecond"),
         (0.0011, 1, "a little more"),
@@ -37,18 +37,18 @@ def test_percentiles_are_within_nine_percent(share: float) -> None:
     ],
 )
 def test_bucket_of_odd_durations(seconds: float, bucket: int, remark: str) -> None:
-    """Every duration has a bucket, and no tally more than a hundred and some of them."""
+    """Every duration has a bucket between 0 and LAST, so that counts have a bounded number of buckets."""
     assert bucket_of(seconds) == bucket
 
 
-def test_percentile_of_nothing_is_none() -> None:
-    """Where nothing happened there is no duration; the shortest one is shown as a millisecond."""
+def test_percentile_of_no_durations_is_none() -> None:
+    """Without a duration the percentile is None; the shortest duration is shown as one millisecond."""
     assert percentile_ms({}, 0.5) is None
     assert percentile_ms({0: 1}, 0.95) == 1
 
 
-def test_tally_comes_back_from_json() -> None:
-    """What a tally holds, and no more, is in its JSON; what is 0 is left out."""
+def test_counts_survive_json() -> None:
+    """The JSON has all counts that are not 0, and reading it gives the same counts."""
     counts = JobCounts(3, 2, 0, 1, 5, 17, Counter({4: 2}), Counter({40: 1}))
     data = json.loads(json.dumps(counts.to_data()))
     assert JobCounts.of(data) == counts
@@ -58,7 +58,7 @@ def test_tally_comes_back_from_json() -> None:
 
 
 @pytest.mark.parametrize("data", [{"enqueued": "x"}, {"waits": [1]}, {"runs": {"a": 1}}, {"failed": None}])
-def test_damaged_tally_is_refused(data: Any) -> None:
-    """It is an error that the reader of a chart expects."""
+def test_damaged_counts_are_refused(data: Any) -> None:
+    """Damaged JSON raises one of the errors that the caller catches."""
     with pytest.raises((ValueError, TypeError, AttributeError)):
         JobCounts.of(data)

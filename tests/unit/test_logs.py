@@ -1,4 +1,4 @@
-"""Log lines: their shape, what is masked, and that writing them never gets in the way."""
+"""Log lines: their shape, their masked secrets, and that a failed write raises no error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1c2VyLTEifQ.dGhlLXNpZ25hdHVyZQ"
 
 @pytest.fixture(autouse=True)
 def restored_logging() -> Iterator[None]:
-    """Logging is the one thing a process has once; leave it as it was."""
+    """Restore the logging configuration, which a process has only once."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -35,13 +35,14 @@ def restored_logging() -> Iterator[None]:
 
 @pytest.fixture
 def stream() -> io.StringIO:
-    """Where JSON lines of level INFO and above go."""
+    """The stream that gets JSON lines of level INFO and above."""
     stream = io.StringIO()
     configure(LogFormat.JSON, "INFO", stream)
     return stream
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    """Return the lines of the stream as dictionaries."""
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
@@ -55,8 +56,8 @@ def test_log_line_starts_with_time_level_and_event(stream: io.StringIO) -> None:
 
 
 @pytest.mark.spec("T055")
-def test_log_line_carries_what_is_bound(stream: io.StringIO) -> None:
-    """What a request or job binds is on every line until it ends."""
+def test_log_line_contains_the_bound_fields(stream: io.StringIO) -> None:
+    """Each line has the fields that a request or job has bound, until the request or job ends."""
     with structlog.contextvars.bound_contextvars(requestId="r-1", jobId="ai-processing:1"):
         structlog.get_logger().info("job_claimed")
     structlog.get_logger().info("service_stopped")
@@ -67,24 +68,24 @@ def test_log_line_carries_what_is_bound(stream: io.StringIO) -> None:
 
 def test_log_exception_is_one_structured_field(stream: io.StringIO) -> None:
     """An exception stays on its line, with its cause and frames, but without the values of local variables."""
-    local_value = "kept to itself"
+    local_value = "a local value"
     try:
         try:
             raise ConnectionError("refused")
         except ConnectionError as error:
-            raise RuntimeError(f"no answer ({len(local_value)})") from error
+            raise RuntimeError(f"no reply ({len(local_value)})") from error
     except RuntimeError:
         structlog.get_logger().error("request_failed", exc_info=True)
     (line,) = lines(stream)
     outer, inner = line["exception"]
-    assert (outer["exc_type"], outer["exc_value"]) == ("RuntimeError", "no answer (14)")
+    assert (outer["exc_type"], outer["exc_value"]) == ("RuntimeError", "no reply (13)")
     assert (inner["exc_type"], inner["is_cause"]) == ("ConnectionError", True)
     assert outer["frames"][-1]["name"] == "test_log_exception_is_one_structured_field"
     assert local_value not in stream.getvalue()
 
 
-def test_log_of_libraries_goes_the_same_way(stream: io.StringIO) -> None:
-    """A library's warning is a line like ours, with its logger; its chatter is left out."""
+def test_log_of_libraries_has_the_same_form(stream: io.StringIO) -> None:
+    """A warning of a library is a line like ours, with its logger; INFO lines of libraries are left out."""
     logging.getLogger("tornado.general").warning("Connect error on %s: %s", "fd 7", "redis://u:hidden@h:6379/0")
     logging.getLogger("httpx").info("HTTP Request: GET https://example.com")
     (line,) = lines(stream)
@@ -93,7 +94,7 @@ def test_log_of_libraries_goes_the_same_way(stream: io.StringIO) -> None:
 
 
 def test_log_level_filters_own_events(stream: io.StringIO) -> None:
-    """Events under the level are not written."""
+    """Events below the level are not written."""
     structlog.get_logger().debug("slot_idle")
     assert stream.getvalue() == ""
 
@@ -121,7 +122,7 @@ def test_log_level_filters_own_events(stream: io.StringIO) -> None:
     ],
 )
 def test_log_masks_secrets(stream: io.StringIO, text: str, masked: str, remark: str) -> None:
-    """Passwords and tokens are masked wherever in a line they turn up, and the line stays JSON."""
+    """Passwords and tokens are masked anywhere in a line, and the line stays valid JSON."""
     structlog.get_logger().warning("check_failed", error=text, nested={"deep": [text]})
     structlog.get_logger().warning("check_failed", exc_info=ValueError(text))
     first, second = lines(stream)
@@ -130,10 +131,10 @@ def test_log_masks_secrets(stream: io.StringIO, text: str, masked: str, remark: 
     assert second["exception"][0]["exc_value"] == masked, remark
 
 
-def test_log_to_a_terminal_is_for_people() -> None:
-    """On a terminal `auto` writes colours, masked as well, and a trace without local variables."""
+def test_log_to_a_terminal_has_colours() -> None:
+    """On a terminal `auto` writes coloured lines with masked secrets, and traces without local variables."""
     leader, follower = os.openpty()
-    hidden = "kept to itself"
+    hidden = "a local value"
     with open(follower, "w") as terminal, open(leader, "rb", buffering=0) as screen:
         configure(LogFormat.AUTO, "INFO", terminal)
         try:
@@ -142,16 +143,16 @@ def test_log_to_a_terminal_is_for_people() -> None:
             structlog.get_logger().error("request_failed", url="redis://u:hidden@h", exc_info=True)
         shown = screen.read(65536).decode()
         structlog.reset_defaults()
-    assert "\x1b[" in shown and "request_failed" in shown and "RuntimeError: 14" in shown
+    assert "\x1b[" in shown and "request_failed" in shown and "RuntimeError: 13" in shown
     assert "redis://u:***@h" in shown
     assert hidden not in shown
 
 
 def test_log_to_a_closed_pipe_is_dropped() -> None:
-    """Whoever reads the log may go away; the code that logs does not notice."""
+    """If the reader of the log ends, the code that logs gets no error."""
     reader, writer = os.pipe()
     os.close(reader)
-    stream = open(writer, "w")  # noqa: SIM115  it cannot be closed without an error, which is the point
+    stream = open(writer, "w")  # noqa: SIM115  the test closes it, which raises an error
     configure(LogFormat.JSON, "INFO", stream)
     structlog.get_logger().info("job_claimed")
     logging.getLogger("tornado.general").error("late")
@@ -159,8 +160,8 @@ def test_log_to_a_closed_pipe_is_dropped() -> None:
         stream.close()
 
 
-def test_log_goes_to_stderr_and_nothing_else() -> None:
-    """A process configured by default writes JSON lines on stderr, warnings among them, and leaves stdout alone."""
+def test_log_goes_only_to_stderr() -> None:
+    """By default a process writes JSON lines to stderr, also for warnings, and writes nothing to stdout."""
     code = (
         "import logging, warnings, structlog\n"
         "from pipeline.logs import configure\n"
@@ -179,45 +180,46 @@ def test_log_goes_to_stderr_and_nothing_else() -> None:
 
 
 @pytest.mark.fault("O15")
-def test_what_repeats_is_written_once_a_minute_with_its_count() -> None:
-    """Each kind by itself; the line after that says how many were left out."""
+def test_repeated_line_is_written_once_a_minute_with_its_count() -> None:
+    """Each cause is written once a minute; its next line has the number of lines that were left out."""
     written: list[dict[str, Any]] = []
     now = [0.0]
     throttled = ThrottledLog(lambda: now[0])
 
-    def say(cause: str) -> None:
+    def write(cause: str) -> None:
         throttled.write(lambda event, **fields: written.append({"event": event, **fields}), "away", cause, cause=cause)
 
     for _ in range(500):
-        say("refused")
-    say("timeout")
+        write("refused")
+    write("timeout")
     assert written == [{"event": "away", "cause": "refused"}, {"event": "away", "cause": "timeout"}]
     now[0] = REPEAT_SECONDS
-    say("refused")
-    say("refused")
+    write("refused")
+    write("refused")
     assert written[2:] == [{"event": "away", "cause": "refused", "repeated": 499}]
 
 
 @pytest.mark.fault("O15")
-def test_kinds_of_what_repeats_are_bounded() -> None:
-    """Texts that are never the same fill neither the log nor the memory, and hide no other event; what is forgotten
-    makes room.
+def test_kinds_of_repeated_lines_are_bounded() -> None:
+    """Texts that always differ fill neither the log nor the memory, and hide no other event.
+
+    Forgotten kinds make room for new ones.
     """
     written: list[tuple[str, int]] = []
     now = [0.0]
     throttled = ThrottledLog(lambda: now[0])
 
-    def say(event: str, key: str) -> None:
+    def write(event: str, key: str) -> None:
         throttled.write(lambda event, repeated=0, **fields: written.append((event, repeated)), event, key)
 
     for number in range(10_000):
-        say("away", str(number))
-    # The one line more is for all that cannot be told apart.
+        write("away", str(number))
+    # The additional line is for all texts beyond MAX_KINDS.
     assert written == [("away", 0)] * (MAX_KINDS + 1)
     written.clear()
-    say("failed", "of another kind")
-    say("failed", "of a third kind")
+    write("failed", "of another kind")
+    write("failed", "of a third kind")
     assert written == [("failed", 0)]
     now[0] = REPEAT_SECONDS
-    say("away", "new")
+    write("away", "new")
     assert written == [("failed", 0), ("away", 0)]

@@ -1,4 +1,4 @@
-"""Metrics: what a process shows before and after things happen."""
+"""Metrics: the series that a process shows before and after the first events."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.metrics import Metrics
 from pipeline.queue_metrics import QUEUE_STATES
 from tests.requirements import program
+from tests.unit.metric_samples import read, sample
 
 QUEUE = "ai-processing"
 HELD = "pipeline_provider_held_seconds"
-# Each takes its values from a small fixed set: names in the code, settings, or HTTP and close codes we choose.
+# Each label has a small fixed set of values: names in the code, settings, or HTTP and close codes that we choose.
 BOUNDED_LABELS = {
     *("route", "method", "status", "outcome", "state", "attempt"),
-    # Of what AI providers tell hooks/usage.py takes so many different ones.
+    # AI providers report these; hooks/usage.py limits the number of different values.
     *("model", "currency", "direction"),
     *("name", "role"),
     *("code", "kind", "plugin", "method", "queue", "provider", "reason", "task", "transport"),
@@ -26,23 +26,8 @@ BOUNDED_LABELS = {
 }
 
 
-def read(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """Return the rendered page as (sample name, labels) -> value."""
-    body, content_type = metrics.render()
-    assert content_type.startswith("text/plain; version=0.0.4")
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-    }
-
-
-def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
-    return read(metrics).get((name, frozenset(labels.items())))
-
-
 def test_metrics_of_two_apps_are_separate() -> None:
-    """What one app counts does not show in another app of the same process."""
+    """The counts of one app do not appear in another app of the same process."""
     one, other = Metrics(), Metrics()
     one.of_queue(QUEUE).jobs_enqueued.inc(3)
     assert sample(one, "pipeline_jobs_enqueued_total", queue=QUEUE) == 3
@@ -51,7 +36,7 @@ def test_metrics_of_two_apps_are_separate() -> None:
 
 
 def test_metrics_of_two_queues_are_separate() -> None:
-    """What one queue counts does not show in another of the same process."""
+    """The counts of one queue do not appear in another queue of the same process."""
     metrics = Metrics()
     metrics.of_queue(QUEUE).started(1)
     metrics.of_queue("notifications").started(4)
@@ -81,7 +66,7 @@ def test_metrics_of_two_queues_are_separate() -> None:
     ],
 )
 def test_metrics_known_series_start_at_zero(name: str, label: str, values: tuple[str, ...]) -> None:
-    """A series with a known label is there before its first event, so that a rate sees that event."""
+    """A series with a known label exists before its first event, so that a rate includes this event."""
     metrics = Metrics()
     metrics.of_queue(QUEUE)
     series = read(metrics)
@@ -92,8 +77,8 @@ def test_metrics_known_series_start_at_zero(name: str, label: str, values: tuple
 @pytest.mark.parametrize(
     ("name", "edges", "remark"),
     [
-        ("pipeline_job_seconds", {60, 90, 120}, "the promise, the provider's timeout, the job's timeout"),
-        ("pipeline_job_wait_seconds", {60, 90, 120}, "a wait that long has broken the promise"),
+        ("pipeline_job_seconds", {60, 90, 120}, "the promised time, the provider's timeout, the job's timeout"),
+        ("pipeline_job_wait_seconds", {60, 90, 120}, "a longer wait breaks the promise"),
         ("pipeline_event_seconds", {1}, "an event reaches its owner within a second"),
         ("pipeline_loop_lag_seconds", {0.02}, "the loop is late by 20 ms at most"),
         ("pipeline_asset_seconds", {1, 2, 5, 10, 30, 60, 90, 120, 300}, "the promise is a share within 60 s"),
@@ -101,7 +86,7 @@ def test_metrics_known_series_start_at_zero(name: str, label: str, values: tuple
     ],
 )
 def test_metrics_histograms_have_edges_at_the_limits(name: str, edges: set[float], remark: str) -> None:
-    """A limit can be read off a histogram exactly, not interpolated."""
+    """Each limit is an edge of its histogram, so that no value has to be interpolated."""
     metrics = Metrics()
     metrics.http_seconds.labels("/").observe(1)
     metrics.of_queue(QUEUE)
@@ -117,8 +102,8 @@ def test_metrics_labels_are_bounded() -> None:
     assert labels == BOUNDED_LABELS
 
 
-def test_metrics_queue_is_hidden_while_redis_is_away() -> None:
-    """Redis being away shows as such, not as the last known depth."""
+def test_metrics_of_the_queue_are_nan_during_an_outage_of_redis() -> None:
+    """During an outage of Redis the metrics show NaN, not the last known depth."""
     metrics = Metrics()
     shown = metrics.of_queue(QUEUE, ["acme", "other"])
     shown.show(
@@ -137,10 +122,10 @@ def test_metrics_queue_is_hidden_while_redis_is_away() -> None:
 
 
 def test_metrics_show_holds_only_of_known_providers() -> None:
-    """A name that another process has left in Redis makes no series; one whose hold has ended shows 0."""
+    """An unknown provider name in Redis makes no series; a provider that is no longer held shows 0."""
     metrics = Metrics()
     shown = metrics.of_queue(QUEUE, ["acme"])
-    for held_seconds, expected in (({"acme": 2.0, "of before": 9.0}, 2.0), ({}, 0.0)):
+    for held_seconds, expected in (({"acme": 2.0, "unknown": 9.0}, 2.0), ({}, 0.0)):
         shown.show(
             dict.fromkeys(QUEUE_STATES, 0), oldest_ready_seconds=0, is_paused=False, held_seconds=held_seconds
         )
@@ -149,20 +134,20 @@ def test_metrics_show_holds_only_of_known_providers() -> None:
 
 
 def test_metrics_page_has_no_created_series() -> None:
-    """The page does not carry the creation times nobody reads."""
+    """The page has no creation times, because no consumer reads them."""
     assert not [name for name, _ in read(Metrics()) if name.endswith("_created")]
 
 
-def test_metrics_page_tells_process_and_build() -> None:
-    """The page says which version runs and what the process itself uses."""
+def test_metrics_page_describes_process_and_build() -> None:
+    """The page has the running version and the resources that the process uses."""
     names = {name for name, _ in read(Metrics())}
     assert {"pipeline_build_info", "python_info"} <= names
-    # prometheus-client reads these from /proc, so other systems do without.
+    # prometheus-client reads these from /proc, so other systems do not have them.
     assert Path("/proc/self/stat").exists() == ("process_resident_memory_bytes" in names)
 
 
 def test_metrics_page_passes_promtool() -> None:
-    """Prometheus' own linter has nothing to say about names, units and help texts."""
+    """promtool, the linter of Prometheus, finds no fault in names, units and help texts."""
     promtool = program("promtool")
     body, _ = Metrics().render()
     checked = subprocess.run([promtool, "check", "metrics"], input=body, capture_output=True)

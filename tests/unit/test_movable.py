@@ -1,4 +1,4 @@
-"""Every method of the asset store is a read or a noted write: one that is not noted would be lost in a move."""
+"""Every method of the asset store is a read or a noted write: a move would lose a write that is not noted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READS = {
 
 
 def test_every_method_is_a_read_or_a_noted_write() -> None:
-    """A new one has to be put on one of the lists."""
+    """Each method is on one of the lists, so a new method must be added to one."""
     protocols = [each for each in AssetStore.__mro__ if each.__module__.startswith("pipeline.assets")]
     methods = {name for each in protocols for name in vars(each) if not name.startswith("_")}
     assert methods == READS | set(WRITES) | set(PURGES) | set(POSTPONED)

@@ -1,4 +1,4 @@
-"""Reading multipart bodies in pieces: the same result however they are cut, and bounds on everything."""
+"""Multipart bodies read in pieces: the result is the same for all pieces, and every size is bounded."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ LIMIT = 1024 * 1024
 
 
 def make_reader(content_type: str, max_image_bytes: int = LIMIT) -> MultipartReader:
+    """Return a reader that accepts the field `category` and one image."""
     folder = Path(tempfile.gettempdir())
     return MultipartReader(content_type, wanted=("category",), max_image_bytes=max_image_bytes, folder=folder)
 
 
 def read(body: bytes, content_type: str, pieces: Iterator[int] | None = None) -> tuple[Form, bytes]:
-    """Return the form and the image's bytes. pieces: lengths to cut the body into; default: one piece."""
+    """Return the form and the bytes of the image.
+
+    pieces: the lengths of the pieces of the body; default: one piece.
+    """
     reader, rest = make_reader(content_type), body
     try:
         while rest:
@@ -40,10 +44,10 @@ def read(body: bytes, content_type: str, pieces: Iterator[int] | None = None) ->
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_reader_result_does_not_depend_on_the_cuts(seed: int) -> None:
-    """One byte at a time or all at once: the same fields, the same bytes."""
+def test_reader_result_does_not_depend_on_the_pieces(seed: int) -> None:
+    """The fields and the image are the same for single bytes and for longer pieces."""
     source = random.Random(seed)
-    # Bytes that look like the start of a boundary are the ones that go wrong.
+    # Bytes that look like the start of a boundary are the most likely ones to cause a fault.
     image = b"".join(source.choice([b"\r\n--", b"\r\n", b"-", b"----boundary7f3a9", b"x"]) for _ in range(300))
     body, content_type = make_upload(image, "camera")
     longest = source.choice((1, 2, 7, 100))
@@ -65,14 +69,14 @@ def test_reader_result_does_not_depend_on_the_cuts(seed: int) -> None:
 )
 @pytest.mark.parametrize("preamble", [b"", b"\r\n"])
 @pytest.mark.parametrize("epilogue", [b"", b"\r\n", b"\r\nleft over"])
-def test_reader_takes_every_lawful_spelling(content_type: str, preamble: bytes, epilogue: bytes) -> None:
-    """Quoted boundaries, any case, an empty line before and anything after the body are fine."""
+def test_reader_accepts_every_valid_spelling(content_type: str, preamble: bytes, epilogue: bytes) -> None:
+    """The reader accepts quoted boundaries, any case, an empty line before the body and any bytes after it."""
     body = preamble + b'--b\r\nCONTENT-DISPOSITION: form-data; NAME="category"\r\n\r\nlego\r\n--b--' + epilogue
     assert read(body, content_type)[0].fields == {"category": "lego"}
 
 
-def test_reader_takes_what_the_standard_library_writes() -> None:
-    """A form built by another program than the tests' own maker is read too."""
+def test_reader_accepts_a_form_of_the_standard_library() -> None:
+    """The reader accepts a form that email.message has built, not only those of the tests."""
     message = EmailMessage()
     message["Content-Type"] = "multipart/form-data; boundary=other"
     part = EmailMessage()
@@ -87,8 +91,8 @@ def test_reader_takes_what_the_standard_library_writes() -> None:
     assert read(body, "multipart/form-data; boundary=other")[1] == b"payload"
 
 
-def test_reader_keeps_at_most_the_spool_in_memory() -> None:
-    """A large image lies on disk, a small one needs no disk at all; both are let go of by close()."""
+def test_reader_stores_at_most_the_spool_in_memory() -> None:
+    """A large image is on disk, a small one only in memory; close() closes both."""
     for size, is_on_disk in ((multipart.SPOOL_BYTES, False), (multipart.SPOOL_BYTES + 1, True)):
         body, content_type = make_upload(bytes(size))
         reader = make_reader(content_type)
@@ -102,19 +106,19 @@ def test_reader_keeps_at_most_the_spool_in_memory() -> None:
 
 
 def test_reader_stops_at_the_first_byte_too_many() -> None:
-    """The image limit holds while the body arrives, not only at its end."""
+    """The image limit applies while the body arrives, not only at its end."""
     body, content_type = make_upload(bytes(101))
     start = body.index(bytes(101))
     reader = make_reader(content_type, max_image_bytes=100)
     reader.feed(body[:start] + bytes(100))
     with pytest.raises(ValidationError, match="^File too large$"):
-        # The parser holds back what could be the start of a boundary; a NUL cannot.
+        # The parser delays bytes that could start a boundary; a NUL cannot start one.
         reader.feed(bytes(1))
     reader.close()
 
 
-def test_reader_counts_parts_nobody_asked_for() -> None:
-    """Ignored files cannot make a body endless: the whole body has a limit too, and the image is not blamed for it."""
+def test_reader_limits_the_body_with_its_ignored_parts() -> None:
+    """The complete body has a limit too, also for ignored files, and the error names the body, not the image."""
     body, content_type = make_multipart({}, [("other", "o.bin", "application/zip", bytes(LIMIT))] * 3)
     with pytest.raises(ValidationError) as caught:
         read(body, content_type, iter(lambda: 65536, 0))
@@ -122,15 +126,15 @@ def test_reader_counts_parts_nobody_asked_for() -> None:
 
 
 def make_base64(text: bytes) -> bytes:
-    """Return a body whose image is that text, said to be base64."""
+    """Return a body whose image is this text, declared as base64."""
     headers = b'Content-Disposition: form-data; name="image"; filename="a"\r\nContent-Transfer-Encoding: base64'
     return b"--b\r\n" + headers + b"\r\n\r\n" + text + b"\r\n--b--"
 
 
 @pytest.mark.fault("U9")
 @pytest.mark.parametrize("encode", [base64.encodebytes, base64.b64encode], ids=["in lines", "in one line"])
-def test_reader_takes_an_image_of_the_limit_in_base64(encode: Callable[[bytes], bytes]) -> None:
-    """What counts is the image, not how many characters it comes in; one byte more is too many."""
+def test_reader_accepts_an_image_of_the_limit_in_base64(encode: Callable[[bytes], bytes]) -> None:
+    """The limit counts the bytes of the image, not its base64 characters; one byte more is refused."""
     image = random.Random(1).randbytes(LIMIT)
     form, content = read(make_base64(encode(image)), "multipart/form-data; boundary=b", repeat(65536))
     assert (form.size, content) == (LIMIT, image)
@@ -139,8 +143,8 @@ def test_reader_takes_an_image_of_the_limit_in_base64(encode: Callable[[bytes], 
 
 
 @pytest.mark.parametrize("text", [b"QQ==QUJD", b"QQ==QQ==", b"QUI=\r\n\r\nQ", b"QQ==QQ", b"QQ=="])
-def test_reader_refuses_base64_behind_its_padding_however_it_is_cut(text: bytes) -> None:
-    """Padding ends the image; whether more comes after it does not depend on the pieces."""
+def test_reader_refuses_base64_after_its_padding(text: bytes) -> None:
+    """Padding ends the image, so text after it is refused, for all pieces of the body."""
     body, content_type = make_base64(text), "multipart/form-data; boundary=b"
     for length in range(1, len(body)):
         if text == b"QQ==":
@@ -152,7 +156,7 @@ def test_reader_refuses_base64_behind_its_padding_however_it_is_cut(text: bytes)
 
 @pytest.mark.parametrize("length", range(0, 400, 7))
 def test_reader_refuses_every_truncation(length: int) -> None:
-    """A body cut anywhere before its final boundary is never taken for a whole one."""
+    """A body without its complete final boundary is refused."""
     body, content_type = make_upload(b"x" * 100)
     cut = body[: min(length, len(body) - 4)]
     with pytest.raises(ValidationError):
@@ -160,8 +164,8 @@ def test_reader_refuses_every_truncation(length: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_reader_damaged_bodies_end_in_an_answer(seed: int) -> None:
-    """Whatever bytes arrive, the result is a form or a ValidationError."""
+def test_reader_accepts_or_refuses_damaged_bodies(seed: int) -> None:
+    """For any bytes the result is a form or a ValidationError."""
     source = random.Random(seed)
     body, content_type = make_upload(make_image(size=(8, 8)))
     for _ in range(200):
@@ -174,8 +178,8 @@ def test_reader_damaged_bodies_end_in_an_answer(seed: int) -> None:
             pass
 
 
-def test_reader_after_close_gives_no_form() -> None:
-    """A reader that was closed because the client left cannot be finished any more."""
+def test_reader_returns_no_form_after_close() -> None:
+    """A reader that was closed, because the client disconnected, cannot be finished."""
     body, content_type = make_upload()
     reader = make_reader(content_type)
     reader.feed(body)

@@ -1,4 +1,4 @@
-"""Every setting with odd values: each is taken, or refused in one line that has no secret in it."""
+"""Every setting with odd values: each value is accepted, or refused in one line that contains no secret."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from pipeline.settings import Settings
 ODD = [
     ("", "empty counts as not set"),
     (" ", "a blank"),
-    ("0", "nothing"),
-    ("-1", "less than nothing"),
-    ("1e3", "a number as computers write it"),
-    ("0x10", "a number of programmers"),
-    ("1_000", "a number of Python"),
-    ("1,000", "a number of people, or a list"),
+    ("0", "zero"),
+    ("-1", "a negative number"),
+    ("1e3", "a number with an exponent"),
+    ("0x10", "a hexadecimal number"),
+    ("1_000", "a number in the notation of Python"),
+    ("1,000", "a number with a thousands separator, or a list"),
     ("٣", "a digit of another script"),
-    ("nan", "no number, yet a float"),
-    ("inf", "a float without end"),
-    ("-inf", "the other end"),
+    ("nan", "a float that is not a number"),
+    ("inf", "an infinite float"),
+    ("-inf", "a negative infinite float"),
     ("1e400", "a float too large"),
     ("9" * 5000, "more digits than Python converts"),
-    ("true", "a truth"),
-    ("None", "a value of Python"),
-    ("null", "a value of JSON"),
+    ("true", "a boolean"),
+    ("None", "the None of Python"),
+    ("null", "the null of JSON"),
     ("[]", "a list of JSON"),
     ('{"a": 1}', "an object of JSON"),
-    ("=", "a pair without sides"),
-    ("a=+", "a pair without a right side"),
-    (",,,", "a list of nothing"),
-    ("*", "everything"),
-    ("http://[", "what urlsplit refuses with a trace"),
+    ("=", "a pair without name and value"),
+    ("a=+", "a pair without a value"),
+    (",,,", "a list of empty parts"),
+    ("*", "a wildcard"),
+    ("http://[", "a URL for which urlsplit raises an error"),
     ("http://h:99999", "a port too high"),
-    ("://", "an address of nothing"),
-    ("redis://:s3cretWord@h:x", "an address with a password, broken"),
-    ("postgres://u:s3cretWord@h/x", "an address of another database"),
-    ("\udcff\udcfe", "bytes that are no text"),
+    ("://", "a URL without scheme and host"),
+    ("redis://:s3cretWord@h:x", "an invalid URL with a password"),
+    ("postgres://u:s3cretWord@h/x", "a URL of another database"),
+    ("\udcff\udcfe", "bytes that are not text"),
     ("\x1b[31mred", "a terminal escape"),
     ("a\nb", "two lines"),
     ("\x7f", "a character that cannot be printed"),
-    ("../" * 50, "a path upwards"),
+    ("../" * 50, "a path to a parent folder"),
     ("x" * 100_000, "very long"),
 ]
 SECRETS = [name for name, field in Settings.model_fields.items() if field.annotation is SecretStr]
@@ -52,7 +52,7 @@ SECRETS = [name for name, field in Settings.model_fields.items() if field.annota
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No `.env`, and no variable of ours."""
+    """An empty working folder without `.env`, and an environment without our variables."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -60,8 +60,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.fault("E28")
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_setting_takes_odd_values_or_refuses_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but ConfigurationError, which names the setting and shows no password."""
+def test_setting_accepts_or_refuses_odd_values(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused value raises only ConfigurationError, which names the setting and shows no password."""
     for value, remark in ODD:
         monkeypatch.setenv(name.upper(), value)
         try:
@@ -74,8 +74,8 @@ def test_setting_takes_odd_values_or_refuses_them(name: str, monkeypatch: pytest
 
 @pytest.mark.fault("E28")
 @pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.endswith(("_seconds", "_ms"))])
-def test_time_is_a_number_with_an_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait of nan or inf would end at once or never, or fail where it is used."""
+def test_time_setting_is_a_finite_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait of nan or inf seconds would end at once or never, or fail when it is used."""
     for value in ("nan", "inf", "1e400", "1e300"):
         monkeypatch.setenv(name.upper(), value)
         with pytest.raises(ConfigurationError, match=name.upper()):
@@ -84,8 +84,8 @@ def test_time_is_a_number_with_an_end(name: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.fault("E28")
 @pytest.mark.parametrize("name", SECRETS)
-def test_secret_is_in_no_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is wrong with it."""
+def test_no_error_contains_a_secret(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No error and no text of the settings contains a secret, for any fault of the secret."""
     for secret in ("s3cretWord", "s3cretWord://s3cretWord", "redis://u:s3cretWord@h:x/s3cretWord"):
         monkeypatch.setenv(name.upper(), secret)
         try:

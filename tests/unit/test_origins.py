@@ -1,4 +1,4 @@
-"""How origins are spelled, in settings and by browsers, and which are those of the service itself."""
+"""Origins: their spelling in settings and in browsers, and which origins belong to the service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NORMAL = [
     ("http://[::1]:8080", "http://[::1]:8080", "IPv6"),
     ("http://[0:0::1]", "http://[::1]", "IPv6, written longer"),
     ("capacitor://localhost", "capacitor://localhost", "an app"),
-    ("chrome-extension://abcdefghij", "chrome-extension://abcdefghij", "a browser's extension"),
+    ("chrome-extension://abcdefghij", "chrome-extension://abcdefghij", "an extension of a browser"),
     ("http://xn--bcher-kva.example", "http://xn--bcher-kva.example", "a name with an umlaut, as browsers send it"),
 ]
 NO_ORIGINS = [
@@ -35,14 +35,14 @@ NO_ORIGINS = [
 
 @pytest.mark.parametrize(("text", "expected"), [row[:2] for row in NORMAL], ids=[row[2] for row in NORMAL])
 def test_normal_origin_has_one_spelling(text: str, expected: str) -> None:
-    """Small letters, no default port, short IPv6."""
+    """The normal form has small letters, no default port and short IPv6 addresses."""
     assert normal_origin(text) == expected == normal_origin(expected)
 
 
 @pytest.mark.fault("R14")
 @pytest.mark.parametrize("text", NO_ORIGINS)
-def test_normal_origin_of_what_is_none_is_empty(text: str) -> None:
-    """Nothing that a client may send raises."""
+def test_normal_origin_of_another_text_is_empty(text: str) -> None:
+    """A text that is no origin gives an empty text and raises no error, because a client may send it."""
     assert normal_origin(text) == ""
 
 
@@ -59,7 +59,7 @@ def test_normal_origin_of_what_is_none_is_empty(text: str) -> None:
     ],
 )
 def test_origin_of_a_setting(url: str, expected: str) -> None:
-    """Path and default port go; a name is written as browsers write it."""
+    """The origin of a URL has no path and no default port, and its host is written as browsers write it."""
     assert origin_of(url) == expected
 
 
@@ -85,14 +85,14 @@ def test_origin_of_a_setting(url: str, expected: str) -> None:
         ("http://photos.example", "photos.example:99999", False),
     ],
 )
-def test_same_place_is_host_and_port(origin: str, host: str, is_same: bool) -> None:
-    """The scheme is a proxy's affair; a default port may be named or not; a broken Host is nobody's."""
+def test_same_host_compares_host_and_port(origin: str, host: str, is_same: bool) -> None:
+    """Host and port decide, not the scheme, which a proxy may change; a default port is optional."""
     assert is_same_host(origin, host) is is_same
 
 
 @pytest.mark.fault("R17")
 @pytest.mark.parametrize(
-    ("given", "taken"),
+    ("given", "accepted"),
     [
         ("https://App.Example:443", ("https://app.example",)),
         ("https://app.example/", ("https://app.example",)),
@@ -100,14 +100,14 @@ def test_same_place_is_host_and_port(origin: str, host: str, is_same: bool) -> N
         ("https://b\u00fccher.example", ("https://xn--bcher-kva.example",)),
     ],
 )
-def test_allowed_origins_are_spelled_as_browsers_do(given: str, taken: tuple[str, ...]) -> None:
-    """What a person may write is what a browser is compared with."""
-    assert Settings(jwt_secret=SECRET, allowed_origins=given).allowed_origins == taken
+def test_allowed_origins_are_spelled_as_browsers_do(given: str, accepted: tuple[str, ...]) -> None:
+    """The setting accepts other spellings and stores the spelling of browsers, for the comparison."""
+    assert Settings(jwt_secret=SECRET, allowed_origins=given).allowed_origins == accepted
 
 
 @pytest.mark.fault("R17")
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "reason"),
     [
         ("null", "null stands for every page without an origin"),
         ("NULL", "null stands for every page without an origin"),
@@ -127,17 +127,17 @@ def test_allowed_origins_are_spelled_as_browsers_do(given: str, taken: tuple[str
         ("https://good.example,https://app.example:x", "it has no valid host or port"),
     ],
 )
-def test_allowed_origins_that_match_no_page_are_refused(given: str, told: str) -> None:
-    """Also those that would match too many; what is refused is not shown."""
+def test_allowed_origins_that_match_no_page_are_refused(given: str, reason: str) -> None:
+    """Origins that would match too many pages are refused too; the error does not show the refused value."""
     with pytest.raises(ValidationError) as caught:
         Settings(jwt_secret=SECRET, allowed_origins=given)
     text = str(caught.value.errors(include_input=False)[0]["msg"])
-    assert f"ALLOWED_ORIGINS: {told}" in text and "hunter2secret" not in text
+    assert f"ALLOWED_ORIGINS: {reason}" in text and "hunter2secret" not in text
 
 
 @pytest.mark.fault("R10")
-def test_page_origins_are_public_urls_and_the_allowed() -> None:
-    """PUBLIC_URL's pages are ours; each origin is there once."""
+def test_page_origins_are_the_public_url_and_the_allowed_origins() -> None:
+    """The origin of PUBLIC_URL is one of the page origins, and each origin is listed once."""
     settings = Settings(
         jwt_secret=SECRET,
         public_url="https://Photos.example/app",

@@ -1,4 +1,4 @@
-"""What every command prints its texts with: one line each, whatever stands in them and however wide the terminal is."""
+"""The functions with which commands print texts: one line per text, for any content and any terminal width."""
 
 from __future__ import annotations
 
@@ -24,27 +24,29 @@ HOSTILE = {
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal with 20 columns."""
     monkeypatch.setenv("COLUMNS", "20")
 
 
 @pytest.mark.fault("O6")
 @pytest.mark.parametrize(("text", "plain"), HOSTILE.items(), ids=range(len(HOSTILE)))
-def test_texts_are_plain_and_in_one_line(text: str, plain: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a result, as a notice, as an error about something, and as a cell."""
+def test_text_is_plain_and_in_one_line(text: str, plain: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A result, a notice, an error and a cell of a table are printed in one line without control characters."""
     output.say(text)
     output.say(text, output.BAD, label=f"{text} ")
     output.note(text)
     output.complain(text, about=text)
     assert output.say_table(("name", "text"), [(1, text)]) == 1
-    told = capsys.readouterr()
-    assert told.out.splitlines() == [plain, f"{plain} {plain}", "name  text".ljust(10), f"1     {plain}".rstrip()]
-    assert told.err.splitlines() == [plain, f"{plain}: {plain}"]
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [plain, f"{plain} {plain}", "name  text".ljust(10), f"1     {plain}".rstrip()]
+    assert printed.err.splitlines() == [plain, f"{plain}: {plain}"]
 
 
 @pytest.mark.fault("O6")
 def test_table_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
-    """Columns stand under each other, wide letters included; a very long cell moves only its own line, and is cut; an
-    empty one is a dash, so that a line has as many words as there are columns.
+    """Columns are aligned, also with wide letters; a very long cell is cut and moves only its own line.
+
+    An empty cell is a dash, so that each line has as many words as there are columns.
     """
     rows = [("a", None, "x"), ("写真", "b" * 10_000, "y"), ("c", "", "z")]
     assert output.say_table(("one", "two", "three"), rows) == 3
@@ -56,8 +58,8 @@ def test_table_has_a_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.fault("O6")
-def test_json_stays_what_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    """One line for programs, whatever is in it; it steers no terminal."""
+def test_json_is_unchanged_and_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    """The JSON of any content is one line for programs, without control characters for a terminal."""
     data = {"name": "".join(HOSTILE)}
     output.say_json(data)
     out = capsys.readouterr().out
@@ -68,8 +70,8 @@ def test_json_stays_what_it_was(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.fault("O6")
-def test_terminal_that_lacks_letters_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An encoding without them ends no command."""
+def test_terminal_with_a_small_encoding_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A letter that the encoding does not have is printed as an escape and raises no error."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
     output.use_any_encoding()

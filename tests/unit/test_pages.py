@@ -1,4 +1,4 @@
-"""What the two pages are made of: no code and no style in HTML, no HTML in code, no address elsewhere."""
+"""The files of the two pages: no code and no style in HTML, no HTML in code, no address of another server."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ IMPORT = re.compile(
     r"""^import\b[^;"']*["']([^"']+)["']|^export\b[^;"'=(]*\bfrom\s*["']([^"']+)["']|\bimport\(["']([^"']+)["']\)""",
     re.MULTILINE,
 )
-# What makes code or markup of a text.
+# These turn a text into code or markup.
 FORBIDDEN = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|DOMParser|srcdoc")
 
 
 @pytest.mark.parametrize("path", MODULES)
-def test_modules_import_only_what_is_served(path: str) -> None:
-    """Every import names a file that is served; none is at another address."""
+def test_modules_import_only_served_files(path: str) -> None:
+    """Every import names a file that the service serves, and no other address."""
     for target in filter(None, chain.from_iterable(IMPORT.findall(_code(path)))):
         if path.startswith("client/") and "node-" in target:
-            continue  # asked for only where there is no window
+            continue  # imported only outside of a browser
         assert target.startswith("."), target
         assert posixpath.normpath(posixpath.join(posixpath.dirname(path), target)) in pages.files()
 
 
 @pytest.mark.parametrize("path", MODULES)
 def test_modules_make_no_markup_of_texts(path: str) -> None:
-    """What users and plugins have written can only ever become text."""
+    """Texts of users and plugins are shown as text, because no module has a function that makes markup."""
     assert not FORBIDDEN.findall(pages.files()[path].content.decode())
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_documents_hold_no_code_and_no_style(name: str) -> None:
-    """A strict policy would not run them; what is loaded comes from this service, at addresses of this version."""
+def test_documents_contain_no_code_and_no_style(name: str) -> None:
+    """A strict content policy would block inline code; all loaded files are files of this version of the service."""
     html = pages.document(name).content.decode()
     assert not re.findall(r"<style|\son\w+=|\sstyle=|<script(?![^>]*\ssrc=)", html)
     addresses = re.findall(r'\s(?:src|href)="([^"]+)"', html)
@@ -47,10 +47,10 @@ def test_documents_hold_no_code_and_no_style(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_documents_announce_every_module(name: str) -> None:
-    """What the first module imports, directly or not, is fetched at once rather than one after the other."""
+def test_documents_preload_every_module(name: str) -> None:
+    """The browser loads at once all modules that the first one imports directly or indirectly."""
     html = pages.document(name).content.decode()
-    announced = set(re.findall(rf'modulepreload" href="/pages/{pages.version()}/([^"]+)"', html))
+    preloaded = set(re.findall(rf'modulepreload" href="/pages/{pages.version()}/([^"]+)"', html))
     needed, unread = {f"{name}.js"}, [f"{name}.js"]
     while unread:
         path = unread.pop()
@@ -59,8 +59,9 @@ def test_documents_announce_every_module(name: str) -> None:
             if imported not in needed and imported in pages.files():
                 needed.add(imported)
                 unread.append(imported)
-    assert announced == needed
+    assert preloaded == needed
 
 
 def _code(path: str) -> str:
+    """Return the code of a served module."""
     return pages.files()[path].content.decode()

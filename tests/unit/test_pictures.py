@@ -1,4 +1,4 @@
-"""What becomes of the processed images that plugins hand back."""
+"""Processed images that plugins return: which ones the service accepts, and what it makes of the others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
 
 
 def png(width: int, height: int, rows: int) -> bytes:
-    """Return a PNG of so many pixels, in its header at least, whose data unfolds to that many rows."""
+    """Return a PNG with this size in its header, whose data decompresses to this number of rows."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -45,32 +45,32 @@ def png(width: int, height: int, rows: int) -> bytes:
 
 @pytest.fixture
 def metrics() -> Metrics:
-    """The counts of one test."""
+    """Metrics of one test."""
     return Metrics()
 
 
 @pytest.fixture
 def plugin(metrics: Metrics) -> BoundPlugin:
-    """A provider whose results are judged."""
+    """A provider whose results are checked."""
     return BoundPlugin("provider", "acme", object(), {"analyze": lambda: None}, threads=1, metrics=metrics)
 
 
 @pytest.fixture
 def pictures() -> Iterator[ProcessedImages]:
-    """They look at bytes as the service does."""
+    """Processed images that are checked as in the service."""
     with ThreadPoolExecutor(1) as pool:
         yield ProcessedImages(SETTINGS, PictureCheck(SETTINGS, pool))
 
 
 def errors(metrics: Metrics) -> float:
-    """Return how many errors of the plugin were counted."""
+    """Return the number of counted errors of the plugin."""
     labels = {"kind": "provider", "plugin": "acme", "method": "analyze"}
     return metrics.registry.get_sample_value("pipeline_plugin_errors_total", labels) or 0
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no image": ({"processed_image": ProcessedImage(b"hello", "image/png")}, "Must be an image"),
-    "nothing": ({"processed_image": ProcessedImage(b"", "image/png")}, "Must be an image"),
+    "empty": ({"processed_image": ProcessedImage(b"", "image/png")}, "Must be an image"),
     "SVG": ({"processed_image": ProcessedImage(SVG, "image/svg+xml")}, "Must be an image"),
     "TIFF": ({"processed_image": ProcessedImage(make_image("TIFF"), "image/png")}, "Must be an image"),
     "too large": ({"processed_image": ProcessedImage(bytes(1_000_001), "image/png")}, "1000001 bytes, more than"),
@@ -78,7 +78,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bomb": ({"processed_image": ProcessedImage(png(20_000, 15_000, 10), "image/png")}, "processed_image: "),
     "no bytes": ({"processed_image": ProcessedImage(cast(bytes, "hello"), "image/png")}, "not a ProcessedImage with"),
     "no type": ({"processed_image": ProcessedImage(make_image(), "text/html")}, "an image content type"),
-    "another thing": ({"processed_image": b"hello"}, "not a ProcessedImage"),
+    "another type": ({"processed_image": b"hello"}, "not a ProcessedImage"),
     "script": ({"processed_image_url": "javascript:alert(1)"}, "not an http"),
     "path": ({"processed_image_url": "/etc/passwd"}, "not an http"),
     "file": ({"processed_image_url": "file:///etc/passwd"}, "not an http"),
@@ -102,14 +102,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("fields", "reason"), REFUSED.values(), ids=list(REFUSED))
 @pytest.mark.gen_test
-async def test_picture_that_is_none_is_left_out(
+async def test_invalid_picture_is_left_out_of_the_result(
     pictures: ProcessedImages, plugin: BoundPlugin, metrics: Metrics, fields: dict[str, Any], reason: str
 ) -> None:
-    """The result stands without it; log and metric name the plugin, the log the reason."""
+    """The result is used without the picture; log and metric name the plugin, and the log has the reason."""
     analysis = replace(make_analysis("Nike"), **fields)
     with capture_logs() as logs:
-        kept = await pictures.without_refused(plugin, "analyze", analysis)
-    assert kept == replace(analysis, processed_image=None, processed_image_url=None)
+        checked = await pictures.without_refused(plugin, "analyze", analysis)
+    assert checked == replace(analysis, processed_image=None, processed_image_url=None)
     (line,) = [each for each in logs if each["event"] == "processed_image_refused"]
     assert line["plugin"] == "acme" and reason in line["reason"]
     assert errors(metrics) == 1
@@ -127,21 +127,21 @@ async def test_picture_that_is_none_is_left_out(
     ],
 )
 @pytest.mark.gen_test
-async def test_content_type_is_what_the_bytes_say(
+async def test_content_type_is_determined_by_the_bytes(
     pictures: ProcessedImages, plugin: BoundPlugin, metrics: Metrics, format: str, content_type: str
 ) -> None:
-    """Whatever the plugin calls it."""
+    """The bytes determine the content type; the content type that the plugin returns is ignored."""
     image = make_image(format)
     analysis = Analysis(processed_image=ProcessedImage(image, "image/x-lie"))
-    kept = await pictures.without_refused(plugin, "analyze", analysis)
-    assert kept.processed_image == ProcessedImage(image, content_type)
+    checked = await pictures.without_refused(plugin, "analyze", analysis)
+    assert checked.processed_image == ProcessedImage(image, content_type)
     assert errors(metrics) == 0
 
 
 @pytest.mark.parametrize("url", ["https://cdn.example/x.png", "http://10.0.0.7/x.png", "https://photos.example/x"])
 @pytest.mark.gen_test
-async def test_url_that_others_reach_is_kept(pictures: ProcessedImages, plugin: BoundPlugin, url: str) -> None:
-    """Also one of the AI service's own host, wherever that is."""
+async def test_public_url_is_accepted(pictures: ProcessedImages, plugin: BoundPlugin, url: str) -> None:
+    """A public URL is accepted, and also one with the host of the AI service, even if this host is internal."""
     analysis = await pictures.without_refused(plugin, "analyze", Analysis(processed_image_url=url))
     assert analysis.processed_image_url == url
 
@@ -156,8 +156,8 @@ async def test_url_that_others_reach_is_kept(pictures: ProcessedImages, plugin: 
         *("::1", "fe80::1%eth0", "fd00::1", "::ffff:127.0.0.1", "::ffff:a00:1", "2002:7f00:1::"),
     ],
 )
-def test_internal_hosts_are_recognized(host: str) -> None:
-    """In each spelling that browsers follow."""
+def test_internal_hosts_are_recognised(host: str) -> None:
+    """An internal host is recognised in each spelling that browsers accept."""
     assert is_internal(host)
 
 
@@ -165,14 +165,15 @@ def test_internal_hosts_are_recognized(host: str) -> None:
     "host", ["example.com", "8.8.8.8", "2606:4700::1111", "local.example", "10.example.com", "lan.example", ""]
 )
 def test_public_hosts_are_not_internal(host: str) -> None:
-    """A name is not looked up."""
+    """A public host is not internal; its name is not looked up."""
     assert not is_internal(host)
 
 
 class Endless(io.RawIOBase):
-    """A file that goes on for ever."""
+    """A file without an end."""
 
     def read(self, size: int = -1) -> bytes:
+        """Return this number of zeros."""
         return bytes(size)
 
 
@@ -184,13 +185,13 @@ class Endless(io.RawIOBase):
         (io.StringIO("text"), "gives str, not bytes"),
         (Endless(), "more than 20000000 bytes"),
     ],
-    ids=["bytes", "nothing", "text", "endless"],
+    ids=["bytes", "None", "text", "endless"],
 )
 @pytest.mark.gen_test
-async def test_file_of_a_storage_is_read_with_care(
+async def test_invalid_file_of_a_storage_makes_it_unavailable(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch, opened: object, cause: str
 ) -> None:
-    """What `open` returns is the plugin's; what is no file of bytes, or has no end, is the storage being unusable."""
+    """If `open` of a storage plugin returns no file of bytes, or a file without an end, the storage is unavailable."""
     monkeypatch.setattr(storage_calls, "READ_AT_MOST_BYTES", 20_000_000)
     bound = BoundPlugin("storage", "odd", object(), {"open": lambda public_id: opened}, threads=1, metrics=metrics)
     odd = StorageCalls(bound, 30, OFF)

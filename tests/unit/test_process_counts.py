@@ -1,4 +1,4 @@
-"""How many processes are alive, and how many were lost and not replaced: the alert PipelineProcessLost reads it."""
+"""The number of running processes, and of lost processes without a replacement, for the alert PipelineProcessLost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from pipeline.usecases.processes import by_state
 
 
 def entry(role: str, started: int, seen: int | None = None) -> dict[str, Any]:
-    """An entry as Redis has it, by the minute of its start; seen: the minute of the last sign of one that was lost."""
+    """Return an entry as Redis has it.
+
+    started: the minute of its start.
+    seen: the minute of the last heartbeat, if the process was lost.
+    """
     at = [f"2026-01-31T12:{minute or 0:02}:00.000Z" for minute in (started, seen)]
     return {"role": role, "startedAt": at[0], "seenAt": at[1], "isAlive": seen is None}
 
@@ -18,23 +22,23 @@ def entry(role: str, started: int, seen: int | None = None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("entries", "expected", "remark"),
     [
-        ([], {}, "none"),
-        ([entry("all", 1), entry("all", 2), entry("web", 3)], {("all", "alive"): 2, ("web", "alive"): 1}, "all alive"),
+        ([], {}, "no process"),
+        ([entry("all", 1), entry("all", 2), entry("web", 3)], {("all", "alive"): 2, ("web", "alive"): 1}, "all run"),
         (
             [entry("all", 1, 5), entry("all", 2)],
             {("all", "alive"): 1, ("all", "lost"): 1},
-            "the other one has been there all along",
+            "the other process ran before and replaces none",
         ),
-        ([entry("all", 1, 5), entry("all", 6)], {("all", "alive"): 1}, "one that started since replaces it"),
+        ([entry("all", 1, 5), entry("all", 6)], {("all", "alive"): 1}, "a process that started later replaces it"),
         (
             [entry("all", 1, 5), entry("all", 1, 6), entry("all", 7)],
             {("all", "alive"): 1, ("all", "lost"): 1},
-            "one replaces one",
+            "one new process replaces one lost process",
         ),
         (
             [entry("all", 1, 5), entry("all", 1, 8), entry("all", 6), entry("all", 9)],
             {("all", "alive"): 2},
-            "each lost one by the first that started after it",
+            "each lost process is replaced by the first one that started after it",
         ),
         (
             [entry("worker", 1, 5), entry("web", 6)],
@@ -44,5 +48,5 @@ def entry(role: str, started: int, seen: int | None = None) -> dict[str, Any]:
     ],
 )
 def test_processes_by_state(entries: list[dict[str, Any]], expected: dict[tuple[str, str], int], remark: str) -> None:
-    """A crash that was made good by a restart is no lost process."""
+    """A crashed process counts as lost only if no process of its role started later."""
     assert {key: count for key, count in by_state(entries).items()} == expected, remark

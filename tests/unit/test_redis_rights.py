@@ -1,4 +1,4 @@
-"""The list of Redis commands that `check` tries and docs/operations.md grants is the one the service uses."""
+"""The Redis commands that `check` tries and docs/operations.md grants are those that the service uses."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pipeline.commands.checks.redis_rights import LISTENING, TRIED, WISHED, acl_
 
 ROOT = Path(__file__).parents[2]
 CALL = re.compile(r"redis\.p?call\('(\w+)'")
-# Redis' own words among the capitals of the Python code, and commands that need no right of a user.
+# Words in capitals in the Python code that are no commands, and commands for which a user needs no right.
 NO_COMMANDS = {"AUTH", "ASKING", "SENTINEL", "BGREWRITEAOF"}
-# What a command begins with where it is written in Python.
+# The first word of a command in the Python code.
 KNOWN = re.compile(r"[A-Z]{3,14}")
 
 
 def used_by_scripts() -> set[str]:
-    """Return the commands in all Lua scripts; `push` of place.lua stands for two of them."""
+    """Return the commands in all Lua scripts; `push` of place.lua is one of two commands."""
     texts = [path.read_text() for path in (ROOT / "pipeline/queue/lua").glob("*.lua")]
     return {name for text in texts for name in CALL.findall(text)} | {"LPUSH", "RPUSH"}
 
 
 def used_by_python() -> set[str]:
-    """Return the commands in queue, rooms and link: texts in capitals that begin a call or a tuple."""
+    """Return the commands in queue, rooms and link: texts in capitals that begin a call of `ask` or a tuple."""
     found = set()
     for folder in ("queue", "rooms", "link"):
         for path in (ROOT / "pipeline" / folder).glob("*.py"):
@@ -41,18 +41,18 @@ def used_by_python() -> set[str]:
 
 @pytest.mark.fault("O7")
 def test_all_commands_of_the_service_are_tried() -> None:
-    """A command that is added anywhere is added to the list, and one that is used no more is taken out."""
+    """The list has exactly the commands in use: a new one must be added, an unused one must be removed."""
     granted = {each[0] for each in TRIED} | {*LISTENING, *WISHED}
     used = used_by_scripts() | used_by_python()
     assert used - granted == set(), "not in pipeline/commands/checks/redis_rights.py"
-    # Chosen by a variable where they are used.
+    # The code selects these by a variable.
     by_name = {"PUBLISH", "HSETNX", "HINCRBYFLOAT", *LISTENING}
     assert granted - used - by_name == set(), "used nowhere"
 
 
 @pytest.mark.fault("O7")
-def test_operations_name_the_rights() -> None:
-    """docs/operations.md has the whole line, to be copied."""
+def test_operations_docs_name_the_rights() -> None:
+    """docs/operations.md has the complete ACL line, which an operator can copy."""
     line = "ACL SETUSER pipeline on >PASSWORD " + " ".join(acl_rules("pipeline"))
     text = (ROOT / "docs/operations.md").read_text()
     section = text.partition("## Redis rights (ACL)")[2].partition("\n## ")[0]

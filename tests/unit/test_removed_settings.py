@@ -1,4 +1,4 @@
-"""Settings of before: each has no effect, stops no start, and is named with the value that is in force."""
+"""Removed settings: each has no effect, does not stop the start, and its warning names the value in use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.usecases.upload import IDEMPOTENCY_SECONDS
 from tests import constants
 from tests.service import ROOT
 
-IN_FORCE = {
+IN_USE = {
     "AI_CACHE_DAYS": result_cache.REUSE_DAYS,
     "MAX_IMAGE_PIXELS": cost.MAX_IMAGE_PIXELS,
     "UPLOAD_TIMEOUT_SECONDS": upload.BODY_SECONDS,
@@ -50,30 +50,31 @@ IN_FORCE = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, for a .env file."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", REMOVED)
-def test_value_that_is_told_is_the_one_in_force(name: str) -> None:
-    """The texts of the warning begin with the constant itself."""
+def test_warning_names_the_value_in_use(name: str) -> None:
+    """The text of each warning begins with the value of the constant."""
     if name == "RENEW_SECONDS":
         assert (REMOVED[name], leases.RENEWALS_PER_LEASE) == ("a third of LEASE_SECONDS", 3)
     else:
-        assert REMOVED[name].replace(";", ",").split(",")[0] == f"{IN_FORCE[name]:.10g}"
+        assert REMOVED[name].replace(";", ",").split(",")[0] == f"{IN_USE[name]:.10g}"
     assert not hasattr(Settings, name.lower()) or name == "POOL_THREADS"
 
 
-def test_values_that_follow_from_other_settings() -> None:
-    """They were settings of their own: never less than before, and more where the others are raised."""
+def test_derived_values_grow_with_the_settings_they_depend_on() -> None:
+    """These values were separate settings: they are never less than before, and grow with the other settings."""
     assert (Settings().pool_threads, Settings(concurrency=45).pool_threads) == (16, 90)
     assert [upload.body_seconds(mib << 20) for mib in (1, 10)] == [300, 300]
     assert upload.body_seconds(100 << 20) == pytest.approx(2996, abs=1)
 
 
 @pytest.mark.parametrize("name", REMOVED)
-def test_removed_setting_stops_no_start(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Whatever it is set to, in the environment or in .env, and in small letters too; it is not taken for a slip."""
+def test_removed_setting_does_not_stop_the_start(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Any value in the environment or in .env is reported as removed, not as unknown, also in small letters."""
     monkeypatch.setenv(name.lower(), "nonsense")
     (folder / ".env").write_text(f"{name}=5\n")
     settings = load()
@@ -82,8 +83,8 @@ def test_removed_setting_stops_no_start(folder: Path, monkeypatch: pytest.Monkey
     assert str(settings.removed_variables[0]).startswith(f"{name} has no effect since 0.2.0: the value is fixed, ")
 
 
-def test_constants_that_tests_change_are_there() -> None:
-    """Each is one plain assignment, which a process that is started with another value has instead."""
+def test_constants_that_tests_change_exist() -> None:
+    """Each is a number at the top of its module, so that a process can be started with another value."""
     names = [value for value in vars(constants).values() if isinstance(value, str) and value.startswith("pipeline.")]
     assert len(names) > 10
     for name in names:
@@ -92,8 +93,8 @@ def test_constants_that_tests_change_are_there() -> None:
 
 
 def test_process_has_the_constants_it_is_started_with(tmp_path: Path) -> None:
-    """Also where other modules import them by name, and in defaults of arguments."""
-    script = tmp_path / "shown.py"
+    """The other value applies also where modules import the constant by name, and in defaults of arguments."""
+    script = tmp_path / "printed.py"
     script.write_text(
         "from pipeline.parts.work import MAX_STALLS\n"
         "from pipeline.queue.attempt import RetryPolicy\n"

@@ -1,4 +1,4 @@
-"""The `progress` that an analyze is handed."""
+"""The argument `progress` of `analyze`, with which a provider reports its progress."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from pipeline.hooks.progress import ProgressReports, takes_progress
 from pipeline.metrics import Metrics
 
 NIKE = Attribute("Nike", 0.5)
-Told = list[tuple[float | None, Mapping[str, Attribute]]]
+Reports = list[tuple[float | None, Mapping[str, Attribute]]]
 
 
-def make_reporting() -> tuple[ProgressReports, Told]:
-    told: Told = []
-    return ProgressReports(lambda share, partial: told.append((share, partial))), told
+def make_reporting() -> tuple[ProgressReports, Reports]:
+    """Return a `progress` object and the list of the reports that it sends."""
+    sent: Reports = []
+    return ProgressReports(lambda share, partial: sent.append((share, partial))), sent
 
 
 @pytest.mark.gen_test
-async def test_reports_come_from_the_loop_and_from_threads_until_the_call_is_over() -> None:
-    """Awaited or not; a share beyond the ends is the end; whatever is reported after the call is dropped."""
-    reporting, told = make_reporting()
+async def test_reports_of_the_loop_and_of_threads_are_sent_until_the_call_ends() -> None:
+    """A report may be awaited or not; a share is limited to 0 to 1; reports after the call are dropped."""
+    reporting, sent = make_reporting()
     await reporting(share=0.5, brand=NIKE)
     await asyncio.to_thread(reporting, 7)
     reporting(-1)
@@ -34,22 +35,22 @@ async def test_reports_come_from_the_loop_and_from_threads_until_the_call_is_ove
     await asyncio.sleep(0)
     reporting.end()
     await reporting(share=0.9)
-    assert told == [(0.5, {"brand": NIKE}), (1.0, {}), (0.0, {}), (1.0, {})]
+    assert sent == [(0.5, {"brand": NIKE}), (1.0, {}), (0.0, {}), (1.0, {})]
 
 
 @pytest.mark.fault("P11")
 @pytest.mark.gen_test
-async def test_what_steers_a_terminal_is_not_reported() -> None:
-    """What has been found so far is shown to people as a result is."""
-    reporting, told = make_reporting()
+async def test_report_contains_no_control_characters() -> None:
+    """Partial values are shown to users like a result, so characters that control a terminal are removed."""
+    reporting, sent = make_reporting()
     await reporting(brand=Attribute("\x1b[31mNi\u202eke\x00 ", 0.5))
-    assert told == [(None, {"brand": NIKE})]
+    assert sent == [(None, {"brand": NIKE})]
 
 
 @pytest.mark.gen_test
-async def test_thread_that_reports_without_end_does_not_crowd_the_loop() -> None:
-    """Of what it reports while the loop is busy the first and the last report are told, in that order."""
-    reporting, told = make_reporting()
+async def test_thread_with_many_reports_does_not_overload_the_loop() -> None:
+    """Of the reports made while the loop is busy only the first and the last are sent, in this order."""
+    reporting, sent = make_reporting()
 
     def report() -> None:
         reporting(0, brand=NIKE)
@@ -58,12 +59,12 @@ async def test_thread_that_reports_without_end_does_not_crowd_the_loop() -> None
 
     thread = threading.Thread(target=report)
     thread.start()
-    thread.join()  # the loop is busy all the while
+    thread.join()  # the loop is busy during this time
     await asyncio.sleep(0)
-    assert told == [(0.0, {"brand": NIKE}), (1.0, {})]
+    assert sent == [(0.0, {"brand": NIKE}), (1.0, {})]
     await asyncio.to_thread(reporting, 0.5)
     await asyncio.sleep(0)
-    assert told[2:] == [(0.5, {})]
+    assert sent[2:] == [(0.5, {})]
 
 
 @pytest.mark.parametrize(
@@ -78,40 +79,40 @@ async def test_thread_that_reports_without_end_does_not_crowd_the_loop() -> None
     ],
 )
 @pytest.mark.gen_test
-async def test_what_is_no_report_is_refused(share: Any, partial: Any, message: str) -> None:
-    """The author of a plugin hears what is wrong, and nothing is told."""
-    reporting, told = make_reporting()
+async def test_invalid_report_is_refused(share: Any, partial: Any, message: str) -> None:
+    """The author of a plugin gets an error that names the fault, and no report is sent."""
+    reporting, sent = make_reporting()
     with pytest.raises((TypeError, ValueError), match=message):
         reporting(share, **partial)
-    assert told == []
+    assert sent == []
 
 
-def test_analyze_says_by_a_parameter_that_it_reports() -> None:
-    """Named `progress`, whatever its default."""
+def test_analyze_with_a_progress_parameter_reports() -> None:
+    """A provider reports its progress if `analyze` has a parameter named `progress`, with any default."""
 
     class Silent:
         async def analyze(self, request: Any) -> None: ...
 
-    class Reports:
+    class Reporting:
         def analyze(self, request: Any, progress: Any = None) -> None: ...
 
-    assert [takes_progress(each.analyze) for each in (Silent(), Reports())] == [False, True]
+    assert [takes_progress(each.analyze) for each in (Silent(), Reporting())] == [False, True]
     assert not takes_progress(dict.__init__)
 
 
 @pytest.mark.parametrize("is_async", [True, False])
 @pytest.mark.gen_test
-async def test_progress_is_handed_by_its_name(is_async: bool) -> None:
-    """Wherever it stands among the parameters: an author may well make it one that has to be named."""
+async def test_progress_is_passed_by_name(is_async: bool) -> None:
+    """`progress` may be at any position among the parameters, also keyword-only."""
 
     class Provider:
         def analyze(self, request: Any, more: int = 0, *, progress: Any) -> Any:
-            return self.told(request, progress) if is_async else progress(request / 4)
+            return self.report_later(request, progress) if is_async else progress(request / 4)
 
-        async def told(self, request: Any, progress: Any) -> None:
+        async def report_later(self, request: Any, progress: Any) -> None:
             await progress(request / 4)
 
-    reporting, told = make_reporting()
+    reporting, sent = make_reporting()
     provider = Provider()
     plugin = BoundPlugin("provider", "named", provider, {"analyze": provider.analyze}, threads=1, metrics=Metrics())
     try:
@@ -119,4 +120,4 @@ async def test_progress_is_handed_by_its_name(is_async: bool) -> None:
         await asyncio.sleep(0)
     finally:
         await plugin.close()
-    assert told == [(0.5, {})]
+    assert sent == [(0.5, {})]

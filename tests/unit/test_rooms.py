@@ -1,4 +1,4 @@
-"""Rooms and outboxes with clients whose every write the test finishes itself."""
+"""Rooms and outboxes; the test finishes each write to a client itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.rooms.rooms import FRAME_BYTES, PROGRESS_AT_MOST, Connection, Room
 
 
 class Wire:
-    """The far end of a connection: remembers what was written and closed, finishes writes when told."""
+    """The client's end of a connection: it records frames and close codes; `finish_write` ends a write."""
 
     def __init__(self, rooms: Rooms) -> None:
         self.written: list[bytes] = []
@@ -25,21 +25,22 @@ class Wire:
         return self.writes[-1]
 
     async def finish_write(self, error: Exception | None = None) -> None:
-        """Let the write in flight end."""
+        """End the write in progress."""
         if error:
             self.writes[-1].set_exception(error)
         else:
             self.writes[-1].set_result(None)
-        await asyncio.sleep(0)  # the connection hears of it in the loop's next round
+        await asyncio.sleep(0)  # the connection gets the result in the next step of the loop
 
 
 def make_rooms(max_frames: int = 3, max_bytes: int = 1000) -> tuple[Rooms, Metrics]:
+    """Return rooms with these limits of an outbox, and their metrics."""
     metrics = Metrics()
     return Rooms(max_frames=max_frames, max_bytes=max_bytes, metrics=metrics), metrics
 
 
 async def joined(rooms: Rooms, room: str = "user:1", first: bytes = b"connected") -> Wire:
-    """Return a wire in the room whose first frame has gone out."""
+    """Return a wire that has joined the room and whose first frame is written."""
     wire = Wire(rooms)
     await rooms.join(room, wire.connection)
     wire.connection.start([first])
@@ -49,8 +50,8 @@ async def joined(rooms: Rooms, room: str = "user:1", first: bytes = b"connected"
 
 
 @pytest.mark.gen_test
-async def test_deliver_reaches_everyone_in_the_room_and_nobody_else() -> None:
-    """The number returned is how many it reached."""
+async def test_deliver_reaches_only_the_connections_in_the_room() -> None:
+    """deliver returns the number of connections that it reached."""
     rooms, _ = make_rooms()
     one, two, other = await joined(rooms), await joined(rooms), await joined(rooms, "user:2")
     assert rooms.deliver("user:1", b"event") == 2
@@ -59,8 +60,8 @@ async def test_deliver_reaches_everyone_in_the_room_and_nobody_else() -> None:
 
 
 @pytest.mark.gen_test
-async def test_connection_has_one_write_in_flight() -> None:
-    """The next frame is written when the one before has gone out, in order."""
+async def test_connection_has_one_write_in_progress() -> None:
+    """The next frame is written when the write of the frame before has ended, in order."""
     rooms, _ = make_rooms()
     wire = await joined(rooms)
     for frame in (b"1", b"2", b"3"):
@@ -73,8 +74,8 @@ async def test_connection_has_one_write_in_flight() -> None:
 
 
 @pytest.mark.gen_test
-async def test_connection_gets_nothing_before_it_starts_and_misses_nothing() -> None:
-    """What is delivered while it joins follows its first frame."""
+async def test_connection_gets_early_events_after_it_starts() -> None:
+    """Events that are delivered while the connection joins are written after its first frame."""
     rooms, _ = make_rooms()
     wire = Wire(rooms)
     await rooms.join("user:1", wire.connection)
@@ -86,34 +87,34 @@ async def test_connection_gets_nothing_before_it_starts_and_misses_nothing() -> 
 
 
 @pytest.mark.parametrize(
-    ("frames", "is_cut_off", "remark"),
+    ("frames", "is_closed", "remark"),
     [
-        ([b"x"] * 4, False, "one in flight, three wait: full"),
-        ([b"x"] * 5, True, "a fourth waits: over by one"),
-        ([b"x" * 250] * 4, True, "each takes more than its bytes"),
-        ([b"x" * 900, b"x" * 100], False, "one in flight, one waits: full"),
-        ([b"x" * 900, b"x" * 101], True, "over by one byte"),
-        ([b"x", b"x" * 500, b"x" * 500], True, "two wait, over by one byte"),
-        ([b"x" * 5000], False, "a frame that goes out at once waits for nothing"),
+        ([b"x"] * 4, False, "one is being written, three wait: full"),
+        ([b"x"] * 5, True, "a fourth waits: one frame too many"),
+        ([b"x" * 250] * 4, True, "each frame counts with more than its bytes"),
+        ([b"x" * 900, b"x" * 100], False, "one is being written, one waits: full"),
+        ([b"x" * 900, b"x" * 101], True, "one byte too many"),
+        ([b"x", b"x" * 500, b"x" * 500], True, "two wait, one byte too many"),
+        ([b"x" * 5000], False, "a frame that is written at once does not wait"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 @pytest.mark.gen_test
-async def test_outbox_bound(frames: list[bytes], is_cut_off: bool, remark: str) -> None:
-    """Three frames, or so many bytes with the one in flight, may wait; then one is closed, and the others go on."""
+async def test_outbox_is_bounded(frames: list[bytes], is_closed: bool, remark: str) -> None:
+    """Three frames, or max_bytes with the frame being written, may wait; then only this connection is closed."""
     rooms, _ = make_rooms(max_bytes=1000 + 2 * FRAME_BYTES)
     slow, quick = await joined(rooms), await joined(rooms)
     for frame in frames:
         rooms.deliver("user:1", frame)
         await quick.finish_write()
-    assert slow.codes == ([4503] if is_cut_off else [])
-    assert slow.written == frames[:1], "what waited was dropped, not written in one go"
+    assert slow.codes == ([4503] if is_closed else [])
+    assert slow.written == frames[:1], "waiting frames were dropped, not written"
     assert quick.written == frames and quick.codes == []
 
 
 @pytest.mark.gen_test
-async def test_outbox_bytes_are_given_back() -> None:
-    """A client that keeps up is never cut off, however much it is sent."""
+async def test_outbox_bytes_are_released() -> None:
+    """A client that reads fast enough is never disconnected, for any number of frames."""
     rooms, _ = make_rooms()
     wire = await joined(rooms)
     for _ in range(100):
@@ -126,7 +127,7 @@ async def test_outbox_bytes_are_given_back() -> None:
 
 @pytest.mark.gen_test
 async def test_connection_that_never_starts_is_bounded_too() -> None:
-    """A client that joins while much is delivered is cut off like any other, and sees none of it."""
+    """A client that joins during many deliveries is disconnected like any other, and gets no frame."""
     rooms, _ = make_rooms()
     wire = Wire(rooms)
     await rooms.join("user:1", wire.connection)
@@ -137,22 +138,22 @@ async def test_connection_that_never_starts_is_bounded_too() -> None:
 
 
 @pytest.mark.gen_test
-async def test_end_writes_what_waits_then_the_last_frame_then_closes_once() -> None:
-    """An orderly end loses nothing; a second end changes nothing; nothing is sent after."""
+async def test_end_writes_waiting_frames_and_the_last_frame_and_closes_once() -> None:
+    """An orderly end loses no frame; a second end has no effect; no frame is sent after the end."""
     rooms, _ = make_rooms()
     wire = await joined(rooms)
     for frame in (b"1", b"2"):
         rooms.deliver("user:1", frame)
-    rooms.end(wire.connection, 1012, b"goodbye")
+    rooms.end(wire.connection, 1012, b"last")
     rooms.end(wire.connection, 4419, b"too late")
     wire.connection.send(b"late")
-    assert (wire.written, wire.codes) == ([b"1", b"2", b"goodbye"], [1012])
+    assert (wire.written, wire.codes) == ([b"1", b"2", b"last"], [1012])
     assert "user:1" not in rooms
 
 
 @pytest.mark.gen_test
-async def test_end_before_the_start_says_only_why() -> None:
-    """Who was never told it is connected gets no events on the way out."""
+async def test_end_before_the_start_writes_only_the_reason() -> None:
+    """A connection that has not started gets no events when it ends."""
     rooms, _ = make_rooms()
     wire = Wire(rooms)
     await rooms.join("user:1", wire.connection)
@@ -162,8 +163,8 @@ async def test_end_before_the_start_says_only_why() -> None:
 
 
 @pytest.mark.gen_test
-async def test_failed_write_harms_nobody() -> None:
-    """A socket that broke is written to no more until its owner notices."""
+async def test_failed_write_does_not_affect_other_connections() -> None:
+    """No further frame is written to a broken socket, until its handler removes it."""
     rooms, _ = make_rooms()
     broken, other = await joined(rooms), await joined(rooms)
     rooms.deliver("user:1", b"1")
@@ -174,36 +175,36 @@ async def test_failed_write_harms_nobody() -> None:
 
 
 @pytest.mark.gen_test
-async def test_rooms_tell_when_a_room_is_occupied_and_vacated() -> None:
-    """Whoever joins waits for the room to be heard elsewhere; only the last one out vacates it."""
+async def test_rooms_report_when_a_room_is_occupied_and_vacated() -> None:
+    """A joining connection waits until the other processes know the room; the last one that leaves vacates the room."""
     rooms, metrics = make_rooms()
-    told: list[str] = []
-    may_go_on = asyncio.Event()
+    reported: list[str] = []
+    may_continue = asyncio.Event()
 
     async def occupied(room: str) -> None:
-        told.append(f"occupied {room}")
-        await may_go_on.wait()
+        reported.append(f"occupied {room}")
+        await may_continue.wait()
 
-    rooms.on_occupied, rooms.on_vacated = occupied, lambda room: told.append(f"vacated {room}")
+    rooms.on_occupied, rooms.on_vacated = occupied, lambda room: reported.append(f"vacated {room}")
     one, two = Wire(rooms), Wire(rooms)
     joining = [asyncio.ensure_future(rooms.join("user:1", wire.connection)) for wire in (one, two)]
     _, pending = await asyncio.wait(joining, timeout=0)
     assert len(pending) == 2
-    may_go_on.set()
+    may_continue.set()
     await asyncio.gather(*joining)
     assert metrics.registry.get_sample_value("pipeline_sockets_open", {"transport": "socket"}) == 2
     rooms.forget(one.connection)
-    assert told == ["occupied user:1", "occupied user:1"]
+    assert reported == ["occupied user:1", "occupied user:1"]
     rooms.end(two.connection, 1012)
     rooms.forget(two.connection)
-    assert told[2:] == ["vacated user:1"]
+    assert reported[2:] == ["vacated user:1"]
     assert metrics.registry.get_sample_value("pipeline_sockets_open", {"transport": "socket"}) == 0
     assert (rooms.names(), rooms.connections) == ([], set())
 
 
 @pytest.mark.gen_test
-async def test_forget_tells_who_waits_for_the_close() -> None:
-    """`closed` is done when the socket is gone, not when the close was sent; forgetting twice is fine."""
+async def test_forget_completes_the_close() -> None:
+    """`closed` is done when the connection is forgotten, not when the close is sent; it may be forgotten twice."""
     rooms, _ = make_rooms()
     wire = await joined(rooms)
     connection: Connection = wire.connection
@@ -215,8 +216,8 @@ async def test_forget_tells_who_waits_for_the_close() -> None:
 
 
 @pytest.mark.gen_test
-async def test_progress_reaches_those_who_ask_and_nobody_else() -> None:
-    """Of a room with two sockets one asks, another room's asks too; who leaves or has ended gets no more."""
+async def test_progress_reaches_only_connections_that_request_it() -> None:
+    """In a room with two sockets only the requesting one gets progress; an ended connection gets no more."""
     rooms, _ = make_rooms()
     asked: list[str] = []
     rooms.on_progress_wanted = asked.append
@@ -234,8 +235,8 @@ async def test_progress_reaches_those_who_ask_and_nobody_else() -> None:
 
 
 @pytest.mark.gen_test
-async def test_progress_pushes_no_event_out_of_an_outbox() -> None:
-    """To a client that does not read only few progress frames wait; one that is being let in gets none."""
+async def test_progress_replaces_no_event_in_an_outbox() -> None:
+    """Only a few progress frames wait for a client that does not read; a paused connection gets none."""
     rooms, _ = make_rooms(max_frames=100, max_bytes=100_000)
     wire = await joined(rooms)
     rooms.want_progress(wire.connection)

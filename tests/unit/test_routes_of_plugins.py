@@ -1,4 +1,4 @@
-"""What a plugin may serve, and which of its routes is meant."""
+"""The HTTP routes of plugins: which ones are valid, how a path finds its route, and what a reply may contain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.handler_server import HandlerServer
 
 
 def answer(request: PluginRequest) -> None:
-    """Answer nothing."""
+    """Handle a request with an empty reply."""
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def answer(request: PluginRequest) -> None:
         (("GET", "/there/{other}", answer), {}, "has it already"),
     ],
 )
-def test_a_route_that_cannot_be_is_refused(arguments: Any, options: Any, fault: str) -> None:
-    """At load, in words for its author."""
+def test_invalid_route_is_refused(arguments: Any, options: Any, fault: str) -> None:
+    """The error at load names the fault for the author of the plugin."""
     routes = RouteList()
     routes.add("GET", "/there/{name}", answer)
     with pytest.raises(ValueError, match=fault):
         routes.add(*arguments, **options)
 
 
-def test_a_fixed_part_goes_before_a_name() -> None:
-    """Whichever was added first; names are decoded one by one, so that %2F stays in its part."""
+def test_fixed_part_of_a_path_precedes_a_name() -> None:
+    """The order of adding does not count; each part is decoded separately, so that %2F stays in its part."""
     routes = RouteList()
     for method, path in (("GET", "/a/{b}"), ("GET", "/a/new"), ("POST", "/a/{c}")):
         routes.add(method, path, answer)
@@ -69,7 +69,7 @@ def test_a_fixed_part_goes_before_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "reply",
     [
         *("text", PluginReply(True), PluginReply(600), PluginReply(body="x"), PluginReply(json=1, body=b"x")),
         *(PluginReply(json=float("nan")), PluginReply(204, body=b"x"), PluginReply(headers={"Content-Length": "9"})),
@@ -77,22 +77,22 @@ def test_a_fixed_part_goes_before_a_name() -> None:
         *(PluginReply(headers=[("X", "1")]), PluginReply(headers={"X Y": "1"}), PluginReply(content_type="a\r\nb: c")),
     ],
 )  # type: ignore[arg-type]
-def test_a_reply_that_cannot_be_sent_is_the_plugins_error(said: Any) -> None:
-    """Nothing of it reaches the client."""
+def test_reply_that_cannot_be_sent_is_an_error_of_the_plugin(reply: Any) -> None:
+    """The reply is refused before any part of it reaches the client."""
     with pytest.raises(WrongReply):
-        checked_reply(said)
+        checked_reply(reply)
 
 
-def test_a_request_without_json_is_the_clients_fault() -> None:
-    """400, however deep it is."""
+def test_request_without_valid_json_is_an_error_of_the_client() -> None:
+    """Invalid JSON raises ValidationError (400), also very deeply nested JSON."""
     for body in (b"", b"{", b"\xff", b"[" * 100_000):
         with pytest.raises(ValidationError):
             PluginRequest("POST", body=body).json()
 
 
 @pytest.mark.gen_test
-async def test_a_plugin_that_is_not_ready_is_not_asked() -> None:
-    """Its routes are a 503 that says when, and nobody starts it at each request; one that fails is asked again."""
+async def test_plugin_that_is_not_ready_is_not_called() -> None:
+    """Its routes reply 503 with Retry-After and do not start it at each request; a failing route is still called."""
     starts: list[Any] = []
 
     def start(context: Any) -> None:
@@ -118,8 +118,8 @@ async def test_a_plugin_that_is_not_ready_is_not_asked() -> None:
     assert (await call_route(ready, route, PluginRequest("GET"), 5)).status == 204
 
 
-def test_routes_are_gathered_by_the_plugins_name() -> None:
-    """Of objects and of modules; a fault or two of one kind stop the start, and say whose they are."""
+def test_routes_are_collected_by_the_name_of_the_plugin() -> None:
+    """Objects and modules have routes; a faulty route or the same route twice stops the start and names the plugin."""
 
     class Notifier:
         def notify(self, notification: Any) -> None:
@@ -160,8 +160,8 @@ def test_routes_are_gathered_by_the_plugins_name() -> None:
 
 
 @pytest.mark.gen_test
-async def test_client_that_does_not_read_its_reply_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It keeps neither its connection nor what the plugin has answered; others get the same reply."""
+async def test_client_that_does_not_read_its_reply_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection is closed and its reply is freed; other clients get their replies."""
     monkeypatch.setattr(plugin_routes, "SEND_SECONDS", 0.2)
     large = PluginReply(body=bytes(64 * 1024 * 1024))
 

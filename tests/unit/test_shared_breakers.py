@@ -1,4 +1,4 @@
-"""What a process tells the others of the providers it asks, what it takes over, and what it leaves to them."""
+"""The state of providers that processes share: reports to the others, holds from them, and lanes left to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAILURES, LONGEST_SECONDS = 3, 15.0
 LANES = {"lego": ("acme", "other"), "sneaker": ("acme",), "": ("other",)}
 
 
-class Shared:
+class Sharing:
     """The breakers of two providers, as one process has them."""
 
     def __init__(self) -> None:
@@ -22,6 +22,7 @@ class Shared:
         self.holds = SharedBreakers(self.breakers, LANES)
 
     def states(self) -> list[tuple[str, ProviderState]]:
+        """Return the provider and the state of each report."""
         return [(report.provider, report.state) for report in self.holds.reports()]
 
 
@@ -31,41 +32,41 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def shared(clock: Clock) -> Shared:
-    return Shared()
+def shared(clock: Clock) -> Sharing:
+    return Sharing()
 
 
-def test_findings_are_kept_until_they_are_told(shared: Shared) -> None:
-    """A step that fails is repeated with the same; what was found while it was under way is told next."""
+def test_report_is_repeated_until_it_is_sent(shared: Sharing) -> None:
+    """A failed step is repeated with the same reports; a report made during a step is sent with the next one."""
     shared.breakers["acme"].unreachable("AI service unavailable", "ConnectionRefusedError: no")
-    told = shared.holds.reports()
+    reports = shared.holds.reports()
     away = ProviderReport(
         "acme", ProviderState.AWAY, LONGEST_SECONDS, "AI service unavailable", "ConnectionRefusedError: no"
     )
-    assert told == (away,)
-    assert shared.holds.reports() == told
+    assert reports == (away,)
+    assert shared.holds.reports() == reports
     shared.breakers["other"].busy(8, "AI service is busy", "HTTP 429")
-    shared.holds.adopt(told, [Hold("acme", 1, 1)])
+    shared.holds.adopt(reports, [Hold("acme", 1, 1)])
     assert shared.holds.reports() == (ProviderReport("other", ProviderState.BUSY, 8, "AI service is busy", "HTTP 429"),)
 
 
-def test_newer_finding_replaces_what_it_contradicts(shared: Shared, clock: Clock) -> None:
-    """Away and answered cancel each other; that it is busy stands beside both. One told meanwhile stays."""
+def test_newer_report_replaces_the_one_it_contradicts(shared: Sharing, clock: Clock) -> None:
+    """AWAY and ANSWERED replace each other, BUSY is reported in addition; a report made during a step stays."""
     acme = shared.breakers["acme"]
     acme.unreachable("AI service unavailable")
-    under_way = shared.holds.reports()
+    in_progress = shared.holds.reports()
     clock.now += 1
     assert acme.lets_through()
     acme.answered()
     assert shared.states() == [("acme", ProviderState.ANSWERED)]
-    shared.holds.adopt(under_way, [Hold("acme", 1, 1)])
+    shared.holds.adopt(in_progress, [Hold("acme", 1, 1)])
     assert shared.states() == [("acme", ProviderState.ANSWERED)]
     acme.busy(5, "AI service is busy")
     assert shared.states() == [("acme", ProviderState.ANSWERED), ("acme", ProviderState.BUSY)]
 
 
-def test_adopting_touches_each_provider_by_name(shared: Shared) -> None:
-    """A hold of a provider that this process does not know is nothing to it; one that is not named is released."""
+def test_adopt_holds_and_releases_providers_by_name(shared: Sharing) -> None:
+    """A hold of an unknown provider is ignored; a provider without a hold is released."""
     shared.holds.adopt((), [Hold("acme", 9, 0, "AI service is busy"), Hold("of another version", 9)])
     assert [each.is_held for each in shared.breakers.values()] == [True, False]
     shared.holds.adopt((), [])
@@ -81,10 +82,10 @@ def test_adopting_touches_each_provider_by_name(shared: Shared) -> None:
     ],
     ids="+".join,
 )
-def test_lanes_of_which_nothing_can_be_reached_are_left_to_others(
-    shared: Shared, clock: Clock, away: tuple[str, ...], lanes: list[str]
+def test_lanes_without_a_reachable_provider_are_left_to_others(
+    shared: Sharing, clock: Clock, away: tuple[str, ...], lanes: list[str]
 ) -> None:
-    """Only those: a lane with another provider is worked on. Then a single job tries, and no more for a while."""
+    """A lane with another provider is not left. After the wait one job tries the provider, and no second job."""
     assert shared.holds.avoid() == Avoided()
     for name in away:
         shared.breakers[name].unreachable("AI service unavailable")
@@ -97,14 +98,14 @@ def test_lanes_of_which_nothing_can_be_reached_are_left_to_others(
 
 
 @pytest.mark.parametrize(
-    "hold_it",
+    "hold_provider",
     [lambda breaker: breaker.busy(9, "Busy"), lambda breaker: breaker.failed("No")],
     ids=["busy", "failed once"],
 )
-def test_nothing_is_left_to_others_for_long_without_need(
-    shared: Shared, clock: Clock, hold_it: Callable[[Breaker], None]
+def test_short_hold_leaves_no_lane_to_others(
+    shared: Sharing, clock: Clock, hold_provider: Callable[[Breaker], None]
 ) -> None:
-    """A hold that ends by itself needs nobody to try; one failure is none."""
-    hold_it(shared.breakers["acme"])
+    """A hold that ends by itself needs no trial job; one failure is not a hold."""
+    hold_provider(shared.breakers["acme"])
     clock.now += 10
     assert shared.holds.avoid() == Avoided()

@@ -1,4 +1,4 @@
-"""How the program is started again, and what is told when it cannot be imported."""
+"""The command with which the program starts itself, and the message when a package is missing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pipeline.settings import Settings
 from tests.service import ROOT
 
 
-def test_demo_of_the_module_starts_the_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`python -m pipeline demo` does not run __main__.py as a file, whose neighbour `queue` is not Python's."""
+def test_demo_of_the_module_starts_the_service_as_a_module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`python -m pipeline demo` does not run __main__.py as a file: `queue` next to it would hide Python's `queue`."""
     ran: list[list[str]] = []
 
     def popen(command: list[str], **_options: Any) -> None:
@@ -35,14 +35,14 @@ def test_demo_of_the_module_starts_the_module(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize(
     ("program", "command"), [("run.py", " run.py"), ("/usr/bin/pipeline", "pipeline")], ids=["run.py", "installed"]
 )
-def test_command_to_type_is_the_one_typed(monkeypatch: pytest.MonkeyPatch, program: str, command: str) -> None:
-    """Python comes before a file of its own, and not before the installed command."""
+def test_shown_command_is_the_one_the_user_typed(monkeypatch: pytest.MonkeyPatch, program: str, command: str) -> None:
+    """The shown command begins with Python for a file, and not for the installed command."""
     monkeypatch.setattr(sys, "argv", [program])
     assert service_target.this_command().endswith(command)
 
 
-def test_module_of_ours_that_is_missing_leaves_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Installing again would not help; a package of others that is missing is one line."""
+def test_missing_module_of_ours_shows_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing module of ours raises the error itself; a missing package of others is one line that names it."""
     real, missing = builtins.__import__, ""
 
     def fake(name: str, *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The supervisor: a task that ends unforeseen is started again, and whoever asks hears of it meanwhile."""
+"""The supervisor: it restarts a task that ends unexpectedly, and its check fails until the task runs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ class Task:
         self.started.set()
         await self.fails.wait()
         self.fails.clear()
-        raise RuntimeError("nobody foresaw this")
+        raise RuntimeError("unexpected")
 
     async def restarted(self) -> None:
+        """Wait for the next start."""
         self.started.clear()
         await self.started.wait()
 
 
 @pytest.mark.gen_test
-async def test_task_that_fails_is_started_again_and_named_meanwhile(logs: list[Any]) -> None:
-    """With its trace in the log, counted, and down until it has run for as long as it had to wait."""
+async def test_failed_task_is_restarted_and_named_by_the_check(logs: list[Any]) -> None:
+    """The failure is logged with its trace and counted; the task is down until it has run for its restart delay."""
     restarts: list[str] = []
     supervisor, task = Supervisor(on_restart=restarts.append), Task()
     supervisor.start("queue slot 1", task.run, kind="slot")
@@ -49,13 +50,13 @@ async def test_task_that_fails_is_started_again_and_named_meanwhile(logs: list[A
         await asyncio.sleep(0.01)
     (line,) = [entry for entry in logs if entry["event"] == "task_ended"]
     assert (line["log_level"], line["task"]) == ("error", "queue slot 1")
-    assert str(line["exc_info"]) == "nobody foresaw this"
+    assert str(line["exc_info"]) == "unexpected"
     await supervisor.stop()
 
 
 @pytest.mark.gen_test
-async def test_cancellation_that_nobody_asked_for_is_a_failure(logs: list[Any]) -> None:
-    """One that escapes from a library ends a task without an exception; only the supervisor's own is foreseen."""
+async def test_cancellation_by_other_code_is_a_failure(logs: list[Any]) -> None:
+    """Only the supervisor may cancel a task; a cancellation from a library would end it without an exception."""
     supervisor, task = Supervisor(), Task()
     watched = supervisor.start("listening", task.run)
     await task.started.wait()
@@ -70,8 +71,8 @@ async def test_cancellation_that_nobody_asked_for_is_a_failure(logs: list[Any]) 
 
 
 @pytest.mark.gen_test
-async def test_delay_doubles_up_to_the_longest(logs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that fails at once each time is tried less and less often."""
+async def test_restart_delay_doubles_up_to_the_longest(logs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that always fails at once is restarted with longer and longer delays."""
     monkeypatch.setattr(supervision, "RESTART_SECONDS", (0.01, 0.04))
     supervisor, task = Supervisor(), Task()
     supervisor.start("listening", task.run)
@@ -86,8 +87,8 @@ async def test_delay_doubles_up_to_the_longest(logs: list[Any], monkeypatch: pyt
 
 
 @pytest.mark.gen_test
-async def test_task_that_cannot_be_started_again_ends_the_process(logs: list[Any]) -> None:
-    """Its reason is handed on; it stays down."""
+async def test_task_that_cannot_be_restarted_ends_the_process(logs: list[Any]) -> None:
+    """The supervisor passes on the reason, and the task stays down."""
     reasons: list[str] = []
     supervisor, task = Supervisor(on_fatal=reasons.append), Task()
     supervisor.start("embedded redis", task.run, restarts=False)
@@ -95,7 +96,7 @@ async def test_task_that_cannot_be_started_again_ends_the_process(logs: list[Any
     task.fails.set()
     while not reasons:
         await asyncio.sleep(0.01)
-    assert reasons == ["embedded redis ended: RuntimeError('nobody foresaw this')"]
+    assert reasons == ["embedded redis ended: RuntimeError('unexpected')"]
     with pytest.raises(DependencyUnavailable, match="embedded redis"):
         await supervisor.check()
     assert task.starts == 1
@@ -103,8 +104,8 @@ async def test_task_that_cannot_be_started_again_ends_the_process(logs: list[Any
 
 
 @pytest.mark.gen_test
-async def test_task_whose_work_is_done_is_no_failure(logs: list[Any]) -> None:
-    """Opening the store at last is such a task."""
+async def test_end_of_a_finished_task_is_no_failure(logs: list[Any]) -> None:
+    """A task that returns is not restarted and not down, like the one that opens the store."""
     supervisor = Supervisor()
     watched = supervisor.start("opening", lambda: asyncio.sleep(0))
     assert watched.task is not None
@@ -115,8 +116,8 @@ async def test_task_whose_work_is_done_is_no_failure(logs: list[Any]) -> None:
 
 
 @pytest.mark.gen_test
-async def test_stop_ends_a_task_that_is_about_to_be_started_again(logs: list[Any]) -> None:
-    """Nothing is started once the end has begun."""
+async def test_stop_ends_a_task_that_waits_for_its_restart(logs: list[Any]) -> None:
+    """After stop no task is started."""
     supervisor, task = Supervisor(), Task()
     supervisor.start("listening", task.run)
     await task.started.wait()

@@ -1,4 +1,4 @@
-"""The hash of an uploaded image: of the whole file, wherever it stands, also while others are hashed."""
+"""The hash of an uploaded image: of the complete file from any position, also while other files are hashed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ SIZES = (0, 1, HASHED_AT_ONCE, 2 * HASHED_AT_ONCE + 1)
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", [io.BytesIO, tempfile.TemporaryFile])
-def test_whole_file_is_hashed_and_left_at_its_start(kind: type[BinaryIO], size: int) -> None:
-    """Storages, filters and the check of the image read it afterwards, from its start."""
+def test_complete_file_is_hashed_and_rewound(kind: type[BinaryIO], size: int) -> None:
+    """The file position is at the start afterwards, because storages, filters and the image check read the file."""
     content = os.urandom(size)
     with kind() as file:
         file.write(content)
@@ -31,8 +31,8 @@ def test_whole_file_is_hashed_and_left_at_its_start(kind: type[BinaryIO], size: 
         assert file.tell() == 0
 
 
-def test_files_that_are_hashed_at_once_do_not_mix() -> None:
-    """They share one piece of memory, each in its turn."""
+def test_files_hashed_at_the_same_time_have_their_own_hashes() -> None:
+    """The files share one buffer, which one file uses at a time."""
     contents = [bytes([number]) * (2 * HASHED_AT_ONCE + number) for number in range(8)]
     with ExitStack() as stack, ThreadPoolExecutor(len(contents)) as pool:
         files = [stack.enter_context(tempfile.TemporaryFile()) for _ in contents]

@@ -1,4 +1,4 @@
-"""The watchdog: who keeps the event loop is named while it lasts, and nobody else is blamed."""
+"""The watchdog: it names the plugin that blocks the event loop while it blocks, and no other plugin."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pipeline.metrics import Metrics
 from pipeline.watchdog import BEAT_SECONDS, Watchdog
 
 BLOCK_SECONDS = 0.05
-# Long enough to be seen for sure: the beat that is missed, the limit, and the watchdog's own interval.
+# Long enough to be noticed: the missed beat, the limit, and the interval of the watchdog.
 BLOCKED_SECONDS = 3 * BLOCK_SECONDS + BEAT_SECONDS
 
 
 class Blocker:
-    """A plugin whose methods each keep a thread busy, in their own way."""
+    """A plugin whose methods each block a thread in another way."""
 
     async def sleep(self, seconds: float = BLOCKED_SECONDS) -> None:
         time.sleep(seconds)
@@ -36,7 +36,7 @@ class Blocker:
             pass
 
     async def run_program(self) -> None:
-        # Waits in a method called `select` of the same class as the idle loop does.
+        # This waits in a method `select` of the same class as the idle loop.
         program = f"import time; time.sleep({BLOCKED_SECONDS})"
         subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
 
@@ -73,7 +73,7 @@ def plugin(io_loop: IOLoop, metrics: Metrics) -> Iterator[BoundPlugin]:
 
 @pytest.fixture
 def watchdog(metrics: Metrics) -> Iterator[Watchdog]:
-    """To be started in the test: a loop that does not run yet gives no sign of life."""
+    """A watchdog that the test starts, because a loop that does not run yet has no beat."""
     watchdog = Watchdog(metrics, block_seconds=BLOCK_SECONDS)
     yield watchdog
     watchdog.stop()
@@ -86,16 +86,18 @@ def logs() -> Iterator[list[Any]]:
 
 
 def blocked(metrics: Metrics) -> float:
+    """Return the number of counted blocks of the plugin."""
     labels = {"kind": "notifier", "plugin": "blocker"}
     return metrics.registry.get_sample_value("pipeline_plugin_blocked_loop_total", labels) or 0
 
 
 def lag(metrics: Metrics, part: str) -> float:
+    """Return the sum or the count of the histogram of the lag."""
     return metrics.registry.get_sample_value(f"pipeline_loop_lag_seconds_{part}") or 0
 
 
-def found(logs: list[Any]) -> list[tuple[str | None, str | None]]:
-    """Return who was named: (kind, plugin) of each line."""
+def named_plugins(logs: list[Any]) -> list[tuple[str | None, str | None]]:
+    """Return the kind and the name of the plugin in each line."""
     return [(line.get("kind"), line.get("plugin")) for line in logs if line["event"] == "loop_blocked"]
 
 
@@ -104,10 +106,10 @@ def found(logs: list[Any]) -> list[tuple[str | None, str | None]]:
 async def test_plugin_that_blocks_the_loop_is_named_and_counted(
     watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics, logs: list[Any], method: str
 ) -> None:
-    """Sleeping, computing, waiting for a program, deep in its own coroutines: once, with the place and how long."""
+    """Each kind of blocking is logged once, with its duration and its line of code."""
     watchdog.start()
     await plugin.call(method, 10)
-    assert found(logs) == [("notifier", "blocker")] and blocked(metrics) == 1
+    assert named_plugins(logs) == [("notifier", "blocker")] and blocked(metrics) == 1
     (line,) = logs
     assert line["forMs"] >= BLOCK_SECONDS * 1000
     if method == "sleep":
@@ -120,20 +122,20 @@ async def test_plugin_that_blocks_the_loop_is_named_and_counted(
 async def test_plugin_is_named_while_it_still_blocks(
     watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics, logs: list[Any]
 ) -> None:
-    """Who never comes back is known all the same: the line does not wait for the end."""
+    """The line is logged during the block, so that a plugin that never returns is named too."""
     watchdog.start()
     seen_at: list[float] = []
 
-    def look() -> None:
-        while not found(logs):
+    def watch() -> None:
+        while not named_plugins(logs):
             time.sleep(0.005)
         seen_at.append(time.monotonic())
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    watching = threading.Thread(target=watch)
+    watching.start()
     await plugin.call("sleep", 10, 3 * BLOCKED_SECONDS)
     ended_at = time.monotonic()
-    looking.join(5)
+    watching.join(5)
     assert seen_at and seen_at[0] < ended_at - BLOCKED_SECONDS
 
 
@@ -141,16 +143,16 @@ async def test_plugin_is_named_while_it_still_blocks(
 async def test_each_block_is_counted(
     watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics, logs: list[Any]
 ) -> None:
-    """Twice blocked is two lines, one for each; a long one is no more than one."""
+    """Two blocks are two lines; a long block is one line."""
     watchdog.start()
     for number in (1, 2):
         await plugin.call("sleep", 10, 2 * BLOCKED_SECONDS if number == 1 else BLOCKED_SECONDS)
         await beats(metrics, 2)
-        assert blocked(metrics) == len(found(logs)) == number
+        assert blocked(metrics) == len(named_plugins(logs)) == number
 
 
 async def beats(metrics: Metrics, count: int) -> None:
-    """Return after so many beats."""
+    """Return after this number of beats."""
     first = lag(metrics, "count")
     async with asyncio.timeout(5):
         while lag(metrics, "count") < first + count:
@@ -158,46 +160,46 @@ async def beats(metrics: Metrics, count: int) -> None:
 
 
 @pytest.mark.gen_test
-async def test_block_that_is_no_plugins_is_not_counted_to_one(
+async def test_block_of_the_service_is_not_counted_for_a_plugin(
     watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics, logs: list[Any]
 ) -> None:
-    """The service's own fault is logged with its place, and no plugin is blamed, though one is being called."""
+    """A block by our own code is logged with its line of code and without a plugin, even during a call of a plugin."""
     watchdog.start()
     waiting = asyncio.create_task(plugin.call("wait", 10))
-    await asyncio.sleep(0.01)  # the call is under way
+    await asyncio.sleep(0.01)  # the call has begun
     time.sleep(BLOCKED_SECONDS)
-    assert found(logs) == [(None, None)] and blocked(metrics) == 0
+    assert named_plugins(logs) == [(None, None)] and blocked(metrics) == 0
     assert "test_watchdog.py" in logs[0]["where"]
     await waiting
 
 
 @pytest.mark.parametrize("method", ["in_thread", "wait"])
 @pytest.mark.gen_test
-async def test_plugin_that_takes_long_without_the_loop_is_not_named(
+async def test_slow_plugin_that_does_not_block_the_loop_is_not_named(
     watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics, logs: list[Any], method: str
 ) -> None:
-    """Blocking a thread of its own or awaiting is what a plugin may do."""
+    """A plugin may block its own thread or await for a long time."""
     watchdog.start()
     await plugin.call(method, 10)
-    assert ("notifier", "blocker") not in found(logs) and blocked(metrics) == 0
+    assert ("notifier", "blocker") not in named_plugins(logs) and blocked(metrics) == 0
 
 
 @pytest.mark.gen_test
 async def test_idle_loop_is_not_named(watchdog: Watchdog, metrics: Metrics, logs: list[Any]) -> None:
-    """A loop with nothing to do beats on."""
+    """An idle loop still has its beats."""
     watchdog.start()
     await beats(metrics, 4)
-    assert found(logs) == []
+    assert named_plugins(logs) == []
 
 
-def test_loop_that_stands_still_in_its_wait_is_not_named(metrics: Metrics, logs: list[Any]) -> None:
-    """The process was stopped, or the machine: no code of ours is to blame. Lines of no use are spared."""
-    is_held = threading.Event()
+def test_loop_that_stops_in_its_wait_is_not_named(metrics: Metrics, logs: list[Any]) -> None:
+    """The process or the machine was stopped, and no code of ours has blocked, so no line is logged."""
+    must_block = threading.Event()
 
     class Selector(selectors.DefaultSelector):
         def select(self, timeout: float | None = None) -> Any:
-            if is_held.is_set():
-                is_held.clear()
+            if must_block.is_set():
+                must_block.clear()
                 time.sleep(BLOCKED_SECONDS)
             return super().select(timeout)
 
@@ -207,13 +209,13 @@ def test_loop_that_stands_still_in_its_wait_is_not_named(metrics: Metrics, logs:
     async def run() -> None:
         watchdog.start()
         await asyncio.sleep(0.01)
-        is_held.set()
+        must_block.set()
         await beats(metrics, 2)
 
     loop.run_until_complete(run())
     watchdog.stop()
     loop.close()
-    assert found(logs) == []
+    assert named_plugins(logs) == []
 
 
 @pytest.mark.gen_test
@@ -226,12 +228,12 @@ async def test_short_work_is_not_named(
     await plugin.call("sleep", 10)
     await beats(metrics, 1)
     patient.stop()
-    assert found(logs) == [] and blocked(metrics) == 0
+    assert named_plugins(logs) == [] and blocked(metrics) == 0
 
 
 @pytest.mark.gen_test
 async def test_lag_of_the_loop_is_observed(watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics) -> None:
-    """A loop at rest is hardly late; one that was blocked is late by as much."""
+    """An idle loop has almost no lag; a blocked loop has a lag of the length of the block."""
     watchdog.start()
     await beats(metrics, 3)
     before = lag(metrics, "sum")
@@ -241,29 +243,29 @@ async def test_lag_of_the_loop_is_observed(watchdog: Watchdog, plugin: BoundPlug
 
 
 @pytest.mark.gen_test
-async def test_stop_ends_it(watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics, logs: list[Any]) -> None:
-    """After stop nothing is observed, nobody named, and its thread is gone."""
-    # That of an earlier test may take a moment to end.
+async def test_stop_ends_watching(watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics, logs: list[Any]) -> None:
+    """After stop no lag is observed, no plugin is named, and the thread has ended."""
+    # The thread of an earlier test may need a moment to end.
     before = threading.enumerate()
     watchdog.start()
     (thread,) = [each for each in threading.enumerate() if each.name == "watchdog" and each not in before]
     await beats(metrics, 1)
     watchdog.stop()
-    logs.clear()  # a busy machine may have been named before
+    logs.clear()  # a block of a busy machine may have been logged before
     counted = lag(metrics, "count")
     await plugin.call("sleep", 10)
-    await asyncio.sleep(2 * BEAT_SECONDS)  # time in which a beat would come
+    await asyncio.sleep(2 * BEAT_SECONDS)  # long enough for a beat
     assert lag(metrics, "count") == counted
-    assert found(logs) == [] and blocked(metrics) == 0
+    assert named_plugins(logs) == [] and blocked(metrics) == 0
     await asyncio.to_thread(thread.join, 5)
     assert not thread.is_alive()
 
 
 @pytest.mark.gen_test
-async def test_two_watchdogs_count_for_their_own_app(
+async def test_two_watchdogs_observe_separate_lags(
     watchdog: Watchdog, plugin: BoundPlugin, metrics: Metrics, logs: list[Any]
 ) -> None:
-    """Two apps on one loop each observe their own lag."""
+    """Each of two apps on one loop observes its own lag."""
     watchdog.start()
     other_metrics = Metrics()
     other = Watchdog(other_metrics, block_seconds=BLOCK_SECONDS)

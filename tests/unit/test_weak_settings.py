@@ -1,4 +1,4 @@
-"""What is too weak to check tokens with is refused before the service starts."""
+"""Secrets and keys that are too weak to check tokens are refused before the service starts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 def pem(key: Any) -> str:
+    """Return the public key as PEM."""
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def private_pem(key: Any, format: PrivateFormat = PrivateFormat.PKCS8) -> str:
+    """Return the private key as PEM."""
     return key.private_bytes(Encoding.PEM, format, NoEncryption()).decode()
 
 
@@ -37,12 +39,12 @@ WEAK_SECRETS = {
     "blanks around": " " * 20 + "k7Jw0qpXz2Vf" + " " * 20,
     "one character": "x" * 64,
     "two characters": "ab" * 32,
-    "a word again and again": "changeme" * 5,
-    "a word again and again, cut off": "secret" * 6 + "sec",
+    "a repeated word": "changeme" * 5,
+    "a repeated word, cut off": "secret" * 6 + "sec",
     "a line twice": "your-256-bit-secret" * 2,
-    "digits that count": "0123456789" * 4,
-    "letters that count": "abcdefghijklmnopqrstuvwxyz0123456789",
-    "letters that count down": "ZYXWVUTSRQPONMLKJIHGFEDCBA9876543210",
+    "rising digits": "0123456789" * 4,
+    "rising letters": "abcdefghijklmnopqrstuvwxyz0123456789",
+    "falling letters": "ZYXWVUTSRQPONMLKJIHGFEDCBA9876543210",
     "doubled": "".join(letter * 5 for letter in "qwertyuiop"),
     "few characters": "1221112122112121212211221211221212112",
     "a line end of `echo`": SECRET + "\n",
@@ -55,15 +57,15 @@ WEAK_SECRETS = {
 @pytest.mark.fault("R17")
 @pytest.mark.parametrize("secret", WEAK_SECRETS.values(), ids=WEAK_SECRETS.keys())
 def test_weak_secret_is_refused(secret: str) -> None:
-    """In a text that does not hold it."""
+    """A weak secret is refused with an error that does not contain it."""
     with pytest.raises(ValidationError) as caught:
         Settings(jwt_secret=secret)
     text = caught.value.errors(include_input=False)[0]["msg"]
     assert "JWT_SECRET " in text and (not secret.strip() or secret not in text)
 
 
-def test_random_secrets_are_taken() -> None:
-    """However they are written; a sentence is long enough, and nobody can tell how well it is known."""
+def test_random_secrets_are_accepted() -> None:
+    """Random secrets are accepted in each encoding; a long sentence is accepted too, though it may be well known."""
     for _ in range(300):
         for size in (16, 24, 32, 64):
             assert secret_fault(secrets.token_hex(size)) == secret_fault(secrets.token_urlsafe(size + 8)) == ""
@@ -73,7 +75,7 @@ def test_random_secrets_are_taken() -> None:
 @pytest.mark.fault("R17")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "reason"),
     [
         ("no key", "is not a PEM public key"),
         ("", "is not a PEM public key"),
@@ -88,16 +90,16 @@ def test_random_secrets_are_taken() -> None:
         (pem(dsa.generate_private_key(1024)), "must be an RSA or an EC P-256 key"),
     ],
 )
-def test_unfit_public_key_is_refused(key: str, told: str) -> None:
-    """Each with its own reason."""
+def test_unsuitable_public_key_is_refused(key: str, reason: str) -> None:
+    """A key of the wrong type or size is refused with an error that names the reason."""
     with pytest.raises(ConfigurationError) as caught:
         read_public_keys(key)
-    assert caught.value.message.startswith(f"JWT_PUBLIC_KEY {told}")
+    assert caught.value.message.startswith(f"JWT_PUBLIC_KEY {reason}")
 
 
 @pytest.mark.parametrize(("key", "algorithm"), [(RSA_KEY, "RS256"), (EC_KEY, "ES256")])
-def test_strong_public_key_is_taken(key: Any, algorithm: str) -> None:
-    """RSA of 2048 bits and EC P-256."""
+def test_strong_public_key_is_accepted(key: Any, algorithm: str) -> None:
+    """RSA keys of 2048 bits and EC P-256 keys are accepted."""
     assert [each.algorithm for each in read_public_keys(pem(key))] == [algorithm]
     TokenVerifier(Settings(jwt_public_key=pem(key)))
 
@@ -113,8 +115,8 @@ def test_strong_public_key_is_taken(key: Any, algorithm: str) -> None:
         private_pem(EC_KEY) + pem(EC_KEY),
     ],
 )
-def test_private_key_in_place_of_the_public_one_is_refused(key: str) -> None:
-    """And not shown."""
+def test_private_key_instead_of_the_public_one_is_refused(key: str) -> None:
+    """A private key is refused with an error that does not show it."""
     with pytest.raises(ValidationError) as caught:
         Settings(jwt_public_key=key)
     text = caught.value.errors(include_input=False)[0]["msg"]
@@ -123,7 +125,7 @@ def test_private_key_in_place_of_the_public_one_is_refused(key: str) -> None:
 
 @pytest.mark.fault("R16")
 @pytest.mark.parametrize(
-    ("url", "is_good"),
+    ("url", "is_safe"),
     [
         ("https://issuer.example/jwks.json", True),
         ("http://127.0.0.1:8080/jwks.json", True),
@@ -140,9 +142,9 @@ def test_private_key_in_place_of_the_public_one_is_refused(key: str) -> None:
         ("ftp://issuer.example/", False),
     ],
 )
-def test_key_set_comes_over_https_or_from_this_machine(url: str, is_good: bool) -> None:
-    """Whoever can change it on its way could make tokens."""
-    if is_good:
+def test_key_set_comes_over_https_or_from_this_machine(url: str, is_safe: bool) -> None:
+    """Another URL is refused, because a changed key set would allow an attacker to make tokens."""
+    if is_safe:
         assert Settings(jwt_jwks_url=url).jwt_jwks_url == url
         return
     with pytest.raises(ValidationError, match="JWT_JWKS_URL: must be"):
