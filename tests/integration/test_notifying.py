@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import socket
 import threading
@@ -17,64 +16,13 @@ from typing import Any
 import httpx
 
 from pipeline.client import Client
-from tests.constants import BREAKER_FAILURES, BREAKER_PROBE_SECONDS, NOTIFIER_ATTEMPTS, NOTIFIER_BACKOFF_MS
+from tests.constants import BREAKER_FAILURES, BREAKER_PROBE_SECONDS, NOTIFIER_BACKOFF_MS
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver, Reply
+from tests.integration.webhook_service import WAIT_SECONDS, admin, depth, finished, webhook_ids, upload, wait_metric, webhook
 from tests.packages import install
 from tests.slowdown import slowdown
 from tests.service import AiService, Service
-
-SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
-WAIT_SECONDS = 20.0
-
-
-def webhook(url: str, **settings: str) -> dict[str, str]:
-    """Return the settings of a service that tells that receiver."""
-    own = {"PLUGIN_WEBHOOK_URL": url, "PLUGIN_WEBHOOK_SECRET": SECRET, "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true"}
-    return {"NOTIFIERS": "websocket,webhook", NOTIFIER_BACKOFF_MS: "20"} | own | settings
-
-
-def upload(service: Service, count: int = 1) -> list[str]:
-    """Return the ids of so many uploaded assets."""
-    ids = []
-    with httpx.Client() as client:
-        for _ in range(count):
-            response = service.upload(client=client)
-            assert response.status_code == 202, response.text
-            ids.append(response.json()["data"]["assetId"])
-    return ids
-
-
-def admin(service: Service, method: str, path: str, **params: str) -> Any:
-    """Return the data an admin gets."""
-    headers = service.headers("boss", role="admin")
-    response = httpx.request(method, service.url + path, headers=headers, params=params, timeout=WAIT_SECONDS)
-    assert response.is_success, response.text
-    return response.json()["data"] if response.content else None
-
-
-def wait_metric(service: Service, sample: str, value: float) -> None:
-    """Return once the page of metrics shows the sample with that value; nothing else tells of an acknowledgement."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while f"{sample} {value}\n" not in (page := httpx.get(f"{service.url}/metrics").text):
-        assert time.monotonic() < deadline, [line for line in page.splitlines() if line.startswith(sample[:20])]
-        time.sleep(0.02)
-
-
-def depth(state: str, queue: str = "notifications") -> str:
-    return f'pipeline_queue_depth{{queue="{queue}",state="{state}"}}'
-
-
-def finished(outcome: str, queue: str = "notifications") -> str:
-    return f'pipeline_jobs_finished_total{{outcome="{outcome}",queue="{queue}"}}'
-
-
-def told(receiver: FakeReceiver) -> list[str]:
-    """Return the webhook-id of every request in order."""
-    return [request.headers["Webhook-Id"] for request in receiver.requests]
-
-
-# delivery
 
 
 def test_each_event_is_delivered_once_by_a_job_of_its_own(
@@ -93,7 +41,7 @@ def test_each_event_is_delivered_once_by_a_job_of_its_own(
             asset = service.asset(event["assetId"])
             assert (event["status"], event["userId"]) == (asset["status"], "user-1")
             assert event.get("error") == asset["aiMetadata"].get("error")
-        assert len(set(told(receiver))) == 3
+        assert len(set(webhook_ids(receiver))) == 3
         page = httpx.get(f"{service.url}/metrics").text
         for queue, completed in {"ai-processing": 2.0, "notifications": 3.0}.items():
             assert f'pipeline_jobs_enqueued_total{{queue="{queue}"}} 3.0\n' in page
@@ -174,7 +122,7 @@ def test_answers_that_are_no_success_are_tried_again_with_the_same_id(
         host = receiver.url.split("/")[2]
         expected = [f"Answer: HTTP {status} from {host}" for status in (500, 404, 429)]
         assert [causes[0], *causes[2:]] == expected and causes[1].startswith("ConnectionError: ServerDisc")
-    assert len(set(told(receiver))) == 1
+    assert len(set(webhook_ids(receiver))) == 1
 
 
 def test_receiver_that_hangs_holds_no_slot_of_the_ai(
@@ -197,10 +145,7 @@ def test_receiver_that_hangs_holds_no_slot_of_the_ai(
         wait_metric(service, depth("waiting"), float(count - 5))
         receiver.release()
         wait_metric(service, depth("completed"), 2.0 * count)
-    assert len(receiver.requests) == len(set(told(receiver))) == 2 * count
-
-
-# faults
+    assert len(receiver.requests) == len(set(webhook_ids(receiver))) == 2 * count
 
 
 def test_event_survives_a_service_killed_while_it_delivers(
@@ -218,7 +163,7 @@ def test_event_survives_a_service_killed_while_it_delivers(
         receiver.wait_for_requests(2)
         wait_metric(service, finished("completed"), 1.0)
         wait_metric(service, depth("active"), 0.0)
-    assert len(told(receiver)) == 2 and len(set(told(receiver))) == 1
+    assert len(webhook_ids(receiver)) == 2 and len(set(webhook_ids(receiver))) == 1
     assert receiver.requests[0].body == receiver.requests[1].body
 
 
@@ -239,78 +184,6 @@ def test_event_survives_a_service_killed_before_it_delivers(
         receiver.wait_for_requests(1)
         wait_metric(service, depth("completed"), 1.0)
     assert len(receiver.requests) == 1
-
-
-# dead letters
-
-
-def test_event_out_of_attempts_is_a_dead_letter_that_can_be_delivered(
-    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
-) -> None:
-    """It is listed apart from the AI's dead letters, with its reason; retrying one or all delivers, same id."""
-    receiver.script(*[Reply(503)] * 6, Reply(410))
-    ai_service.order(replies=[{"status": 422}])
-    # So many failures in a row would hold the webhook, and the retries by hand with it.
-    settings = webhook(receiver.url, **{NOTIFIER_ATTEMPTS: "2", BREAKER_FAILURES: "100"})
-    with Service(tmp_path, ai_service.url, **settings) as service:
-        ids = []
-        for number in range(3):  # one at a time, so that each has two of the failures
-            ids += upload(service)
-            wait_metric(service, finished("failed"), number + 1.0)
-        wait_metric(service, depth("failed"), 3.0)
-        (refused,) = admin(service, "GET", "/api/queue/failed")["items"]
-        assert (refused["assetId"], refused["jobId"]) == (ids[0], f"ai-processing:{ids[0]}")
-        assert admin(service, "GET", "/api/queue/failed", queue="ai-processing")["items"] == [refused]
-        items = admin(service, "GET", "/api/queue/failed", queue="notifications")["items"]
-        assert [item["assetId"] for item in items] == ids[::-1]
-        assert {(item["attempts"], item["userId"]) for item in items} == {(2, "user-1")}
-        assert items[0]["reason"] == "Webhook receiver answered HTTP 503 after 2 attempts"
-
-        # One: the receiver now says 410, so it is dead again at the first try.
-        answer = admin(service, "POST", f"/api/queue/failed/{items[0]['jobId']}/retry")
-        assert (answer["assetId"], answer["jobId"]) == (ids[2], items[0]["jobId"])
-        wait_metric(service, finished("failed"), 4.0)
-        wait_metric(service, depth("failed"), 3.0)
-        (again,) = [
-            item
-            for item in admin(service, "GET", "/api/queue/failed", queue="notifications")["items"]
-            if item["assetId"] == ids[2]
-        ]
-        assert again["reason"] == "Webhook receiver wants no more events (HTTP 410)" and again["attempts"] == 1
-
-        # Then it is well: one by its id, the rest at once.
-        admin(service, "POST", f"/api/queue/failed/{items[2]['jobId']}/retry")
-        wait_metric(service, finished("completed"), 1.0)
-        page = admin(service, "POST", "/api/queue/failed/retry", queue="notifications")
-        assert (page["retried"], page["skipped"], page["remaining"]) == (2, 0, 0)
-        wait_metric(service, finished("completed"), 3.0)
-        wait_metric(service, depth("failed"), 0.0)
-        assert admin(service, "GET", "/api/queue/failed")["items"] == [refused], "the AI's are left alone"
-    assert set(told(receiver)[-3:]) == {item["jobId"] for item in items}
-
-
-def test_dead_letters_of_one_queue_are_removed_without_the_others(
-    tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
-) -> None:
-    """DELETE with a queue and with a job's id touches that queue only."""
-    receiver.script(*[Reply(410)] * 2)
-    ai_service.order(replies=[{"status": 422, "times": 2}])
-    with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
-        upload(service, 2)
-        wait_metric(service, depth("failed"), 2.0)
-        wait_metric(service, depth("failed", "ai-processing"), 2.0)
-        first = admin(service, "GET", "/api/queue/failed", queue="notifications")["items"][0]
-        admin(service, "DELETE", f"/api/queue/failed/{first['jobId']}")
-        wait_metric(service, depth("failed"), 1.0)
-        removed = admin(service, "DELETE", "/api/queue/failed", queue="notifications")
-        assert removed == {"removed": 1, "remaining": 0}
-        assert len(admin(service, "GET", "/api/queue/failed")["items"]) == 2
-        assert httpx.get(
-            f"{service.url}/api/queue/failed", params={"queue": "x"}, headers=service.headers("a", role="admin")
-        ).json()["error"]["code"] == "VALIDATION_ERROR"
-
-
-# plain notifiers
 
 
 PACKAGE = """

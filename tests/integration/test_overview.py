@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import httpx
 import pytest
 
 from pipeline.assets.asset import to_timestamp
 from pipeline.clock import utc_now
-from tests.contract.contracts import API_URI, check_reply, check_value
+from tests.contract.contracts import API_URI, check_value
 from tests.factories import make_token
+from tests.integration.operator_calls import call, overview, processes, until
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 from tests.sockets import Client
 
 OVERVIEW = {"$ref": f"{API_URI}#/components/schemas/Overview"}
 PROCESSES = "pipeline:{ai-processing}:processes"
-WAIT_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
@@ -41,34 +39,6 @@ def services(tmp_path: Path, ai_service: AiService, redis: RedisServer) -> Itera
     more = {"REDIS_URL": redis.url, "CONCURRENCY": "2"}
     with Service(tmp_path, ai_service.url, **more) as first, Service(tmp_path, ai_service.url, **more) as second:
         yield first, second
-
-
-def call(service: Service, method: str, path: str, role: str | None = "admin") -> tuple[int, Any]:
-    """Call a route with a token of that role, hold the reply against the contract; return status and data or error."""
-    response = httpx.request(method, service.url + path, headers=service.headers("ops-1", role=role), timeout=60)
-    check_reply(method, path, response.status_code, response.json(), response.headers)
-    body = response.json()
-    return response.status_code, body["data"] if body["success"] else body["error"]
-
-
-def overview(service: Service, role: str = "operator-read") -> dict[str, Any]:
-    status, data = call(service, "GET", "/api/queue/overview", role)
-    assert status == 200
-    return dict(data)
-
-
-def processes(service: Service) -> dict[int, dict[str, Any]]:
-    """Return the processes by process id."""
-    return {each["pid"]: each for each in call(service, "GET", "/api/processes", "operator-read")[1]["items"]}
-
-
-def until(ask: Callable[[], Any], condition: Callable[[Any], bool]) -> Any:
-    """Ask until the condition holds: a process tells of itself every two seconds."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition(answer := ask()):
-        assert time.monotonic() < deadline, answer
-        time.sleep(0.05)
-    return answer
 
 
 def test_operators_see_what_runs_and_drain_one_process(
@@ -212,103 +182,3 @@ async def test_operators_room_is_for_operators(services: tuple[Service, Service]
         for client, receipt in zip((user, late), receipts, strict=True):
             assert (await client.frame())["assetId"] == receipt["assetId"], "the only frame there was"
         stream.close()
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/api/queue/overview"),
-        ("GET", "/api/processes"),
-        ("GET", "/api/plugins"),
-        ("POST", "/api/processes/x/drain"),
-        ("POST", "/api/processes/x/resume"),
-    ],
-)
-def test_routes_of_the_whole_are_for_operators(operated: Service, method: str, path: str) -> None:
-    """A user gets none of them; a reader reads and changes nothing; a foreign page changes nothing."""
-    assert call(operated, method, path, None)[0] == 403
-    assert httpx.request(method, operated.url + path).status_code == 401
-    assert call(operated, method, path, "operator-read")[0] == (200 if method == "GET" else 403)
-    if method == "POST":
-        headers = operated.headers("ops-1", role="admin") | {"Origin": "https://elsewhere.example"}
-        assert httpx.post(operated.url + path, headers=headers).status_code == 403
-
-
-DECLARED = """
-from pipeline.hooks import Analysis, Rate, hookimpl
-
-API_VERSION = 2
-
-class Declared:
-    needs_image = True
-    categories = ["lego"]
-    image_formats = ["png", "jpeg"]
-    max_in_flight = 3
-    rate = Rate(2, 10)
-
-    async def analyze(self, request):
-        return Analysis()
-
-    def register_routes(self, routes):
-        routes.add("GET", "/hello", self.hello)
-
-    async def hello(self, request):
-        raise AssertionError("nobody asks")
-
-@hookimpl
-def register_ai_providers():
-    yield "declared", Declared
-"""
-
-
-@pytest.fixture(scope="module")
-def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A process that answers HTTP only, with a provider that is told from others by what it sees, one that declares its
-    limits, and a plugin that is broken.
-    """
-    folder = tmp_path_factory.mktemp("plugins")
-    (folder / "declared.py").write_text(DECLARED)
-    (folder / "shattered.py").write_text("raise ValueError('no \\x1b[31mlicence')")
-    settings = {"PLUGINS_DIR": str(folder), "AI_PROVIDER": "local,declared", "ROLE": "web"}
-    with RedisServer() as own, Service(tmp_path_factory.mktemp("data"), REDIS_URL=own.url, **settings) as service:
-        yield service
-
-
-def test_process_that_runs_no_jobs_cannot_be_drained(operated: Service) -> None:
-    """A process of the role web says so, and counts as no worker."""
-    (process,) = until(lambda: processes(operated), lambda found: len(found) == 1).values()
-    assert call(operated, "POST", f"/api/processes/{process['id']}/drain")[0] == 409
-    # Nor can one whose id is no text.
-    assert call(operated, "POST", "/api/processes/%ff/drain")[0] == 404
-    shown = overview(operated)
-    assert (shown["workersAlive"], shown["processesAlive"], shown["slots"]["all"]) == (0, 1, 0)
-    assert (process["role"], process["concurrency"], process["isDraining"]) == ("web", 0, False)
-
-
-def test_plugins_are_shown_with_what_they_see(operated: Service) -> None:
-    """The provider says in plain words what it can see; the same words stand in what anybody may ask."""
-    assert overview(operated)["storage"]["isUp"]
-    listed = call(operated, "GET", "/api/plugins")[1]
-    plugins: Mapping[tuple[str, str], Any] = {(each["kind"], each["name"]): each for each in listed["items"]}
-    provider, storage = plugins["provider", "local"], plugins["storage", "local"]
-    notifier = plugins["notifier", "websocket"]
-    assert "lettering" in provider["sees"] and provider["categories"] == ["sneaker", "lego", "camera", "other"]
-    assert (storage["name"], storage["state"], storage["categories"]) == ("local", "ok", None)
-    assert storage["calls"] >= 1 and (storage["errors"], storage["maxInFlight"]) == (0, 16)
-    assert (notifier["isDurable"], notifier["quarantinedUntil"]) == (False, None)
-    about = httpx.get(f"{operated.url}/api/about").json()["data"]["providers"]
-    assert about == [{"name": "local", "sees": provider["sees"]}, {"name": "declared", "sees": None}]
-    assert listed["aiBudget"] is None and provider["today"]["calls"] == 0
-
-
-def test_plugins_are_shown_with_their_limits_and_faults(operated: Service) -> None:
-    """What a plugin declares, where it comes from, what it serves; and one that cannot be used, with the reason."""
-    plugins: Mapping[str, Any] = {each["name"]: each for each in call(operated, "GET", "/api/plugins")[1]["items"]}
-    declared = plugins["declared"]
-    assert (declared["package"], declared["version"], declared["apiVersion"]) == ("PLUGINS_DIR", None, 2)
-    assert (declared["categories"], declared["imageFormats"]) == (["lego"], ["jpeg", "png"])
-    assert (declared["rate"], declared["maxInFlightInAll"]) == ({"calls": 2, "perSeconds": 10}, 3)
-    assert declared["routes"] == ["GET /hello (user)"] and declared["importMs"] >= 0
-    broken = plugins["shattered"]
-    assert (broken["kind"], broken["state"], broken["package"]) == (None, "broken", "PLUGINS_DIR")
-    assert broken["reason"] == "ValueError: no licence"

@@ -1,0 +1,62 @@
+"""A service with the notifier `webhook`: its settings, its uploads, its admin routes and its metrics."""
+
+from __future__ import annotations
+
+import base64
+import time
+from typing import Any
+
+import httpx
+
+from tests.constants import NOTIFIER_BACKOFF_MS
+from tests.fake_receiver import FakeReceiver
+from tests.service import Service
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+WAIT_SECONDS = 20.0
+
+
+def webhook(url: str, **settings: str) -> dict[str, str]:
+    """Return the settings of a service that tells that receiver."""
+    own = {"PLUGIN_WEBHOOK_URL": url, "PLUGIN_WEBHOOK_SECRET": SECRET, "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true"}
+    return {"NOTIFIERS": "websocket,webhook", NOTIFIER_BACKOFF_MS: "20"} | own | settings
+
+
+def upload(service: Service, count: int = 1) -> list[str]:
+    """Return the ids of so many uploaded assets."""
+    ids = []
+    with httpx.Client() as client:
+        for _ in range(count):
+            response = service.upload(client=client)
+            assert response.status_code == 202, response.text
+            ids.append(response.json()["data"]["assetId"])
+    return ids
+
+
+def admin(service: Service, method: str, path: str, **params: str) -> Any:
+    """Return the data an admin gets."""
+    headers = service.headers("boss", role="admin")
+    response = httpx.request(method, service.url + path, headers=headers, params=params, timeout=WAIT_SECONDS)
+    assert response.is_success, response.text
+    return response.json()["data"] if response.content else None
+
+
+def wait_metric(service: Service, sample: str, value: float) -> None:
+    """Return once the page of metrics shows the sample with that value; nothing else tells of an acknowledgement."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while f"{sample} {value}\n" not in (page := httpx.get(f"{service.url}/metrics").text):
+        assert time.monotonic() < deadline, [line for line in page.splitlines() if line.startswith(sample[:20])]
+        time.sleep(0.02)
+
+
+def depth(state: str, queue: str = "notifications") -> str:
+    return f'pipeline_queue_depth{{queue="{queue}",state="{state}"}}'
+
+
+def finished(outcome: str, queue: str = "notifications") -> str:
+    return f'pipeline_jobs_finished_total{{outcome="{outcome}",queue="{queue}"}}'
+
+
+def webhook_ids(receiver: FakeReceiver) -> list[str]:
+    """Return the webhook-id of every request in order."""
+    return [request.headers["Webhook-Id"] for request in receiver.requests]
