@@ -1,4 +1,4 @@
-"""The package `acme` of a plugin author, installed in a folder, and commands that find it."""
+"""The package `acme` of a plugin author, installed in a folder, and commands that find the package."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ KEY = "acme-key-7f3a"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder on the import path with the package `acme` and one that is broken, for pytest as well."""
+    """A folder on the import path with the package `acme` and a package that is broken, also as a plugin of pytest."""
     for name, source in (("acme", ACME), ("broken", "raise RuntimeError('out of order')")):
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(source))
         about = tmp_path / f"{name}-2.0.dist-info"
@@ -97,7 +97,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a process of its own."""
+    """Run a command in a new process."""
     own = {"DATA_DIR": str(folder / "data"), "PYTHONPATH": str(folder), "COLUMNS": "200"}
     command = [sys.executable, str(ROOT / "run.py"), *arguments]
     return subprocess.run(
@@ -107,7 +107,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
 
 @pytest.fixture
 def invoke(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Return a function that runs a command here: quicker, for all that does not start pytest."""
+    """Return a function that runs a command in this process: quicker, for commands that do not start pytest."""
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "acme", raising=False)

@@ -11,7 +11,7 @@ PNG = make_image()
 
 
 def form(*parts: tuple[bytes, bytes]) -> bytes:
-    """Return a body. parts: headers and content."""
+    """Return the body of a form; a part is its headers and its content."""
     return b"".join(b"--b\r\n" + headers + b"\r\n\r\n" + content + b"\r\n" for headers, content in parts) + b"--b--\r\n"
 
 

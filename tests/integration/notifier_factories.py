@@ -1,4 +1,4 @@
-"""Notifiers `webhook` and `apprise` with the settings of a test, and what they are given."""
+"""The notifiers `webhook` and `apprise` with the settings of a test, and notifications for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BUDGET_SECONDS = 5.0
 
 @pytest.fixture
 def webhook(io_loop: IOLoop, receiver: FakeReceiver) -> Iterator[WebhookNotifier]:
-    """The notifier, pointed at it and allowed to call it."""
+    """The notifier with the URL of the receiver; private addresses are allowed."""
     webhook = make_webhook(receiver.url + "/hooks?token=t0ken")
     yield webhook
     io_loop.run_sync(webhook.close)

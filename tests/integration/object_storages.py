@@ -1,4 +1,4 @@
-"""The storage `object` with the settings of a test, and servers that it may be pointed at."""
+"""The storage `object` with the settings of a test, and servers that it can call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PUBLIC_ID = "65f0/original-1a2b3c4d"
 
 @pytest.fixture(autouse=True)
 def only_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No account of whoever runs the tests is used, and obstore is there."""
+    """Remove the cloud credentials of the environment, and require obstore."""
     require(importlib.util.find_spec("obstore") is not None, "needs obstore")
     for name in os.environ:
         if name.startswith(("AWS_", "AZURE_", "GOOGLE_")):
@@ -36,7 +36,7 @@ def only_own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own(moto: MotoServer, bucket: str) -> ObjectSettings:
-    """The settings that lead to it."""
+    """The settings of a storage in the test's bucket."""
     return ObjectSettings(
         url=f"s3://{bucket}/some/prefix",
         endpoint=moto.url,
@@ -47,31 +47,31 @@ def own(moto: MotoServer, bucket: str) -> ObjectSettings:
 
 @pytest.fixture
 def object_storage(own: ObjectSettings) -> ObjectStorage:
-    """The storage, at that bucket."""
+    """The storage in the test's bucket."""
     return ObjectStorage(own, budget_seconds=20)
 
 
-def run(work: Awaitable[Any]) -> Any:
-    """Return the result of the work, on a loop of its own."""
+def run(call: Awaitable[Any]) -> Any:
+    """Run the coroutine on a new event loop and return its result."""
 
     async def awaited() -> Any:
-        return await work
+        return await call
 
     return asyncio.run(awaited())
 
 
 def changed(own: ObjectSettings, **values: Any) -> ObjectSettings:
-    """Return the settings with some of them different, checked like any."""
+    """Return the settings with some values changed; they are validated."""
     return ObjectSettings(**(dict(own) | values))
 
 
 def save(storage: ObjectStorage, file: BinaryIO | None = None, content_type: str = "image/jpeg") -> str:
-    """Return the URL of an image just saved."""
+    """Save an image and return its URL."""
     return cast(str, run(storage.save(PUBLIC_ID, file or io.BytesIO(make_image()), content_type)))
 
 
 def calls(storage: ObjectStorage) -> list[Callable[[], Any]]:
-    """Return each of the four methods as a call."""
+    """Return a call of each of the four methods."""
     return [
         lambda: run(storage.check()),
         lambda: save(storage),
@@ -81,20 +81,20 @@ def calls(storage: ObjectStorage) -> list[Callable[[], Any]]:
 
 
 def fault_of(call: Callable[[], Any]) -> DependencyUnavailable:
-    """Return the error of a call to a storage that is not usable."""
+    """Expect that the call fails with 'Image storage unavailable', and return the error."""
     with pytest.raises(DependencyUnavailable, match="^Image storage unavailable$") as caught:
         call()
     return caught.value
 
 
 @contextmanager
-def answering(status: int, body: str = "", **headers: str) -> Iterator[tuple[str, list[str]]]:
-    """Run a server that answers every request alike; yield its address and the methods it was asked with."""
-    asked: list[str] = []
+def server_answering(status: int, body: str = "", **headers: str) -> Iterator[tuple[str, list[str]]]:
+    """Run a server that gives each request the same answer; yield its address and the list of the request methods."""
+    methods: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
-            asked.append(self.command)
+            methods.append(self.command)
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(status)
             for name, value in (headers | {"Content-Length": str(len(body))}).items():
@@ -111,7 +111,7 @@ def answering(status: int, body: str = "", **headers: str) -> Iterator[tuple[str
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", asked
+            yield f"http://127.0.0.1:{server.server_port}", methods
         finally:
             server.shutdown()
             thread.join()

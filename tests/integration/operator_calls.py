@@ -15,7 +15,7 @@ WAIT_SECONDS = 30.0
 
 
 def call(service: Service, method: str, path: str, role: str | None = "admin") -> tuple[int, Any]:
-    """Call a route with a token of that role, hold the reply against the contract; return status and data or error."""
+    """Call a route with a token of this role, check the reply against the contract; return status and data or error."""
     response = httpx.request(method, service.url + path, headers=service.headers("ops-1", role=role), timeout=60)
     check_reply(method, path, response.status_code, response.json(), response.headers)
     body = response.json()
@@ -23,6 +23,7 @@ def call(service: Service, method: str, path: str, role: str | None = "admin") -
 
 
 def overview(service: Service, role: str = "operator-read") -> dict[str, Any]:
+    """Return the overview of all processes."""
     status, data = call(service, "GET", "/api/queue/overview", role)
     assert status == 200
     return dict(data)
@@ -34,7 +35,7 @@ def processes(service: Service) -> dict[int, dict[str, Any]]:
 
 
 def until(ask: Callable[[], Any], condition: Callable[[Any], bool]) -> Any:
-    """Ask until the condition holds: a process tells of itself every two seconds."""
+    """Ask until the condition is true: a process reports its state every two seconds."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition(answer := ask()):
         assert time.monotonic() < deadline, answer

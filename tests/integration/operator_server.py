@@ -1,4 +1,4 @@
-"""The operators' routes on a port, with a real queue."""
+"""A server with the operators' routes and a real queue, and a Redis that can be stopped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.redis_server import RedisServer
 
 
 class Server(HandlerServer):
-    """Our handlers on a port, with a queue on the given Redis. checks, plugins: those of /readyz."""
+    """The handlers on a port, with a queue on the given Redis. /readyz reads `checks`, `plugins` and `missing`."""
 
     def __init__(self, redis_url: str) -> None:
         self.queue = JobQueue(redis_url)
@@ -81,6 +81,6 @@ def server(io_loop: IOLoop, redis_url: str) -> Iterator[Server]:
 
 @pytest.fixture
 def frozen_redis(redis_server: RedisServer) -> Iterator[Callable[[], None]]:
-    """A call makes Redis hang: connected, but silent."""
+    """Return a function that makes Redis hang: its connections stay open, but it answers nothing."""
     yield lambda: os.kill(redis_server.pid, signal.SIGSTOP)
     os.kill(redis_server.pid, signal.SIGCONT)

@@ -14,7 +14,7 @@ from tests.fake_cloudinary import FakeCloudinary
 
 @pytest.fixture
 def cloudinary_storage(cloudinary: FakeCloudinary) -> Iterator[CloudinaryStorage]:
-    """The storage, at that Cloudinary."""
+    """The storage with the account of the fake Cloudinary."""
     storage = CloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=5, connections=16)
     yield storage
     storage.close()
@@ -22,5 +22,5 @@ def cloudinary_storage(cloudinary: FakeCloudinary) -> Iterator[CloudinaryStorage
 
 @pytest.fixture
 def local_storage(tmp_path: Path) -> LocalStorage:
-    """The storage, in an empty folder."""
+    """The storage in an empty folder."""
     return LocalStorage(tmp_path / "media", "http://127.0.0.1:8080")

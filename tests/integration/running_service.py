@@ -1,4 +1,4 @@
-"""A service that runs while a command works on its data, and steady uploads to it."""
+"""Commands with the settings of a running service, and steady uploads to that service."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def read(service: Service, asset_id: str) -> dict[str, Any]:
 
 
 def pictures(asset: dict[str, Any]) -> list[str]:
-    """Return the URLs of the asset's images that the service keeps."""
+    """Return the URLs of the images that the service stores for the asset: the original and the previews."""
     images = asset["images"]
     return [images["original"]["url"], *(each["url"] for each in (images["previews"] or {}).values())]
 
 
 class Uploads:
-    """Uploads up to ten photos a second until it is left; what was refused is kept."""
+    """Uploads up to ten photos a second until the block ends. `refused` has the text of each refusal."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.accepted: list[str] = []
         self.refused: list[str] = []
-        self.some = threading.Event()
+        self.has_started = threading.Event()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._upload)
 
     def __enter__(self) -> Uploads:
         self._thread.start()
-        assert self.some.wait(60)
+        assert self.has_started.wait(60)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -67,4 +67,4 @@ class Uploads:
             else:
                 self.refused.append(response.text)
             if number == 5:
-                self.some.set()
+                self.has_started.set()

@@ -1,4 +1,4 @@
-"""Backup, restore, verify and moving images, beside a service that runs and takes uploads."""
+"""The commands `backup`, `restore`, `verify` and `move` while a service runs and accepts uploads."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
 
 
 @pytest.mark.gen_test(timeout=120)
-async def test_backup_beside_uploads_is_whole_and_comes_back_elsewhere(
+async def test_backup_during_uploads_is_complete_and_can_be_restored_elsewhere(
     service: Service, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, ai_service: AiService
 ) -> None:
-    """Every asset in it has its images; restored under another address all is shown, and `verify` finds no flaw."""
+    """Each asset in the file has its images. A service at another address serves them, and `verify` finds no flaw."""
     file = tmp_path / "all.backup"
     with Uploads(service) as uploads:
         made = command(service, "backup", str(file), "--json")
@@ -47,8 +47,8 @@ async def test_backup_beside_uploads_is_whole_and_comes_back_elsewhere(
     elsewhere = Service(tmp_path_factory.mktemp("elsewhere"), ai_service.url)
     restored = command(elsewhere, "restore", str(file), "--json")
     assert restored.returncode == 0, restored.stderr
-    again = command(elsewhere, "restore", str(file))
-    assert again.returncode == 1 and "empty" in again.stderr
+    repeated = command(elsewhere, "restore", str(file))
+    assert repeated.returncode == 1 and "empty" in repeated.stderr
     assert command(elsewhere, "restore", str(file), "--resume").returncode == 0
     with elsewhere:
         asset = read(elsewhere, first)
@@ -60,10 +60,10 @@ async def test_backup_beside_uploads_is_whole_and_comes_back_elsewhere(
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_photo_that_was_being_processed_is_processed_where_it_is_restored(
+async def test_unfinished_photo_of_a_backup_is_processed_after_the_restore(
     tmp_path: Path, store: SqliteAssetStore, ai_service: AiService
 ) -> None:
-    """Under its old job, as soon as the service runs."""
+    """The restored service runs the job of the backup as soon as it starts."""
     storage, asset, photo = MemoryStorage(), make_asset(), make_image()
     digest = hashlib.sha256(photo).hexdigest()
     assert await store.create(dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=digest)))
@@ -77,10 +77,10 @@ async def test_photo_that_was_being_processed_is_processed_where_it_is_restored(
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_process_that_starts_after_a_move_saves_its_first_upload_there(
+async def test_process_that_starts_after_a_move_saves_in_the_new_storage(
     tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str, in_s3: dict[str, str]
 ) -> None:
-    """STORAGE_BACKEND still names the old one. A storage that cannot be used is chosen by no move and no process."""
+    """STORAGE_BACKEND still names the old storage. No move and no process chooses a storage that cannot be used."""
     service = Service(tmp_path, ai_service.url, **in_s3)
     moved = command(service, "move", "--storage", "object", PLUGIN_OBJECT_ENDPOINT="http://127.0.0.1:1")
     assert moved.returncode == 1 and "again" in moved.stderr
@@ -96,10 +96,10 @@ async def test_process_that_starts_after_a_move_saves_its_first_upload_there(
 
 
 @pytest.mark.gen_test(timeout=180)
-async def test_images_move_to_s3_and_back_while_the_service_serves(
+async def test_images_move_to_s3_and_back_while_the_service_runs(
     tmp_path: Path, ai_service: AiService, moto: MotoServer, in_s3: dict[str, str]
 ) -> None:
-    """No upload is refused, and every picture can be had at every moment, also under the URL it had before."""
+    """No upload is refused. Each image can be fetched at every moment, also with the URL it had before the move."""
     with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1", **in_s3) as service, moto.unchecked():
         first = service.upload().json()["data"]["assetId"]
         before = pictures(read(service, first))
@@ -116,27 +116,27 @@ async def test_images_move_to_s3_and_back_while_the_service_serves(
                     assert got.status_code == 200, got.text
             for url in before:
                 assert httpx.get(url, follow_redirects=True).status_code == 200
-        done_again = json.loads(command(service, "move", "--storage", "local", "--json").stdout)
-        assert done_again["images"] == 0
+        repeated = json.loads(command(service, "move", "--storage", "local", "--json").stdout)
+        assert repeated["images"] == 0
         found = command(service, "verify", "--json")
         assert found.returncode == 0, found.stdout
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_verify_finds_what_is_wrong(service: Service, tmp_path: Path) -> None:
-    """A missing image, a damaged one, and one that nobody names and that is old."""
+async def test_verify_reports_each_flaw(service: Service, tmp_path: Path) -> None:
+    """`verify` reports a missing image, a damaged image, and an old image that no asset names."""
     ids = [service.upload(image=make_image(seed=number)).json()["data"]["assetId"] for number in range(3)]
     for asset_id in ids:
         read(service, asset_id)
     (media,) = tmp_path.rglob("media")
-    (gone,) = (media / ids[0]).glob("original-*")
-    gone.unlink()
+    (missing,) = (media / ids[0]).glob("original-*")
+    missing.unlink()
     (damaged,) = (media / ids[1]).glob("original-*")
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    stray = media / ("f" * 24) / "original-1.jpg"
-    stray.parent.mkdir()
-    stray.write_bytes(make_image())
-    os.utime(stray, (0, 0))
+    unnamed = media / ("f" * 24) / "original-1.jpg"
+    unnamed.parent.mkdir()
+    unnamed.write_bytes(make_image())
+    os.utime(unnamed, (0, 0))
     found = command(service, "verify", "--json")
     assert found.returncode == 1
     flaws = sorted(json.loads(found.stdout)["flaws"])

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.fault("U17")
 
 
 @pytest.mark.gen_test
-async def test_what_is_kept_comes_back(tmp_path: Path, store: SqliteAssetStore) -> None:
-    """Dead letters, the pause and the store's own id; and what an asset says of itself, to the millisecond."""
+async def test_restore_brings_back_all_that_a_backup_contains(tmp_path: Path, store: SqliteAssetStore) -> None:
+    """The records, the id of the store, and each field of an asset, instants to the millisecond."""
     storage = MemoryStorage()
     asset = make_asset(status=AssetStatus.FAILED, finished_at=utc_now(), claims={"email": "a@b.c"})
     assert await store.create(asset)
@@ -33,7 +33,7 @@ async def test_what_is_kept_comes_back(tmp_path: Path, store: SqliteAssetStore) 
     await store.put_record(Record("job of ai-processing", "ai-processing:1", utc_now(), {"failed": {"é": 1}}, *about))
     identity = await store.identity()
     tally = await back_up(store, storage, tmp_path / "file")
-    # Its hash is another one than the document says.
+    # The document has the hash of another content.
     assert tally.flaws == [f"{asset.original.public_id} of asset {asset.id} is damaged"]
     other = SqliteAssetStore(tmp_path / "other.sqlite")
     await other.open()
@@ -48,8 +48,8 @@ async def test_what_is_kept_comes_back(tmp_path: Path, store: SqliteAssetStore) 
 
 
 @pytest.mark.gen_test
-async def test_file_that_is_no_backup_or_not_whole_is_refused(tmp_path: Path, store: SqliteAssetStore) -> None:
-    """A picture, a tar of something else, a backup that was cut off or changed."""
+async def test_file_that_is_no_complete_backup_is_refused(tmp_path: Path, store: SqliteAssetStore) -> None:
+    """An empty file, an image, a tar archive of other files, and a backup that was cut off."""
     storage, asset = MemoryStorage(), make_asset()
     assert await store.create(asset)
     good = tmp_path / "good"
@@ -68,16 +68,16 @@ async def test_file_that_is_no_backup_or_not_whole_is_refused(tmp_path: Path, st
 
 
 @pytest.mark.gen_test
-async def test_backup_that_fails_leaves_the_older_one(tmp_path: Path, store: SqliteAssetStore) -> None:
-    """Its file appears only when it is whole."""
+async def test_failed_backup_leaves_the_older_file(tmp_path: Path, store: SqliteAssetStore) -> None:
+    """The file of a backup gets its name only when it is complete."""
 
-    class Away(MemoryStorage):
+    class UnreadableStorage(MemoryStorage):
         async def read(self, name: Any) -> bytes:
-            raise RuntimeError("away")
+            raise RuntimeError("unreadable")
 
     file = tmp_path / "file"
     file.write_bytes(b"an older one")
     assert await store.create(make_asset())
     with pytest.raises(RuntimeError):
-        await back_up(store, Away(), file)
+        await back_up(store, UnreadableStorage(), file)
     assert file.read_bytes() == b"an older one" and [each.name for each in tmp_path.glob("file*")] == ["file"]

@@ -1,4 +1,4 @@
-"""Images that move from one storage to another, and what `verify` finds meanwhile, in one process."""
+"""Images that move from one storage to another, and what `verify` finds during the move, in one process."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.storages_in_use import LEFT_KIND, storages_left_lately
 from pipeline.usecases.verifying import Verification
 from tests.factories import make_asset
-from tests.integration.two_storages import AT_ONCE, PHOTO, PHOTO_HASH, Two, created, two
+from tests.integration.two_storages import AT_ONCE, PHOTO, PHOTO_HASH, TwoStorages, created, make_storages
 
 pytestmark = pytest.mark.fault("U17")
 
 
 @pytest.mark.gen_test
-async def test_move_that_was_interrupted_goes_on(store: SqliteAssetStore) -> None:
-    """Wherever it ended before: every image is named where it is then, none was moved twice, damaged ones stay."""
-    storage, assets = Two(), []
+async def test_interrupted_move_can_be_repeated_until_it_is_complete(store: SqliteAssetStore) -> None:
+    """Each asset names the storage that has its image. No image is moved twice. A damaged image is not moved."""
+    storage, assets = TwoStorages(), []
     for number in range(6):
         content = b"photo %d" % number
         digest = hashlib.sha256(content if number else b"another one").hexdigest()
@@ -56,9 +56,9 @@ async def test_move_that_was_interrupted_goes_on(store: SqliteAssetStore) -> Non
 
 
 @pytest.mark.gen_test
-async def test_image_that_changes_while_it_is_moved_is_not_named(store: SqliteAssetStore) -> None:
-    """Its asset was deleted meanwhile: the copy goes, too."""
-    storage, asset = Two(), make_asset()
+async def test_copy_of_an_image_whose_asset_was_deleted_is_removed(store: SqliteAssetStore) -> None:
+    """The asset is deleted while its image is copied: the move removes the copy and counts no image."""
+    storage, asset = TwoStorages(), make_asset()
     content = b"photo"
     digest = hashlib.sha256(content).hexdigest()
     asset = dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=digest))
@@ -78,9 +78,9 @@ async def test_image_that_changes_while_it_is_moved_is_not_named(store: SqliteAs
 
 
 @pytest.mark.gen_test
-async def test_older_move_gives_way_to_a_newer_one(store: SqliteAssetStore) -> None:
-    """Two that go to different storages would undo each other's work."""
-    storage = two(await created(store))
+async def test_older_move_ends_when_a_newer_move_has_begun(store: SqliteAssetStore) -> None:
+    """Two moves to different storages would undo each other's work."""
+    storage = make_storages(await created(store))
     await choose_storage(store, "elsewhere", instead_of="memory")
     with pytest.raises(Conflict, match="elsewhere"):
         await move_images(store, storage, outage_retry=AT_ONCE)
@@ -93,10 +93,10 @@ async def test_older_move_gives_way_to_a_newer_one(store: SqliteAssetStore) -> N
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("loses", ["all", "half"])
-async def test_storage_that_loses_what_it_is_given_gets_nothing(store: SqliteAssetStore, loses: str) -> None:
-    """The asset names its old image, and no half copy stays behind; a probe would have said it before."""
+async def test_storage_that_loses_saved_images_is_not_used(store: SqliteAssetStore, loses: str) -> None:
+    """The asset still names its old image, and the incomplete copy is removed. `probe` finds the same fault."""
     asset = await created(store)
-    storage = two(asset)
+    storage = make_storages(asset)
     save = storage.save
 
     async def save_badly(public_id: str, file: Any, content_type: str) -> SavedImage:
@@ -118,27 +118,27 @@ async def test_storage_that_loses_what_it_is_given_gets_nothing(store: SqliteAss
 
 
 @pytest.mark.gen_test
-async def test_storage_that_is_away_for_a_moment_is_waited_for(store: SqliteAssetStore) -> None:
-    """The one that images are read from, and the one they go to."""
+async def test_move_waits_for_a_storage_that_is_briefly_unavailable(store: SqliteAssetStore) -> None:
+    """The move is complete as soon as the storage accepts the image."""
     asset = await created(store)
-    storage = two(asset)
+    storage = make_storages(asset)
     storage.saves_left, waits = 0, []
 
-    def comes_back(cause: str) -> None:
+    def become_available(cause: str) -> None:
         waits.append(cause)
         storage.saves_left = 1
 
-    assert (await move_images(store, storage, outage_retry=OutageRetry(comes_back))).images == 1
+    assert (await move_images(store, storage, outage_retry=OutageRetry(become_available))).images == 1
     assert len(waits) == 1 and list(storage.inner["new"].images) == [asset.original.public_id]
 
 
 @pytest.mark.gen_test
-async def test_damaged_document_and_refused_image_are_told_and_stop_nothing(
+async def test_damaged_document_and_refused_image_are_reported(
     tmp_path: Path, store: SqliteAssetStore
 ) -> None:
-    """`move` and `verify` name each, and all others are moved."""
+    """The move names both and moves all other images. `verify` names the damaged document."""
     good, bad, refused = [await created(store) for _ in range(3)]
-    storage = two(good, bad, refused)
+    storage = make_storages(good, bad, refused)
     save = storage.save
 
     async def save_some(public_id: str, *arguments: Any) -> SavedImage:
@@ -163,11 +163,11 @@ async def test_damaged_document_and_refused_image_are_told_and_stop_nothing(
 
 @pytest.mark.gen_test
 async def test_image_of_version_0_1_gets_its_hash_and_its_type(store: SqliteAssetStore) -> None:
-    """Nothing is known of it but its name; afterwards it is known as every other."""
+    """The document of version 0.1 has only the name of the image. The move adds hash, size and content type."""
     asset = make_asset()
     old = dataclasses.replace(asset.original, sha256="", bytes=0, content_type="")
     assert await store.create(dataclasses.replace(asset, original=old))
-    storage = two(asset)
+    storage = make_storages(asset)
     assert (await move_images(store, storage, outage_retry=AT_ONCE)).images == 1
     current = await store.get(asset.id)
     assert current is not None and current.original.backend == "new"
@@ -175,10 +175,10 @@ async def test_image_of_version_0_1_gets_its_hash_and_its_type(store: SqliteAsse
 
 
 @pytest.mark.gen_test
-async def test_moved_image_stays_as_long_as_its_urls_work(store: SqliteAssetStore) -> None:
-    """Noted for the sweeper; `verify` counts what has yet to go, and calls it no flaw."""
+async def test_old_copy_of_a_moved_image_stays_until_its_urls_expire(store: SqliteAssetStore) -> None:
+    """The move records the copy for later removal. `verify` reports it as leaving, which is no flaw."""
     asset = await created(store)
-    storage = two(asset)
+    storage = make_storages(asset)
     storage.put(asset.original.public_id)
     await move_images(store, storage, outage_retry=AT_ONCE, url_seconds=2 * 86_400)
     assert list(storage.inner["memory"].images) == [asset.original.public_id]
@@ -191,23 +191,23 @@ async def test_moved_image_stays_as_long_as_its_urls_work(store: SqliteAssetStor
 
 
 @pytest.mark.gen_test
-async def test_verify_says_nothing_of_what_is_under_way(store: SqliteAssetStore) -> None:
-    """An erase removes images and then the document; a delete the other way round; a move names it elsewhere."""
+async def test_verify_reports_no_flaw_for_a_change_that_is_still_running(store: SqliteAssetStore) -> None:
+    """The change is an erase, a delete or a move, which removes the image or its document while `verify` reads."""
     erased, moved = await created(store), await created(store)
-    storage = two(moved)
+    storage = make_storages(moved)
     storage.put("f" * 24 + "/original-1", at=utc_now() - timedelta(days=1))
     read = storage.read
 
-    async def read_and_go_on(name: ImageName) -> bytes:
+    async def read_during_changes(name: ImageName) -> bytes:
         if name == erased.image_names[0]:
-            # Only after the first reading has failed.
+            # The document is deleted only after the first read has failed.
             IOLoop.current().add_callback(store.delete, erased.id, erased.user_id)
         if name == moved.image_names[0]:
-            await move_images(store, two(moved), outage_retry=AT_ONCE)
+            await move_images(store, make_storages(moved), outage_retry=AT_ONCE)
             await store.delete_records(LEFT_KIND, "memory")
             storage.inner["new"].images[name.public_id] = storage.inner["memory"].images.pop(name.public_id)
         return await read(name)
 
-    storage.read = read_and_go_on  # type: ignore[method-assign]
+    storage.read = read_during_changes  # type: ignore[method-assign]
     storage.backends = ("memory",)
     assert [flaw async for flaw in Verification(store, storage, recheck_seconds=0.1).flaws()] == []

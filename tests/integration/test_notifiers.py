@@ -1,4 +1,4 @@
-"""The notifiers `webhook` and `apprise` against a real receiver: what they send, what they refuse, what they hide."""
+"""The notifier `webhook` with a real receiver: what it sends, and how it reads the answers."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from tests.slowdown import slowdown
 
 __all__ = ["webhook"]  # fixtures
 
-# Apprise's mail service imports what Python 3.13 no longer has, and copes.
+# Apprise's mail service tries to import imghdr, which Python 3.13 does not have, and works without it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class TestWebhookSuite(NotifierSuite):
-    """What every notifier must bear."""
+    """`webhook` passes the tests that every notifier must pass."""
 
     @pytest.fixture
     def notifier(self, receiver: FakeReceiver) -> Notifier:
@@ -51,7 +51,7 @@ class TestWebhookSuite(NotifierSuite):
 
 
 def verify(headers: Mapping[str, str], body: bytes, key: bytes) -> bool:
-    """Do what a receiver does, written from the standard: some signature is right and the try is fresh."""
+    """Check a request as the standard asks of receivers: one signature is right and the timestamp is recent."""
     assert abs(time.time() - int(headers["Webhook-Timestamp"])) < 60
     signed = b".".join([headers["Webhook-Id"].encode(), headers["Webhook-Timestamp"].encode(), body])
     expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
@@ -59,8 +59,8 @@ def verify(headers: Mapping[str, str], body: bytes, key: bytes) -> bool:
     return any(version == "v1" and hmac.compare_digest(value, expected) for version, value in versions)
 
 
-def test_signature_is_that_of_the_standards_own_example() -> None:
-    """The value every implementation of Standard Webhooks tests itself with."""
+def test_signature_of_the_standards_example_is_right() -> None:
+    """Each implementation of Standard Webhooks is tested with this value."""
     (key,) = notify_webhook.parse_secrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     signature = notify_webhook.sign([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", b'{"test": 2432232314}')
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
@@ -71,7 +71,7 @@ def test_signature_is_that_of_the_standards_own_example() -> None:
 async def test_webhook_posts_the_signed_event(
     receiver: FakeReceiver, webhook: WebhookNotifier, event: dict[str, Any]
 ) -> None:
-    """One POST with the event and its owner as `data`; the signature fits the bytes that arrived."""
+    """One POST has the event and its owner as `data`. The signature is right for the received bytes."""
     await webhook.notify(make_notification(event, trace_context=TRACEPARENT))
     (received,) = receiver.requests
     assert (received.method, received.path) == ("POST", "/hooks?token=t0ken")
@@ -93,7 +93,7 @@ async def test_webhook_posts_the_signed_event(
 
 @pytest.mark.gen_test
 async def test_webhook_signs_with_every_secret(receiver: FakeReceiver) -> None:
-    """While secrets change, receivers that know either of them can verify; nobody else can."""
+    """While a secret is replaced, a receiver with the old or the new secret can verify; any other secret fails."""
     webhook = make_webhook(receiver.url, f" {SECRETS[0]} , {SECRETS[1]},")
     await webhook.notify(make_notification())
     (received,) = receiver.requests
@@ -103,10 +103,10 @@ async def test_webhook_signs_with_every_secret(receiver: FakeReceiver) -> None:
 
 
 @pytest.mark.gen_test
-async def test_webhook_id_outlives_tries_and_the_timestamp_does_not(
+async def test_webhook_id_is_the_same_for_each_attempt_and_the_timestamp_is_not(
     receiver: FakeReceiver, webhook: WebhookNotifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The receiver drops repeats by the id and old recordings by the time of the try."""
+    """The receiver drops repeated events by the id, and replayed requests by the timestamp of the attempt."""
     now = int(time.time())
     for instant in (now, now + 5):
         monkeypatch.setattr(notify_webhook, "utc_now", lambda instant=instant: datetime.fromtimestamp(instant, UTC))
@@ -120,8 +120,8 @@ async def test_webhook_id_outlives_tries_and_the_timestamp_does_not(
 @pytest.mark.parametrize(
     ("delivery_id", "webhook_id"),
     [
-        ("", f"{SUCCESS_EVENT['assetId']}-2026-01-31T12:00:00_123Z"),  # (assetId, timestamp) tells repeats
-        ("a.b", "a_b"),  # a full stop would move the borders of what is signed
+        ("", f"{SUCCESS_EVENT['assetId']}-2026-01-31T12:00:00_123Z"),  # (assetId, timestamp) is the same in a repeat
+        ("a.b", "a_b"),  # the signed text is separated by full stops
         ("a\r\nCookie: b", "a__Cookie:_b"),
     ],
 )
@@ -129,7 +129,7 @@ async def test_webhook_id_outlives_tries_and_the_timestamp_does_not(
 async def test_webhook_id_has_no_full_stop(
     receiver: FakeReceiver, webhook: WebhookNotifier, delivery_id: str, webhook_id: str
 ) -> None:
-    """Whatever names the delivery, the id can be signed and sent."""
+    """Each character that cannot be signed or sent is replaced in the id."""
     await webhook.notify(make_notification(delivery_id=delivery_id))
     (received,) = receiver.requests
     assert received.headers["Webhook-Id"] == webhook_id
@@ -137,8 +137,8 @@ async def test_webhook_id_has_no_full_stop(
 
 
 @pytest.mark.gen_test
-async def test_webhook_calls_share_a_kept_connection(receiver: FakeReceiver, webhook: WebhookNotifier) -> None:
-    """Events one after the other need one handshake, and no cookie is taken along."""
+async def test_webhook_calls_reuse_one_connection(receiver: FakeReceiver, webhook: WebhookNotifier) -> None:
+    """Events one after the other need one handshake, and no cookie is sent back."""
     receiver.script(Reply(headers={"Set-Cookie": "a=b"}))
     for _ in range(3):
         await webhook.notify(make_notification())
@@ -148,8 +148,8 @@ async def test_webhook_calls_share_a_kept_connection(receiver: FakeReceiver, web
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
 @pytest.mark.gen_test
-async def test_webhook_takes_2xx_for_delivered(receiver: FakeReceiver, webhook: WebhookNotifier, status: int) -> None:
-    """Any of them will do."""
+async def test_webhook_accepts_any_2xx(receiver: FakeReceiver, webhook: WebhookNotifier, status: int) -> None:
+    """Any status from 200 to 299 confirms the event."""
     receiver.script(Reply(status))
     await webhook.notify(make_notification())
     assert len(receiver.requests) == 1
@@ -158,10 +158,10 @@ async def test_webhook_takes_2xx_for_delivered(receiver: FakeReceiver, webhook: 
 @pytest.mark.parametrize("retry_after", [None, "600"])
 @pytest.mark.parametrize("status", [300, 304, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504])
 @pytest.mark.gen_test
-async def test_webhook_tries_other_answers_again(
+async def test_webhook_asks_for_a_retry_after_any_other_answer(
     receiver: FakeReceiver, webhook: WebhookNotifier, status: int, retry_after: str | None
 ) -> None:
-    """One request per call; who says when to come again costs no try. The log gets status and host, no path."""
+    """One call sends one request. An answer with Retry-After costs no attempt. The log has status and host, no path."""
     receiver.script(Reply(status, {"Retry-After": retry_after} if retry_after else {}))
     error = await failure(webhook)
     assert isinstance(error, RetryableJobError) and error.message == f"Webhook receiver answered HTTP {status}"
@@ -173,7 +173,7 @@ async def test_webhook_tries_other_answers_again(
 
 @pytest.mark.gen_test
 async def test_webhook_gives_up_on_gone(receiver: FakeReceiver, webhook: WebhookNotifier) -> None:
-    """410 is how a receiver says that it wants no more."""
+    """A receiver answers 410 when it wants no more events."""
     receiver.script(Reply(410))
     assert isinstance(await failure(webhook), PermanentJobError)
 
@@ -181,7 +181,7 @@ async def test_webhook_gives_up_on_gone(receiver: FakeReceiver, webhook: Webhook
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.gen_test
 async def test_webhook_follows_no_redirect(receiver: FakeReceiver, webhook: WebhookNotifier, status: int) -> None:
-    """A redirect could lead anywhere, so it is a failure and its target is not called."""
+    """A redirect could lead to any address, so it is a failure, and its target is not called."""
     receiver.script(Reply(status, {"Location": receiver.url + "/elsewhere"}))
     assert isinstance(await failure(webhook), RetryableJobError)
     assert [received.path for received in receiver.requests] == ["/hooks?token=t0ken"]
@@ -191,7 +191,7 @@ async def test_webhook_follows_no_redirect(receiver: FakeReceiver, webhook: Webh
 async def test_webhook_uses_no_proxy_of_the_environment(
     receiver: FakeReceiver, webhook: WebhookNotifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy would look up names on its own, past the check of addresses."""
+    """A proxy would look up names itself, without the check of addresses."""
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "NO_PROXY"):
@@ -201,8 +201,8 @@ async def test_webhook_uses_no_proxy_of_the_environment(
 
 
 @pytest.mark.gen_test
-async def test_webhook_leaves_a_hanging_receiver_in_time(receiver: FakeReceiver) -> None:
-    """A receiver that never answers costs the budget and may be tried again."""
+async def test_webhook_gives_up_a_hanging_receiver_within_its_budget(receiver: FakeReceiver) -> None:
+    """A receiver that never answers costs the budget, and the event is retried."""
     receiver.hold()
     webhook = make_webhook(receiver.url, budget_seconds=0.3)
     started = time.monotonic()
@@ -213,8 +213,8 @@ async def test_webhook_leaves_a_hanging_receiver_in_time(receiver: FakeReceiver)
     await webhook.close()
 
 
-def test_webhook_budget_is_a_little_under_the_callers() -> None:
-    """So the reason arrives before the caller's own timeout does."""
+def test_webhook_budget_is_a_little_under_the_notifier_timeout() -> None:
+    """The notifier reports the reason before its caller ends it."""
     variables = {"PLUGIN_WEBHOOK_URL": "https://hooks.example/", "PLUGIN_WEBHOOK_SECRET": SECRETS[0]}
     settings = Settings(notifier_timeout_seconds=10).with_plugin_variables(variables)
     ((name, build),) = notify_webhook.register_notifiers(settings)
@@ -224,7 +224,7 @@ def test_webhook_budget_is_a_little_under_the_callers() -> None:
 
 @pytest.mark.gen_test
 async def test_webhook_does_not_read_an_endless_answer(receiver: FakeReceiver, webhook: WebhookNotifier) -> None:
-    """The status is the answer: the event is delivered and the connection dropped."""
+    """The status is enough: the event is delivered, and the notifier closes the connection."""
     receiver.script(Reply(200, is_endless=True))
     await webhook.notify(make_notification())
     assert await asyncio.to_thread(receiver.hung_up.wait, 10)
@@ -232,10 +232,10 @@ async def test_webhook_does_not_read_an_endless_answer(receiver: FakeReceiver, w
 
 @pytest.mark.parametrize("raw", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"])
 @pytest.mark.gen_test
-async def test_webhook_tries_again_after_no_http(
+async def test_webhook_asks_for_a_retry_after_an_answer_that_is_no_http(
     receiver: FakeReceiver, webhook: WebhookNotifier, raw: bytes
 ) -> None:
-    """A lost connection, nonsense and headers without end read as not reached; but the receiver was asked."""
+    """A lost connection, invalid HTTP and endless headers are reported as not reached, and cost an attempt."""
     receiver.script(Reply(raw=raw))
     error = await failure(webhook)
     assert isinstance(error, RetryableJobError) and error.message.startswith("Webhook receiver cannot be reached")
@@ -243,13 +243,13 @@ async def test_webhook_tries_again_after_no_http(
 
 
 @pytest.mark.gen_test
-async def test_webhook_tries_again_when_nobody_listens() -> None:
-    """A refused connection and a name nobody knows cost no try, and the log tells them apart."""
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        refused = f"127.0.0.1:{unheard.getsockname()[1]}"
-        told = {f"http://{refused}": f"{refused} ssl:default", "https://receiver.invalid": "receiver.invalid:443"}
-        for url, cause in told.items():
+async def test_webhook_that_cannot_connect_costs_no_attempt() -> None:
+    """A refused connection and an unknown host name cost no attempt. The log gives a different cause for each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        refused = f"127.0.0.1:{probe.getsockname()[1]}"
+        causes = {f"http://{refused}": f"{refused} ssl:default", "https://receiver.invalid": "receiver.invalid:443"}
+        for url, cause in causes.items():
             webhook = make_webhook(url + "/t0ken")
             error = await failure(webhook)
             assert isinstance(error, RetryableJobError) and not error.spends_attempt
@@ -258,8 +258,8 @@ async def test_webhook_tries_again_when_nobody_listens() -> None:
 
 
 @pytest.mark.gen_test
-async def test_webhook_cancelled_drops_its_connection(receiver: FakeReceiver, webhook: WebhookNotifier) -> None:
-    """Cancellation is never taken for an error, and the next event needs a new connection."""
+async def test_cancelled_webhook_call_closes_its_connection(receiver: FakeReceiver, webhook: WebhookNotifier) -> None:
+    """A cancellation is not turned into a job error, and the next event uses a new connection."""
     receiver.hold()
     call = asyncio.ensure_future(webhook.notify(make_notification()))
     await asyncio.to_thread(receiver.wait_for_requests, 1)

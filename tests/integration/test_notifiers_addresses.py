@@ -1,4 +1,4 @@
-"""The notifier `webhook`: addresses that it refuses, settings that it refuses, secrets that it hides."""
+"""The notifier `webhook`: the addresses and settings that it refuses, and the secrets that it hides."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from pipeline.plugins.notify_webhook import is_public
 from tests.fake_receiver import FakeReceiver, Reply, running_in_thread
 from tests.integration.notifier_factories import KEYS, SECRETS, failure, make_notification, make_webhook
 
-# Apprise's mail service imports what Python 3.13 no longer has, and copes.
+# Apprise's mail service tries to import imghdr, which Python 3.13 does not have, and works without it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
-# Globally routable as far as anybody can tell, but not given to anyone, so nobody answers there.
+# Globally routable, but assigned to no network, so no server answers there.
 UNASSIGNED = "2000::1"
 
 
 def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str]:
-    """Let the test's loop find these addresses, one answer per look-up; return the names it is asked for."""
-    asked: list[str] = []
+    """Give the event loop these answers, one per look-up; return the list of the names that it looks up."""
+    looked_up: list[str] = []
 
     async def getaddrinfo(host: str, port: int, **_: Any) -> list[Any]:
-        asked.append(host)
+        looked_up.append(host)
         found: list[Any] = []
-        for address in answers[len(asked) - 1]:
+        for address in answers[len(looked_up) - 1]:
             found += socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         return found
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    return asked
+    return looked_up
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str
         ("2002:7f00:1::", False),  # 127.0.0.1
         ("2002:a00:1::1", False),
         ("fc00::1", False),
-        ("fd00:ec2::254", False),  # the cloud's credentials again
+        ("fd00:ec2::254", False),  # also credentials of the cloud
         ("fe80::1", False),
         ("fe80::1%eth0", False),
         ("fec0::1", False),  # is_global says True
@@ -89,7 +89,7 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[str
 async def test_webhook_reaches_public_addresses_only(
     receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch, address: str, is_allowed: bool
 ) -> None:
-    """Written out it is a fault of the settings; found behind a name it ends the try before anything is sent."""
+    """A private address in the URL is a settings error. Behind a host name it fails the call before a request."""
     assert is_public(address) is is_allowed
     host = f"[{address}]" if ":" in address else address
     if is_allowed:
@@ -109,15 +109,15 @@ async def test_webhook_reaches_public_addresses_only(
     "host",
     ["127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1", "127.0.0.1.", "１２７.0.0.1", "[::ffff:7f00:1]", "0"],
 )
-def test_webhook_knows_odd_spellings_of_an_address(host: str) -> None:
-    """The C library would connect to all of them, without asking any resolver."""
+def test_webhook_refuses_odd_spellings_of_a_private_address(host: str) -> None:
+    """The C library would connect to each of them without a DNS look-up."""
     with pytest.raises(ConfigurationError, match="PLUGIN_WEBHOOK_URL: is a private address"):
         make_webhook(f"https://{host}/", allow_private=False)
 
 
 @pytest.mark.gen_test
 async def test_webhook_refuses_localhost(receiver: FakeReceiver) -> None:
-    """A name from the machine's own table is checked like any other."""
+    """A name from /etc/hosts is checked like any other name."""
     webhook = make_webhook(f"https://localhost:{receiver.port}/", allow_private=False)
     error = await failure(webhook)
     assert isinstance(error, PermanentJobError) and "PLUGIN_WEBHOOK_ALLOW_PRIVATE" in error.message
@@ -130,7 +130,7 @@ async def test_webhook_refuses_localhost(receiver: FakeReceiver) -> None:
 async def test_webhook_refuses_a_name_with_one_private_address(
     receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch, answer: list[str]
 ) -> None:
-    """A public address beside it does not help: when that one fails, the private one would be next."""
+    """A second, public address does not help: when it fails, the private address would be the next."""
     resolve_to(monkeypatch, answer)
     webhook = make_webhook(f"https://receiver.example:{receiver.port}/", allow_private=False)
     assert isinstance(await failure(webhook), PermanentJobError)
@@ -139,22 +139,22 @@ async def test_webhook_refuses_a_name_with_one_private_address(
 
 
 @pytest.mark.gen_test
-async def test_webhook_is_not_fooled_by_a_name_that_changes(
+async def test_webhook_checks_the_address_of_each_connection(
     receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each connection looks the name up once and goes to what was checked; the next one checks again."""
-    asked = resolve_to(monkeypatch, [UNASSIGNED], ["127.0.0.1"])
+    """Each connection looks the name up once and uses the checked address. The next connection looks it up anew."""
+    looked_up = resolve_to(monkeypatch, [UNASSIGNED], ["127.0.0.1"])
     webhook = make_webhook(f"https://receiver.example:{receiver.port}/", allow_private=False, budget_seconds=0.5)
     assert isinstance(await failure(webhook), RetryableJobError)
-    assert asked == ["receiver.example"]
+    assert looked_up == ["receiver.example"]
     assert isinstance(await failure(webhook), PermanentJobError)
-    assert (len(asked), receiver.connections) == (2, 0)
+    assert (len(looked_up), receiver.connections) == (2, 0)
     await webhook.close()
 
 
 @pytest.mark.gen_test
 async def test_webhook_reaches_private_names_when_allowed(receiver: FakeReceiver) -> None:
-    """A receiver in one's own network, over http."""
+    """With ALLOW_PRIVATE a receiver in the own network is reached, also over http."""
     webhook = make_webhook(f"http://localhost:{receiver.port}/")
     await webhook.notify(make_notification())
     assert len(receiver.requests) == 1
@@ -163,7 +163,7 @@ async def test_webhook_reaches_private_names_when_allowed(receiver: FakeReceiver
 
 @pytest.mark.gen_test
 async def test_webhook_checks_the_certificate() -> None:
-    """A receiver that nobody vouches for is told nothing, also in one's own network."""
+    """A receiver without a trusted certificate gets no request, also in the own network."""
     with running_in_thread(AsyncHTTPSTestCase.default_ssl_options()) as receiver:
         webhook = make_webhook(f"https://localhost:{receiver.port}/")
         error = await failure(webhook)
@@ -193,7 +193,7 @@ async def test_webhook_checks_the_certificate() -> None:
     ],
 )
 def test_webhook_names_the_setting_at_fault(variables: dict[str, str], fault: str) -> None:
-    """The operator reads which variable to mend, and none of its value."""
+    """The message names the variable that is wrong, and shows nothing of its value."""
     given = {"URL": "https://hooks.example/", "SECRET": SECRETS[0]} | variables
     settings = Settings().with_plugin_variables({f"PLUGIN_WEBHOOK_{name}": value for name, value in given.items()})
     ((_, build),) = notify_webhook.register_notifiers(settings)
@@ -208,7 +208,7 @@ def test_webhook_names_the_setting_at_fault(variables: dict[str, str], fault: st
 async def test_webhook_shows_no_secret(
     receiver: FakeReceiver, caplog: pytest.LogCaptureFixture, reply: Reply | None
 ) -> None:
-    """Password, token and key go to the receiver alone: not to errors, their traces, reprs or logs."""
+    """Password, token and key are sent to the receiver only: no error, traceback, repr or log shows them."""
     caplog.set_level(logging.DEBUG)
     url = f"http://user:passw0rd@127.0.0.1:{receiver.port}/hooks?token=t0ken"
     if reply is None:

@@ -23,20 +23,20 @@ from tests.integration.notifier_factories import make_apprise, make_notification
 from tests.requirements import require
 from tests.slowdown import slowdown
 
-# Apprise's mail service imports what Python 3.13 no longer has, and copes.
+# Apprise's mail service tries to import imghdr, which Python 3.13 does not have, and works without it.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
 
 class TestAppriseSuite(NotifierSuite):
-    """What every notifier must bear."""
+    """`apprise` passes the tests that every notifier must pass."""
 
     @pytest.fixture
     def notifier(self, receiver: FakeReceiver) -> Notifier:
         return make_apprise(f"json://127.0.0.1:{receiver.port}/")
 
 
-def test_apprise_tells_people_in_a_line(receiver: FakeReceiver) -> None:
-    """The message says what was found; its kind says how it went."""
+def test_apprise_sends_one_line_about_the_photo(receiver: FakeReceiver) -> None:
+    """The message gives the result, and its type is success or failure."""
     apprise = make_apprise(f"json://127.0.0.1:{receiver.port}/")
     for event in (SUCCESS_EVENT, FAILURE_EVENT):
         apprise.notify(make_notification(event))
@@ -68,8 +68,8 @@ def test_apprise_describes_what_is_known(brand: tuple[str, float], model: tuple[
 
 
 @pytest.mark.parametrize("reply", [Reply(400), Reply(401), Reply(404), Reply(429), Reply(500), Reply(raw=b"")])
-def test_apprise_tries_again_when_a_service_was_not_told(receiver: FakeReceiver, reply: Reply) -> None:
-    """Apprise does not say why, so every failure may pass."""
+def test_apprise_asks_for_a_retry_when_a_service_did_not_get_the_event(receiver: FakeReceiver, reply: Reply) -> None:
+    """Apprise gives no reason, so every failure may be temporary."""
     receiver.script(reply)
     apprise = make_apprise(f"json://127.0.0.1:{receiver.port}/")
     with pytest.raises(RetryableJobError, match="1 of 1 Apprise services did not get the event") as caught:
@@ -79,7 +79,7 @@ def test_apprise_tries_again_when_a_service_was_not_told(receiver: FakeReceiver,
 
 
 def test_apprise_repeats_an_event_only_to_services_that_missed_it(receiver: FakeReceiver) -> None:
-    """Of three services one fails: the retry is for it alone; the next event and one without an id go to all."""
+    """One of three services fails: the retry calls it alone. The next event, and an event without an id, go to all."""
     receiver.script(Reply(500, path="/b"))
     base = f"json://127.0.0.1:{receiver.port}"
     apprise = make_apprise(f"{base}/a, {base}/b\n{base}/c ")
@@ -96,7 +96,7 @@ def test_apprise_repeats_an_event_only_to_services_that_missed_it(receiver: Fake
     assert len(receiver.requests) == 13
 
 
-def test_apprise_leaves_a_hanging_service_in_time(receiver: FakeReceiver) -> None:
+def test_apprise_gives_up_a_hanging_service_within_its_budget(receiver: FakeReceiver) -> None:
     """A service that never answers costs the budget, not more."""
     receiver.hold()
     apprise = make_apprise(f"json://127.0.0.1:{receiver.port}/", budget_seconds=0.3)
@@ -117,7 +117,7 @@ def test_apprise_leaves_a_hanging_service_in_time(receiver: FakeReceiver) -> Non
     ],
 )
 def test_apprise_names_the_setting_at_fault(caplog: pytest.LogCaptureFixture, urls: str, fault: str) -> None:
-    """The operator reads which address to mend, but not the address, because it may hold a token."""
+    """The message gives the number of the wrong address, but not the address: it may contain a token."""
     require(find_spec("apprise") is not None, "needs the extra `apprise`")
     settings = Settings().with_plugin_variables({"PLUGIN_APPRISE_URLS": urls})
     ((name, build),) = notify_apprise.register_notifiers(settings)
@@ -128,7 +128,7 @@ def test_apprise_names_the_setting_at_fault(caplog: pytest.LogCaptureFixture, ur
 
 
 def test_apprise_shows_no_secret(receiver: FakeReceiver, caplog: pytest.LogCaptureFixture) -> None:
-    """Tokens and passwords go to the service alone: not to errors, their traces, reprs or the log."""
+    """Tokens and passwords are sent to the service only: no error, traceback, repr or log shows them."""
     caplog.set_level(logging.INFO)
     receiver.script(Reply(500))
     urls = f"json://user:passw0rd@127.0.0.1:{receiver.port}/t0ken"
@@ -142,8 +142,8 @@ def test_apprise_shows_no_secret(receiver: FakeReceiver, caplog: pytest.LogCaptu
     assert receiver.requests[0].path == "/t0ken"
 
 
-def test_apprise_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package is an extra; without it the fault names the command."""
+def test_missing_apprise_is_reported_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is an extra: without it the error names the command."""
     original = builtins.__import__
 
     def without_apprise(name: str, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Durable notifiers on their own queue: a real service tells a real receiver, whatever happens to either."""
+"""Durable notifiers on their own queue: a real service, a real receiver, and faults of either of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pipeline.client import Client
 from tests.constants import BREAKER_FAILURES, BREAKER_PROBE_SECONDS, NOTIFIER_BACKOFF_MS
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver, Reply
-from tests.integration.webhook_service import WAIT_SECONDS, admin, depth, finished, webhook_ids, upload, wait_metric, webhook
+from tests.integration.webhook_service import WAIT_SECONDS, admin, depth, finished, upload, wait_metric
+from tests.integration.webhook_service import webhook, webhook_ids
 from tests.packages import install
 from tests.slowdown import slowdown
 from tests.service import AiService, Service
@@ -28,7 +29,7 @@ from tests.service import AiService, Service
 def test_each_event_is_delivered_once_by_a_job_of_its_own(
     tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
 ) -> None:
-    """The receiver hears once of each photo, also of the one that failed; the two queues' numbers are told apart."""
+    """The receiver gets one event of each photo, also of a failed one. Each queue has its own numbers in /metrics."""
     ai_service.order(replies=[{"status": 422}])
     with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
         ids = upload(service, 3)
@@ -48,12 +49,12 @@ def test_each_event_is_delivered_once_by_a_job_of_its_own(
             assert f'pipeline_slots{{queue="{queue}"}} 5.0\n' in page
             assert f"{finished('completed', queue)} {completed}\n" in page
             assert f'pipeline_job_seconds_count{{outcome="completed",queue="{queue}"}} {completed}\n' in page
-        service.wait_status(completed=2, failed=1, waiting=0)  # the AI's jobs alone
+        service.wait_status(completed=2, failed=1, waiting=0)  # without the notifier jobs
     assert len(receiver.requests) == 3
 
 
-class Late(BaseHTTPRequestHandler):
-    """Takes whatever is posted."""
+class AcceptingHandler(BaseHTTPRequestHandler):
+    """Accepts each POST and records its webhook-id."""
 
     ids: list[str] = []
 
@@ -68,10 +69,10 @@ class Late(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def listening(port: int) -> Iterator[list[str]]:
-    """Run a receiver on that very port; yields the webhook-ids it gets."""
+def receiver_at(port: int) -> Iterator[list[str]]:
+    """Run a receiver at this port; yield the list of the webhook-ids that it gets."""
     ids: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", port), type("Receiver", (Late,), {"ids": ids}))
+    server = ThreadingHTTPServer(("127.0.0.1", port), type("Receiver", (AcceptingHandler,), {"ids": ids}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
@@ -82,8 +83,8 @@ def listening(port: int) -> Iterator[list[str]]:
         server.server_close()
 
 
-def test_receiver_that_is_down_costs_no_try_until_it_is_back(tmp_path: Path, ai_service: AiService) -> None:
-    """Nobody listens: single deliveries try it, the others wait aside; when it comes each event is delivered once."""
+def test_receiver_that_is_down_costs_no_attempt(tmp_path: Path, ai_service: AiService) -> None:
+    """While no receiver runs, single deliveries try it and the others wait. Later each event is delivered once."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -93,10 +94,10 @@ def test_receiver_that_is_down_costs_no_try_until_it_is_back(tmp_path: Path, ai_
         held = service.wait_log("plugin_held", plugin="webhook")
         assert f"127.0.0.1:{port}" in held["cause"] and "t0ken" not in str(service.lines)
         ids += upload(service, 3)
-        service.wait_status(completed=4)  # the assets do not wait for it
+        service.wait_status(completed=4)  # assets do not wait for the notifier
         service.wait_log("notifier_failed", 3, plugin="webhook")
         wait_metric(service, depth("waiting"), 4.0)
-        with listening(port) as delivered:
+        with receiver_at(port) as delivered:
             service.wait_log("plugin_released", plugin="webhook")
             done = [service.wait_log("job_completed", assetId=each, notifier="webhook") for each in ids]
             assert sorted(delivered) == sorted(line["jobId"] for line in done)
@@ -104,10 +105,10 @@ def test_receiver_that_is_down_costs_no_try_until_it_is_back(tmp_path: Path, ai_
         assert not service.find("job_retrying") + service.find("job_failed")
 
 
-def test_answers_that_are_no_success_are_tried_again_with_the_same_id(
+def test_delivery_that_fails_is_retried_with_the_same_id(
     tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
 ) -> None:
-    """500, a hang-up and 404 are tried again, each wait twice the one before; all tries carry one webhook-id."""
+    """After 500, a closed connection and 404 the wait doubles each time. All attempts have the same webhook-id."""
     receiver.script(Reply(500), Reply(raw=b""), Reply(404), Reply(429, {"Retry-After": "1"}))
     settings = webhook(receiver.url, **{NOTIFIER_BACKOFF_MS: "30"})
     with Service(tmp_path, ai_service.url, **settings) as service:
@@ -125,10 +126,10 @@ def test_answers_that_are_no_success_are_tried_again_with_the_same_id(
     assert len(set(webhook_ids(receiver))) == 1
 
 
-def test_receiver_that_hangs_holds_no_slot_of_the_ai(
+def test_receiver_that_hangs_occupies_no_slot_of_the_ai(
     tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
 ) -> None:
-    """While every notifier slot waits for the receiver, uploads are finished as fast as before; then all is told."""
+    """All notifier slots wait for the receiver, but photos are processed as fast as before. Later all events arrive."""
     count = 20
     with Service(tmp_path, ai_service.url, **webhook(receiver.url, NOTIFIER_TIMEOUT_SECONDS="60")) as service:
         started_at = time.monotonic()
@@ -151,7 +152,7 @@ def test_receiver_that_hangs_holds_no_slot_of_the_ai(
 def test_event_survives_a_service_killed_while_it_delivers(
     tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
 ) -> None:
-    """kill -9 between commit and the receiver's answer: told again after the start, under the same id."""
+    """kill -9 between commit and the receiver's answer: after the restart the event is sent again, with the same id."""
     receiver.hold()
     with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
         (asset_id,) = upload(service)
@@ -170,7 +171,7 @@ def test_event_survives_a_service_killed_while_it_delivers(
 def test_event_survives_a_service_killed_before_it_delivers(
     tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
 ) -> None:
-    """A committed result whose event has not left yet is not forgotten; a paused queue stays so over the restart."""
+    """The event of a committed result is sent after the restart. A paused queue is still paused after the restart."""
     with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
         assert admin(service, "POST", "/api/queue/pause", queue="notifications") == {"paused": True}
         upload(service)
@@ -190,15 +191,15 @@ PACKAGE = """
 import asyncio, time
 from pipeline.hooks import hookimpl
 
-class Waits:
+class Waiting:
     async def notify(self, notification):
         await asyncio.Event().wait()
 
-class Blocks:
+class Blocking:
     def notify(self, notification):
         time.sleep(3600)
 
-class Ignores:
+class Uncancellable:
     async def notify(self, notification):
         while True:
             try:
@@ -208,15 +209,46 @@ class Ignores:
 
 @hookimpl
 def register_notifiers():
-    for name, kind in {"a": Waits, "b": Blocks, "c": Waits, "d": Blocks, "e": Ignores}.items():
+    for name, kind in {"a": Waiting, "b": Blocking, "c": Waiting, "d": Blocking, "e": Uncancellable}.items():
         yield "hangs-" + name, kind
 """
 HANGING = tuple(f"hangs-{letter}" for letter in "abcde")
 
 
+async def seconds_until_event(service: Service) -> list[float]:
+    """Upload two photos and return how many seconds after each upload its event arrived."""
+    waits = []
+    async with Client(service.url, make_token()) as client:
+        await client.listen()
+        events = client.events()
+        for _ in range(2):
+            started_at = time.monotonic()
+            (asset_id,) = await asyncio.to_thread(upload, service)
+            event = await asyncio.wait_for(anext(events), WAIT_SECONDS)
+            assert event["assetId"] == asset_id
+            waits.append(time.monotonic() - started_at)
+    return waits
+
+
+def check_hanging_are_held(service: Service) -> None:
+    """Check the metrics and the log of 12 uploads: each hanging notifier was called a few times and then skipped."""
+    page = httpx.get(f"{service.url}/metrics").text
+    for name in HANGING:
+        tries = len(service.find("notifier_failed", plugin=name))
+        assert 2 <= tries <= 4
+        labels = f'{{kind="notifier",method="notify",plugin="{name}"}}'
+        assert f"pipeline_plugin_skipped_total{labels} {12.0 - tries}\n" in page
+        assert f"pipeline_plugin_held{labels} 1.0\n" in page
+    expected = service.errors()
+    assert {line["event"] for line in expected} == {"notifier_failed"}
+    assert all("PluginOverrun" in line["cause"] for line in expected)
+    service.remove_lines(*expected)
+
+
 def test_hanging_plain_notifiers_delay_no_event_and_are_held(tmp_path: Path, ai_service: AiService) -> None:
-    """Five that never return: the owner's event comes at once, and after BREAKER_FAILURES events slots are free again,
-    but for single jobs that try them.
+    """Five notifiers never return, but the owner gets each event at once.
+
+    After BREAKER_FAILURES events the notifiers are held: only single jobs call them, to try them.
     """
     settings = install(tmp_path / "packages", hangs=PACKAGE) | {
         "NOTIFIERS": ",".join((*HANGING, "websocket")),
@@ -225,39 +257,14 @@ def test_hanging_plain_notifiers_delay_no_event_and_are_held(tmp_path: Path, ai_
         "CONCURRENCY": "2",
     }
     with Service(tmp_path / "data", ai_service.url, **settings) as service:
-
-        async def follow() -> list[float]:
-            """Return how long after each of two uploads its event came."""
-            waits = []
-            async with Client(service.url, make_token()) as client:
-                await client.listen()
-                events = client.events()
-                for _ in range(2):
-                    started_at = time.monotonic()
-                    (asset_id,) = await asyncio.to_thread(upload, service)
-                    event = await asyncio.wait_for(anext(events), WAIT_SECONDS)
-                    assert event["assetId"] == asset_id
-                    waits.append(time.monotonic() - started_at)
-            return waits
-
-        assert max(asyncio.run(follow())) < 1.4, "an event waited for a notifier that hangs"
+        assert max(asyncio.run(seconds_until_event(service))) < 1.4, "an event waited for a notifier that hangs"
         for name in HANGING:
             service.wait_log("plugin_held", plugin=name)
         service.wait_log("job_completed", 2)
-        held_ms = [line["durationMs"] for line in service.find("job_completed")]
-        assert min(held_ms) >= 1400, "these two held their slots for the notifiers' time"
+        first_ms = [line["durationMs"] for line in service.find("job_completed")]
+        assert min(first_ms) >= 1400, "the first two jobs wait until the notifiers time out"
         upload(service, 10)
         service.wait_log("job_completed", 12)
         slow = [line for line in service.find("job_completed")[2:] if line["durationMs"] >= 1000]
-        assert len(slow) <= 2, "those that try them, 1 s and 2 s later"
-        page = httpx.get(f"{service.url}/metrics").text
-        for name in HANGING:
-            tries = len(service.find("notifier_failed", plugin=name))
-            assert 2 <= tries <= 4
-            labels = f'{{kind="notifier",method="notify",plugin="{name}"}}'
-            assert f"pipeline_plugin_skipped_total{labels} {12.0 - tries}\n" in page
-            assert f"pipeline_plugin_held{labels} 1.0\n" in page
-        expected = service.errors()
-        assert {line["event"] for line in expected} == {"notifier_failed"}
-        assert all("PluginOverrun" in line["cause"] for line in expected)
-        service.remove_lines(*expected)
+        assert len(slow) <= 2, "only the jobs that try the held notifiers, after 1 s and after 2 s"
+        check_hanging_are_held(service)

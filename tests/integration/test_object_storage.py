@@ -1,4 +1,4 @@
-"""The storage `object` against a real S3 server, and against far ends that break as that one cannot be made to."""
+"""The storage `object` with a real S3 server: what it saves, and the URLs that it returns."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TestObjectStorage(StorageBackendSuite):
 
 
 def test_saved_url_gives_the_image_with_its_content_type(moto: MotoServer, object_storage: ObjectStorage) -> None:
-    """Whoever has the URL, and nothing else, gets what was saved."""
+    """The URL alone is enough to fetch the saved image."""
     url = save(object_storage, content_type="image/png")
     with moto.unchecked(), urllib.request.urlopen(url, timeout=10) as response:
         assert response.read() == make_image()
@@ -53,8 +53,8 @@ def test_saved_url_gives_the_image_with_its_content_type(moto: MotoServer, objec
 
 
 @pytest.mark.parametrize("seconds", [WEEK_SECONDS, 3600])
-def test_saved_url_is_signed_for_as_long_as_the_settings_say(own: ObjectSettings, seconds: int) -> None:
-    """The signature, made again by Amazon's own code, is the same, and covers the expiry; moto checks neither."""
+def test_saved_url_is_signed_for_the_seconds_of_the_settings(own: ObjectSettings, seconds: int) -> None:
+    """Amazon's own code makes the same signature, which covers the expiry. (moto checks neither of them.)"""
     from botocore.auth import S3SigV4QueryAuth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
@@ -72,8 +72,8 @@ def test_saved_url_is_signed_for_as_long_as_the_settings_say(own: ObjectSettings
     assert signature == amazon.signature(amazon.string_to_sign(request, amazon.canonical_request(request)), request)
 
 
-def test_saved_url_is_the_public_one_when_there_is_one(moto: MotoServer, own: ObjectSettings, bucket: str) -> None:
-    """It is made of the public URL and the object's name, and holds nothing that expires."""
+def test_saved_url_begins_with_the_public_url(moto: MotoServer, own: ObjectSettings, bucket: str) -> None:
+    """The URL is the public URL with the object's name, and never expires."""
     storage = ObjectStorage(changed(own, public_url="https://cdn.example/photos/"), budget_seconds=20)
     assert save(storage) == f"https://cdn.example/photos/some/prefix/{PUBLIC_ID}"
     assert moto.keys(bucket) == [f"some/prefix/{PUBLIC_ID}"]
@@ -83,10 +83,10 @@ def test_saved_url_is_the_public_one_when_there_is_one(moto: MotoServer, own: Ob
     "path, prefix",
     [("", ""), ("/", ""), ("/a", "a/"), ("/a/", "a/"), ("/A.b/c_d", "A.b/c_d/"), ("/..a", "..a/")],
 )
-def test_images_lie_under_the_prefix(
+def test_images_are_stored_under_the_prefix(
     moto: MotoServer, own: ObjectSettings, bucket: str, path: str, prefix: str
 ) -> None:
-    """The prefix is kept as written, with or without a slash behind it."""
+    """The prefix is used as written, with or without a slash at its end."""
     storage = ObjectStorage(changed(own, url=f"s3://{bucket}{path}"), budget_seconds=20)
     save(storage)
     assert moto.keys(bucket) == [prefix + PUBLIC_ID]
@@ -96,22 +96,22 @@ def test_images_lie_under_the_prefix(
 @pytest.mark.parametrize(
     "public_id", ["../escape", "a/../../b", "/etc", "a//b", "", ".check", "A", "a\0b", "a?x", "a\n"]
 )
-def test_a_path_that_is_no_public_id_is_refused(object_storage: ObjectStorage, public_id: str) -> None:
+def test_path_that_is_no_public_id_is_refused(object_storage: ObjectStorage, public_id: str) -> None:
     """No id leads out of the prefix or into the query of a URL."""
-    for work in (
+    for call in (
         lambda: object_storage.save(public_id, io.BytesIO(b"x"), "image/png"),
         lambda: object_storage.open(public_id),
         lambda: object_storage.delete(public_id),
     ):
         with pytest.raises(ValueError, match="not a public_id"):
-            run(work())
+            run(call())
 
 
 @pytest.mark.parametrize("megabytes, parts", [(10, 1), (33, 3)])
-def test_big_images_go_whole_or_in_parts(
+def test_large_files_are_sent_in_parts(
     moto: MotoServer, object_storage: ObjectStorage, bucket: str, megabytes: int, parts: int
 ) -> None:
-    """What the contract allows is one request, larger files are sent in parts; both come back unchanged."""
+    """A file of an allowed size is one request; a larger file is sent in parts. Both can be read unchanged."""
     content = os.urandom(MEGABYTE) * megabytes
     with SpooledTemporaryFile(max_size=MEGABYTE) as file:
         file.write(content)
@@ -123,8 +123,8 @@ def test_big_images_go_whole_or_in_parts(
     assert head["ContentType"] == "image/webp"
 
 
-class Noting(io.BytesIO):
-    """A file that notes which threads read it."""
+class RecordingFile(io.BytesIO):
+    """A file that records which threads read it."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
@@ -135,18 +135,18 @@ class Noting(io.BytesIO):
         return super().read(size)
 
 
-def test_the_file_is_not_read_on_the_event_loop(object_storage: ObjectStorage) -> None:
-    """A slow disk would stop the whole service."""
-    file = Noting(make_image())
+def test_file_is_not_read_on_the_event_loop(object_storage: ObjectStorage) -> None:
+    """A slow disk would block all requests of the process."""
+    file = RecordingFile(make_image())
     save(object_storage, file)
     assert file.readers and threading.get_ident() not in file.readers
 
 
 @pytest.mark.fault("U19")
-def test_an_object_larger_than_any_photo_is_not_read(
+def test_object_larger_than_any_photo_is_not_read(
     object_storage: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is all in memory while it is read."""
+    """An object is stored in memory while it is read, so a too large one is refused."""
     monkeypatch.setattr(storage_object, "READ_AT_MOST_BYTES", 1000)
     save(object_storage, io.BytesIO(bytes(1000)))
     assert run(object_storage.open(PUBLIC_ID)).read() == bytes(1000)

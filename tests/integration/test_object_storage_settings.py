@@ -16,10 +16,10 @@ from tests.moto_server import REGION, MotoServer
 __all__ = ["only_own_settings", "own"]  # fixtures
 
 
-def test_the_environment_does_not_mix_into_what_is_set(
+def test_environment_does_not_change_what_is_set(
     moto: MotoServer, own: ObjectSettings, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Keys, session and endpoint of another account, as a developer's shell or a role leaves them, change nothing."""
+    """AWS_ variables with the keys, session and endpoint of another account have no effect."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "other")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "other")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "other")
@@ -34,7 +34,7 @@ def test_the_environment_does_not_mix_into_what_is_set(
 def test_keys_come_from_the_environment_when_none_are_set(
     moto: MotoServer, own: ObjectSettings, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever has AWS's usual variables need not repeat them."""
+    """The AWS_ variables are used when the settings have no keys."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.secret_access_key)
     save(ObjectStorage(ObjectSettings(url=own.url, endpoint=own.endpoint), budget_seconds=20))
@@ -42,7 +42,7 @@ def test_keys_come_from_the_environment_when_none_are_set(
 
 
 def built(**variables: str) -> ObjectStorage:
-    """Return the storage as the pipeline builds it, from PLUGIN_OBJECT_ variables."""
+    """Return the storage that the pipeline builds from these PLUGIN_OBJECT_ variables."""
     settings = Settings(storage_timeout_seconds=10).with_plugin_variables(
         {f"PLUGIN_OBJECT_{name}": value for name, value in variables.items()}
     )
@@ -52,7 +52,7 @@ def built(**variables: str) -> ObjectStorage:
 
 
 def test_settings_reach_the_storage(moto: MotoServer, bucket: str) -> None:
-    """PLUGIN_OBJECT_ variables are all it takes."""
+    """The PLUGIN_OBJECT_ variables are enough to build the storage."""
     storage = built(
         URL=f"s3://{bucket}",
         ENDPOINT=moto.url,
@@ -64,8 +64,8 @@ def test_settings_reach_the_storage(moto: MotoServer, bucket: str) -> None:
     assert storage._budget_seconds == 9
 
 
-def test_nothing_is_checked_or_imported_before_the_storage_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Most services use another storage; who chose this one is told what to install."""
+def test_obstore_is_imported_only_when_the_storage_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most services use another storage and need no obstore. This storage names the command that installs it."""
     monkeypatch.setitem(sys.modules, "obstore", None)
     ((_, build),) = register_storage_backends(Settings().with_plugin_variables({"PLUGIN_OBJECT_URL": "s3://photos"}))
     with pytest.raises(ConfigurationError, match=r"pip install 'ai-queue-pipeline\[object\]'"):
@@ -106,8 +106,8 @@ IN_NETWORK = "http://minio:9000"
         ({"URL": "az://photos"}, "PLUGIN_OBJECT_URL: GenericError: Generic MicrosoftAzure error: Account must be"),
     ],
 )
-def test_a_setting_that_cannot_work_stops_the_start(variables: dict[str, str], fault: str) -> None:
-    """The message names the variable and repeats no value."""
+def test_setting_that_cannot_work_stops_the_start(variables: dict[str, str], fault: str) -> None:
+    """The message names the variable and shows no value."""
     with pytest.raises(ConfigurationError) as caught:
         built(**variables)
     assert fault in caught.value.message and "hidden" not in caught.value.message
@@ -122,14 +122,14 @@ def test_a_setting_that_cannot_work_stops_the_start(variables: dict[str, str], f
         {"ENDPOINT": "https://minio:9000/path"},
     ],
 )
-def test_plain_http_is_allowed_where_no_job_gets_it(variables: dict[str, str]) -> None:
-    """A MinIO in a network of one's own needs no certificate if images are fetched elsewhere."""
+def test_plain_http_is_allowed_when_image_urls_are_https_or_local(variables: dict[str, str]) -> None:
+    """A MinIO in the own network needs no certificate if images are fetched from another address."""
     assert built(URL="s3://photos", **KEYS, **variables)
 
 
 @pytest.mark.parametrize("key", ["hidden", '"hidden"', '{"private_key": "hidden"}', '{"private_key": "hidden'])
-def test_credentials_that_cannot_be_read_are_not_repeated(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    """Google's key may be in the environment as a whole; a slip in it does not put it into the log."""
+def test_credentials_that_cannot_be_read_are_not_shown(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """An environment variable may contain Google's key: the error about an invalid key does not show it."""
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", key)
     with pytest.raises(ConfigurationError, match="PLUGIN_OBJECT_URL: GenericError") as caught:
         built(URL="gs://photos")

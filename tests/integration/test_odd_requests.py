@@ -1,4 +1,4 @@
-"""Requests as old and odd clients send them, on real sockets: those that are taken, and those that are told why not."""
+"""Upload forms that old and unusual clients send, on real sockets: which are accepted, and which are refused."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.integration.test_http_border import (
 
 __all__ = ["border", "settings"]  # fixtures
 
-TAKEN: dict[str, tuple[bytes, bytes]] = {
-    # U2: what makes a text
+ACCEPTED: dict[str, tuple[bytes, bytes]] = {
+    # U2: parts that are texts
     **{
         f"category as {kind}": (b"", form((CATEGORY + b"\r\nContent-Type: " + kind.encode(), text), (IMAGE, PNG)))
         for kind, text in {
@@ -43,7 +43,7 @@ TAKEN: dict[str, tuple[bytes, bytes]] = {
         b"",
         form((CATEGORY, b"lego"), (IMAGE.partition(b"; file")[0], b"photo.png"), (IMAGE, PNG)),
     ),
-    # U8: how parts are written
+    # U8: unusual ways to write a part
     "extended filename alone": (b"", GOOD.replace(b'filename="a.png"', b"filename*=UTF-8''na%C3%AFve.png")),
     "preamble": (b"", b"This is a multi-part message.\r\nRead it well.\r\n" + GOOD),
     "epilogue": (b"", GOOD + b"--b\r\nleft over"),
@@ -61,7 +61,7 @@ TAKEN: dict[str, tuple[bytes, bytes]] = {
     "filename in Latin-1": (b"", GOOD.replace(b"a.png", "schön.png".encode("latin-1"))),
     "a part without anything": (b"", b"--b\r\n\r\n\r\n" + GOOD),
     "a part without a body": (b"", b"--b\r\nX-Odd: 1\r\n\r\n" + GOOD),
-    # U9: codings that forms should not have
+    # U9: encodings that forms should not have
     "base64": (
         b"",
         form((CATEGORY, b"lego"), (IMAGE + b"\r\nContent-Transfer-Encoding: BASE64", base64.encodebytes(PNG))),
@@ -70,9 +70,9 @@ TAKEN: dict[str, tuple[bytes, bytes]] = {
         b"",
         form((CATEGORY + b"\r\nContent-Transfer-Encoding: quoted-printable", b"=6Ceg=\r\no"), (IMAGE, PNG)),
     ),
-    # U3: an expectation in any case
+    # U3: an expectation in upper and lower case
     "expectation": (b"Expect: 100-Continue\r\n", GOOD),
-    # U10: how requests are written
+    # U10: unusual ways to write a request
     "length with zeros": (b"", GOOD),
     "headers of proxies": (b"Via: 1.0 old (squid)\r\nX-Forwarded-For: unknown, \r\nProxy-Connection: x\r\n", GOOD),
 }
@@ -82,9 +82,9 @@ TAKEN: dict[str, tuple[bytes, bytes]] = {
 @pytest.mark.fault("U3")
 @pytest.mark.fault("U8")
 @pytest.mark.fault("U9")
-@pytest.mark.parametrize(("headers", "body"), TAKEN.values(), ids=TAKEN.keys())
-def test_upload_as_odd_clients_send_it_is_taken(border: Border, headers: bytes, body: bytes) -> None:
-    """Whatever a lawful client may write, the photo and its category arrive."""
+@pytest.mark.parametrize(("headers", "body"), ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_upload_of_an_unusual_client_is_accepted(border: Border, headers: bytes, body: bytes) -> None:
+    """The service gets the photo and its category from each form that the standards allow."""
     lines = head(FORM, Content_Length=f"000{len(body)}", Connection="close")[:-2] + headers + b"\r\n"
     with border.connect() as connection:
         connection.sendall(lines + body)
@@ -97,9 +97,9 @@ def test_upload_as_odd_clients_send_it_is_taken(border: Border, headers: bytes, 
 @pytest.mark.fault("U8")
 @pytest.mark.fault("U9")
 @pytest.mark.parametrize("length", [1, 7, 4096])
-def test_upload_as_odd_clients_send_it_is_read_however_it_is_cut(tmp_path: Path, length: int) -> None:
-    """The network cuts a body where it likes: within a boundary, a header, a line end or a coding."""
-    for name, (_, body) in TAKEN.items():
+def test_upload_of_an_unusual_client_can_arrive_in_pieces_of_any_length(tmp_path: Path, length: int) -> None:
+    """The network may split a body anywhere: in a boundary, a header, a line end or an encoded text."""
+    for name, (_, body) in ACCEPTED.items():
         reader = MultipartReader(FORM, wanted=("category",), max_image_bytes=LIMIT, folder=tmp_path)
         for start in range(0, len(body), length):
             reader.feed(body[start : start + length])
@@ -111,8 +111,8 @@ def test_upload_as_odd_clients_send_it_is_read_however_it_is_cut(tmp_path: Path,
 
 @pytest.mark.fault("U8")
 @pytest.mark.parametrize("boundary", ["'()+_,-./:=?", "a b", "----WebKitFormBoundary7MA4YWxk", "=_Part_1_2.3"])
-def test_upload_with_an_odd_boundary_is_taken(border: Border, boundary: str) -> None:
-    """Every character that RFC 2046 allows may stand in a boundary, in quotes."""
+def test_upload_with_an_unusual_boundary_is_accepted(border: Border, boundary: str) -> None:
+    """A boundary in quotes may contain every character that RFC 2046 allows."""
     body = GOOD.replace(b"--b", b"--" + boundary.encode())
     assert border.post(body, f'multipart/form-data; charset=utf-8; boundary="{boundary}"').status == 202
 
@@ -120,7 +120,7 @@ def test_upload_with_an_odd_boundary_is_taken(border: Border, boundary: str) -> 
 @pytest.mark.fault("U3")
 @pytest.mark.parametrize("expect", ["100-continue", "100-Continue", "100-CONTINUE "])
 def test_upload_is_continued_only_when_it_will_be_read(border: Border, expect: str) -> None:
-    """A client that asks first hears 100 in any case, but not without a good token or with too long a body."""
+    """A client that sends Expect gets 100, in upper or lower case, but not with a bad token or a too long body."""
     body, content_type = make_upload()
     for token, length, status in (("bad", 9, 401), (make_token(), 10**9, 400), (make_token(), len(body), 100)):
         with border.connect() as connection:
@@ -133,7 +133,7 @@ def test_upload_is_continued_only_when_it_will_be_read(border: Border, expect: s
 
 @pytest.mark.fault("U3")
 def test_upload_with_an_unknown_expectation_is_a_417(border: Border) -> None:
-    """An expectation that nobody knows is refused, as RFC 9110 wants it."""
+    """An unknown expectation is refused, as RFC 9110 requires."""
     answer = border.post(*make_upload(), Expect="200-ok")
     assert (answer.status, answer.json["error"]["message"]) == (417, "Expect: only 100-continue is known")
 
@@ -141,7 +141,7 @@ def test_upload_with_an_unknown_expectation_is_a_417(border: Border) -> None:
 @pytest.mark.fault("U9")
 @pytest.mark.parametrize("coding", ["gzip", "br", "gzip, identity"])
 def test_upload_in_a_content_encoding_is_a_415(border: Border, coding: str) -> None:
-    """A compressed body is refused with its reason."""
+    """The reply to a compressed body gives the reason."""
     answer = border.post(*make_upload(), **{"Content-Encoding": coding})
     detail = f"{coding} is not supported: send the form uncompressed"
     assert answer.status == 415
@@ -149,8 +149,8 @@ def test_upload_in_a_content_encoding_is_a_415(border: Border, coding: str) -> N
 
 
 @pytest.mark.fault("U9")
-def test_part_names_of_strangers_are_shown_clean_and_short(border: Border) -> None:
-    """What came is named without control characters and in bounded length."""
+def test_unknown_part_names_are_shown_clean_and_short(border: Border) -> None:
+    """The reply names the parts without control characters and with a bounded length."""
     answer = border.post(*make_part('name="\x1b[31mfile' + "x" * 100 + '"; filename="a"', b"."))
     (_, body) = answer.json["error"]["details"][:2]
     assert body == {"field": "body", "message": "these parts came: file" + "x" * 36}

@@ -1,4 +1,4 @@
-"""Requests that bend or break HTTP itself, on real sockets."""
+"""Unusual and invalid HTTP requests on real sockets: each gets an answer or an end of its connection."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tests.integration.test_http_border import (
 __all__ = ["border", "settings"]  # fixtures
 
 
-def spoken(border: Border, request: bytes) -> tuple[int, dict[str, Any]]:
-    """Return status and body of the last answer to raw bytes."""
+def reply_to(border: Border, request: bytes) -> tuple[int, dict[str, Any]]:
+    """Send raw bytes; return the status and the body of the answer."""
     with border.connect() as connection:
         connection.sendall(request)
         answer = http.client.HTTPResponse(connection)
@@ -63,11 +63,11 @@ BROKEN = {
 @pytest.mark.fault("U9")
 @pytest.mark.fault("U10")
 @pytest.mark.parametrize(("request_bytes", "status", "reason"), BROKEN.values(), ids=BROKEN.keys())
-def test_request_that_breaks_the_protocol_is_answered(
+def test_request_that_violates_http_is_answered(
     border: Border, request_bytes: bytes, status: int, reason: str
 ) -> None:
-    """The answer is in the envelope and names what is wrong; then the connection ends."""
-    answered, body = spoken(border, request_bytes)
+    """The answer is the usual error reply and names what is wrong."""
+    answered, body = reply_to(border, request_bytes)
     assert (answered, body["success"], body["error"]["code"]) == (status, False, "VALIDATION_ERROR")
     assert reason in body["error"]["message"]
 
@@ -81,7 +81,7 @@ ODD_BYTES = [
 
 
 def damage(request: bytes, source: random.Random) -> bytes:
-    """Return the request with a few bytes changed, lost, doubled or put in between."""
+    """Return the request with a few bytes changed, removed, doubled or inserted."""
     damaged = bytearray(request)
     for _ in range(source.randint(1, 4)):
         at = source.randrange(min(len(damaged), 700))
@@ -100,8 +100,8 @@ def damage(request: bytes, source: random.Random) -> bytes:
 @pytest.mark.fault("U9")
 @pytest.mark.fault("U10")
 @pytest.mark.parametrize("seed", range(4))
-def test_request_damaged_anywhere_ends_in_an_answer_or_an_end(border: Border, seed: int) -> None:
-    """Never a 500, a trace in the log or a connection that hangs."""
+def test_damaged_request_is_answered_or_its_connection_is_closed(border: Border, seed: int) -> None:
+    """The service never answers 500, logs no traceback and leaves no connection open."""
     source = random.Random(seed)
     requests = [
         head(FORM, Content_Length=len(GOOD)) + GOOD,
@@ -129,16 +129,16 @@ def test_request_damaged_anywhere_ends_in_an_answer_or_an_end(border: Border, se
         b"POST " + UPLOAD.encode() + b" HTTP/1.0",
     ],
 )
-def test_request_line_in_every_form_is_read(border: Border, request_line: bytes) -> None:
-    """An address instead of a path, empty lines before, HTTP/1.0: the upload is taken."""
+def test_request_line_in_each_allowed_form_is_accepted(border: Border, request_line: bytes) -> None:
+    """An upload with a full URL, with empty lines before it, or with HTTP/1.0 is accepted."""
     request = request_line + b"\r\nHost: test\r\n" + TOKEN + f"Content-Type: {FORM}\r\n".encode()
-    status, body = spoken(border, request + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
+    status, body = reply_to(border, request + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
     assert (status, body["success"]) == (202, True)
 
 
 @pytest.mark.fault("U10")
-def test_upload_chunked_with_extensions_and_trailers_is_taken(border: Border) -> None:
-    """What may stand beside the chunks is passed over, and the next request on the connection is read."""
+def test_upload_with_chunk_extensions_and_trailers_is_accepted(border: Border) -> None:
+    """Extensions and trailers are ignored, and the next request on the connection is read."""
     chunks = b"".join(b'%X;a=b;c="d"\r\n%c\r\n' % (1, byte) for byte in GOOD)
     request = head(FORM, Transfer_Encoding="Chunked", Trailer="Digest") + chunks + b"000\r\nDigest: x\r\nY: z\r\n\r\n"
     with border.connect() as connection:
@@ -152,8 +152,8 @@ def test_upload_chunked_with_extensions_and_trailers_is_taken(border: Border) ->
 
 @pytest.mark.fault("U10")
 @pytest.mark.parametrize("is_chunked", [False, True])
-def test_client_that_ends_its_sending_side_reads_its_answer(border: Border, is_chunked: bool) -> None:
-    """Half-closed while its photo is stored, the connection still carries the answer, and then ends."""
+def test_client_that_closes_its_sending_side_gets_its_answer(border: Border, is_chunked: bool) -> None:
+    """The client closes its sending side while its photo is stored: it gets the answer, and the connection ends."""
     body, content_type = make_upload(make_noise_image(500_000))
     framing: dict[str, object] = {"Transfer_Encoding": "chunked"} if is_chunked else {"Content_Length": len(body)}
     sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if is_chunked else body
@@ -167,8 +167,8 @@ def test_client_that_ends_its_sending_side_reads_its_answer(border: Border, is_c
 
 
 @pytest.mark.fault("U10")
-def test_client_that_ends_within_its_body_is_let_go(border: Border) -> None:
-    """A body that ends too early is no half-closed client: nothing is kept for it."""
+def test_connection_that_ends_within_a_body_is_closed(border: Border) -> None:
+    """A body that ends too early is no half-closed client: the service closes the connection without an answer."""
     body, content_type = make_upload(make_noise_image(200_000))
     with border.connect() as connection:
         connection.sendall(head(content_type, Content_Length=len(body)) + body[:100_000])

@@ -23,8 +23,8 @@ from tests.service import Service
         ("POST", "/api/processes/x/resume"),
     ],
 )
-def test_routes_of_the_whole_are_for_operators(operated: Service, method: str, path: str) -> None:
-    """A user gets none of them; a reader reads and changes nothing; a foreign page changes nothing."""
+def test_routes_of_operators_need_their_role(operated: Service, method: str, path: str) -> None:
+    """A user may call none of them. A reader may read but not change. A page of another origin may not change."""
     assert call(operated, method, path, None)[0] == 403
     assert httpx.request(method, operated.url + path).status_code == 401
     assert call(operated, method, path, "operator-read")[0] == (200 if method == "GET" else 403)
@@ -52,7 +52,7 @@ class Declared:
         routes.add("GET", "/hello", self.hello)
 
     async def hello(self, request):
-        raise AssertionError("nobody asks")
+        raise AssertionError("not called by a test")
 
 @hookimpl
 def register_ai_providers():
@@ -62,9 +62,7 @@ def register_ai_providers():
 
 @pytest.fixture(scope="module")
 def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A process that answers HTTP only, with a provider that is told from others by what it sees, one that declares its
-    limits, and a plugin that is broken.
-    """
+    """A process that runs no jobs, with the provider `local`, a provider that declares limits, and a broken plugin."""
     folder = tmp_path_factory.mktemp("plugins")
     (folder / "declared.py").write_text(DECLARED)
     (folder / "shattered.py").write_text("raise ValueError('no \\x1b[31mlicence')")
@@ -74,18 +72,18 @@ def operated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def test_process_that_runs_no_jobs_cannot_be_drained(operated: Service) -> None:
-    """A process of the role web says so, and counts as no worker."""
+    """A drain of a process with the role web is refused, and the process is not counted as a worker."""
     (process,) = until(lambda: processes(operated), lambda found: len(found) == 1).values()
     assert call(operated, "POST", f"/api/processes/{process['id']}/drain")[0] == 409
-    # Nor can one whose id is no text.
+    # An id that is no UTF-8 is an unknown process.
     assert call(operated, "POST", "/api/processes/%ff/drain")[0] == 404
     shown = overview(operated)
     assert (shown["workersAlive"], shown["processesAlive"], shown["slots"]["all"]) == (0, 1, 0)
     assert (process["role"], process["concurrency"], process["isDraining"]) == ("web", 0, False)
 
 
-def test_plugins_are_shown_with_what_they_see(operated: Service) -> None:
-    """The provider says in plain words what it can see; the same words stand in what anybody may ask."""
+def test_plugins_are_listed_with_state_and_abilities(operated: Service) -> None:
+    """`sees` describes in words what a provider can recognise. /api/about has the same words for all users."""
     assert overview(operated)["storage"]["isUp"]
     listed = call(operated, "GET", "/api/plugins")[1]
     plugins: Mapping[tuple[str, str], Any] = {(each["kind"], each["name"]): each for each in listed["items"]}
@@ -100,8 +98,8 @@ def test_plugins_are_shown_with_what_they_see(operated: Service) -> None:
     assert listed["aiBudget"] is None and provider["today"]["calls"] == 0
 
 
-def test_plugins_are_shown_with_their_limits_and_faults(operated: Service) -> None:
-    """What a plugin declares, where it comes from, what it serves; and one that cannot be used, with the reason."""
+def test_plugins_are_listed_with_limits_and_faults(operated: Service) -> None:
+    """The list has what a plugin declares, its package and its routes. A broken plugin is listed with the reason."""
     plugins: Mapping[str, Any] = {each["name"]: each for each in call(operated, "GET", "/api/plugins")[1]["items"]}
     declared = plugins["declared"]
     assert (declared["package"], declared["version"], declared["apiVersion"]) == ("PLUGINS_DIR", None, 2)

@@ -1,4 +1,4 @@
-"""The plugin authors' commands: `plugins verify` on plugins that are really installed, and the settings they bring."""
+"""`plugins verify` on installed plugins, and the suite of pytest on a plugin that hangs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tests.service import ROOT, AiService
 __all__ = ["folder", "invoke"]  # fixtures
 
 
-def test_verify_holds_a_provider_to_the_suite_as_configured(folder: Path) -> None:
-    """Exit code 0 when it passes; 1 when a setting makes it break the contract, which the output names, without the
-    plugin's secrets.
+def test_verify_tests_a_provider_with_its_settings(folder: Path) -> None:
+    """The exit code is 0 when the provider passes, and 1 when a setting makes it break the contract.
+
+    The output names the fault and shows no secret of the plugin.
     """
     good = run(folder, "plugins", "verify", "acme", PLUGIN_ACME_API_KEY=KEY)
     assert (good.returncode, "5 passed" in good.stdout) == (0, True), good.stdout + good.stderr
@@ -33,24 +34,24 @@ def test_verify_holds_a_provider_to_the_suite_as_configured(folder: Path) -> Non
 
 @pytest.mark.parametrize("name", ["looker", "fetcher"])
 def test_verify_shows_providers_a_real_photo(folder: Path, name: str) -> None:
-    """Those that want the bytes get them, and those that fetch the photo find it; a warning is no failure."""
+    """A provider that needs the bytes gets them; one that fetches the photo finds it. A warning is no failure."""
     done = run(folder, "plugins", "verify", name)
     assert (done.returncode, "5 passed" in done.stdout) == (0, True), done.stdout + done.stderr
 
 
-def test_verify_asks_the_configured_ai_service(folder: Path, ai_service: AiService) -> None:
-    """It is the real thing that is called, not a stand-in."""
+def test_verify_calls_the_configured_ai_service(folder: Path, ai_service: AiService) -> None:
+    """`verify` calls the AI service of the settings and no fake."""
     done = run(folder, "plugins", "verify", "http", AI_SERVICE_URL=ai_service.url)
     assert done.returncode == 0, done.stdout + done.stderr
-    # One, four categories and an unknown one, five at once and two of them alone, one broken.
+    # One photo, four categories, an unknown category, five photos at once, two of them alone, one broken photo.
     assert ai_service.state()["calls"] == 14
     assert "analyze was called 14 times" in done.stdout and "note:" not in done.stdout
 
 
 def test_verify_leaves_nothing_in_a_storage(folder: Path) -> None:
-    """It says that it writes and deletes, and afterwards all is as before."""
+    """`verify` announces that it writes and deletes images. Afterwards the storage has its old files only."""
     (folder / "data/media/assets").mkdir(parents=True)
-    (folder / "data/media/assets/original.jpg").write_bytes(b"kept")
+    (folder / "data/media/assets/original.jpg").write_bytes(b"older")
     done = run(folder, "plugins", "verify", "local", "--kind", "storage")
     assert (done.returncode, "11 passed" in done.stdout) == (0, True), done.stdout + done.stderr
     assert "writes and deletes images under suite/" in done.stderr
@@ -58,15 +59,15 @@ def test_verify_leaves_nothing_in_a_storage(folder: Path) -> None:
     assert files == ["original.jpg"]
 
 
-def test_verify_holds_a_notifier_to_the_suite(folder: Path) -> None:
-    """A warning goes before: what it delivers, it delivers."""
+def test_verify_tests_a_notifier_after_a_warning(folder: Path) -> None:
+    """`verify` warns first that the notifier really delivers its events."""
     done = run(folder, "plugins", "verify", "websocket")
     assert (done.returncode, "4 passed" in done.stdout) == (0, True), done.stdout + done.stderr
     assert "delivers" in done.stderr and "for real" in done.stderr
 
 
-def test_verify_without_pytest_says_how_to_get_it(folder: Path) -> None:
-    """A service in production has none."""
+def test_verify_without_pytest_names_the_command_that_installs_it(folder: Path) -> None:
+    """A service in production has no pytest."""
     (folder / "pytest.py").write_text("raise ImportError('not installed')")
     done = run(folder, "plugins", "verify", "acme", PLUGIN_ACME_API_KEY=KEY)
     assert (done.returncode, done.stdout) == (2, "")
@@ -89,27 +90,27 @@ def test_verify_without_pytest_says_how_to_get_it(folder: Path) -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
-def test_verify_of_what_cannot_be_verified_is_one_line(
+def test_verify_that_cannot_start_prints_one_line(
     invoke: Invoke, arguments: list[str], environment: dict[str, str], words: list[str]
 ) -> None:
-    """Exit code 2, what is wrong and what there is."""
+    """The exit code is 2. The line names what is wrong and the plugins that exist."""
     done = invoke("plugins", "verify", *arguments, **environment)
     assert (done.exit_code, done.stdout, len(done.stderr.strip().splitlines())) == (2, "", 1), done.output
     assert all(word in done.stderr for word in words), done.stderr
     assert KEY not in done.stderr
 
 
-def test_verify_takes_observers_and_tells_programs(folder: Path) -> None:
-    """By the name of the entry point; the result as JSON, progress beside it."""
+def test_verify_of_an_observer_prints_json(folder: Path) -> None:
+    """An observer has the name of its entry point. The result is JSON on stdout, the progress is on stderr."""
     done = run(folder, "plugins", "verify", "acme", "--kind", "hook", "--json", PLUGIN_ACME_API_KEY=KEY)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
-    assert (told["name"], told["passed"], told["findings"], told["fault"]) == ("acme", 5, [], None)
+    result = json.loads(done.stdout)
+    assert (result["name"], result["passed"], result["findings"], result["fault"]) == ("acme", 5, [], None)
     assert "observer accepts every event" in done.stderr
 
 
-def test_verify_ends_in_time_whatever_the_plugin_does(folder: Path) -> None:
-    """It is ended, and what it did last is named; meanwhile there is a word every few seconds."""
+def test_verify_ends_a_plugin_that_hangs(folder: Path) -> None:
+    """The finding names the last step of the plugin. Until then `verify` prints a line every few seconds."""
     (folder / "acme.py").write_text("import time\ntime.sleep(600)\n")
     done = run(folder, "plugins", "verify", "acme", "--timeout", "7")
     assert done.returncode == 1
@@ -136,7 +137,7 @@ HANGING = """
 
 
 def test_suite_ends_although_a_plugin_hangs(tmp_path: Path) -> None:
-    """A thread that never returns fails its test and keeps neither the next nor the end from coming."""
+    """A thread that never returns fails its test. The next tests run, and pytest ends."""
     (tmp_path / "test_hanging.py").write_text(textwrap.dedent(HANGING))
     # --tb=native: see authoring.py.
     options = ["-q", "--tb=native", "-p", "no:tornado", "-p", "no:cacheprovider"]

@@ -1,4 +1,4 @@
-"""`plugins` and `settings` with installed packages: what they list, and what they say of faults."""
+"""The commands `plugins` and `settings` with installed packages: what they list, and which faults they report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.integration.acme_package import KEY, Invoke, folder, invoke
 __all__ = ["folder", "invoke"]  # fixtures
 
 
-def test_plugins_without_a_command_still_lists(invoke: Invoke) -> None:
-    """Names, kinds, packages and versions, the broken one with its reason."""
+def test_plugins_without_a_command_lists_them(invoke: Invoke) -> None:
+    """The table has names, kinds, packages and versions. A broken plugin is listed with its reason."""
     done = invoke("plugins", PLUGIN_ACME_API_KEY=KEY)
     cells = [re.split("  +", line) for line in done.stdout.splitlines()]
     assert [row for row in cells if "2.0" in row] == [
@@ -26,8 +26,8 @@ def test_plugins_without_a_command_still_lists(invoke: Invoke) -> None:
 
 
 @pytest.mark.fault("O8")
-def test_plugins_without_their_packages_say_how_to_get_them(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are not available; and who selects one reads that first, before its settings."""
+def test_plugin_without_its_package_is_listed_with_a_command(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugin is not available. When it is selected, the missing package is reported before its settings."""
     for package in ("apprise", "obstore", "http_ece", "rapidocr"):
         monkeypatch.setitem(sys.modules, package, None)
     table = invoke("plugins", AI_SERVICE_URL="http://127.0.0.1:1").stdout
@@ -43,13 +43,13 @@ def test_plugins_without_their_packages_say_how_to_get_them(invoke: Invoke, monk
 
 
 def rows(table: str, prefix: str) -> dict[str, list[str]]:
-    """Return the rows of a printed table whose first cell begins so, by that cell."""
+    """Return the rows of a printed table whose first cell has this prefix, by their first cell."""
     cells = [re.split("  +", line) for line in table.splitlines()]
     return {row[0]: row[1:] for row in cells if row and row[0].startswith(prefix)}
 
 
-def test_settings_list_those_of_installed_plugins_without_secrets(invoke: Invoke) -> None:
-    """With values in force, defaults and reasons; a secret is starred."""
+def test_settings_of_installed_plugins_are_listed_without_secrets(invoke: Invoke) -> None:
+    """A setting is listed with its value, default and description. A secret is shown as asterisks."""
     environment = {"PLUGIN_ACME_API_KEY": KEY, "PLUGIN_ACME_COLORS": "green, grey"}
     done = invoke("settings", **environment)
     assert rows(done.stdout, "PLUGIN_ACME") == {
@@ -60,8 +60,8 @@ def test_settings_list_those_of_installed_plugins_without_secrets(invoke: Invoke
     assert KEY not in done.output and done.stderr == ""
 
 
-def test_settings_say_which_plugins_are_not_in_order(invoke: Invoke) -> None:
-    """Only of a plugin somebody has begun to set up; the table comes all the same, and no value shows."""
+def test_settings_report_plugins_with_faults(invoke: Invoke) -> None:
+    """Only a plugin with at least one setting is reported. The table is printed all the same, and no value is shown."""
     untouched = invoke("settings")
     assert (untouched.exit_code, untouched.stderr) == (0, "")
     assert rows(untouched.stdout, "PLUGIN_ACME")["PLUGIN_ACME_CONFIDENCE"][:2] == ["-", "0.5"]
@@ -72,8 +72,8 @@ def test_settings_say_which_plugins_are_not_in_order(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize("format_", ["env", "markdown"])
-def test_settings_for_files_know_built_in_plugins_only(invoke: Invoke, format_: str) -> None:
-    """docs/settings.md and .env.example are the same on every machine, whatever is set or installed."""
+def test_settings_for_files_have_built_in_plugins_only(invoke: Invoke, format_: str) -> None:
+    """docs/settings.md and .env.example do not depend on the settings and packages of a machine."""
     plain = invoke("settings", "--format", format_)
     environment = {"PLUGIN_JOURNAL_PATH": "/journal", "PLUGINS_DISABLED": "journal,webhook", "PORT": "none"}
     assert invoke("settings", "--format", format_, **environment).stdout == plain.stdout

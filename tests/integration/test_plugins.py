@@ -1,4 +1,4 @@
-"""Our own plugins pass the suites plugin authors get, against real servers and files; then what is theirs alone."""
+"""The built-in plugins pass the suites for plugin authors, with real servers and files. Each test of the suites can fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["cloudinary_storage", "local_storage"]  # fixtures
 
 @pytest.fixture(scope="module")
 def ai_service_url() -> Iterator[str]:
-    """A fake AI service in a process of its own."""
+    """The URL of a fake AI service in a new process."""
     command = [sys.executable, "-m", "tests.fake_ai_service", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -57,7 +57,7 @@ class TestCloudinaryStorage(StorageBackendSuite):
         return cloudinary_storage
 
     def test_url_shows_the_saved_bytes(self, storage: StorageBackend, call: Call) -> None:
-        """It has no `url`: what `save` returns lasts. The suite's own test would skip, which CI takes for a failure."""
+        """The URLs of `save` do not expire, so the storage has no `url`. CI allows no skip, so this replaces the suite's test."""
         assert not hasattr(storage, "url")
 
 
@@ -73,14 +73,14 @@ class TestPrivateCloudinaryStorage(StorageBackendSuite):
 
 
 class Publishing:
-    """The smallest notifier, as an author may write it: asynchronous."""
+    """The smallest asynchronous notifier that an author can write."""
 
     async def notify(self, notification: Notification) -> None:
         await notification.rooms.publish(f"user:{notification.user_id}", notification.event)
 
 
 class Counting:
-    """The same, plain, with batches and a close method."""
+    """A notifier with plain methods, with batches and a close method."""
 
     calls = 0
 
@@ -104,7 +104,7 @@ class TestPublishingNotifier(NotifierSuite):
 
 
 class TestCountingNotifier(NotifierSuite):
-    """A plain one too."""
+    """A notifier with plain methods passes the suite."""
 
     @pytest.fixture
     def notifier(self) -> Notifier:
@@ -125,19 +125,19 @@ FAULTY_PLUGINS = """
     class TestProvider(AIProviderSuite):
         @pytest.fixture
         def provider(self):
-            class Overconfident(Routed):
+            class WrongConfidence(Routed):
                 max_concurrency = -1
                 def check(self): return False
                 def analyze(self, request):
                     if request.image == b"not an image":
                         raise ValueError("a stray error")
                     return Analysis(brand=Attribute("Nike", 93))
-            return Overconfident()
+            return WrongConfidence()
 
     class TestStorage(StorageBackendSuite):
         @pytest.fixture
         def storage(self):
-            class Forgetful(Routed):
+            class Faulty(Routed):
                 def save(self, public_id, file, content_type): return "/media/x"
                 def open(self, public_id): raise KeyError(public_id)
                 def delete(self, public_id): raise KeyError(public_id)
@@ -145,24 +145,24 @@ FAULTY_PLUGINS = """
                 def list(self, prefix): return ["suite/65f5/original-1"]
                 def url(self, public_id, seconds): return "/media/x"
                 def save_many(self, images): return "/media/x"
-            return Forgetful()
+            return Faulty()
 
     class TestNotifier(NotifierSuite):
         @pytest.fixture
         def notifier(self):
-            class Gossip(Routed):
+            class ChangesEvents(Routed):
                 def check(self): return False
                 def notify_many(self, notifications): return []
                 async def notify(self, notification):
                     assert notification.user_id != "user-19"
                     notification.event["seen"] = True
-                    await notification.rooms.publish("user:everybody", notification.event)
-            return Gossip()
+                    await notification.rooms.publish("user:all", notification.event)
+            return ChangesEvents()
 """
 
 
 def test_every_test_of_the_suites_can_fail(tmp_path: Path) -> None:
-    """Plugins that break each promise fail each test, without Redis, MongoDB or Tornado being there."""
+    """Plugins that break each promise fail each test. The suites need no Redis, MongoDB or Tornado."""
     absent = "import sys\nfor name in ('redis', 'motor', 'pymongo', 'tornado'): sys.modules[name] = None\n"
     (tmp_path / "test_faulty.py").write_text(absent + textwrap.dedent(FAULTY_PLUGINS))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:tornado", "-p", "no:cacheprovider", str(tmp_path)]

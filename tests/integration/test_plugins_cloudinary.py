@@ -1,4 +1,4 @@
-"""The storage `cloudinary` with a fake Cloudinary: what it sends, refuses and repeats."""
+"""The storage `cloudinary` with a fake Cloudinary: what it saves, and how it reads errors and rate limits."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from tests.integration.own_storages import cloudinary_storage
 __all__ = ["cloudinary_storage"]  # fixtures
 
 
-def test_cloudinary_save_keeps_the_public_id_and_returns_its_url(
+def test_cloudinary_save_uses_the_public_id_and_returns_its_url(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
 ) -> None:
-    """The image lies under exactly our id; a wrong signature would have been refused."""
+    """The image has exactly the given id. (The fake refuses a wrong signature.)"""
     url = cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
     assert cloudinary.images == {"assets/65f0/original": make_image()}
     assert url == f"{cloudinary.url}/testcloud/image/upload/v1/assets/65f0/original.jpg"
 
 
 @pytest.mark.parametrize("status", [500, 502, 503], ids=str)
-def test_cloudinary_repeats_after_an_error_that_may_pass(
+def test_cloudinary_save_is_repeated_after_a_temporary_error(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, status: int
 ) -> None:
-    """Two failures cost time, not the upload; the file is sent whole each time."""
+    """After two failures the third attempt succeeds. The complete file is sent each time."""
     cloudinary.fail(status, times=2)
     cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
     assert cloudinary.images == {"assets/65f0/original": make_image()}
@@ -45,7 +45,7 @@ def test_cloudinary_repeats_after_an_error_that_may_pass(
 def test_cloudinary_gives_up_after_three_attempts(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
 ) -> None:
-    """A Cloudinary that stays broken is unavailable, and is not hammered."""
+    """A Cloudinary that fails three times is unavailable and is not called any more."""
     cloudinary.fail(503, times=9)
     with pytest.raises(DependencyUnavailable):
         cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
@@ -55,15 +55,15 @@ def test_cloudinary_gives_up_after_three_attempts(
 def test_cloudinary_is_checked_once_a_minute_and_its_limit_is_no_outage(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
 ) -> None:
-    """Readiness asks often; the Admin API allows few calls and says 420 to more."""
+    """Readiness is checked often, but the Admin API allows few calls and answers 420 after that."""
     cloudinary.fail(420)
     for _ in range(5):
         cloudinary_storage.check()
     assert cloudinary.calls == ["ping"]
 
 
-def test_cloudinary_stays_in_its_time_budget(cloudinary: FakeCloudinary) -> None:
-    """A Cloudinary that does not answer is given up on within the budget, attempts and all."""
+def test_cloudinary_call_ends_within_its_budget(cloudinary: FakeCloudinary) -> None:
+    """When Cloudinary does not answer, the call with all its attempts ends within the budget."""
     cloudinary.delay_ms = 60_000
     storage = CloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=1, connections=1)
     with pytest.raises(DependencyUnavailable) as caught:
@@ -73,17 +73,17 @@ def test_cloudinary_stays_in_its_time_budget(cloudinary: FakeCloudinary) -> None
 
 
 def test_cloudinary_that_cannot_be_reached_is_unavailable() -> None:
-    """A refused connection is repeated, then reported."""
+    """A refused connection is retried and then reported."""
     storage = CloudinaryStorage("cloudinary://k:s@c?upload_prefix=http://127.0.0.1:1", budget_seconds=5, connections=1)
     with pytest.raises(DependencyUnavailable):
         storage.check()
     storage.close()
 
 
-def test_cloudinary_refusing_the_image_is_the_clients_error_and_not_repeated(
+def test_image_that_cloudinary_refuses_is_an_error_of_the_client(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
 ) -> None:
-    """What Cloudinary takes for no image is a 400 for the field `image`."""
+    """The error is a 400 for the field `image`, and the upload is not repeated."""
     with pytest.raises(ValidationError) as caught:
         cloudinary_storage.save("assets/65f0/original", io.BytesIO(b"not an image"), "image/jpeg")
     assert caught.value.details == [{"field": "image", "message": "The image storage refused this image"}]
@@ -92,7 +92,7 @@ def test_cloudinary_refusing_the_image_is_the_clients_error_and_not_repeated(
 
 @pytest.mark.fault("U11")
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "reason"),
     [
         ("Stale request - reported time is 2026-01-01 10:00:00 +0000 which is more than 1 hour ago", "clock"),
         ("Invalid Signature abc. String to sign - 'public_id=x&timestamp=1'", "Invalid Signature"),
@@ -103,22 +103,22 @@ def test_cloudinary_refusing_the_image_is_the_clients_error_and_not_repeated(
     ],
     ids=["clock", "signature", "preset", "key", "account", "other"],
 )
-def test_cloudinary_refusing_our_request_is_not_the_clients_error(
-    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, message: str, told: str
+def test_request_that_cloudinary_refuses_is_no_error_of_the_client(
+    cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, message: str, reason: str
 ) -> None:
-    """A 400 that is not about the image is an outage; what the log shows names the reason. It is asked once."""
+    """A 400 that is not about the image is an outage. The cause names the reason. Cloudinary is called once."""
     cloudinary.fail(400, message)
     with pytest.raises(DependencyUnavailable) as caught:
         cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
-    assert told in cause_of(caught.value)
+    assert reason in cause_of(caught.value)
     assert cloudinary.calls == ["upload"]
 
 
 @pytest.mark.fault("U11")
-def test_cloudinary_tells_of_the_clock_also_when_it_gives_no_image(
+def test_cloudinary_download_with_a_wrong_clock_names_the_clock(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
 ) -> None:
-    """The address of a download is signed with the time as well."""
+    """The URL of a download is signed with the time, too."""
     cloudinary.fail(400, "Stale request - reported time is 2026-01-01 10:00:00 +0000")
     with pytest.raises(DependencyUnavailable) as caught:
         cloudinary_storage.open("assets/65f0/original")
@@ -137,10 +137,10 @@ def test_cloudinary_tells_of_the_clock_also_when_it_gives_no_image(
     ],
     ids=["damaged", "bytes", "pixels", "format"],
 )
-def test_cloudinary_refusing_the_image_says_so(
+def test_cloudinary_messages_about_the_image_are_errors_of_the_client(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, message: str
 ) -> None:
-    """These are about the image: the person who sent it can send another one."""
+    """These messages are about the image, so the user can send another one."""
     cloudinary.fail(400, message)
     with pytest.raises(ValidationError):
         cloudinary_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
@@ -163,9 +163,9 @@ def in_an_hour() -> str:
         (429, {"Retry-After": "nonsense"}, 5, 5),
         (429, {"Retry-After": "0"}, 1, 1),
     ],
-    ids=["420 reset", "429 reset", "seconds", "date", "nothing told", "nonsense", "at once"],
+    ids=["420 reset", "429 reset", "seconds", "date", "no header", "nonsense", "at once"],
 )
-def test_cloudinary_is_left_alone_for_as_long_as_it_says(
+def test_cloudinary_is_not_called_until_its_rate_limit_ends(
     cloudinary: FakeCloudinary,
     cloudinary_storage: CloudinaryStorage,
     status: int,
@@ -173,7 +173,7 @@ def test_cloudinary_is_left_alone_for_as_long_as_it_says(
     least: int,
     most: int,
 ) -> None:
-    """Neither tried three times in a second nor asked by the next call; who is turned away is told how long."""
+    """The call is not repeated, and the next call fails at once. Each error gives the seconds to wait."""
     cloudinary.fail(status, "Rate limited", headers={n: in_an_hour() if v == "hour" else v for n, v in headers.items()})
     calls = (
         lambda: cloudinary_storage.save("a/original", io.BytesIO(make_image()), "image/jpeg"),
@@ -184,16 +184,16 @@ def test_cloudinary_is_left_alone_for_as_long_as_it_says(
             call()
         assert least - 2 <= caught.value.retry_after_seconds <= most
     assert cloudinary.calls == ["upload"]
-    # The Admin API has another limit.
+    # The Admin API has a separate limit.
     cloudinary_storage.check()
     assert list(cloudinary_storage.list("")) == []
 
 
 @pytest.mark.fault("U11")
-def test_cloudinary_without_calls_left_for_lists_is_ready_and_takes_uploads(
+def test_cloudinary_over_its_limit_for_lists_is_ready_and_accepts_uploads(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage
 ) -> None:
-    """The Admin API's limit ends lists until its reset; uploads and readiness go on."""
+    """Over the limit of the Admin API lists fail until its reset. Uploads and the readiness check still work."""
     cloudinary.fail(420, "Rate limited", headers={"X-FeatureRateLimit-Reset": in_an_hour()})
     for _ in range(2):
         with pytest.raises(DependencyUnavailable):
@@ -204,10 +204,10 @@ def test_cloudinary_without_calls_left_for_lists_is_ready_and_takes_uploads(
 
 
 @pytest.mark.fault("U19")
-def test_cloudinary_image_without_end_does_not_fill_the_memory(
+def test_cloudinary_image_larger_than_any_photo_is_not_read(
     cloudinary: FakeCloudinary, cloudinary_storage: CloudinaryStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is larger than any photo is not read to its end, and not asked for again."""
+    """The download of a too large image is ended and not repeated."""
     monkeypatch.setattr(storage_cloudinary, "READ_AT_MOST_BYTES", 1000)
     cloudinary.images |= {"a/fits": bytes(1000), "a/large": bytes(1001)}
     assert cloudinary_storage.open("a/fits").read() == bytes(1000)
@@ -217,8 +217,8 @@ def test_cloudinary_image_without_end_does_not_fill_the_memory(
     assert cloudinary.calls == ["download"] * 2
 
 
-def test_cloudinary_image_that_comes_byte_by_byte_is_given_up_on(cloudinary: FakeCloudinary) -> None:
-    """The budget is for the whole image, or its thread would never come free."""
+def test_cloudinary_image_that_arrives_too_slowly_is_given_up(cloudinary: FakeCloudinary) -> None:
+    """The budget is for the complete image: bytes that still arrive do not prolong it."""
     cloudinary.images["a/slow"] = bytes(1000)
     cloudinary.byte_ms = 100
     storage = CloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=1, connections=1)
@@ -229,14 +229,14 @@ def test_cloudinary_image_that_comes_byte_by_byte_is_given_up_on(cloudinary: Fak
 
 
 @pytest.mark.fault("U16")
-def test_cloudinary_private_images_are_shown_by_urls_that_end(cloudinary: FakeCloudinary) -> None:
-    """Each request makes its own; nothing shows the image without a signature, and deleted it is gone."""
+def test_cloudinary_private_images_have_urls_that_expire(cloudinary: FakeCloudinary) -> None:
+    """A URL without signature, an expired one and a changed one show nothing. After a delete no URL shows the image."""
     storage = PrivateCloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=5, connections=1)
     saved = storage.save("a/original", io.BytesIO(make_image()), "image/jpeg")
     assert httpx.get(saved).status_code == 404
-    url, over = (asyncio.run(storage.url("a/original", seconds)) for seconds in (60, -1))
+    url, expired = (asyncio.run(storage.url("a/original", seconds)) for seconds in (60, -1))
     assert httpx.get(url).content == make_image()
-    assert httpx.get(over).status_code == 404
+    assert httpx.get(expired).status_code == 404
     assert httpx.get(url.replace("expires_at=1", "expires_at=2")).status_code == 401
     assert SECRET not in url
     storage.delete("a/original")
@@ -244,10 +244,10 @@ def test_cloudinary_private_images_are_shown_by_urls_that_end(cloudinary: FakeCl
     storage.close()
 
 
-def test_cloudinary_with_a_wrong_secret_is_unavailable_and_tells_no_secret(
+def test_cloudinary_with_a_wrong_secret_is_unavailable_and_shows_no_secret(
     cloudinary: FakeCloudinary, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Our account being wrong is not the client's fault; the secret shows in no error, log or repr."""
+    """A wrong account is no error of the client. No error, log or repr shows the secret."""
     wrong = cloudinary.cloudinary_url.replace(SECRET, "some-other-secret")
     storage = CloudinaryStorage(wrong, budget_seconds=5, connections=1)
     with caplog.at_level(logging.DEBUG):
@@ -264,8 +264,8 @@ def test_cloudinary_with_a_wrong_secret_is_unavailable_and_tells_no_secret(
     storage.close()
 
 
-def test_two_cloudinary_accounts_do_not_see_each_other(cloudinary: FakeCloudinary) -> None:
-    """The account is the storage's own, not the SDK's global one."""
+def test_two_cloudinary_storages_have_separate_accounts(cloudinary: FakeCloudinary) -> None:
+    """Each storage has its own account and does not use the global account of the SDK."""
     other = CloudinaryStorage("cloudinary://k:s@c?upload_prefix=http://127.0.0.1:1", budget_seconds=1, connections=1)
     storage = CloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=5, connections=1)
     storage.check()
@@ -278,6 +278,6 @@ def test_two_cloudinary_accounts_do_not_see_each_other(cloudinary: FakeCloudinar
 
 @pytest.mark.parametrize("url", ["", "https://k:s@c", "cloudinary://k@c", "cloudinary://c"])
 def test_cloudinary_url_that_names_no_account_stops_the_start(url: str) -> None:
-    """The message says what it should look like, and not what it was: it may hold a secret."""
+    """The message shows the right form and not the wrong value, which may contain a secret."""
     with pytest.raises(ConfigurationError, match="cloudinary://KEY:SECRET@CLOUD"):
         CloudinaryStorage(url, budget_seconds=5, connections=1)

@@ -1,4 +1,4 @@
-"""The storage `local`: what it writes, replaces and leaves."""
+"""The storage `local`: which files it writes, replaces and removes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.requirements import require
 __all__ = ["local_storage"]  # fixtures
 
 
-def test_local_save_takes_over_a_file_without_a_name(local_storage: LocalStorage, tmp_path: Path) -> None:
-    """A large upload on the same disk is not copied; a file that has a name is, and so is what was saved before."""
+def test_local_save_links_a_file_without_a_name(local_storage: LocalStorage, tmp_path: Path) -> None:
+    """A large upload on the same disk is not copied. A file with a name is copied, and so is an already saved file."""
     require(sys.platform == "linux", "only Linux can give an open file a name")
     body, content_type = make_upload(bytes(500_000))
     reader = MultipartReader(content_type, wanted=(), max_image_bytes=10**6, folder=tmp_path)
@@ -42,14 +42,14 @@ def test_local_save_takes_over_a_file_without_a_name(local_storage: LocalStorage
 
 
 def test_local_save_names_the_file_by_its_content_type(local_storage: LocalStorage) -> None:
-    """The URL ends in the extension /media needs to answer with the right Content-Type."""
+    """The URL ends with the extension from which /media gets the Content-Type."""
     url = local_storage.save("assets/65f0/original", io.BytesIO(make_image()), "image/jpeg")
     assert url == "http://127.0.0.1:8080/media/assets/65f0/original.jpg"
     assert (local_storage.media_root / "assets/65f0/original.jpg").read_bytes() == make_image()
 
 
 def test_local_save_of_another_type_leaves_one_file(local_storage: LocalStorage) -> None:
-    """Replacing a PNG by a JPEG removes the PNG, or open would not know which to return."""
+    """A JPEG that replaces a PNG removes the PNG, so `open` finds one file."""
     local_storage.save("assets/65f0/original", io.BytesIO(b"png"), "image/png")
     local_storage.save("assets/65f0/original", io.BytesIO(b"jpeg"), "image/jpeg")
     assert [path.name for path in (local_storage.media_root / "assets/65f0").iterdir()] == ["original.jpg"]
@@ -60,7 +60,7 @@ def test_local_save_of_another_type_leaves_one_file(local_storage: LocalStorage)
 )
 def test_local_refuses_a_path_that_is_no_public_id(local_storage: LocalStorage, public_id: str) -> None:
     """No id leads out of the folder or to a hidden file, and no pattern matches other images."""
-    local_storage.save("a/original", io.BytesIO(b"kept"), "image/png")
+    local_storage.save("a/original", io.BytesIO(b"original"), "image/png")
     for attempt in (
         lambda: local_storage.save(public_id, io.BytesIO(b"x"), "image/png"),
         lambda: local_storage.open(public_id),
@@ -68,19 +68,19 @@ def test_local_refuses_a_path_that_is_no_public_id(local_storage: LocalStorage, 
     ):
         with pytest.raises(ValueError, match="not a public_id"):
             attempt()
-    kept = [path for path in local_storage.media_root.parent.rglob("*") if path.is_file()]
-    assert kept == [local_storage.media_root / "a/original.png"]
+    files = [path for path in local_storage.media_root.parent.rglob("*") if path.is_file()]
+    assert files == [local_storage.media_root / "a/original.png"]
 
 
-def test_local_delete_removes_empty_folders_but_not_the_root(local_storage: LocalStorage) -> None:
-    """Folders of deleted assets do not pile up."""
+def test_local_delete_removes_empty_folders_except_the_root(local_storage: LocalStorage) -> None:
+    """The folder of a deleted asset is removed."""
     local_storage.save("assets/65f0/original", io.BytesIO(b"x"), "image/png")
     local_storage.delete("assets/65f0/original")
     assert [path.name for path in local_storage.media_root.iterdir()] == [".incoming"]
 
 
 class FullDisk(io.BytesIO):
-    """A file whose copy fails half-way, as when the disk is full."""
+    """A file whose copy fails after some bytes, as on a full disk."""
 
     def read(self, size: int | None = -1) -> bytes:
         if self.tell():
@@ -88,8 +88,8 @@ class FullDisk(io.BytesIO):
         return super().read(10)
 
 
-def test_local_save_on_a_full_disk_is_unavailable_and_leaves_nothing(local_storage: LocalStorage) -> None:
-    """The client is told to come back; neither a half image nor a leftover stays, and an older image survives."""
+def test_local_save_on_a_full_disk_is_unavailable_and_changes_nothing(local_storage: LocalStorage) -> None:
+    """The error asks the client to retry. No incomplete file is left, and an older image is unchanged."""
     local_storage.save("assets/65f0/original", io.BytesIO(b"older"), "image/png")
     with pytest.raises(DependencyUnavailable) as caught:
         local_storage.save("assets/65f0/original", FullDisk(b"x" * 100), "image/png")
@@ -99,16 +99,18 @@ def test_local_save_on_a_full_disk_is_unavailable_and_leaves_nothing(local_stora
 
 
 def new_images(*names: str, content_type: str = "image/png") -> list[NewImage]:
+    """Return new images with these names as contents."""
     return [NewImage(f"{name}/original", io.BytesIO(name.encode()), content_type) for name in names]
 
 
 def stored_in(storage: LocalStorage) -> dict[str, bytes]:
+    """Return the files of the storage by their paths."""
     files = [path for path in storage.media_root.rglob("*") if path.is_file()]
     return {str(path.relative_to(storage.media_root)): path.read_bytes() for path in files}
 
 
-def test_local_saves_many_as_it_saves_each(local_storage: LocalStorage) -> None:
-    """New ones and those that were there, under another type as well; nothing of theirs is left in between."""
+def test_local_save_many_has_the_results_of_single_saves(local_storage: LocalStorage) -> None:
+    """It saves new images and replaces older ones, also those of another type. No other file is left."""
     local_storage.save("b/original", io.BytesIO(b"older"), "image/jpeg")
     local_storage.save("c/original", io.BytesIO(b"older"), "image/png")
     urls = local_storage.save_many(new_images("a", "b", "c"))
@@ -116,8 +118,8 @@ def test_local_saves_many_as_it_saves_each(local_storage: LocalStorage) -> None:
     assert stored_in(local_storage) == {f"{name}/original.png": name.encode() for name in "abc"}
 
 
-def test_local_image_that_cannot_be_saved_harms_none_of_the_others(local_storage: LocalStorage) -> None:
-    """A file that breaks off, and a name that is taken by a folder: what was there stays, and nothing half is left."""
+def test_local_save_many_reports_each_failed_image_and_saves_the_others(local_storage: LocalStorage) -> None:
+    """Two files break off, and a folder has the name of a third. Older images are unchanged, and no incomplete file is left."""
     local_storage.save("b/original", io.BytesIO(b"older"), "image/png")
     (local_storage.media_root / "d" / "original.png").mkdir(parents=True)
     images = new_images("a", "b", "c", "d", "e")
@@ -133,8 +135,8 @@ def test_local_image_that_cannot_be_saved_harms_none_of_the_others(local_storage
     assert not (local_storage.media_root / "c").exists()
 
 
-def test_local_removes_what_a_dead_process_left_but_not_what_another_is_writing(tmp_path: Path) -> None:
-    """Half-written files are swept at start once they are too old to be anybody's."""
+def test_local_removes_old_incomplete_files_only(tmp_path: Path) -> None:
+    """At the start files that no running process can still be writing are removed."""
     incoming = tmp_path / ".incoming"
     incoming.mkdir()
     (incoming / "old").write_bytes(b"x")
@@ -144,8 +146,8 @@ def test_local_removes_what_a_dead_process_left_but_not_what_another_is_writing(
     assert [path.name for path in incoming.iterdir()] == ["new"]
 
 
-def test_local_makes_no_folder_before_something_is_saved(tmp_path: Path) -> None:
-    """A service whose storage is another one looks for old images here, checks signatures, and writes nothing."""
+def test_local_creates_no_folder_before_the_first_save(tmp_path: Path) -> None:
+    """A service with another storage reads old images here and checks signatures, without writing to the disk."""
     storage = LocalStorage(tmp_path / "media", "http://127.0.0.1", 60)
     with pytest.raises(FileNotFoundError):
         storage.open("a/original")
@@ -156,7 +158,7 @@ def test_local_makes_no_folder_before_something_is_saved(tmp_path: Path) -> None
 
 
 def test_local_check_fails_when_nothing_can_be_written(local_storage: LocalStorage) -> None:
-    """Readiness notices that the folder is gone."""
+    """`check` fails when the folder was removed, so the service is not ready."""
     local_storage.check()
     (local_storage.media_root / INCOMING).rmdir()
     with pytest.raises(DependencyUnavailable):

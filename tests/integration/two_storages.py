@@ -1,4 +1,4 @@
-"""Two image storages in one, as a move between storages sees them, and assets whose images are there."""
+"""Two image storages in one object, as a move between storages uses them, and assets with their images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.usecases.outage_retry import OutageRetry
 from tests.factories import make_asset
 from tests.memory_storage import MemoryStorage
 
-# Waits for nothing.
+# Does not wait for a storage that is unavailable.
 AT_ONCE = OutageRetry(longest_seconds=0)
 PHOTO = b"\xff\xd8photo"
 PHOTO_HASH = hashlib.sha256(PHOTO).hexdigest()
 
 
-class Two(MemoryStorage):
-    """Two storages in one; the first of `backends` is the current one. Fails when so many images have been saved."""
+class TwoStorages(MemoryStorage):
+    """Two storages in one. The first of `backends` is the current one. `save` fails after `saves_left` images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,9 +43,9 @@ class Two(MemoryStorage):
         await self.inner[name.backend].delete(name)
 
 
-def two(*assets: Asset, saves: int = 9) -> Two:
-    """Return two storages, the images of the assets in the old one."""
-    storage = Two()
+def make_storages(*assets: Asset, saves: int = 9) -> TwoStorages:
+    """Return two storages; the old one has the images of the assets."""
+    storage = TwoStorages()
     storage.saves_left = saves
     for asset in assets:
         storage.inner["memory"].images[asset.original.public_id] = PHOTO
@@ -53,7 +53,7 @@ def two(*assets: Asset, saves: int = 9) -> Two:
 
 
 async def created(store: SqliteAssetStore, **fields: Any) -> Asset:
-    """Insert an asset with that photo."""
+    """Insert an asset whose original is PHOTO."""
     asset = make_asset(**fields)
     asset = dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=PHOTO_HASH))
     assert await store.create(asset)
