@@ -1,4 +1,4 @@
-"""Jobs of photos with the use case that processes them; its plugins are fakes that record their calls."""
+"""Jobs of photos and the use case that processes them; its plugins are fakes that record their calls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FOUND = Analysis(Attribute("Nike", 0.9), Attribute("Air Max 90", 0.8), Attribute
 
 
 class Plugins(MemoryStorage):
-    """The far end: an AI, a storage and a notifier that remember what they were asked."""
+    """A fake AI provider, storage and notifier that record their calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,14 +95,14 @@ def make_processing(
     maker: PreviewMaker | None = None,
     new_assets: NewAssets | None = None,
 ) -> Processing:
-    """Return the use case; without a maker it makes no previews."""
+    """Return the use case. Without a `maker` it makes no previews."""
     metrics = metrics or Metrics()
-    kept = JobRecords(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
+    records = JobRecords(store, JobQueue("redis://none"), keep_failed_seconds=60, max_age_seconds=60)
     urls, previews = ImageUrls(plugins), Previews(plugins, maker, metrics)
     return Processing(
         store,
         PhotoAnalysis(store, plugins, urls=urls, previews=previews, cleaning=Cleaning()),
-        *(plugins, kept, metrics),
+        *(plugins, records, metrics),
         orphaned_images=orphaned_images or OrphanedImages(store, plugins),
         urls=urls,
         new_assets=new_assets or NewAssets(),
@@ -117,22 +117,25 @@ def processing(
 
 
 async def submit(store: SqliteAssetStore) -> tuple[Asset, Job]:
+    """Insert an asset and return it with its job."""
     asset = make_asset()
     assert await store.create(asset)
     return asset, make_job(asset)
 
 
 def make_job(asset: Asset, **changes: Any) -> Job:
+    """Return the job of the asset, as a worker claims it."""
     fields = {"id": asset.processing_job_id, "data": job_data(asset), "attempt": 1, "stalls": 0, "lease": "x|y:1"}
     return Job(**fields | {"enqueued_at_ms": 0, "claimed_at_ms": 0, "request_id": "r-1"} | changes)
 
 
 async def run(processing: Processing, job: Job) -> None:
-    """Do with the job what a worker does."""
+    """Process the job and commit its result, as a worker does."""
     result = await processing.process(job)
     if result is not None:
         await processing.commit(job, result)
 
 
 def stale_results(metrics: Metrics) -> float:
+    """Return the number of results that were dropped because their run was too old."""
     return metrics.registry.get_sample_value("pipeline_stale_results_total") or 0

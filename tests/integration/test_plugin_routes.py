@@ -164,7 +164,7 @@ def test_refused_calls_of_plugin_routes_have_the_usual_errors(service: Service) 
 
 
 def test_allowed_calls_of_plugin_routes_are_answered(service: Service) -> None:
-    """Roles, preflight, the service's origin, HEAD and page policy are as usual. An admin's change is in the audit list."""
+    """Roles, preflight, origin, HEAD and page policy are as on other routes. An admin's change is in the audit list."""
     as_admin, as_reader = {"claims": {"role": "admin"}}, {"claims": {"role": "operator-read"}}
     assert ask(service, "DELETE", "/desk/notes/a", **as_admin).status_code == 204
     assert ask(service, "GET", "/desk/notified", **as_reader).status_code == 200

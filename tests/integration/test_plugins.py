@@ -1,4 +1,4 @@
-"""The built-in plugins pass the suites for plugin authors, with real servers and files. Each test of the suites can fail."""
+"""The built-in plugins pass the suites for plugin authors, with real servers and files; faulty plugins fail them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TestCloudinaryStorage(StorageBackendSuite):
         return cloudinary_storage
 
     def test_url_shows_the_saved_bytes(self, storage: StorageBackend, call: Call) -> None:
-        """The URLs of `save` do not expire, so the storage has no `url`. CI allows no skip, so this replaces the suite's test."""
+        """The URLs of `save` never expire, so there is no `url`. The test of the suite would skip, which CI forbids."""
         assert not hasattr(storage, "url")
 
 

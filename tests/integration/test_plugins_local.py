@@ -119,7 +119,7 @@ def test_local_save_many_has_the_results_of_single_saves(local_storage: LocalSto
 
 
 def test_local_save_many_reports_each_failed_image_and_saves_the_others(local_storage: LocalStorage) -> None:
-    """Two files break off, and a folder has the name of a third. Older images are unchanged, and no incomplete file is left."""
+    """Two files break off, and a folder has the name of a third. Older images stay, and no incomplete file is left."""
     local_storage.save("b/original", io.BytesIO(b"older"), "image/png")
     (local_storage.media_root / "d" / "original.png").mkdir(parents=True)
     images = new_images("a", "b", "c", "d", "e")

@@ -26,7 +26,7 @@ def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
 
 @pytest.mark.gen_test
 async def test_postponed_job_waits_and_other_jobs_run(queue: JobQueue) -> None:
-    """Until its time the job counts as delayed, with the reason and the due time. Then it is ready, after other jobs."""
+    """Until its time the job is delayed, with the reason and the due time. Then it is ready, after other jobs."""
     first, second = await enqueue(queue, 1, 2)
     assert await queue.postpone(first, 60)
     stats = await queue.stats()
@@ -51,7 +51,7 @@ async def test_postponed_job_waits_and_other_jobs_run(queue: JobQueue) -> None:
 @pytest.mark.parametrize("group", ["", "user-1"])
 @pytest.mark.gen_test
 async def test_resumed_job_is_the_first_of_its_group(queue: JobQueue, group: str) -> None:
-    """A second resume has no effect, and the resume of another job has none either."""
+    """A second resume has no effect, and neither has the resume of a job that is not postponed."""
     ids = [f"ai-processing:{number:024x}" for number in range(4)]
     await queue.restore([NewJob(job_id, {"n": 1}, group=group) for job_id in ids])
     for job_id in ids[:2]:
@@ -65,7 +65,7 @@ async def test_resumed_job_is_the_first_of_its_group(queue: JobQueue, group: str
 
 @pytest.mark.gen_test
 async def test_postponed_job_is_not_lost_and_not_doubled(queue: JobQueue, redis: Redis) -> None:
-    """The reconciler does not change it, and a cancel ends it. A job that is lost from the set is restored as waiting."""
+    """The reconciler does not change it, and a cancel ends it. A job that the set has lost is restored as waiting."""
     first, second = await enqueue(queue, 1, 2)
     for job_id in (first, second):
         assert await queue.postpone(job_id, 3600)

@@ -17,7 +17,7 @@ from tests.workers import Bench, Handler, nothing
     ("seconds", "running", "count"),
     [(0, 0, PREFETCH_AT_MOST), (0.005, 0, 10), (0.02, 0, 2), (0.051, 0, 0), (0, 0.02, 2), (0, 0.06, 0)],
 )
-def test_only_jobs_that_start_within_ten_milliseconds_are_claimed_ahead(seconds: float, running: float, count: int) -> None:
+def test_only_jobs_that_start_within_10_ms_are_claimed_ahead(seconds: float, running: float, count: int) -> None:
     """The estimate is the slowest of the last jobs and of the running jobs."""
     ahead = Prefetch(5)
     ahead.ended(seconds)

@@ -1,4 +1,4 @@
-"""Previews of a job's photo: when they are stored, late, failed or dropped."""
+"""Previews of a job's photo: when they are stored, when they are too late, and when they fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.memory_storage import MemoryStorage
 
 
 class Maker:
-    """Makes what it is told to."""
+    """A preview maker that returns or raises `result`. With None it never returns."""
 
     def __init__(self, result: Sequence[Preview] | Exception | None) -> None:
         self.result = result
@@ -40,8 +40,8 @@ MADE = [Preview(1280, 640, 480, b"large"), Preview(320, 320, 240, b"small")]
 
 
 @pytest.mark.gen_test
-async def test_result_names_its_previews(store: SqliteAssetStore) -> None:
-    """They are stored before the result is committed; a run of the same photo later keeps them."""
+async def test_committed_result_has_its_previews(store: SqliteAssetStore) -> None:
+    """The previews are stored before the commit. A later run of the same photo makes no new ones."""
     plugins, maker = Plugins(), Maker(MADE)
     asset, job = await submit(store)
     plugins.images[asset.original.public_id] = make_image()
@@ -56,15 +56,15 @@ async def test_result_names_its_previews(store: SqliteAssetStore) -> None:
     assert plugins.images[f"{asset.id}/preview/320"] == b"small"
     urls = await processing._urls.of([current])
     assert current.to_json(urls)["images"]["previews"]["320"]["url"].endswith("/preview/320")
-    again = Previews(plugins, maker, Metrics())
-    again.begin(current, lambda: plugins.read(current.image_names[0]))
-    assert await again.take(current) is None
+    later = Previews(plugins, maker, Metrics())
+    later.begin(current, lambda: plugins.read(current.image_names[0]))
+    assert await later.take(current) is None
     assert maker.calls == 1
 
 
 @pytest.mark.gen_test
-async def test_previews_of_a_failed_attempt_are_those_of_the_next(store: SqliteAssetStore) -> None:
-    """They are made once, also when the last attempt fails."""
+async def test_previews_of_a_failed_attempt_are_used_by_the_next(store: SqliteAssetStore) -> None:
+    """The previews are made once and stored, also when the last attempt fails."""
     plugins, maker = Plugins(), Maker(MADE)
     asset, job = await submit(store)
     plugins.images[asset.original.public_id] = make_image()
@@ -80,8 +80,8 @@ async def test_previews_of_a_failed_attempt_are_those_of_the_next(store: SqliteA
 
 
 @pytest.mark.gen_test
-async def test_run_that_was_ended_leaves_no_previews_behind(store: SqliteAssetStore) -> None:
-    """What is cancelled ends its previews, and a second run of the same job goes on without them."""
+async def test_cancelled_run_drops_its_previews(store: SqliteAssetStore) -> None:
+    """The second run of the same job continues without previews."""
     plugins, maker = Plugins(), Maker(None)
     asset, _ = await submit(store)
     plugins.images[asset.original.public_id] = make_image()
@@ -99,14 +99,14 @@ async def test_run_that_was_ended_leaves_no_previews_behind(store: SqliteAssetSt
     ("result", "limit"),
     [
         (PermanentJobError("no picture"), "seconds"),
-        (OSError("a plugin's mistake"), "seconds"),
+        (OSError("a fault of a plugin"), "seconds"),
         (None, "seconds"),
         (None, "wait_seconds"),
     ],
-    ids=["failed", "mistaken", "too long", "late"],
+    ids=["failed", "plugin fault", "too long", "late"],
 )
 async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, result: Any, limit: str) -> None:
-    """The result comes without them, and that is counted."""
+    """The result is committed without previews, and the metric counts the reason."""
     plugins, metrics = Plugins(), Metrics()
     asset, job = await submit(store)
     plugins.images[asset.original.public_id] = make_image()
@@ -120,8 +120,8 @@ async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, resu
 
 
 @pytest.mark.gen_test
-async def test_previews_that_are_late_let_the_next_results_wait_less() -> None:
-    """Each late one halves the waiting time; one that is ready restores it."""
+async def test_late_previews_shorten_the_wait_of_the_next_results() -> None:
+    """Each late preview halves the wait. A preview in time restores it."""
     maker, asset = Maker(None), make_asset()
     previews = Previews(MemoryStorage(), maker, Metrics(), wait_seconds=0.04)
 
@@ -141,8 +141,8 @@ async def test_previews_that_are_late_let_the_next_results_wait_less() -> None:
 
 
 @pytest.mark.gen_test
-async def test_storage_that_is_away_fails_no_previews_job(store: SqliteAssetStore) -> None:
-    """A preview that cannot be stored is none."""
+async def test_previews_that_cannot_be_stored_fail_no_job(store: SqliteAssetStore) -> None:
+    """The storage is unavailable: the result has no previews."""
     storage = MemoryStorage()
     asset = make_asset()
     storage.put(asset.original.public_id)

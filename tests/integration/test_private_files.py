@@ -73,8 +73,8 @@ def test_no_file_in_the_data_folder_is_open_to_others(tmp_path: Path, ai_service
         assert open_paths(service.data_dir) == []
 
 
-def test_open_files_of_an_earlier_version_are_closed_at_the_start(tmp_path: Path, ai_service: AiService) -> None:
-    """Older files are closed to others, also those of a plugin. The target of a link is not changed."""
+def test_start_removes_permissions_for_others_from_older_files(tmp_path: Path, ai_service: AiService) -> None:
+    """Files of an earlier version and of a plugin lose these permissions. The target of a link does not."""
     folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     with Service(folder, ai_service.url):
         pass
@@ -106,7 +106,7 @@ def test_folder_with_the_set_group_id_bit_stays_open_to_its_group(tmp_path: Path
 
 
 def test_check_reports_files_that_are_open_to_others(tmp_path: Path, ai_service: AiService) -> None:
-    """The warning has the number of files, one name and the command that closes them. `check` changes no file."""
+    """The warning has the number of files, one name and the command that repairs them. `check` changes no file."""
     with Service(tmp_path / "data", ai_service.url) as service:
         pass
     (service.data_dir / "assets.sqlite").chmod(0o644)

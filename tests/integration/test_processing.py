@@ -1,4 +1,4 @@
-"""One job becomes one finished asset and one event, also when it runs twice, too late or for nobody."""
+"""One job results in one finished asset and one event, also when it runs twice, too late or without its asset."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ __all__ = ["metrics", "orphaned_images", "plugins", "processing"]  # fixtures
 
 
 @pytest.mark.gen_test
-async def test_job_asks_the_provider_with_all_it_needs(
+async def test_job_sends_the_provider_its_complete_request(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """URL, category, ids, attempt and time budget; the bytes only when it wants them."""
+    """The request has URL, category, ids, attempt and time limit. It has the bytes only if the provider needs them."""
     asset, job = await submit(store)
     await run(processing, job)
     url = f"https://images.example/{asset.original.public_id}"
@@ -51,10 +51,10 @@ async def test_job_asks_the_provider_with_all_it_needs(
 
 
 @pytest.mark.gen_test
-async def test_job_that_tries_a_held_provider_says_so(
+async def test_job_that_tries_a_held_provider_names_it(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """Redis has picked it for that; any other job names none."""
+    """Redis has chosen the job to try the provider. Other jobs try none."""
     for tries in ("acme", ""):
         asset, _ = await submit(store)
         await run(processing, make_job(asset, tries=tries))
@@ -62,10 +62,10 @@ async def test_job_that_tries_a_held_provider_says_so(
 
 
 @pytest.mark.gen_test
-async def test_job_that_runs_again_after_its_commit_only_notifies_again(
+async def test_job_that_is_repeated_after_its_commit_sends_only_its_event(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """A crash between commit and acknowledgement: same event again, no second question, same asset, no dead letter."""
+    """After a crash between commit and acknowledgement the same event is sent. The provider is called only once."""
     asset, job = await submit(store)
     await run(processing, job)
     done = await store.get(asset.id)
@@ -78,10 +78,10 @@ async def test_job_that_runs_again_after_its_commit_only_notifies_again(
 
 
 @pytest.mark.gen_test
-async def test_overtaken_run_is_dropped_with_what_it_made(
+async def test_result_of_an_older_run_is_dropped_with_its_image(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
 ) -> None:
-    """A newer run has begun meanwhile: the older result matches nothing, is counted, and its image goes."""
+    """A newer run of the job has begun: the older result is not stored but counted, and its image is removed."""
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
 
@@ -97,10 +97,10 @@ async def test_overtaken_run_is_dropped_with_what_it_made(
 
 
 @pytest.mark.gen_test
-async def test_overtaken_run_cannot_fail_the_asset(
+async def test_older_run_cannot_fail_the_asset(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
 ) -> None:
-    """Giving up, too, needs the newest fence."""
+    """Only the run with the newest fence can mark the asset as failed."""
     asset, job = await submit(store)
     begin = store.begin
 
@@ -121,7 +121,7 @@ async def test_overtaken_run_cannot_fail_the_asset(
 async def test_job_without_its_asset_does_nothing(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, change: str
 ) -> None:
-    """The asset is gone, belongs to somebody else, or has a newer job: the old job completes quietly."""
+    """The asset was deleted, belongs to another user, or has a newer job: the old job completes without an event."""
     asset, job = await submit(store)
     if change == "deleted":
         await store.delete(asset.id, asset.user_id)
@@ -133,7 +133,7 @@ async def test_job_without_its_asset_does_nothing(
         job = make_job(asset, data=job_data(asset) | {"userId": "user-2"})
     before = await store.get(asset.id)
     await run(processing, job)
-    # What is deleted leaves no dead letter.
+    # The job of a deleted asset is no dead letter.
     with pytest.raises(AlreadyOver) if change == "deleted" else nullcontext():
         await processing.give_up(job, "no")
     assert len(await store.records_of(job.data["userId"])) == (0 if change == "deleted" else 1)
@@ -144,7 +144,7 @@ async def test_job_without_its_asset_does_nothing(
 @pytest.mark.gen_test
 @pytest.mark.parametrize("data", [{}, {"assetId": 7, "userId": "u"}, {"assetId": "x"}])
 async def test_foreign_payload_is_refused_for_good(processing: Processing, plugins: Plugins, data: Any) -> None:
-    """A payload that is not a photo's fails permanently and can be given up."""
+    """A payload that is not that of a photo fails for good, and giving the job up sends no event."""
     job = make_job(make_asset(), data=data)
     with pytest.raises(PermanentJobError):
         await run(processing, job)
@@ -156,7 +156,7 @@ async def test_foreign_payload_is_refused_for_good(processing: Processing, plugi
 async def test_provider_error_leaves_the_asset_processing(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """Whether to try again is not decided here; nobody is told anything yet."""
+    """The retry is decided outside of the use case, and no event is sent."""
     plugins.analysis = RetryableJobError("AI service unavailable")
     asset, job = await submit(store)
     with pytest.raises(RetryableJobError):
@@ -167,10 +167,10 @@ async def test_provider_error_leaves_the_asset_processing(
 
 
 @pytest.mark.gen_test
-async def test_commit_waits_for_the_store_and_asks_the_provider_once(
+async def test_commit_waits_for_the_store_and_calls_the_provider_once(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """A store that is away at the commit is asked again with the result at hand."""
+    """When the store is unavailable at the commit, the commit is repeated with the same result."""
     asset, job = await submit(store)
     finish, faults = store.finish, [DependencyUnavailable("away")] * 2
 
@@ -187,39 +187,41 @@ async def test_commit_waits_for_the_store_and_asks_the_provider_once(
 
 
 @pytest.mark.gen_test
-async def test_commit_whose_answer_was_lost_is_still_ours(
+async def test_commit_whose_reply_was_lost_counts_as_committed(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
 ) -> None:
-    """The write went through and the connection broke: one event, the image stays, nothing counts as stale."""
+    """The store wrote the result, but its reply was lost: one event is sent, the image stays, no result is stale."""
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
-    finish, answers_to_lose = store.finish, [1]
+    finish, replies_to_lose = store.finish, [1]
 
-    async def finish_silently(*arguments: Any, **values: Any) -> Asset | None:
+    async def finish_without_reply(*arguments: Any, **values: Any) -> Asset | None:
         done = await finish(*arguments, **values)
-        if answers_to_lose:
-            answers_to_lose.pop()
-            raise DependencyUnavailable("no answer")
+        if replies_to_lose:
+            replies_to_lose.pop()
+            raise DependencyUnavailable("no reply")
         return done
 
-    store.finish = finish_silently  # type: ignore[method-assign]
+    store.finish = finish_without_reply  # type: ignore[method-assign]
     await run(processing, job)
     assert (len(plugins.events), len(plugins.images), stale_results(metrics)) == (1, 1, 0)
 
 
 async def cancel(store: SqliteAssetStore, asset: Asset) -> None:
+    """Cancel the asset in the store, as another process does."""
     assert await store.cancel(asset.id, asset.processing_job_id, finished_at=utc_now())
 
 
 def errors(plugins: Plugins) -> list[str | None]:
+    """Return the error texts of the events."""
     return [event.get("error") for event, _ in plugins.events]
 
 
 @pytest.mark.gen_test
-async def test_job_of_a_cancelled_asset_is_told_of_and_over(
+async def test_job_of_a_cancelled_asset_ends_with_its_event(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """The process that cancelled it may have died before it told anybody; the provider is not asked."""
+    """The process that cancelled the asset may have ended before the event. The provider is not called."""
     asset, job = await submit(store)
     await cancel(store, asset)
     assert await processing.process(job) is None
@@ -227,10 +229,10 @@ async def test_job_of_a_cancelled_asset_is_told_of_and_over(
 
 
 @pytest.mark.gen_test
-async def test_result_that_comes_after_a_cancel_is_dropped(
+async def test_result_of_a_cancelled_asset_is_dropped(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, metrics: Metrics
 ) -> None:
-    """What stands is told; the result's image is removed."""
+    """The event is that of the cancelled asset, and the image of the result is removed."""
     asset, job = await submit(store)
     plugins.analysis = replace(FOUND, processed_image=ProcessedImage(PNG, "image/png"))
     plugins.before_answer = lambda: cancel(store, asset)
@@ -243,7 +245,7 @@ async def test_result_that_comes_after_a_cancel_is_dropped(
 async def test_cancelled_job_is_no_dead_letter(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, is_late: bool
 ) -> None:
-    """Giving it up finds that it is over, also when the cancel came in between."""
+    """Giving the job up finds that it has ended, also when it was cancelled at the same moment."""
     asset, job = await submit(store)
     if is_late:
         fail = store.fail

@@ -1,4 +1,4 @@
-"""The images of a job: the original that the provider gets, and the processed image that is stored."""
+"""The images of a job: the original that the provider gets, and the processed image that the provider makes."""
 
 from __future__ import annotations
 
@@ -37,18 +37,19 @@ __all__ = ["metrics", "orphaned_images", "plugins", "processing"]  # fixtures
 
 
 @pytest.mark.gen_test
-async def test_provider_that_wants_the_image_gets_it(
+async def test_provider_that_needs_the_image_gets_it(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """The bytes come from the storage, without metadata that an earlier version left there; an image that is gone ends
-    the job for good.
+    """The bytes are read from the storage, and metadata that an earlier version stored is removed.
+
+    A missing image, or one that cannot be read, fails the job for good.
     """
     plugins.needs_image = True
     asset, job = await submit(store)
     with pytest.raises(PermanentJobError, match="no longer there"):
         await run(processing, job)
     photo = make_image()
-    plugins.images[asset.original.public_id] = with_segments(photo, segment(0xFE, b"whose it is"))
+    plugins.images[asset.original.public_id] = with_segments(photo, segment(0xFE, b"the owner"))
     await run(processing, job)
     assert [request.image for request in plugins.requests] == [photo]
     asset, job = await submit(store)
@@ -61,7 +62,7 @@ async def test_provider_that_wants_the_image_gets_it(
 async def test_asset_without_its_original_fails_at_once(
     store: SqliteAssetStore, processing: Processing, plugins: Plugins
 ) -> None:
-    """A process of version 0.1 lets an asset run again whose original is gone: it does not wait for a storage."""
+    """A process of version 0.1 may retry an asset without original: the job fails without a call of the storage."""
     asset, job = await submit(store)
     await store._write(
         "UPDATE assets SET original = json_set(original, '$.backend', '', '$.publicId', NULL, '$.url', ''), "
@@ -75,10 +76,10 @@ async def test_asset_without_its_original_fails_at_once(
 
 @pytest.mark.fault("U17")
 @pytest.mark.gen_test
-async def test_original_that_moves_after_the_job_has_begun_is_read_where_it_is(
+async def test_original_that_was_moved_during_the_job_is_read_from_its_new_storage(
     processing: Processing, plugins: Plugins, store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`move --storage` names it elsewhere and removes it from where it was while the job waits for its provider."""
+    """`move --storage` moves the original while the job waits for its provider."""
     plugins.needs_image = True
     asset, job = await submit(store)
     old = asset.image_names[0]
@@ -99,10 +100,10 @@ async def test_original_that_moves_after_the_job_has_begun_is_read_where_it_is(
 
 
 @pytest.mark.gen_test
-async def test_processed_image_is_kept_under_the_runs_own_name(
+async def test_processed_image_has_the_fence_of_the_run_in_its_name(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """Bytes that the provider made are saved, named by the fence, and linked in asset and event."""
+    """The image of the provider is saved with that name, and asset and event have its URL."""
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
     await run(processing, job)
@@ -116,7 +117,7 @@ async def test_processed_image_is_kept_under_the_runs_own_name(
 async def test_processed_image_that_the_storage_refuses_is_left_out(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins
 ) -> None:
-    """The result stands without it, and the provider is asked once."""
+    """The result is committed without the image, and the provider is called once."""
     plugins.analysis = replace(FOUND, processed_image=ProcessedImage(WEBP, "image/webp"))
     plugins.refuses_images = True
     asset, job = await submit(store)
@@ -127,8 +128,8 @@ async def test_processed_image_that_the_storage_refuses_is_left_out(
 
 
 @pytest.mark.gen_test
-async def test_cleaning_may_be_switched_off() -> None:
-    """With KEEP_METADATA all is stored as it is; a provider gets clean what can be cleaned."""
+async def test_cleaning_can_be_switched_off() -> None:
+    """With KEEP_METADATA images are stored unchanged. A provider gets a cleaned copy if the format allows it."""
     private, cleaning = with_chunks(PNG, [chunk(b"tEXt", b"Author\0me")]), Cleaning(keeps_metadata=True)
     assert await cleaning.for_storing(private, "image/png") is private
     assert await cleaning.for_provider(private, "image/png") == PNG
@@ -140,21 +141,21 @@ async def test_cleaning_may_be_switched_off() -> None:
 async def test_processed_image_is_stored_without_metadata(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, logs: list[Any]
 ) -> None:
-    """What a provider wrote beside its picture goes; without a structure to follow there is no processed image."""
-    for content, stored in ((with_chunks(PNG, [chunk(b"tEXt", b"prompt\0words")]), [PNG]), (PNG[:40], [])):
+    """Metadata of the provider is removed. An image with a damaged structure is not stored."""
+    for content, images in ((with_chunks(PNG, [chunk(b"tEXt", b"prompt\0words")]), [PNG]), (PNG[:40], [])):
         plugins.images.clear()
         plugins.analysis = replace(FOUND, processed_image=ProcessedImage(content, "image/png"))
         asset, job = await submit(store)
         await run(processing, job)
         done = await store.get(asset.id)
-        assert done is not None and done.status is AssetStatus.ACTIVE and bool(done.processed) == bool(stored)
-        assert list(plugins.images.values()) == stored
+        assert done is not None and done.status is AssetStatus.ACTIVE and bool(done.processed) == bool(images)
+        assert list(plugins.images.values()) == images
     assert [line["event"] for line in logs].count("processed_image_refused") == 1
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["refused", "cancelled", "deleted"])
-async def test_image_of_a_run_that_was_not_committed_goes(
+async def test_image_of_a_run_without_commit_is_removed(
     processing: Processing,
     store: SqliteAssetStore,
     plugins: Plugins,
@@ -162,19 +163,19 @@ async def test_image_of_a_run_that_was_not_committed_goes(
     monkeypatch: pytest.MonkeyPatch,
     end: str,
 ) -> None:
-    """The store refuses the result for good, the lease is lost in the middle, or the asset is deleted meanwhile."""
+    """The store refuses the result, the run is cancelled, or the asset is deleted."""
     monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
 
-    async def ends(*arguments: Any, **values: Any) -> Asset | None:
+    async def end_without_commit(*arguments: Any, **values: Any) -> Asset | None:
         assert list(plugins.images) == [f"{asset.id}/processed-1"]
         if end == "deleted":
             return None
         raise ValueError("refused") if end == "refused" else asyncio.CancelledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "finish", ends)
+        patched.setattr(store, "finish", end_without_commit)
         if end == "deleted":
             await store.delete(asset.id, asset.user_id)
             result = Result(replace(asset, fence=1), plugins.analysis, Attempt(job), None)
@@ -182,7 +183,7 @@ async def test_image_of_a_run_that_was_not_committed_goes(
         else:
             with pytest.raises((ValueError, asyncio.CancelledError)):
                 await run(processing, job)
-            # The next run of the job takes the fence, so the image is of no use any more.
+            # The next run of the job gets a new fence, so the image is not needed any more.
             await store.begin(asset.id, asset.user_id, job.id)
     while orphaned_images.tasks:
         await asyncio.gather(*orphaned_images.tasks)
@@ -190,14 +191,14 @@ async def test_image_of_a_run_that_was_not_committed_goes(
 
 
 @pytest.mark.gen_test
-async def test_image_of_a_result_that_stands_after_all_stays(
+async def test_image_of_a_run_that_was_cancelled_after_its_commit_stays(
     processing: Processing,
     store: SqliteAssetStore,
     plugins: Plugins,
     orphaned_images: OrphanedImages,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The run is cancelled while its result is being committed: the store has the result, which names the image."""
+    """The run is cancelled during the commit, but the store has the result, which names the image."""
     monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(FOUND.brand, FOUND.model, processed_image=ProcessedImage(WEBP, "image/webp"))
     asset, job = await submit(store)
@@ -217,7 +218,7 @@ async def test_image_of_a_result_that_stands_after_all_stays(
 
 @pytest.mark.fault("E32")
 @pytest.mark.gen_test
-async def test_result_that_cannot_be_stored_fails_its_job_alone(
+async def test_result_that_cannot_be_stored_fails_only_its_job(
     processing: Processing,
     store: SqliteAssetStore,
     plugins: Plugins,
@@ -225,7 +226,7 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Through a worker: one attempt, a small text for the owner, no image left; the next job is done."""
+    """In a worker the job costs one attempt, its owner gets a short text, no image is left. The next job is done."""
     monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01))
     plugins.analysis = Analysis(
         Attribute("x" * 17_000_000, 1), Attribute("y", 1), processed_image=ProcessedImage(PNG, "image/png")
@@ -235,11 +236,11 @@ async def test_result_that_cannot_be_stored_fails_its_job_alone(
         assert await store.create(asset)
         await bench.queue.enqueue(asset.processing_job_id, job_data(asset))
 
-    async def heal() -> None:
+    async def answer_normally() -> None:
         if len(plugins.requests) == 2:
             plugins.analysis = FOUND
 
-    plugins.before_answer = heal
+    plugins.before_answer = answer_normally
     bench.start(processing, concurrency=1)
     await bench.until(lambda stats: stats.completed == 1 and stats.failed == 1)
     failed = await store.get(bad.id)
