@@ -58,13 +58,8 @@ async def test_interrupted_move_can_be_repeated_until_it_is_complete(store: Sqli
 @pytest.mark.gen_test
 async def test_copy_of_an_image_whose_asset_was_deleted_is_removed(store: SqliteAssetStore) -> None:
     """The asset is deleted while its image is copied: the move removes the copy and counts no image."""
-    storage, asset = TwoStorages(), make_asset()
-    content = b"photo"
-    digest = hashlib.sha256(content).hexdigest()
-    asset = dataclasses.replace(asset, original=dataclasses.replace(asset.original, sha256=digest))
-    assert await store.create(asset)
-    storage.inner["memory"].images[asset.original.public_id] = content
-    storage.saves_left = 1
+    asset = await created(store)
+    storage = make_storages(asset, saves=1)
     save = storage.save
 
     async def save_late(*arguments: Any) -> SavedImage:

@@ -24,6 +24,7 @@ from pipeline.usecases.previews import Previews
 from tests import sandboxed
 from tests.factories import make_asset, make_image, make_noise_image
 from tests.integration.pictures import encoded, pixels, smooth
+from tests.integration.running_service import read
 from tests.memory_storage import MemoryStorage
 from tests.service import AiService, Service
 
@@ -84,9 +85,7 @@ async def test_service_accepts_nearly_complete_photos_only(tmp_path: Path, ai_se
         content = encoded(smooth(), "JPEG")
         response = await asyncio.to_thread(service.upload, "user-1", image=content[: len(content) * 99 // 100])
         asset_id = response.json()["data"]["assetId"]
-        asset = httpx.get(
-            f"{service.url}/api/assets/{asset_id}?wait=30", headers=service.headers("user-1"), timeout=40
-        ).json()["data"]
+        asset = read(service, asset_id)
         assert asset["status"] == "active" and asset["images"]["previews"]["320"]["width"] == 320
         refused = await asyncio.to_thread(service.upload, "user-1", image=encoded(smooth(), "PNG")[:60])
         assert refused.status_code == 400
@@ -268,9 +267,7 @@ async def test_heic_is_shown_by_its_previews_also_when_the_ai_fails(tmp_path: Pa
         ai_service.order(replies=[{"status": 422}])
         response = await asyncio.to_thread(service.upload, "user-1", image=make_image("HEIF", (640, 480)))
         asset_id = response.json()["data"]["assetId"]
-        asset = httpx.get(
-            f"{service.url}/api/assets/{asset_id}?wait=30", headers=service.headers("user-1"), timeout=40
-        ).json()["data"]
+        asset = read(service, asset_id)
         assert asset["status"] == "failed"
         got = httpx.get(asset["images"]["previews"]["320"]["url"])
         assert (got.status_code, got.headers["Content-Type"]) == (200, "image/webp")
