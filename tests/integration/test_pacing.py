@@ -121,7 +121,7 @@ async def test_calls_at_once_are_limited_over_all_processes(queue: JobQueue) -> 
 
 @pytest.mark.gen_test
 async def test_running_job_can_reserve_a_call(queue: JobQueue) -> None:
-    """A job needs that for its second provider. The reserved calls follow one another, no later than the job can wait.
+    """A job reserves a call of its second provider while it runs, no later than the job can wait.
 
     A job that did not use its reserved call in time gets another one.
     """
@@ -194,7 +194,7 @@ async def test_eval_and_the_service_share_the_rate_of_a_provider(queue: JobQueue
 
 @pytest.mark.gen_test
 async def test_processes_with_different_rates_apply_the_slower_one(redis_url: str) -> None:
-    """During a release with another rate, and for a minute after it. An emptied Redis has no rate."""
+    """The slower rate applies during a release and for a minute after it. An emptied Redis has no rate."""
     fast, slow = (JobQueue(redis_url, lanes=LANES, paces={"slow": Pace(each)}) for each in (0.5, 30.0))
     assert await fast.reserve_call("slow", "a", 0) == (True, 0)
     given, seconds = await slow.reserve_call("slow", "b", 10)

@@ -18,7 +18,7 @@ from pipeline.plugins.ai_http import HttpProvider
 from pipeline.plugins.storage_cloudinary import CloudinaryStorage, PrivateCloudinaryStorage
 from pipeline.plugins.storage_local import LocalStorage
 from tests.fake_cloudinary import FakeCloudinary
-from tests.integration.own_storages import cloudinary_storage, local_storage
+from tests.integration.built_in_storages import cloudinary_storage, local_storage
 
 __all__ = ["cloudinary_storage", "local_storage"]  # fixtures
 

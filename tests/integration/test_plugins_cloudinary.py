@@ -17,7 +17,7 @@ from pipeline.texts import cause_of
 from pipeline.plugins.storage_cloudinary import CloudinaryStorage, PrivateCloudinaryStorage
 from tests.factories import make_image
 from tests.fake_cloudinary import SECRET, FakeCloudinary
-from tests.integration.own_storages import cloudinary_storage
+from tests.integration.built_in_storages import cloudinary_storage
 
 __all__ = ["cloudinary_storage"]  # fixtures
 

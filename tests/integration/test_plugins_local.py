@@ -16,7 +16,7 @@ from pipeline.handlers.multipart import MultipartReader
 from pipeline.hooks import NewImage
 from pipeline.plugins.storage_local import LocalStorage
 from tests.factories import make_image, make_upload
-from tests.integration.own_storages import local_storage
+from tests.integration.built_in_storages import local_storage
 from tests.requirements import require
 
 __all__ = ["local_storage"]  # fixtures
