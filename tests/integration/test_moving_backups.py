@@ -24,7 +24,7 @@ pytestmark = pytest.mark.fault("U17")
 
 @pytest.mark.gen_test
 async def test_restore_brings_back_all_that_a_backup_contains(tmp_path: Path, store: SqliteAssetStore) -> None:
-    """The records, the id of the store, and each field of an asset, instants to the millisecond."""
+    """The restored store has the records, the id and each field of an asset, with instants to the millisecond."""
     storage = MemoryStorage()
     asset = make_asset(status=AssetStatus.FAILED, finished_at=utc_now(), claims={"email": "a@b.c"})
     assert await store.create(asset)
@@ -49,7 +49,7 @@ async def test_restore_brings_back_all_that_a_backup_contains(tmp_path: Path, st
 
 @pytest.mark.gen_test
 async def test_file_that_is_no_complete_backup_is_refused(tmp_path: Path, store: SqliteAssetStore) -> None:
-    """An empty file, an image, a tar archive of other files, and a backup that was cut off."""
+    """An empty file, an image, a tar archive of other files, and a backup that was cut off are refused."""
     storage, asset = MemoryStorage(), make_asset()
     assert await store.create(asset)
     good = tmp_path / "good"
