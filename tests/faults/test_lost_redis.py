@@ -22,7 +22,7 @@ from tests.constants import BREAKER_FAILURES, NOTIFIER_BACKOFF_MS, RECONCILE_AGE
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver, Reply
 from tests.faults.test_process import accept, statuses, wait_until
-from tests.integration.test_notifying import admin, told, webhook
+from tests.integration.webhook_service import admin, webhook, webhook_ids as told
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 

@@ -18,7 +18,7 @@ from tests.constants import RENEWALS_PER_LEASE
 from tests.contract.contracts import check_event, check_reply
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver
-from tests.integration.test_notifying import admin, wait_metric, webhook
+from tests.integration.webhook_service import admin, wait_metric, webhook
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 

@@ -21,7 +21,7 @@ from pipeline.usecases.corrections import Corrections
 from pipeline.usecases.processing import Processing
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset, make_token
-from tests.integration.test_processing import Plugins, make_job, make_processing, run, submit
+from tests.integration.processed_jobs import Plugins, make_job, make_processing, run, submit
 from tests.service import AiService, Service
 
 FOUND = AiMetadata(brand={"value": "Nike", "confidence": 0.9}, model=None, processed_at=utc_now())

@@ -17,7 +17,7 @@ from pipeline.queue.queue import JobQueue
 from pipeline.usecases import new_assets as new_assets_module
 from pipeline.usecases.new_assets import NewAssets
 from tests.factories import make_asset, make_image
-from tests.integration.test_processing import FOUND, Plugins, make_job, make_processing, run, stale_results
+from tests.integration.processed_jobs import FOUND, Plugins, make_job, make_processing, run, stale_results
 from tests.workers import Claimer
 
 OTHER = Analysis(Attribute("Lego", 0.9), Attribute("10497", 0.8))

@@ -22,7 +22,7 @@ from pipeline.usecases.job_records import JobRecords
 from pipeline.usecases.processing import Processing
 from pipeline.usecases.reconciler import CLOCKS_APART, Reconciler
 from tests.factories import make_asset
-from tests.integration.test_processing import Plugins, make_job, make_processing, run, submit
+from tests.integration.processed_jobs import Plugins, make_job, make_processing, run, submit
 from tests.workers import Bench
 
 KIND = "job of ai-processing"

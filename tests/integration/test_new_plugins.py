@@ -1,4 +1,4 @@
-"""`plugins new` makes packages that pass their own tests, the type checker and `plugins verify` as they are."""
+"""`plugins new` writes packages that pass their own tests, the type checker and `plugins verify` without a change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.service import ROOT, inherited
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with the plugin's package on the path, as it is when it is installed."""
+    """Run a command with the plugin's package on the import path, as if it were installed."""
     own = {
         "PYTHONPATH": f"{folder / 'src'}:{ROOT}",
         "MYPYPATH": str(ROOT),
@@ -30,7 +30,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("kind", making.KINDS)
 def test_new_plugin_passes_its_tests_and_verify(tmp_path: Path, kind: str) -> None:
-    """Its own tests with no warning, and the suite as it would be installed, without a finding."""
+    """The package passes its own tests without a warning. `plugins verify` has no finding about it."""
     folder = tmp_path / "made"
     making.write(folder, "acme-1", kind)
     tested = run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error")
@@ -50,11 +50,11 @@ def test_new_plugin_passes_its_tests_and_verify(tmp_path: Path, kind: str) -> No
 
 
 def test_new_plugins_are_typed(tmp_path: Path) -> None:
-    """`mypy --strict` finds nothing in any of them, tests included."""
+    """`mypy --strict` reports no error in a new package of any kind, tests included."""
     for kind in making.KINDS:
         making.write(tmp_path / kind, f"acme_{kind}", kind)
     sources = [str(tmp_path / kind / "src") for kind in making.KINDS]
-    # Each has a conftest.py, which would be one module twice.
+    # Each package has a conftest.py: for mypy that is the same module several times.
     files = [str(path) for path in tmp_path.rglob("*.py") if path.name != "conftest.py"]
     options = ["--strict", "--config-file", str(tmp_path / "provider/pyproject.toml")]
     command = [sys.executable, "-m", "mypy", *options, *files]
@@ -81,18 +81,18 @@ def test_new_plugins_are_typed(tmp_path: Path) -> None:
         ("../acme", "use 2 to 40 characters of a-z"),
     ],
 )
-def test_bad_names_are_refused_in_words(
+def test_bad_names_are_refused_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
 ) -> None:
-    """Exit code 2, one line, nothing written."""
+    """The command exits with code 2, prints one line and writes no file."""
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["plugins", "new", name, "--kind", "filter"])
     assert (done.exit_code, done.stdout, os.listdir()) == (2, "", [])
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_folder_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in it stays; another may be given."""
+def test_existing_folder_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`plugins new` refuses a folder that exists. `--into` names another folder."""
     monkeypatch.chdir(tmp_path)
     Path("pipeline-acme").mkdir()
     done = CliRunner().invoke(main, ["plugins", "new", "acme", "--kind", "filter"])

@@ -1,4 +1,4 @@
-"""The operators' routes and queue-status on a real server: what they answer, also while what they ask is away."""
+"""The operators' routes and queue-status on a real server, also while a dependency is unavailable or hangs."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import isnan
-from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
 
 from pipeline import __version__
-from pipeline.auth import TokenVerifier
 from pipeline.errors import DependencyUnavailable
-from pipeline.handlers import ops
-from pipeline.handlers.queue import QueueStatusHandler
 from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.running_calls import PluginOverrun
-from pipeline.metrics import Metrics
-from pipeline.queue.queue import JobQueue
-from pipeline.settings import Settings
-from pipeline.usecases.dependencies import Dependencies
-from pipeline.usecases.processes import Processes
 from tests.contract.contracts import API, EVENT, check_value
-from tests.factories import SECRET, make_token
-from tests.handler_server import HandlerServer
+from tests.factories import make_token
+from tests.integration.operator_server import Server, frozen_redis, server
 from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
+
+__all__ = ["frozen_redis", "server"]  # fixtures
 
 ID = "65b9f0a4c2d1e3f4a5b6c7d8"
 DATA = {
@@ -44,69 +37,8 @@ DATA = {
 }
 
 
-class Server(HandlerServer):
-    """Our handlers on a port, with a queue on the given Redis. checks, plugins: those of /readyz."""
-
-    def __init__(self, redis_url: str) -> None:
-        self.queue = JobQueue(redis_url)
-        self.checks: dict[str, Any] = {"queue": self.queue.ping}
-        self.plugins: list[BoundPlugin] = []
-        self.missing: dict[str, str] = {}
-        settings = Settings(jwt_secret=SECRET, redis_url="redis://:hidden@redis/0", notifiers=("websocket", "<b>"))
-        self.metrics = Metrics()
-        self.dependencies = Dependencies(self.checks, lambda: self.plugins, self.metrics)
-        self.processes = Processes(
-            self.queue, {}, role="web", concurrency=0, sockets=lambda: 0, running=lambda job_id: None
-        )
-        common: dict[str, Any] = {
-            "verifier": TokenVerifier(settings),
-            "metrics": self.metrics,
-            "allowed_origins": (),
-        }
-        filed = {"categories": settings.categories, "public_url": "https://photos.example.com/service"}
-        routes: list[Any] = [
-            ("/metrics", ops.MetricsHandler, common | {"queues": [self.queue], "processes": self.processes}),
-            ("/livez", ops.LiveHandler, common),
-            (
-                "/readyz",
-                ops.ReadyHandler,
-                common
-                | {
-                    "dependencies": self.dependencies,
-                    "plugins": self.plugins,
-                    "queues": [self.queue],
-                    "missing_storages": lambda: self.missing,
-                },
-            ),
-            ("/openapi.json", ops.OpenApiHandler, common | filed),
-            ("/asyncapi.json", ops.AsyncApiHandler, common | filed),
-            ("/api/assets/queue-status", QueueStatusHandler, common | {"queue": self.queue}),
-        ]
-        super().__init__(routes, common)
-
-    async def close(self) -> None:
-        await super().close()
-        await self.queue.close()
-
-
-@pytest.fixture
-def server(io_loop: IOLoop, redis_url: str) -> Iterator[Server]:
-    async def start() -> Server:
-        return Server(redis_url)
-
-    server = io_loop.run_sync(start)
-    yield server
-    io_loop.run_sync(server.close)
-
-
-@pytest.fixture
-def frozen_redis(redis_server: RedisServer) -> Iterator[Callable[[], None]]:
-    """A call makes Redis hang: connected, but silent."""
-    yield lambda: os.kill(redis_server.pid, signal.SIGSTOP)
-    os.kill(redis_server.pid, signal.SIGCONT)
-
-
 def value(page: str, name: str) -> float | None:
+    """Return the value of a sample on the page of metrics, None if the page does not have it."""
     found = [line.rsplit(" ", 1)[1] for line in page.splitlines() if line.startswith(name + " ")]
     return float(found[0]) if found else None
 
@@ -131,14 +63,14 @@ async def test_queue_status_counts_jobs(server: Server) -> None:
 @pytest.mark.spec("T058")
 @pytest.mark.gen_test
 async def test_queue_status_needs_a_token(server: Server) -> None:
-    """Without a token there is nothing to see."""
+    """A request without a token is a 401."""
     reply = await server.get("/api/assets/queue-status")
     assert (reply.status_code, reply.json()["error"]["message"]) == (401, "Authentication required")
 
 
 @pytest.mark.gen_test
 async def test_queue_status_without_redis_is_unavailable(io_loop: IOLoop) -> None:
-    """Redis being away is a 503 that says when to come again."""
+    """Without Redis the reply is a 503 with Retry-After."""
     server = Server("redis://127.0.0.1:1/0")
     reply = await server.get("/api/assets/queue-status", Authorization=f"Bearer {make_token()}")
     assert (reply.status_code, reply.headers["Retry-After"]) == (503, "5")
@@ -146,8 +78,8 @@ async def test_queue_status_without_redis_is_unavailable(io_loop: IOLoop) -> Non
 
 
 @pytest.mark.gen_test
-async def test_metrics_show_the_queue_as_it_is(server: Server) -> None:
-    """A scrape shows the queue of this moment, and the scrapes before it."""
+async def test_metrics_show_the_current_queue(server: Server) -> None:
+    """A scrape shows the queue at this moment, and counts the scrapes before it."""
     await server.get("/metrics")
     await server.queue.enqueue(f"ai-processing:{ID}", DATA)
     page = (await server.get("/metrics")).text
@@ -157,8 +89,8 @@ async def test_metrics_show_the_queue_as_it_is(server: Server) -> None:
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_metrics_come_while_redis_hangs(server: Server, frozen_redis: Callable[[], None]) -> None:
-    """A Redis that keeps the connection but never answers costs the scrape a second and the queue's numbers."""
+async def test_metrics_are_served_while_redis_hangs(server: Server, frozen_redis: Callable[[], None]) -> None:
+    """A Redis that never answers delays the scrape by one second, and the queue's numbers are missing."""
     await server.get("/metrics")
     frozen_redis()
     started = time.monotonic()
@@ -170,10 +102,10 @@ async def test_metrics_come_while_redis_hangs(server: Server, frozen_redis: Call
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_metrics_show_redis_again_when_it_is_back(
+async def test_metrics_have_the_queue_after_an_outage_of_redis(
     server: Server, frozen_redis: Callable[[], None], redis_server: RedisServer
 ) -> None:
-    """After an outage the next scrape is as good as before."""
+    """The first scrape after the outage has the queue's numbers."""
     frozen_redis()
     depth = 'pipeline_queue_depth{queue="ai-processing",state="waiting"}'
     assert isnan(value((await server.get("/metrics")).text, depth) or 0)
@@ -182,42 +114,42 @@ async def test_metrics_show_redis_again_when_it_is_back(
 
 
 @pytest.mark.gen_test
-async def test_livez_touches_nothing(server: Server) -> None:
-    """The process is alive whatever is broken around it."""
+async def test_livez_calls_no_dependency(server: Server) -> None:
+    """/livez answers 200 although a dependency is unavailable."""
 
-    async def broken() -> None:
-        raise DependencyUnavailable("away")
+    async def fail() -> None:
+        raise DependencyUnavailable("unavailable")
 
-    server.checks["store"] = broken
+    server.checks["store"] = fail
     reply = await server.get("/livez")
     assert (reply.status_code, reply.json()["data"]) == (200, {"status": "ok"})
     assert (await server.client.head("/livez")).status_code == 200
 
 
 @pytest.mark.gen_test
-async def test_readyz_is_good_when_everything_answers(server: Server) -> None:
-    """Ready means that each dependency answered just now."""
+async def test_readyz_is_200_when_each_dependency_answers(server: Server) -> None:
+    """/readyz asks each dependency at the time of the request."""
     reply = await server.get("/readyz")
     assert (reply.status_code, reply.json()["data"]) == (200, {"dependencies": [{"name": "queue", "ok": True}]})
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_readyz_names_what_is_broken(server: Server) -> None:
-    """Each broken dependency is named with type and text of the cause, masked; they are asked at once, each for 2 s."""
+async def test_readyz_names_each_dependency_that_fails(server: Server) -> None:
+    """/readyz gives type and text of each cause, with secrets masked. The checks run at the same time, at most 2 s."""
 
-    async def away() -> None:
+    async def fail() -> None:
         raise DependencyUnavailable("The store cannot be reached") from OSError("mongodb://app:hidden@db")
 
-    async def raising() -> None:
+    async def raise_other() -> None:
         raise ValueError("cloudinary://1:hidden@cloud")
 
-    async def steering() -> None:
+    async def print_controls() -> None:
         raise DependencyUnavailable("Not \x1b[31mset up\x07", retry_after_seconds=1)
 
-    async def hanging() -> None:
+    async def hang() -> None:
         await asyncio.Event().wait()
 
-    server.checks.update(store=away, storage=raising, steering=steering, slow=hanging, slower=hanging)
+    server.checks.update(store=fail, storage=raise_other, steering=print_controls, slow=hang, slower=hang)
     started = time.monotonic()
     reply = await server.get("/readyz")
     assert time.monotonic() - started < 3.5 * slowdown()
@@ -236,7 +168,7 @@ async def test_readyz_names_what_is_broken(server: Server) -> None:
 
 @pytest.mark.gen_test
 async def test_readyz_verbose_shows_plugins_and_queues(server: Server) -> None:
-    """Asked for more it tells how each plugin and queue is and how long each check took; only dependencies decide."""
+    """It has the state of each plugin and queue and the duration of each check. Only dependencies decide the status."""
     released = threading.Event()
     for name in ("good", "failing", "hanging"):
         methods = {"analyze": lambda: released.wait(60)}
@@ -267,8 +199,8 @@ async def test_readyz_verbose_shows_plugins_and_queues(server: Server) -> None:
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_readyz_verbose_comes_while_redis_hangs(server: Server, frozen_redis: Callable[[], None]) -> None:
-    """A silent Redis costs the time limit once; its queue is unknown, the plugins are told all the same."""
+async def test_readyz_verbose_answers_while_redis_hangs(server: Server, frozen_redis: Callable[[], None]) -> None:
+    """A hanging Redis costs the time limit once. The state of its queue is unknown, and the plugins are listed."""
     await server.get("/readyz?verbose")
     frozen_redis()
     started = time.monotonic()
@@ -282,7 +214,7 @@ async def test_readyz_verbose_comes_while_redis_hangs(server: Server, frozen_red
 
 @pytest.mark.gen_test
 async def test_openapi_is_the_contract(server: Server) -> None:
-    """The service hands out the contract it is tested against, with its own address and version."""
+    """/openapi.json is the contract of these tests, with the address and version of the service."""
     document = (await server.get("/openapi.json")).json()
     assert document["servers"] == [{"url": "https://photos.example.com/service"}]
     assert document["info"]["version"] == __version__
@@ -290,8 +222,8 @@ async def test_openapi_is_the_contract(server: Server) -> None:
 
 
 @pytest.mark.gen_test
-async def test_asyncapi_is_the_contract_and_stands_alone(server: Server) -> None:
-    """With the event's schema in it: nothing it refers to lies beside it. It names the service's own address."""
+async def test_asyncapi_is_the_contract_without_external_references(server: Server) -> None:
+    """/asyncapi.json contains the schema of the event and refers to no other file. It names the service's address."""
     document = (await server.get("/asyncapi.json")).json()
     assert document["channels"].keys() == {"socket", "events"}
     assert document["info"]["version"] == __version__
@@ -307,8 +239,8 @@ async def test_asyncapi_is_the_contract_and_stands_alone(server: Server) -> None
 
 @pytest.mark.fault("U12")
 @pytest.mark.gen_test
-async def test_storage_that_holds_images_but_cannot_be_had_shows_among_the_plugins(server: Server) -> None:
-    """It makes the process not unready: what is new goes elsewhere."""
+async def test_missing_storage_of_older_images_is_listed_among_the_plugins(server: Server) -> None:
+    """The process is ready all the same: new images are saved in another storage."""
     server.missing["cloudinary"] = "STORAGE_BACKEND=cloudinary needs CLOUDINARY_URL"
     reply = await server.get("/readyz?verbose")
     assert reply.status_code == 200

@@ -1,4 +1,4 @@
-"""Rates and calls at once of providers, over all processes: on a real Redis, and through real processes."""
+"""The rate and the number of calls at once of a provider, over all processes: on a real Redis and in real processes."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
 
 
 async def enqueue(queue: JobQueue, lane: str, *numbers: int, group: str = "") -> list[str]:
+    """Enqueue jobs with these numbers in the lane; return their ids."""
     ids = [f"ai-processing:{number:024x}" for number in numbers]
     for job_id in ids:
         assert await queue.enqueue(job_id, {}, lane=lane, group=group)
-        # So that no two are submitted in the same millisecond.
+        # Each job is submitted in another millisecond.
         queue.clock_offset_ms += 1
     return ids
 
@@ -67,9 +68,10 @@ def done(job: Job) -> Finish:
 
 @pytest.mark.fault("E6")
 @pytest.mark.gen_test
-async def test_a_claim_gives_the_turn_and_other_lanes_pass(queue: JobQueue) -> None:
-    """One job per turn over all workers, in order of submission also over lanes; those of other providers wait for
-    nothing; who waits is shown why and until when, and spends no attempt.
+async def test_claim_reserves_a_call_and_other_lanes_pass(queue: JobQueue) -> None:
+    """The jobs of all workers and lanes get a provider's reserved calls in the order of submission.
+
+    Jobs of other providers do not wait. A waiting job spends no attempt; its reason and the time left are shown.
     """
     first, second = await enqueue(queue, "sneaker", 1, 2)
     (boots,) = await enqueue(queue, "boots", 3)
@@ -99,8 +101,8 @@ async def test_a_claim_gives_the_turn_and_other_lanes_pass(queue: JobQueue) -> N
 
 
 @pytest.mark.gen_test
-async def test_so_many_calls_run_at_once_as_the_provider_takes(queue: JobQueue) -> None:
-    """A turn ends with its call, with its job, and with the process that had it."""
+async def test_calls_at_once_are_limited_over_all_processes(queue: JobQueue) -> None:
+    """A reserved call is free when the call ends, when its job ends, and when its process is lost."""
     ids = await enqueue(queue, "shoe box", *range(1, 8))
     one, other = Claimer(queue), Claimer(queue, "worker-b")
     first, second = await one(5)
@@ -118,30 +120,31 @@ async def test_so_many_calls_run_at_once_as_the_provider_takes(queue: JobQueue) 
 
 
 @pytest.mark.gen_test
-async def test_a_running_job_gets_a_turn_of_its_own(queue: JobQueue) -> None:
-    """For a provider that it asks after another; one turn after the other, as far off as it can wait, and the turn that
-    it did not use in time is given anew.
+async def test_running_job_can_reserve_a_call(queue: JobQueue) -> None:
+    """A job reserves a call of its second provider while it runs, no later than the job can wait.
+
+    A job that did not use its reserved call in time gets another one.
     """
-    take = queue.reserve_call
-    assert await take("slow", "a", 5) == (True, 0)
-    given, seconds = await take("slow", "b", 5)
+    reserve = queue.reserve_call
+    assert await reserve("slow", "a", 5) == (True, 0)
+    given, seconds = await reserve("slow", "b", 5)
     assert given and 2 < seconds <= 2.08
-    given, seconds = await take("slow", "c", 3)
+    given, seconds = await reserve("slow", "c", 3)
     assert not given and 0 < seconds <= 1.17
     queue.clock_offset_ms += 2540
-    given, seconds = await take("slow", "b", 0, 0.5)
+    given, seconds = await reserve("slow", "b", 0, 0.5)
     assert (given, seconds) == (True, 0)
     await enqueue(queue, "sneaker", 1)
     assert await Claimer(queue)(1) == []
     queue.clock_offset_ms += 1580
     (job,) = await Claimer(queue)(1)
-    given, seconds = await take("slow", job.lease, 5, 3)
+    given, seconds = await reserve("slow", job.lease, 5, 3)
     assert given and 1.5 < seconds < 2.6
 
 
 @pytest.mark.gen_test
-async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQueue) -> None:
-    """At the same instant, so calls are as far apart as ever; a turn before the last one that was given is gone."""
+async def test_unused_call_is_reserved_for_the_next_job(queue: JobQueue) -> None:
+    """The next job gets the same instant, so the rate is the same. An instant before the last reserved one is lost."""
 
     class Cache:
         async def find(self, key: str) -> Analysis | None:
@@ -163,20 +166,20 @@ async def test_an_answer_of_before_leaves_its_turn_to_the_next_job(queue: JobQue
     assert ids_of([first, second]) == ids[:2] and abs(second.reservation.begins_at - first.reservation.begins_at) < 0.1
     permit = permits.of(second, replace(asset, category="boots"))
     assert permit is not NO_LIMITS and await permit.earlier_answer("slow") is None and await claim(5) == []
-    # As does a photo of a user whose budget is spent.
+    # The call of a photo is also free when the budget of its user is spent.
     permit = Permits(queue, PACES, cast(Budgets, CallUsage())).of(second, asset)
     assert permit is not NO_LIMITS and await permit.allow("free") is not None and await claim(5) == []
     assert await permit.allow("slow") is not None
     (third,) = await claim(5)
-    # That of the second job is passed, and the third job has its own.
+    # The instant of the second job is over, and the third job has its own.
     await queue.release_call("slow", second.lease, 2.0)
     given, seconds = await queue.reserve_call("slow", "other", 5)
     assert third.id == ids[2] and given and seconds > 2
 
 
 @pytest.mark.gen_test
-async def test_eval_takes_its_turns_among_those_of_the_service(queue: JobQueue, redis_url: str) -> None:
-    """Where REDIS_URL is set; else, or while Redis is away, it keeps to the rate by itself."""
+async def test_eval_and_the_service_share_the_rate_of_a_provider(queue: JobQueue, redis_url: str) -> None:
+    """With REDIS_URL they share it. Without, `eval` applies the rate to its own calls."""
     pace = PACES["slow"]
     async with limits(Settings(redis_url=SecretStr(redis_url)), PACES) as limited:
         await limited.wait_for_call("slow", pace)
@@ -190,8 +193,8 @@ async def test_eval_takes_its_turns_among_those_of_the_service(queue: JobQueue, 
 
 
 @pytest.mark.gen_test
-async def test_processes_that_were_given_other_rates_keep_to_the_slower_one(redis_url: str) -> None:
-    """While a release with another rate is under way, and for a minute after it; a wiped Redis knows of none."""
+async def test_processes_with_different_rates_apply_the_slower_one(redis_url: str) -> None:
+    """The slower rate applies during a release and for a minute after it. An emptied Redis has no rate."""
     fast, slow = (JobQueue(redis_url, lanes=LANES, paces={"slow": Pace(each)}) for each in (0.5, 30.0))
     assert await fast.reserve_call("slow", "a", 0) == (True, 0)
     given, seconds = await slow.reserve_call("slow", "b", 10)
@@ -211,8 +214,8 @@ async def test_processes_that_were_given_other_rates_keep_to_the_slower_one(redi
 
 
 @pytest.mark.gen_test
-async def test_a_cascade_waits_for_who_is_asked_later(redis_url: str) -> None:
-    """While turns at that one are given for seconds ahead, no more photos are asked about first; not so in a chain."""
+async def test_cascade_waits_for_its_second_provider(redis_url: str) -> None:
+    """While calls of the second provider are reserved for seconds, the first waits. A chain does not wait."""
     lanes, behind = {"sneaker": ("free", "slow"), "": ("free", "slow")}, {"sneaker": ("slow",)}
     queue = JobQueue(redis_url, lanes=lanes, paces={"slow": Pace(2.0)}, behind=behind)
     (sneaker,) = await enqueue(queue, "sneaker", 1)
@@ -230,8 +233,8 @@ async def test_a_cascade_waits_for_who_is_asked_later(redis_url: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_the_background_has_its_turn_when_nobody_else_wants_it(queue: JobQueue) -> None:
-    """A job that came later goes first, a reserved slot stays free without asking again at once, no age ends it."""
+async def test_background_jobs_run_when_no_other_job_waits(queue: JobQueue) -> None:
+    """A later upload runs first. A reserved slot stays free, with no claim at once. The jobs have no maximum age."""
     first, second, third = await enqueue(queue, "~sneaker", 1, 2, 3, group=BACKGROUND)
     assert ids_of(await Claimer(queue)(5)) == [first]
     upload, other = await enqueue(queue, "sneaker", 4, 5)
@@ -246,8 +249,8 @@ async def test_the_background_has_its_turn_when_nobody_else_wants_it(queue: JobQ
 
 
 @pytest.mark.gen_test
-async def test_a_clock_that_was_set_back_closes_nobody_for_hours(queue: JobQueue) -> None:
-    """Turns lie seconds ahead, whatever the clock says; a held provider with a pace is tried as others are."""
+async def test_clock_that_was_set_back_delays_jobs_by_seconds_only(queue: JobQueue) -> None:
+    """Calls are reserved some seconds ahead at any clock time. A held provider with a rate is tried like others."""
     await enqueue(queue, "sneaker", 1, 2)
     assert len(await Claimer(queue)(1)) == 1
     queue.clock_offset_ms -= 3_600_000
@@ -264,29 +267,30 @@ async def test_a_clock_that_was_set_back_closes_nobody_for_hours(queue: JobQueue
 
 
 @pytest.mark.fault("P2")
-def test_photos_wait_for_the_turns_of_a_provider_with_a_rate(tmp_path: Path) -> None:
-    """A far end that answers 429 to what comes too early never does; photos of another provider are done meanwhile, no
-    attempt is spent, and owners see what a photo waits for.
+def test_photos_wait_for_the_rate_of_their_provider(tmp_path: Path) -> None:
+    """No call is too early for an AI service with a rate. Photos of another provider do not wait.
+
+    No attempt is spent, and owners see the reason why a photo waits.
     """
-    with PacedAi(every_seconds=0.9) as far_end:
-        settings = far_end.settings(tmp_path / "packages", rate=(1, 1), at_once=1)
+    with PacedAi(every_seconds=0.9) as ai_service:
+        settings = ai_service.settings(tmp_path / "packages", rate=(1, 1), at_once=1)
         settings |= {"AI_PROVIDER_BY_CATEGORY": "lego=free"}
         with Service(tmp_path / "data", **settings) as service:
             slow = [service.upload().json()["data"]["assetId"] for _ in range(5)]
             free = [service.upload(category="lego").json()["data"]["assetId"] for _ in range(6)]
             for asset_id in free:
                 service.wait_log("asset_finished", assetId=asset_id)
-            assert len(far_end.called_at) <= 2
+            assert len(ai_service.called_at) <= 2
             progress = service.asset(slow[-1])["progress"]
             assert (progress["state"], progress["reason"]) == ("held", REASON) and progress["nextAt"]
             for asset_id in slow:
                 service.wait_log("asset_finished", assetId=asset_id, status="active")
-            assert far_end.assets == slow and far_end.refused == 0 and far_end.most_running == 1
+            assert ai_service.assets == slow and ai_service.refused == 0 and ai_service.most_running == 1
             assert {line["attempt"] for line in service.find("job_claimed")} == {1}
             assert not service.find("job_parked") + service.find("job_postponed") + service.find("plugin_held")
 
 
 def test_three_processes_share_a_rate(tmp_path: Path, redis_url: str) -> None:
-    """Together they never ask oftener, and hardly ever more seldom; see benchmarks/pacing.py."""
+    """Together they call the provider at most at its rate, and nearly at its rate; see benchmarks/pacing.py."""
     found = measure(tmp_path, redis_url, jobs=14, rate=5, processes=3)
     assert found.most_in_a_second <= 6 and found.calls_a_second < 5

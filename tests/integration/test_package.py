@@ -1,4 +1,4 @@
-"""The wheel, installed where no checkout is near, holds all it needs, for those who run it and for plugin authors."""
+"""The wheel, installed without a checkout, contains all files that operators and plugin authors need."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def job_finished(event: JobEvent) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder into which the wheel is installed."""
+    """The folder with the installed wheel."""
     folder = tmp_path_factory.mktemp("package")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
@@ -77,7 +77,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_installed_wheel_holds_its_data_files(installed: Path, tmp_path: Path) -> None:
+def test_installed_wheel_contains_its_data_files(installed: Path, tmp_path: Path) -> None:
     """Lua scripts, contracts, pages, pictures and plugins load from an installed wheel."""
     code = f"""
 import pipeline, pipeline.plugins, pipeline.contracts
@@ -107,8 +107,8 @@ assert not broken, broken
 
 
 @pytest.mark.fault("P7")
-def test_a_strict_type_checker_reads_the_types_of_the_wheel(installed: Path, tmp_path: Path) -> None:
-    """Authors who check their plugin with mypy --strict are told of their mistakes, and of nothing else."""
+def test_strict_type_checker_reads_the_types_of_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """mypy --strict reports the mistakes in a plugin and no other line."""
     (tmp_path / "acme.py").write_text(PLUGIN)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--config-file", os.devnull, "acme.py"]
     environment = os.environ | {"PYTHONPATH": str(installed)}
@@ -136,13 +136,13 @@ print(sys.modules["pipeline.plugins"].__file__)
 
 @pytest.mark.fault("P6")
 @pytest.mark.parametrize("where", ["wheel", "checkout"])
-def test_a_project_may_have_folders_named_plugins_and_contracts(where: str, installed: Path, tmp_path: Path) -> None:
-    """Its own are found by these names, and the built-in plugins and our contracts are there all the same."""
+def test_project_may_have_folders_named_plugins_and_contracts(where: str, installed: Path, tmp_path: Path) -> None:
+    """`import plugins` finds the project's folder; the built-in plugins and contracts of the pipeline still load."""
     for name in ("plugins", "contracts"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("WHOSE = 'the project'\n")
-    ours = installed if where == "wheel" else ROOT
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ours)))}
+    source = installed if where == "wheel" else ROOT
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(source)))}
     command = [sys.executable, "-c", OWN_NAMES]
     done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     expected = installed / "pipeline" if where == "wheel" else ROOT

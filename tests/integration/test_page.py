@@ -1,4 +1,4 @@
-"""The lines of docs/client-guide.md for a browser, tried out where a reader tries them. In a real Chromium."""
+"""The lines of docs/client-guide.md for a browser, run on the front page in a real Chromium."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
 @pytest.mark.fault("R18")
 @pytest.mark.gen_test(timeout=60)
 async def test_browser_gets_the_event_by_the_guide(service: Service) -> None:
-    """The guide's lines for a browser, in the console of the front page: the event of an upload from there arrives."""
+    """The guide's lines, run in the console of the front page, get the event of an upload from that page."""
     (snippet,) = [text for text in re.findall(r"```js\n(.*?)```", GUIDE, re.DOTALL) if "new WebSocket" in text]
     snippet = snippet.replace("127.0.0.1:8080", service.url.removeprefix("http://"))
     script = f"""
@@ -49,6 +49,6 @@ async def test_browser_gets_the_event_by_the_guide(service: Service) -> None:
     drawn = "await new Promise(done => document.createElement('canvas').toBlob(done))"
     script = script.replace('await (await fetch("{image}")).blob()', drawn)
     async with browsing(f"{service.url}/") as page:
-        heard = await page.evaluate(script)
-    assert heard["status"] == "active" == service.asset(heard["assetId"])["status"]
-    assert heard["found"]["brand"]["value"] == "Nike"
+        event = await page.evaluate(script)
+    assert event["status"] == "active" == service.asset(event["assetId"])["status"]
+    assert event["found"]["brand"]["value"] == "Nike"

@@ -1,4 +1,4 @@
-"""How the pages come to a browser, and how a person signs in there; what they show is in tests/browser/."""
+"""How the pages are served, and how a user signs in. The tests of their contents are in tests/browser/."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def check_reply(reply: httpx.Response, expected: int = 200) -> Any:
-    """Return the reply's data, once it is what the contract says."""
+    """Check the reply against the contract and return its data."""
     assert reply.status_code == expected, reply.text
     contracts.check_reply(reply.request.method, reply.request.url.path, expected, reply.json(), reply.headers)
     return reply.json().get("data")
 
 
 def link(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command `link` with the settings of the service."""
     return subprocess.run(
         [sys.executable, "run.py", "link", *arguments],
         cwd=ROOT,
@@ -48,20 +49,20 @@ def link(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("path", ["/", "/console", "/console/jobs/ai-processing:0123"])
-def test_pages_come_with_a_strict_policy(service: Service, path: str) -> None:
-    """No code but this service's own runs, no page frames it, and no address leaks what is in it."""
+def test_pages_have_a_strict_content_security_policy(service: Service, path: str) -> None:
+    """Only code of this service runs, no other page can frame it, and no link sends its address to another site."""
     reply = httpx.get(service.url + path)
     policy = reply.headers["Content-Security-Policy"]
     assert reply.status_code == 200 and reply.headers["Content-Type"] == "text/html; charset=UTF-8"
     assert "unsafe" not in policy and "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
     assert "require-trusted-types-for 'script'" in policy and "script-src 'self';" in policy
     assert reply.headers["Referrer-Policy"] == "no-referrer"
-    # Opened as localhost, the page still shows images that are at 127.0.0.1.
+    # A page that was opened at localhost also shows images at 127.0.0.1.
     assert f"img-src 'self' https: {service.url} blob: data:;" in policy
 
 
-def test_page_files_are_kept_for_ever_and_come_packed(service: Service) -> None:
-    """A file of this version never changes; a page of another version gets the file of this one, not to be kept."""
+def test_page_files_are_cached_for_ever_and_compressed(service: Service) -> None:
+    """A file of this version never changes. A page of another version gets the same file, without caching."""
     path = f"{service.url}/pages/{pages.version()}/index.js"
     plain = httpx.get(path, headers={"Accept-Encoding": "identity"})
     with httpx.stream("GET", path, headers={"Accept-Encoding": "gzip"}) as packed:
@@ -69,14 +70,14 @@ def test_page_files_are_kept_for_ever_and_come_packed(service: Service) -> None:
     assert gzip.decompress(raw) == plain.content == pages.files()["index.js"].content
     assert packed.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in plain.headers["Vary"]
     assert "immutable" in plain.headers["Cache-Control"]
-    again = httpx.get(path, headers={"Accept-Encoding": "gzip", "If-None-Match": packed.headers["Etag"]})
-    assert (again.status_code, again.content) == (304, b"")
+    repeated = httpx.get(path, headers={"Accept-Encoding": "gzip", "If-None-Match": packed.headers["Etag"]})
+    assert (repeated.status_code, repeated.content) == (304, b"")
     other = httpx.get(f"{service.url}/pages/0123456789ab/index.js")
     assert (other.content, other.headers["Cache-Control"]) == (plain.content, "no-cache")
 
 
-def test_modules_are_served_without_comments_and_with_all_else(tmp_path: Path) -> None:
-    """Every module is what its source is: the same lines, less the comments; what is no comment stays."""
+def test_modules_are_served_without_comments(tmp_path: Path) -> None:
+    """Each module has the lines of its source except the comments."""
     for path, file in pages.files().items():
         folder = "clients/js" if path.startswith("client/") else "pipeline/pages"
         source = ROOT / folder / path.removeprefix("client/")
@@ -85,40 +86,40 @@ def test_modules_are_served_without_comments_and_with_all_else(tmp_path: Path) -
             continue
         text, served = source.read_text(), file.content.decode()
         assert served.count("\n") == text.count("\n") and "/**" not in served, path
-        kept = [line for line in text.splitlines() if not re.match(r"\s*(/\*\*|\*|//)", line) and "/**" not in line]
-        assert set(kept) <= set(served.splitlines()), path
+        code = [line for line in text.splitlines() if not re.match(r"\s*(/\*\*|\*|//)", line) and "/**" not in line]
+        assert set(code) <= set(served.splitlines()), path
         (tmp_path / "module.mjs").write_text(served)
         if NODE:
             subprocess.run([NODE, "--check", tmp_path / "module.mjs"], check=True)
 
 
 @pytest.mark.parametrize("path", ["x/../../settings.py", "x/%2e%2e/__init__.py", "x/index.html", "x/", "x/none.js"])
-def test_page_files_are_only_those(service: Service, path: str) -> None:
-    """Nothing else of the package, or of the disk, is served."""
+def test_other_files_are_not_served_as_page_files(service: Service, path: str) -> None:
+    """No other file of the package or of the disk is served."""
     assert httpx.get(f"{service.url}/pages/{path}").status_code == 404
 
 
 def test_link_makes_a_session_that_can_be_prolonged(service: Service) -> None:
-    """The printed link holds a token for minutes; the page makes one for hours of it. None of them is ever logged."""
+    """The link has a token for minutes; the page exchanges it for one for hours. No token is in the log."""
     address = link(service, "--console").stdout.strip()
     token = address.removeprefix(f"{service.url}/console#token=")
     headers = {"Authorization": f"Bearer {token}"}
-    asked = check_reply(httpx.get(f"{service.url}/api/session", headers=headers))
+    shown = check_reply(httpx.get(f"{service.url}/api/session", headers=headers))
     made = check_reply(httpx.post(f"{service.url}/api/session", headers=headers))
-    assert (made["userId"], made["role"], asked["token"]) == ("operator", "admin", token)
-    assert made["expiresAt"] > asked["expiresAt"]
-    again = check_reply(
+    assert (made["userId"], made["role"], shown["token"]) == ("operator", "admin", token)
+    assert made["expiresAt"] > shown["expiresAt"]
+    prolonged = check_reply(
         httpx.post(f"{service.url}/api/session", headers={"Authorization": f"Bearer {made['token']}"})
     )
-    assert again["role"] == "admin"
-    assert not any(text in json.dumps(service.lines) for text in (token, made["token"], again["token"]))
+    assert prolonged["role"] == "admin"
+    assert not any(text in json.dumps(service.lines) for text in (token, made["token"], prolonged["token"]))
     photos = link(service, "--photos").stdout.strip().partition("#token=")[2]
-    shown = check_reply(httpx.get(f"{service.url}/api/session", headers={"Authorization": f"Bearer {photos}"}))
-    assert (shown["userId"], shown["role"]) == ("demo", None)
+    of_photos = check_reply(httpx.get(f"{service.url}/api/session", headers={"Authorization": f"Bearer {photos}"}))
+    assert (of_photos["userId"], of_photos["role"]) == ("demo", None)
 
 
 def test_other_tokens_are_not_prolonged(service: Service) -> None:
-    """A token that leaked with minutes to live does not live on, and no foreign page makes sessions."""
+    """A token that was not made for a page is not prolonged, and a page of another origin makes no session."""
     refused = httpx.post(f"{service.url}/api/session", headers={"Authorization": f"Bearer {make_token()}"})
     check_reply(refused, expected=409)
     of_page = sign(Settings(jwt_secret=SECRET), "ann", None, 60, is_of_page=True)
@@ -136,8 +137,8 @@ def test_other_tokens_are_not_prolonged(service: Service) -> None:
         ({"LOGIN_URL": "https://login.example.com/in"}, "login"),
     ],
 )
-def test_about_says_how_to_sign_in(tmp_path: Path, environment: dict[str, str], kind: str) -> None:
-    """Links are for who is at the machine: a service that others reach points to its login or asks for a token."""
+def test_about_names_the_way_to_sign_in(tmp_path: Path, environment: dict[str, str], kind: str) -> None:
+    """Links are for a service on the own machine. A service for others names its login page or asks for a token."""
     with Service(tmp_path, "http://127.0.0.1:9", **environment) as service:
         about = check_reply(httpx.get(f"{service.url}/api/about"))
         printed = link(service)
@@ -147,8 +148,8 @@ def test_about_says_how_to_sign_in(tmp_path: Path, environment: dict[str, str], 
     assert (printed.returncode == 0) == (not environment.keys() & {"HOST", "PUBLIC_URL"})
 
 
-def test_readers_see_and_change_nothing(service: Service) -> None:
-    """A token with the role operator-read opens every list; every change is refused, and an admin's from afar too."""
+def test_readers_may_read_but_not_change(service: Service) -> None:
+    """A change with a token of the role operator-read is refused, and so is an admin's change from another origin."""
     reader = {"Authorization": f"Bearer {make_token(role='operator-read')}"}
     admin = {"Authorization": f"Bearer {make_token(role='admin')}", "Origin": "https://evil.example"}
     check_reply(httpx.get(f"{service.url}/api/queue/failed", headers=reader))

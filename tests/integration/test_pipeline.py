@@ -1,4 +1,4 @@
-"""From upload to event on the running service: real process, embedded Redis, SQLite, AI service on a real socket."""
+"""From upload to event in a real process, with the embedded Redis, SQLite and an AI service on a real socket."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
 
 @asynccontextmanager
 async def listening(service: Service, sub: str = "user-1") -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-    """Give the events a user's socket gets from now on."""
+    """Connect a socket of the user; yield the events that it gets from now on."""
     async with Client(service.url, make_token(sub)) as client:
         assert await client.listen() == f"user:{sub}"
         yield client.events()
@@ -41,6 +41,7 @@ async def upload(service: Service, sub: str = "user-1", **options: Any) -> str:
 
 
 async def next_event(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
+    """Return the next event, checked against the contract."""
     async with asyncio.timeout(30):
         event = await anext(events)
     check_event(event)
@@ -50,8 +51,8 @@ async def next_event(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.spec("T040")
 @pytest.mark.spec("T042")
 @pytest.mark.gen_test(timeout=60)
-async def test_upload_becomes_active_and_its_owner_hears(service: Service, ai_service: AiService) -> None:
-    """The job calls the AI service, the asset becomes active with what it said, and the socket gets the event."""
+async def test_upload_becomes_active_and_its_owner_gets_the_event(service: Service, ai_service: AiService) -> None:
+    """The job calls the AI service, the asset becomes active with the result, and the socket gets the event."""
     async with listening(service) as events:
         asset_id = await upload(service)
         event = await next_event(events)
@@ -75,8 +76,8 @@ async def test_upload_becomes_active_and_its_owner_hears(service: Service, ai_se
 
 @pytest.mark.spec("T041")
 @pytest.mark.gen_test(timeout=60)
-async def test_processed_image_url_is_kept(service: Service) -> None:
-    """images.processed.url is what the AI service replied."""
+async def test_processed_image_url_is_stored(service: Service) -> None:
+    """images.processed.url is the URL of the AI service's reply."""
     async with listening(service) as events:
         asset_id = await upload(service)
         await next_event(events)
@@ -86,7 +87,7 @@ async def test_processed_image_url_is_kept(service: Service) -> None:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_missing_model_makes_the_asset_partial(service: Service, ai_service: AiService) -> None:
-    """What the AI could not tell is "" with confidence 0 in the event, and the status says partial."""
+    """A missing field is "" with confidence 0 in the event, and the status is partial."""
     ai_service.order(replies=[{"body": {"brand": "LEGO"}}])
     async with listening(service) as events:
         asset_id = await upload(service, category="lego")
@@ -98,7 +99,7 @@ async def test_missing_model_makes_the_asset_partial(service: Service, ai_servic
 @pytest.mark.spec("T043")
 @pytest.mark.gen_test(timeout=60)
 async def test_server_errors_are_tried_three_times(service: Service, ai_service: AiService) -> None:
-    """Two 5xx answers cost two backoffs, doubling; the third attempt makes the asset active."""
+    """Two 5xx answers cause two waits, the second twice the first. The third attempt makes the asset active."""
     ai_service.order(replies=[{"status": 503}, {"status": 500}])
     async with listening(service) as events:
         asset_id = await upload(service)
@@ -111,7 +112,7 @@ async def test_server_errors_are_tried_three_times(service: Service, ai_service:
 @pytest.mark.spec("T044")
 @pytest.mark.gen_test(timeout=60)
 async def test_asset_fails_after_the_last_attempt(service: Service, ai_service: AiService) -> None:
-    """Three failures: the asset is failed with the reason, and the owner gets the failure event."""
+    """After three failures the asset is failed with the reason, and the owner gets the failure event."""
     ai_service.order(replies=[{"status": 503, "times": 3}])
     async with listening(service) as events:
         asset_id = await upload(service)
@@ -133,7 +134,7 @@ async def test_asset_fails_after_the_last_attempt(service: Service, ai_service: 
 
 @pytest.mark.gen_test(timeout=60)
 async def test_refused_image_fails_at_once(service: Service, ai_service: AiService) -> None:
-    """A 4xx of the AI service is final: one call, a failed asset."""
+    """After a 4xx of the AI service the asset is failed; the service is called once."""
     ai_service.order(replies=[{"status": 422, "body": {"error": {"message": "Not a product", "code": "X"}}}])
     async with listening(service) as events:
         await upload(service)
@@ -144,8 +145,8 @@ async def test_refused_image_fails_at_once(service: Service, ai_service: AiServi
 
 @pytest.mark.spec("T045")
 @pytest.mark.gen_test(timeout=60)
-async def test_deleted_asset_is_passed_over(service: Service, ai_service: AiService) -> None:
-    """An asset deleted while its job runs or waits: the jobs end, and nobody gets an event."""
+async def test_job_of_a_deleted_asset_ends_without_event(service: Service, ai_service: AiService) -> None:
+    """Assets are deleted while their jobs run or wait: the jobs end, and no event is sent."""
     ai_service.order(held=True)
     running = [await upload(service) for _ in range(5)]
     service.wait_log("job_claimed", count=5)
@@ -155,15 +156,15 @@ async def test_deleted_asset_is_passed_over(service: Service, ai_service: AiServ
         assert response.status_code == 204
     async with listening(service) as events:
         ai_service.order(held=False)
-        heard = {(await next_event(events))["assetId"] for _ in range(4)}
-    assert heard == set(running[1:])
+        received = {(await next_event(events))["assetId"] for _ in range(4)}
+    assert received == set(running[1:])
     await wait_for_status(service, completed=6)
     assert service.find("job_cancelled", assetId=running[0])
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_all_sockets_of_a_user_and_of_nobody_else_get_the_event(service: Service) -> None:
-    """Two sockets of the owner hear of it; another user hears of their own asset first and only."""
+async def test_only_the_sockets_of_the_owner_get_the_event(service: Service) -> None:
+    """Both sockets of the owner get the event. The first event of another user is about their own asset."""
     async with listening(service) as one, listening(service) as two, listening(service, "user-2") as other:
         mine = await upload(service)
         assert (await next_event(one))["assetId"] == mine == (await next_event(two))["assetId"]
@@ -173,7 +174,7 @@ async def test_all_sockets_of_a_user_and_of_nobody_else_get_the_event(service: S
 
 @pytest.mark.gen_test(timeout=60)
 async def test_failed_asset_can_be_retried(service: Service, ai_service: AiService) -> None:
-    """Retry gives a new job and a new result; an asset that is active refuses it."""
+    """A retry starts a new job, which has a new result. The retry of an active asset is refused."""
     ai_service.order(replies=[{"status": 422}])
     async with listening(service) as events:
         asset_id = await upload(service)
@@ -191,7 +192,7 @@ async def test_failed_asset_can_be_retried(service: Service, ai_service: AiServi
 
 @pytest.mark.gen_test(timeout=60)
 async def test_list_shows_own_assets_newest_first(service: Service) -> None:
-    """Pages of a user's assets, by cursor, filtered; a stranger sees nothing of them."""
+    """The list has pages with cursors and a filter. Another user cannot read the assets."""
     ids = [await upload(service, category=category) for category in ("lego", "camera", "lego")]
     await upload(service, "user-2")
     page = service.get("/api/assets", limit=2).json()
@@ -207,8 +208,8 @@ async def test_list_shows_own_assets_newest_first(service: Service) -> None:
 @pytest.mark.spec("T026")
 @pytest.mark.spec("T055")
 @pytest.mark.gen_test(timeout=60)
-async def test_log_tells_the_story_of_an_upload(service: Service) -> None:
-    """Submission and job are logged with the same request, asset and job ids, the attempt and the duration."""
+async def test_log_lines_of_an_upload_share_its_ids(service: Service) -> None:
+    """The lines of submission and job have the same request, asset and job ids; the job's have attempt and duration."""
     async with listening(service) as events:
         asset_id = await upload(service, headers={"X-Request-Id": "request-7"})
         await next_event(events)
@@ -219,10 +220,10 @@ async def test_log_tells_the_story_of_an_upload(service: Service) -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_job_carries_exactly_the_contract_payload(
+async def test_job_in_redis_has_exactly_the_payload_of_the_contract(
     tmp_path: Path, ai_service: AiService, redis_server: RedisServer, redis_url: str
 ) -> None:
-    """What lies in Redis is the contract's payload and never the image; the rest lies beside it."""
+    """The record in Redis has the payload of the contract and never the image."""
     redis = redis_server.client()
     with Service(tmp_path, ai_service.url, REDIS_URL=redis_url, ROLE="web") as service:
         asset_id = await upload(service)
@@ -236,7 +237,7 @@ async def test_job_carries_exactly_the_contract_payload(
 
 
 async def wait_for_status(service: Service, **counts: int) -> dict[str, Any]:
-    """Return the queue status once it shows these counts; the acknowledgement comes after the event."""
+    """Wait until the queue status shows these counts and return it; a job is acknowledged after its event."""
     async with asyncio.timeout(30):
         while True:
             status: dict[str, Any] = service.get("/api/assets/queue-status").json()["data"]

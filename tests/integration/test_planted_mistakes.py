@@ -1,5 +1,6 @@
-"""`plugins verify` against the mistakes planted in tests/plugins_broken/: the first line of each file says which it is
-and, after "|", what `verify` is to say of it, or why it is missed.
+"""`plugins verify` on the mistakes planted in tests/plugins_broken/.
+
+The first line of each file names its mistake and, after "|", the finding of `verify`, or why `verify` misses it.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ import pytest
 from pipeline.commands.verifying import Verdict, _how_it_ended
 from tests.service import ROOT, inherited
 
-# Those that begin with good_ have none.
+# A file that begins with good_ has no mistake.
 PLANTED = sorted((ROOT / "tests/plugins_broken").glob("[!g]*.py"))
 DOCS = (ROOT / "docs/plugins-verify.md").read_text()
 SECONDS = 15
 
 
 def planted(path: Path) -> tuple[str, str]:
-    """Return the mistake and what `verify` says of it."""
-    mistake, _, says = path.read_text().partition("\n")[0].removeprefix("# ").partition(" | ")
-    return mistake, says
+    """Return the mistake of the file and the expected finding."""
+    mistake, _, finding = path.read_text().partition("\n")[0].removeprefix("# ").partition(" | ")
+    return mistake, finding
 
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
-    """What `verify` says of each."""
+    """The verdict of `verify` about each file."""
     limits = {"NOTIFIER_TIMEOUT_SECONDS": "1", "HOOK_TIMEOUT_SECONDS": "1", "FILTERS_REQUIRED": "broken"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.planted", str(ROOT / "tests/plugins_broken"), ".", "8", str(SECONDS)],
@@ -53,21 +54,21 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
 @pytest.mark.fault("P9")
 @pytest.mark.parametrize("path", PLANTED, ids=lambda path: path.stem)
 def test_verify_finds_planted_mistakes(verdicts: dict[str, Verdict], path: Path) -> None:
-    """Each is told in one line, and the plugin does not pass; of one that is missed the reason is known."""
-    _, says = planted(path)
+    """A mistake is reported in one line, and its plugin fails. For a missed mistake the file gives the reason."""
+    _, finding = planted(path)
     verdict = verdicts[path.stem]
-    if says.startswith("missed: "):
+    if finding.startswith("missed: "):
         assert verdict.exit_code == 0
     else:
         assert verdict.exit_code, verdict
         lines = [verdict.fault, *verdict.findings]
-        assert any(says in line for line in lines), lines
+        assert any(finding in line for line in lines), lines
         assert not any("\n" in line for line in lines)
 
 
 @pytest.mark.fault("P9")
-def test_verify_blames_nobody_for_what_is_no_mistake(verdicts: dict[str, Verdict]) -> None:
-    """Who is busy for a moment is asked again; what fails each time is said once; the suite's calls are its own."""
+def test_verify_reports_nothing_that_is_no_mistake(verdicts: dict[str, Verdict]) -> None:
+    """A plugin that is busy at first is called a second time. A call that fails each time is reported once."""
     for name in ("good_busy_at_first", "good_storage"):
         assert (verdicts[name].exit_code, verdicts[name].findings) == (0, {})
     (line,) = verdicts["provider_wrong_key"].findings
@@ -79,9 +80,9 @@ def test_verify_blames_nobody_for_what_is_no_mistake(verdicts: dict[str, Verdict
 
 
 def test_page_lists_the_planted_mistakes() -> None:
-    """docs/plugins-verify.md has each with what is said of it. To mend it: put these lines between its two marks."""
+    """docs/plugins-verify.md lists each mistake with its finding. To repair it, put the lines between its two marks."""
     lines = ["| mistake | `verify` says |", "|---|---|"]
-    for mistake, says in map(planted, PLANTED):
-        lines.append(f"| {mistake.rstrip('.')} | {says} |".replace("<", r"\<"))
+    for mistake, finding in map(planted, PLANTED):
+        lines.append(f"| {mistake.rstrip('.')} | {finding} |".replace("<", r"\<"))
     table = DOCS.partition("<!-- planted -->\n")[2].partition("<!-- end of planted -->")[0]
     assert table.splitlines() == lines, "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A plugin with routes of its own, and what its notifier is told: a real service with a package installed beside it."""
+"""A plugin with its own routes, and what its notifier gets: a real service with an installed package."""
 
 from __future__ import annotations
 
@@ -35,18 +35,19 @@ class Desk:
     batch_seconds = 5
 
     def __init__(self):
-        self.batches, self.heard = [], []
+        self.batches, self.notified = [], []
 
     async def notify(self, notification):
         raise AssertionError("it has notify_many")
 
     async def notify_many(self, notifications):
         self.batches.append(len(notifications))
-        self.heard += [(each.event["assetId"], each.category, each.job_id, dict(each.claims)) for each in notifications]
+        for each in notifications:
+            self.notified.append((each.event["assetId"], each.category, each.job_id, dict(each.claims)))
         return ["at the desk"] * len(notifications)
 
     def register_routes(self, routes):
-        routes.add("GET", "/heard", self.show, role="operator-read")
+        routes.add("GET", "/notified", self.show, role="operator-read")
         routes.add("POST", "/notes/{name}", self.note, max_body_bytes=100)
         routes.add("GET", "/notes/mine", lambda request: PluginReply(json="fixed"))
         routes.add("GET", "/notes/{name}", lambda request: PluginReply(json=request.path_params["name"]))
@@ -58,7 +59,7 @@ class Desk:
         routes.add("GET", "/page", lambda request: PluginReply(body=b"<h1>", content_type="text/html"), role="public")
 
     async def show(self, request):
-        return PluginReply(json={"batches": self.batches, "heard": self.heard})
+        return PluginReply(json={"batches": self.batches, "notified": self.notified})
 
     def note(self, request):
         if request.json() == "taken":
@@ -84,64 +85,65 @@ def register_routes(routes, settings):
     routes.add("GET", "/categories", lambda request: PluginReply(json=list(settings.categories)))
 '''
 
+ALLOWED_METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 TOO_LARGE = (400, "VALIDATION_ERROR", "Request body too large")
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One service for all: what it is asked changes nothing."""
+    """One service for all tests: none of their requests changes it."""
     folder = tmp_path_factory.mktemp("desk")
     with AiService() as ai_service:
         own = {"NOTIFIERS": "websocket,desk", "USER_CLAIMS": "email,locale,bio,odd"}
         own |= {"NOTIFIER_TIMEOUT_SECONDS": "1", "HOOK_TIMEOUT_SECONDS": "30"}
-        # The name of the package's entry point is another one than the notifier's.
+        # The entry point of the package has another name than the notifier.
         with Service(folder, ai_service.url, **own, **install(folder / "packages", frontdesk=DESK)) as service:
             yield service
 
 
 def ask(service: Service, method: str, path: str, sub: str = "user-1", **options: Any) -> httpx.Response:
-    """Ask as that user, "" without a token."""
+    """Call a route of a plugin with a token of the user `sub`; with "" no token is sent."""
     claims = options.pop("claims", {})
     headers = (service.headers(sub, **claims) if sub else {}) | options.pop("headers", {})
     return httpx.request(method, f"{service.url}/plugins{path}", headers=headers, timeout=20, **options)
 
 
 def error_of(response: httpx.Response) -> tuple[int, str, str]:
-    """Return the error, which is in our envelope."""
-    said = response.json()
-    assert said["success"] is False
-    return response.status_code, said["error"]["code"], said["error"]["message"]
+    """Return status, code and message of an error in the usual envelope."""
+    reply = response.json()
+    assert reply["success"] is False
+    return response.status_code, reply["error"]["code"], reply["error"]["message"]
 
 
-def test_a_handler_gets_who_calls_and_what_was_sent(service: Service) -> None:
-    """A plain def in its threads: names of the path decoded, query, body; the token itself is kept from it."""
+def test_handler_gets_the_caller_and_the_request(service: Service) -> None:
+    """A plain function in a thread gets the decoded path, the query, the body and the caller, but not the token."""
     options: dict[str, Any] = {"json": {"a": 1}, "headers": {"Cookie": "a=b"}, "claims": {"email": "a@b.c", "age": 9}}
     response = ask(service, "POST", "/desk/notes/caf%C3%A9%2F7?x=1&x=2", **options)
     assert response.status_code == 201
-    said = response.json()
-    assert (said["user"], said["role"], said["claims"]) == ("user-1", "", {"email": "a@b.c"})
-    assert (said["name"], said["query"]) == ("café/7", {"x": "2"})
-    assert {"authorization", "cookie"}.isdisjoint(said["headers"])
+    seen = response.json()
+    assert (seen["user"], seen["role"], seen["claims"]) == ("user-1", "", {"email": "a@b.c"})
+    assert (seen["name"], seen["query"]) == ("café/7", {"x": "2"})
+    assert {"authorization", "cookie"}.isdisjoint(seen["headers"])
     assert response.headers["X-Desk"] == "here"
     assert ask(service, "GET", "/desk/notes/mine").json() == "fixed"
     assert ask(service, "GET", "/desk/notes/others").json() == "others"
     assert ask(service, "GET", "/frontdesk/categories").json() == ["sneaker", "lego", "camera", "other"]
 
 
-def test_routes_are_guarded_as_ours_are(service: Service) -> None:
-    """Tokens, roles, origins, sizes, unknown paths and methods: the same words as everywhere."""
+def test_refused_calls_of_plugin_routes_have_the_usual_errors(service: Service) -> None:
+    """Tokens, roles, origins, sizes, paths and methods are checked as on the routes of the service."""
     as_admin, as_reader = {"claims": {"role": "admin"}}, {"claims": {"role": "operator-read"}}
     foreign = {"headers": {"Origin": "https://evil.example"}}
     table: list[tuple[Any, tuple[int, str, str]]] = [
         (ask(service, "GET", "/desk/notes/a", ""), (401, "UNAUTHORIZED", "Authentication required")),
-        (ask(service, "GET", "/desk/heard"), (403, "FORBIDDEN", "Only for operators")),
+        (ask(service, "GET", "/desk/notified"), (403, "FORBIDDEN", "Only for operators")),
         (ask(service, "DELETE", "/desk/notes/a"), (403, "FORBIDDEN", "Only for admins")),
         (ask(service, "DELETE", "/desk/notes/a", **as_reader), (403, "FORBIDDEN", "Only for admins")),
         (ask(service, "DELETE", "/desk/notes/a", **as_admin, **foreign), (403, "FORBIDDEN", "Origin not allowed")),
         (ask(service, "POST", "/desk/hello", "", **foreign), (403, "FORBIDDEN", "Origin not allowed")),
         (ask(service, "GET", "/desk/none"), (404, "NOT_FOUND", "Not found")),
         (ask(service, "GET", "/desk"), (404, "NOT_FOUND", "Not found")),
-        (ask(service, "GET", "/nobody/notes/a"), (404, "NOT_FOUND", "Not found")),
+        (ask(service, "GET", "/unknown/notes/a"), (404, "NOT_FOUND", "Not found")),
         (ask(service, "GET", "/desk/notes/"), (404, "NOT_FOUND", "Not found")),
         (ask(service, "PUT", "/desk/notes/a", content=b"x"), (405, "METHOD_NOT_ALLOWED", "Method Not Allowed")),
         (ask(service, "POST", "/desk/notes/a", content=b"{"), (400, "VALIDATION_ERROR", "Must be JSON")),
@@ -154,17 +156,22 @@ def test_routes_are_guarded_as_ours_are(service: Service) -> None:
     ]
     for number, (response, expected) in enumerate(table):
         assert error_of(response) == expected, (number, response.request.method, response.url)
-    # As long as the work of its kind may take, and the log says which route that was.
+    # A route has the time limit of the plugin's kind, and the log names the route.
     late = service.find("plugin_route_failed", plugin="desk", path="/slow")
     assert [line["cause"] for line in late] == ["PluginOverrun: notifier desk: GET /slow took longer than 1 s"]
-    assert table[10][0].headers["Allow"] == "GET, HEAD, POST, DELETE, OPTIONS"
+    assert table[10][0].headers["Allow"] == ALLOWED_METHODS
     assert table[16][0].headers["Retry-After"] == "7"
+
+
+def test_allowed_calls_of_plugin_routes_are_answered(service: Service) -> None:
+    """Roles, preflight, origin, HEAD and page policy are as on other routes. An admin's change is in the audit list."""
+    as_admin, as_reader = {"claims": {"role": "admin"}}, {"claims": {"role": "operator-read"}}
     assert ask(service, "DELETE", "/desk/notes/a", **as_admin).status_code == 204
-    assert ask(service, "GET", "/desk/heard", **as_reader).status_code == 200
+    assert ask(service, "GET", "/desk/notified", **as_reader).status_code == 200
     own = {"headers": {"Origin": service.url}}
     preflight = ask(service, "OPTIONS", "/desk/notes/a", "", **own)
     allowed = preflight.headers["Access-Control-Allow-Methods"]
-    assert (preflight.status_code, allowed) == (204, table[10][0].headers["Allow"])
+    assert (preflight.status_code, allowed) == (204, ALLOWED_METHODS)
     hello = ask(service, "POST", "/desk/hello", "", content=b"hi", **own)
     assert (hello.text, hello.headers["Access-Control-Allow-Origin"]) == ("hi!", service.url)
     page = ask(service, "GET", "/desk/page", "")
@@ -179,15 +186,15 @@ def test_routes_are_guarded_as_ours_are(service: Service) -> None:
 
 
 def test_access_lines_name_path_and_route(service: Service) -> None:
-    """The template is the plugin's, the path as it was asked for; its query is nobody's business."""
+    """The route is the template of the plugin, the path is that of the request. The query is not logged."""
     reply = httpx.get(f"{service.url}/plugins/desk/notes/a%20b?key=hidden", headers=service.headers("ann"))
     line = service.wait_log("request_completed", requestId=reply.headers["X-Request-Id"])
     named = {"route": "/plugins/desk/notes/{name}", "path": "/plugins/desk/notes/a%20b", "userId": "ann", "status": 200}
     assert named.items() <= line.items() and "hidden" not in str(line)
 
 
-def test_a_handler_that_fails_is_a_500_that_says_nothing(service: Service) -> None:
-    """Whatever it raises or returns; it is logged with the plugin's name and counted, and the next call is made."""
+def test_handler_that_fails_is_a_500_without_details(service: Service) -> None:
+    """Each wrong result and each exception is logged and counted for the plugin. The next call is made."""
     ways = ("type", "json", "cookie", "split", "status", "raises", "job")
     for how in ways:
         response = ask(service, "GET", f"/desk/bad/{how}", "")
@@ -203,18 +210,18 @@ def test_a_handler_that_fails_is_a_500_that_says_nothing(service: Service) -> No
     assert "plugin_held" not in [line["event"] for line in service.lines]
 
 
-def test_a_notifier_is_told_in_batches_whose_photo_it_is(service: Service) -> None:
-    """With category, job and the claims of the upload's token, which nobody else sees."""
+def test_notifier_gets_batches_with_the_claims_of_the_owner(service: Service) -> None:
+    """An event has category, job and the claims of the upload's token. No reply and no log line shows the claims."""
     claims = {"email": "ada@example.com", "locale": "fr", "bio": "x" * 3000, "odd": {"$set": 1}, "age": 9}
     headers = service.headers("ada", **claims)
     uploads = [service.upload("ada", category="lego", headers=headers) for _ in range(6)]
     ids = [each.json()["data"]["assetId"] for each in uploads]
     service.wait_log("job_completed", 6, notifier="desk")
-    told = ask(service, "GET", "/desk/heard", "boss", claims={"role": "admin"}).json()
-    kept = {"email": "ada@example.com", "locale": "fr"}
-    heard = {asset_id: (category, job_id, seen) for asset_id, category, job_id, seen in told["heard"]}
-    assert heard == {each: ("lego", f"ai-processing:{each}", kept) for each in ids}
-    assert told["batches"] == [3, 3]
+    reply = ask(service, "GET", "/desk/notified", "boss", claims={"role": "admin"}).json()
+    expected = {"email": "ada@example.com", "locale": "fr"}
+    notified = {asset_id: (category, job_id, seen) for asset_id, category, job_id, seen in reply["notified"]}
+    assert notified == {each: ("lego", f"ai-processing:{each}", expected) for each in ids}
+    assert reply["batches"] == [3, 3]
     admin = service.headers("boss", role="admin")
     paths = [f"/api/assets/{ids[0]}", "/api/assets", f"/api/queue/jobs/ai-processing:{ids[0]}", "/api/queue/deliveries"]
     shown = [httpx.get(service.url + path, headers=headers | (admin if "queue" in path else {})) for path in paths]

@@ -1,4 +1,4 @@
-"""A plugin of API version 1 goes on working: the example package as it was, in tests/plugins_v1/."""
+"""A plugin of API version 1 still works: the old example package, in tests/plugins_v1/."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from tests.service import ROOT, inherited
 
-OLD = ROOT / "tests/plugins_v1/pipeline-plugin-example"
+PACKAGE = ROOT / "tests/plugins_v1/pipeline-plugin-example"
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """A copy, with what an installation adds."""
+    """A copy of the package with the files that an installation adds."""
     folder = tmp_path / "example"
-    shutil.copytree(OLD, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
     about = folder / "src/pipeline_plugin_example-1.0.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pipeline-plugin-example\nVersion: 1.0.0\n")
@@ -36,7 +36,7 @@ def installed(tmp_path: Path) -> Path:
     ids=["tests", "provider", "observer"],
 )
 def test_plugin_of_version_1_works_unchanged(installed: Path, command: list[str]) -> None:
-    """Its own tests pass, and the suites find nothing."""
+    """The tests of the package pass, and `plugins verify` has no finding."""
     own = {
         "PYTHONPATH": f"{installed / 'src'}:{ROOT}",
         "DATA_DIR": str(installed / "data"),

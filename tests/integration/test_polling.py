@@ -1,4 +1,4 @@
-"""Long polls on a real process: they answer at once when there is something, wait when not, and are let go in time."""
+"""Long polls on a real process: they wait until there is a result, and end in time without one."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ from tests.service import WAIT_SECONDS, AiService, Service
 
 @pytest.fixture
 def ai_service() -> Iterator[AiService]:
-    """An AI service that answers only when told to."""
+    """An AI service that answers only after `order(held=False)`."""
     with AiService(held=True) as ai_service:
         yield ai_service
 
 
 @pytest.fixture
 def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
-    """The service, asking that AI service."""
+    """The service with that AI service."""
     with Service(tmp_path, ai_service.url, MAX_SOCKETS_PER_USER="5") as service:
         yield service
-        ai_service.order(held=False)  # jobs that run are waited for
+        ai_service.order(held=False)  # the service waits for running jobs when it stops
 
 
 @contextmanager
 def started(call: Callable[[], httpx.Response]) -> Iterator[Future[httpx.Response]]:
-    """The call, under way in a thread."""
+    """Run the call in a thread; yield its future."""
     with ThreadPoolExecutor(1) as threads:
         yield threads.submit(call)
 
 
 def polls(service: Service) -> int:
-    """Return how many polls wait in the process."""
+    """Return the number of polls that wait in the process."""
     for line in httpx.get(f"{service.url}/metrics").text.splitlines():
         if line.startswith('pipeline_sockets_open{transport="poll"}'):
             return int(float(line.split()[-1]))
@@ -56,6 +56,7 @@ def polls(service: Service) -> int:
 
 
 def wait_polls(service: Service, count: int) -> None:
+    """Wait until this number of polls waits in the process."""
     deadline = time.monotonic() + WAIT_SECONDS
     while polls(service) != count:
         assert time.monotonic() < deadline
@@ -63,20 +64,20 @@ def wait_polls(service: Service, count: int) -> None:
 
 
 def now(service: Service) -> str:
-    """Return the service's time."""
+    """Return the time of the service."""
     text: str = service.get("/api/assets").json()["data"]["serverTime"]
     return text
 
 
 def data(reply: httpx.Response, path: str = "") -> dict[str, Any]:
-    """Return what a good reply carries, as the contract has it."""
+    """Check a reply against the contract and return its data."""
     check_reply(reply.request.method, path or reply.request.url.path, reply.status_code, reply.json(), reply.headers)
     found: dict[str, Any] = reply.json()["data"]
     return found
 
 
 def test_poll_for_an_asset_answers_when_it_is_finished(service: Service, ai_service: AiService) -> None:
-    """Not before and not much later; a finished one is answered at once."""
+    """The poll waits until the asset is finished. A poll for a finished asset is answered at once."""
     asset_id = data(service.upload())["assetId"]
     with started(lambda: service.get(f"/api/assets/{asset_id}", wait=50)) as reply:
         wait_polls(service, 1)
@@ -87,8 +88,8 @@ def test_poll_for_an_asset_answers_when_it_is_finished(service: Service, ai_serv
     wait_polls(service, 0)
 
 
-def test_poll_for_what_is_finished_brings_it_and_the_next_cursor(service: Service, ai_service: AiService) -> None:
-    """Nothing is lost between two polls that each begin at the serverTime before, less the overlap."""
+def test_poll_for_finished_assets_returns_them_and_the_next_cursor(service: Service, ai_service: AiService) -> None:
+    """No asset is lost when each poll begins at the serverTime of the reply before."""
     since = now(service)
     with started(lambda: service.get("/api/assets", finishedSince=since, wait=50)) as reply:
         wait_polls(service, 1)
@@ -100,8 +101,8 @@ def test_poll_for_what_is_finished_brings_it_and_the_next_cursor(service: Servic
     assert data(service.get("/api/assets", finishedSince=since, wait=50))["items"] == page["items"]
 
 
-def test_poll_that_waited_in_vain_is_answered_with_what_is_known(service: Service) -> None:
-    """In time, neither sooner nor later."""
+def test_poll_without_a_result_is_answered_when_its_time_is_over(service: Service) -> None:
+    """The reply has the current state. It arrives after the time of the poll, not sooner and not much later."""
     asset_id = data(service.upload())["assetId"]
     began_at = time.monotonic()
     assert data(service.get("/api/assets", finishedSince=now(service), wait=1))["items"] == []
@@ -109,8 +110,8 @@ def test_poll_that_waited_in_vain_is_answered_with_what_is_known(service: Servic
     assert 2 <= time.monotonic() - began_at < 10 * slowdown()
 
 
-def test_poll_knows_who_asks(service: Service, ai_service: AiService) -> None:
-    """Another user's asset is answered as missing at once, and another user's result ends no wait."""
+def test_poll_sees_only_the_assets_of_its_user(service: Service, ai_service: AiService) -> None:
+    """A poll for another user's asset is a 404 at once, and another user's result does not end a poll."""
     asset_id = data(service.upload())["assetId"]
     assert service.get(f"/api/assets/{asset_id}", "user-2", wait=50).status_code == 404
     with started(lambda: service.get("/api/assets", "user-2", finishedSince=now(service), wait=2)) as reply:
@@ -119,8 +120,8 @@ def test_poll_knows_who_asks(service: Service, ai_service: AiService) -> None:
         assert data(reply.result())["items"] == []
 
 
-def test_wait_that_cannot_be_is_refused(service: Service) -> None:
-    """More than 60 s, no number, or a list that nothing comes to: 400."""
+def test_invalid_wait_is_refused(service: Service) -> None:
+    """A wait of more than 60 s, a wait that is no number, and a wait for a list without finishedSince are a 400."""
     asset, finished = "/api/assets/65b9f0a4c2d1e3f4a5b6c7d8?", "/api/assets?finishedSince=2026-01-01T00:00:00Z&"
     cases = [(asset, wait) for wait in ("61", "-1", "1.5", "", "9" * 5000)]
     for path, wait in [*cases, (finished, "61"), ("/api/assets?limit=5&", "1")]:
@@ -130,7 +131,7 @@ def test_wait_that_cannot_be_is_refused(service: Service) -> None:
 
 
 def test_upload_may_wait_for_its_result(service: Service, ai_service: AiService) -> None:
-    """`Prefer: wait` brings the asset with the receipt; in vain it brings the receipt alone, also with 202."""
+    """With `Prefer: wait` the 202 contains the finished asset. When the time is over, it has the receipt only."""
     reply = service.upload(headers={"Prefer": "wait=1"})
     assert "asset" not in data(reply) and reply.headers["Preference-Applied"] == "wait=1"
     ai_service.order(held=False)
@@ -140,8 +141,8 @@ def test_upload_may_wait_for_its_result(service: Service, ai_service: AiService)
     assert "Preference-Applied" not in service.upload(headers={"Prefer": "wait=soon"}).headers
 
 
-def test_poll_whose_client_has_gone_is_let_go(service: Service) -> None:
-    """Nothing waits for it any more."""
+def test_poll_ends_when_its_client_disconnects(service: Service) -> None:
+    """No poll is left in the process after the client has closed its connection."""
     with pytest.raises(httpx.ReadTimeout):
         httpx.get(
             f"{service.url}/api/assets",
@@ -152,8 +153,8 @@ def test_poll_whose_client_has_gone_is_let_go(service: Service) -> None:
     wait_polls(service, 0)
 
 
-def test_too_many_polls_of_a_user_end_the_oldest(service: Service, ai_service: AiService) -> None:
-    """429 with Retry-After; the newest is let in, and gets what comes."""
+def test_too_many_polls_of_a_user_end_the_oldest_ones(service: Service, ai_service: AiService) -> None:
+    """The oldest polls are answered with 429 and Retry-After. The newest ones get the result."""
     since = now(service)
     with ThreadPoolExecutor(30) as threads:
         replies = []
@@ -169,8 +170,8 @@ def test_too_many_polls_of_a_user_end_the_oldest(service: Service, ai_service: A
     wait_polls(service, 0)
 
 
-def test_polls_do_not_keep_a_process_from_ending(service: Service, ai_service: AiService) -> None:
-    """They are answered at once with what is known, uploads that wait among them, and come on a new connection."""
+def test_polls_do_not_delay_the_end_of_a_process(service: Service, ai_service: AiService) -> None:
+    """Polls and waiting uploads are answered at once with the current state, and their connections are closed."""
     asset_id = data(service.upload())["assetId"]
     with (
         started(lambda: service.get(f"/api/assets/{asset_id}", wait=50)) as one,
@@ -186,13 +187,13 @@ def test_polls_do_not_keep_a_process_from_ending(service: Service, ai_service: A
         assert data(upload.result(), "/api/assets/analyze-queue")["status"] == "processing"
         assert time.monotonic() - began_at < 2 * slowdown()
         assert one.result().headers["Connection"] == "close"
-        ai_service.order(held=False)  # the job that runs is waited for
+        ai_service.order(held=False)  # the service waits for the running job
         stopping.join()
 
 
 @pytest.mark.gen_test
-async def test_poll_looks_once_more_when_its_time_is_over() -> None:
-    """A process that cannot be reached may have finished the asset meanwhile."""
+async def test_poll_reads_a_last_time_when_its_time_is_over() -> None:
+    """Another process, whose event does not arrive here, may have finished the asset."""
     settings, metrics = Settings(jwt_secret=SECRET), Metrics()
     rooms = Rooms(max_frames=1, max_bytes=1000, metrics=metrics)
     polling = Polling(Admission(rooms, Mock(), settings))
@@ -206,8 +207,8 @@ async def test_poll_looks_once_more_when_its_time_is_over() -> None:
 
 
 @pytest.mark.gen_test
-async def test_poll_whose_client_left_before_it_began_does_not_wait() -> None:
-    """As when the client of an upload with `Prefer: wait` leaves while its photo is stored."""
+async def test_poll_whose_client_has_disconnected_before_does_not_wait() -> None:
+    """The client of an upload with `Prefer: wait` may disconnect while its photo is stored."""
     rooms = Rooms(max_frames=1, max_bytes=1000, metrics=Metrics())
     polling = Polling(Admission(rooms, Mock(), Settings(jwt_secret=SECRET)))
     polling.abandon()
@@ -239,6 +240,6 @@ async def test_poll_whose_client_left_before_it_began_does_not_wait() -> None:
         (",;=\"" * 2000, None),
     ],
 )
-def test_preference_is_read_by_its_rfc(header: str, seconds: int | None) -> None:
-    """The first `wait` counts; what cannot be understood is no preference."""
+def test_prefer_header_is_read_as_its_rfc_requires(header: str, seconds: int | None) -> None:
+    """The first `wait` counts. A header that cannot be parsed is no preference."""
     assert preferred_wait(header) == seconds

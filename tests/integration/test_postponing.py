@@ -1,4 +1,4 @@
-"""JobQueue.postpone on a real Redis: where a postponed job is, what ends that, and that nothing loses it."""
+"""JobQueue.postpone on a real Redis: the state of a postponed job, when it is ready, and that it is never lost."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
 
 
 @pytest.mark.gen_test
-async def test_postponed_job_waits_its_time_and_others_pass(queue: JobQueue) -> None:
-    """Then it is ready, behind what is; until then it counts as delayed and says why and for how long."""
+async def test_postponed_job_waits_and_other_jobs_run(queue: JobQueue) -> None:
+    """Until its time the job is delayed, with the reason and the due time. Then it is ready, after other jobs."""
     first, second = await enqueue(queue, 1, 2)
     assert await queue.postpone(first, 60)
     stats = await queue.stats()
     assert (stats.waiting, stats.delayed, await queue.backlog()) == (1, 1, 2)
-    for place in ((await queue.job_infos([first]))[first], (await queue.snapshot([first])).info(first)):
-        assert place is not None and (place.state, place.error) == (JobState.DELAYED, POSTPONED)
-        assert place.due_at is not None and place.is_given_back
+    for info in ((await queue.job_infos([first]))[first], (await queue.snapshot([first])).info(first)):
+        assert info is not None and (info.state, info.error) == (JobState.DELAYED, POSTPONED)
+        assert info.due_at is not None and info.is_given_back
     claim = Claimer(queue)
     (job,) = await claim(5)
     assert job.id == second
@@ -50,8 +50,8 @@ async def test_postponed_job_waits_its_time_and_others_pass(queue: JobQueue) -> 
 
 @pytest.mark.parametrize("group", ["", "user-1"])
 @pytest.mark.gen_test
-async def test_resumed_job_is_at_the_front(queue: JobQueue, group: str) -> None:
-    """Of its group; resumed again nothing happens, and no other job is touched."""
+async def test_resumed_job_is_the_first_of_its_group(queue: JobQueue, group: str) -> None:
+    """A second resume has no effect, and neither has the resume of a job that is not postponed."""
     ids = [f"ai-processing:{number:024x}" for number in range(4)]
     await queue.restore([NewJob(job_id, {"n": 1}, group=group) for job_id in ids])
     for job_id in ids[:2]:
@@ -64,8 +64,8 @@ async def test_resumed_job_is_at_the_front(queue: JobQueue, group: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_postponed_job_is_neither_lost_nor_doubled(queue: JobQueue, redis: Redis) -> None:
-    """The reconciler leaves it alone, a cancel ends it; one whose place was lost is put back, and waits no more."""
+async def test_postponed_job_is_not_lost_and_not_doubled(queue: JobQueue, redis: Redis) -> None:
+    """The reconciler does not change it, and a cancel ends it. A job that the set has lost is restored as waiting."""
     first, second = await enqueue(queue, 1, 2)
     for job_id in (first, second):
         assert await queue.postpone(job_id, 3600)
@@ -80,8 +80,8 @@ async def test_postponed_job_is_neither_lost_nor_doubled(queue: JobQueue, redis:
 
 
 @pytest.mark.gen_test
-async def test_clock_set_back_does_not_prolong_a_postponement_beyond_bounds(queue: JobQueue) -> None:
-    """One that would end later than any may is ready at once; one within its bounds stays."""
+async def test_clock_set_back_does_not_prolong_a_postponement(queue: JobQueue) -> None:
+    """A postponement beyond the longest allowed time ends at once. A shorter one is not changed."""
     first, second = await enqueue(queue, 1, 2)
     queue.clock_offset_ms += 7 * 86_400_000
     assert await queue.postpone(first, LONGEST_POSTPONEMENT_SECONDS)
@@ -92,8 +92,8 @@ async def test_clock_set_back_does_not_prolong_a_postponement_beyond_bounds(queu
 
 
 @pytest.mark.gen_test
-async def test_running_and_delayed_jobs_name_their_assets(queue: JobQueue) -> None:
-    """Each kind by itself, and whether that is all."""
+async def test_running_and_delayed_jobs_are_listed_with_their_assets(queue: JobQueue) -> None:
+    """Each state has its own list, with a mark whether the list is complete."""
     ids = [f"ai-processing:{number:024x}" for number in range(3)]
     await queue.restore([NewJob(job_id, {"assetId": job_id[-24:]}) for job_id in ids])
     (job,) = await Claimer(queue)(1)

@@ -1,4 +1,4 @@
-"""Jobs that are claimed ahead of the slots: only while jobs are over in no time, and none waits behind a slow one."""
+"""Jobs that are claimed before a slot is free: only while jobs are very quick, and none waits behind a slow job."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.workers import Bench, Handler, nothing
     ("seconds", "running", "count"),
     [(0, 0, PREFETCH_AT_MOST), (0.005, 0, 10), (0.02, 0, 2), (0.051, 0, 0), (0, 0.02, 2), (0, 0.06, 0)],
 )
-def test_only_what_starts_within_ten_milliseconds(seconds: float, running: float, count: int) -> None:
-    """By the slowest of the last jobs, and of those that run."""
+def test_only_jobs_that_start_within_10_ms_are_claimed_ahead(seconds: float, running: float, count: int) -> None:
+    """The estimate is the slowest of the last jobs and of the running jobs."""
     ahead = Prefetch(5)
     ahead.ended(seconds)
     for _ in range(REMEMBERED - 2):
         ahead.ended(0.0)
-    assert ahead.count(0) == 0, "too few are known"
+    assert ahead.count(0) == 0, "too few jobs have ended"
     ahead.ended(0.0)
     assert ahead.count(running) == count
     for _ in range(REMEMBERED):
@@ -33,7 +33,7 @@ def test_only_what_starts_within_ten_milliseconds(seconds: float, running: float
 
 @pytest.mark.gen_test(timeout=20)
 async def test_slow_jobs_never_wait_in_memory(bench: Bench) -> None:
-    """Of jobs that take their time five are held, from the first to the last."""
+    """A worker with five slots never has more than five slow jobs."""
     most = 0
 
     async def work(job: Job) -> None:
@@ -48,9 +48,10 @@ async def test_slow_jobs_never_wait_in_memory(bench: Bench) -> None:
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_jobs_behind_suddenly_slow_ones_are_given_back(bench: Bench) -> None:
-    """A hundred quick jobs, then slow ones: what was claimed ahead is soon free for others, starts in its order and
-    has lost no attempt.
+async def test_jobs_behind_slow_ones_are_given_back(bench: Bench) -> None:
+    """After a hundred quick jobs come slow ones: the jobs claimed ahead go back to the queue.
+
+    They start in their order and have lost no attempt.
     """
     release = asyncio.Event()
 
@@ -74,7 +75,7 @@ async def test_jobs_behind_suddenly_slow_ones_are_given_back(bench: Bench) -> No
 
 @pytest.mark.gen_test(timeout=20)
 async def test_two_workers_share_quick_jobs(bench: Bench) -> None:
-    """Each job starts once, whoever has claimed it ahead; a drain gives back what has yet to start."""
+    """Each job starts once. A drain gives back the jobs that were claimed ahead and have not started."""
     handlers = [Handler(nothing), Handler(nothing)]
     workers = [bench.start(handler)[0] for handler in handlers]
     await bench.enqueue(500)
@@ -85,8 +86,8 @@ async def test_two_workers_share_quick_jobs(bench: Bench) -> None:
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_jobs_in_the_background_are_not_claimed_ahead(bench: Bench) -> None:
-    """However quick they are, one slot stays free for whoever comes."""
+async def test_background_jobs_are_not_claimed_ahead(bench: Bench) -> None:
+    """Also while background jobs are quick, one slot stays free for other jobs."""
     most = 0
 
     async def work(job: Job) -> None:
@@ -103,8 +104,8 @@ async def test_jobs_in_the_background_are_not_claimed_ahead(bench: Bench) -> Non
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_quick_jobs_take_few_calls(bench: Bench, redis: Redis) -> None:
-    """What is claimed ahead shares its calls."""
+async def test_quick_jobs_need_few_calls(bench: Bench, redis: Redis) -> None:
+    """Jobs that are claimed ahead share one call of Redis."""
     await bench.enqueue(1000)
     redis.config_resetstat()
     bench.start(Handler(nothing))

@@ -1,4 +1,4 @@
-"""What is kept under DATA_DIR belongs to the account of the service alone, whatever the umask was."""
+"""Files under DATA_DIR can be read by the account of the service only, with any umask."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.fault("U18")
 
 
 def open_paths(folder: Path, bits: int = 0o077) -> list[str]:
-    """Return the folder and what is in it with these permissions, as `name mode`."""
+    """Return the paths of the folder that have one of these permission bits, as `name mode`."""
     found = []
     for path, mode in modes(folder).items():
         if not stat.S_ISLNK(mode) and mode & bits:
@@ -30,7 +30,7 @@ def open_paths(folder: Path, bits: int = 0o077) -> list[str]:
 
 
 def modes(folder: Path) -> dict[Path, int]:
-    """Return the folder and what is in it with their modes; a running service also removes files meanwhile."""
+    """Return the modes of the folder and of each path in it. A running service may remove files meanwhile."""
     found = {}
     for path in (folder, *folder.rglob("*")):
         with suppress(FileNotFoundError):
@@ -40,7 +40,7 @@ def modes(folder: Path) -> dict[Path, int]:
 
 @contextmanager
 def umask(value: int) -> Iterator[None]:
-    """Give processes that are started meanwhile this umask."""
+    """Start processes with this umask until the block ends."""
     before = os.umask(value)
     try:
         yield
@@ -49,7 +49,7 @@ def umask(value: int) -> Iterator[None]:
 
 
 def upload(service: Service, *, secret: str = SECRET, pad_bytes: int = 0) -> None:
-    """Upload a photo and wait for its result; from 128 kB on it lies in a file meanwhile."""
+    """Upload a photo and wait for its result. The service writes a photo of more than 128 kB to a file first."""
     headers = {"Authorization": f"Bearer {make_token(secret=secret)}"}
     with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
         files = {"image": ("photo.jpg", make_image() + bytes(pad_bytes), "image/jpeg")}
@@ -60,8 +60,8 @@ def upload(service: Service, *, secret: str = SECRET, pad_bytes: int = 0) -> Non
 
 
 @pytest.mark.parametrize("mask", ["022", "000"])
-def test_nothing_under_the_data_folder_is_open_to_others(tmp_path: Path, ai_service: AiService, mask: str) -> None:
-    """Everything embedded, uploads in memory and in files: SQLite, Redis, images, the generated secret."""
+def test_no_file_in_the_data_folder_is_open_to_others(tmp_path: Path, ai_service: AiService, mask: str) -> None:
+    """The files of SQLite, Redis, images, uploads and the generated secret have no permissions for others."""
     with umask(int(mask, 8)):
         with Service(tmp_path / "a" / "data", ai_service.url, JWT_SECRET="") as service:
             secret = (service.data_dir / "jwt_secret").read_text()
@@ -73,16 +73,16 @@ def test_nothing_under_the_data_folder_is_open_to_others(tmp_path: Path, ai_serv
         assert open_paths(service.data_dir) == []
 
 
-def test_what_an_earlier_version_left_open_is_closed_at_the_start(tmp_path: Path, ai_service: AiService) -> None:
-    """Files of before are tightened, also those a plugin wrote; links and what is everybody's stay as they are."""
+def test_start_removes_permissions_for_others_from_older_files(tmp_path: Path, ai_service: AiService) -> None:
+    """Files of an earlier version and of a plugin lose these permissions. The target of a link does not."""
     folder, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     with Service(folder, ai_service.url):
         pass
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     (folder / "acme").mkdir()
-    (folder / "acme" / "cache").write_text("what a plugin keeps")
-    elsewhere.write_text("not ours")
+    (folder / "acme" / "cache").write_text("data of a plugin")
+    elsewhere.write_text("data of another program")
     elsewhere.chmod(0o644)
     (folder / "link").symlink_to(elsewhere)
     with Service(folder, ai_service.url) as service:
@@ -91,22 +91,22 @@ def test_what_an_earlier_version_left_open_is_closed_at_the_start(tmp_path: Path
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o644
 
 
-def test_a_folder_with_the_set_group_id_bit_stays_open_to_its_group(tmp_path: Path, ai_service: AiService) -> None:
-    """The operator made it so, for a backup account: the group may read what is there, also new files."""
+def test_folder_with_the_set_group_id_bit_stays_open_to_its_group(tmp_path: Path, ai_service: AiService) -> None:
+    """The operator sets the bit for a backup account: the group may read older files and new ones."""
     folder = tmp_path / "data"
     folder.mkdir()
-    (folder / "earlier").write_text("of before")
+    (folder / "earlier").write_text("older data")
     (folder / "earlier").chmod(0o644)
     folder.chmod(0o2755)
     with umask(0o022), Service(folder, ai_service.url) as service:
         upload(service, pad_bytes=600_000)
         assert open_paths(folder, 0o007) == []
-        group_cannot = [path.name for path, mode in modes(folder).items() if not mode & stat.S_IRGRP]
-        assert group_cannot == []
+        unreadable = [path.name for path, mode in modes(folder).items() if not mode & stat.S_IRGRP]
+        assert unreadable == []
 
 
-def test_check_names_what_is_too_open(tmp_path: Path, ai_service: AiService) -> None:
-    """It says how many, names one, says what closes them, and changes nothing itself."""
+def test_check_reports_files_that_are_open_to_others(tmp_path: Path, ai_service: AiService) -> None:
+    """The warning has the number of files, one name and the command that repairs them. `check` changes no file."""
     with Service(tmp_path / "data", ai_service.url) as service:
         pass
     (service.data_dir / "assets.sqlite").chmod(0o644)

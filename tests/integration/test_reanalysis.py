@@ -38,7 +38,7 @@ from pipeline.usecases.reanalysis import Reanalysis, Reanalyzing
 from tests.constants import RENEWALS_PER_LEASE
 from tests.contract.contracts import check_reply
 from tests.factories import make_asset, make_image
-from tests.integration.test_processing import FOUND, Plugins, make_job, run
+from tests.integration.processed_jobs import FOUND, Plugins, make_job, run
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 from tests.workers import Bench, Claimer
