@@ -62,7 +62,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService, hook: FakeR
 
 
 @pytest.fixture
-def held(service: Service, ai: AiService) -> Iterator[Service]:
+def busy(service: Service, ai: AiService) -> Iterator[Service]:
     """The AI service works on one photo of the user holder until the test ends; the other photos wait."""
     ai.order(held=True)
     send(service, "holder")
@@ -244,21 +244,21 @@ async def test_job_page_shows_attempts_deliveries_and_logs(service: Service, ai:
 
 
 @pytest.mark.gen_test(timeout=90)
-async def test_many_jobs_are_cancelled_and_run_again(held: Service) -> None:
+async def test_many_jobs_are_cancelled_and_run_again(busy: Service) -> None:
     """Selected jobs are postponed and resumed; all that match are cancelled through an outage; Undo runs them again."""
-    send(held, "emil", 3)
-    async with console(held, "/console/jobs?state=waiting&user=emil") as page:
+    send(busy, "emil", 3)
+    async with console(busy, "/console/jobs?state=waiting&user=emil") as page:
         await page.until(f"{ROWS}.length === 3")
-        await postpone_two_and_undo(page, held)
-        await cancel_offline_and_undo(page, held)
+        await postpone_two_and_undo(page, busy)
+        await cancel_offline_and_undo(page, busy)
         await page.until("!document.querySelector('dialog')")
-        await undo_after_another_operator_deleted_one(page, held)
+        await undo_after_another_operator_deleted_one(page, busy)
         await page.until("!document.querySelector('dialog')")
         await close_the_dialog_of_a_cancellation(page)
         await page.until_text("3 jobs match")
         await page.until("!document.querySelector('dialog')")
         await stop_a_deletion(page)
-        assert len(jobs_of(held, user="emil")) == 3
+        assert len(jobs_of(busy, user="emil")) == 3
         await page.go_offline()
         await go(page, "/console/jobs?user=emil")
         await page.until_text("No answer")

@@ -122,7 +122,7 @@ async def check_styles_do_not_enter(page: Page) -> None:
 
 
 async def paste_with_two_components(page: Page) -> None:
-    """Add a second component and paste two photos: one component sends the photo of the page, none that of an editor."""
+    """With two components in the page, one sends a photo pasted into the page; none sends one pasted into an editor."""
     await page.evaluate("document.querySelector('main').append(queue.cloneNode())")
     await page.evaluate("document.querySelectorAll('photo-queue')[1].token = queue.token")
     await page.until("queue.nextSibling.shadowRoot.querySelector('[data-view=full]')")

@@ -132,7 +132,6 @@ async def test_login_page_gets_the_address_to_return_to(tmp_path: Path) -> None:
             await page.until_text("Sign out")
 
 
-
 @pytest.mark.gen_test(timeout=90)
 async def test_session_ends_at_the_time_of_the_service(service: Service) -> None:
     """A device whose clock is an hour ahead stays signed in; the page says when the session has ended.
