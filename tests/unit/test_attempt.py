@@ -135,7 +135,7 @@ def test_age_in_a_message_has_a_readable_unit(seconds: float, words: str) -> Non
 
 @pytest.mark.fault("P11")
 def test_text_of_a_dependency_is_cleaned() -> None:
-    """The message of a storage plugin loses its control characters: it is stored in the asset, the queue and the log."""
+    """The message of a storage plugin is stored, queued and logged without its control characters."""
     finish = decide_finish(DependencyUnavailable("The \x1b[31mdisk\x07 is\nfull"), make_job(), POLICY, 0)
     assert finish.error == "The disk is full"
 

@@ -17,6 +17,7 @@ from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.route_calls import answer
 from pipeline.watchdog import Watchdog
 from tests.fake_plugins import ManagerFactory, Storage, make_analysis, make_module, make_request
+from tests.unit.provider_chains import no_image
 
 BLOCK_SECONDS = 0.05
 # Long enough that the watchdog always notices it: see test_watchdog.py.
@@ -84,10 +85,6 @@ def watched(io_loop: IOLoop, managers: ManagerFactory) -> Iterator[None]:
     watchdog.stop()
 
 
-async def no_image() -> bytes:
-    raise AssertionError("no provider may request the image")
-
-
 def plugin_of(manager: Any, kind: str, name: str = "slow") -> BoundPlugin:
     (found,) = [each for each in manager.all if (each.kind, each.name) == (kind, name)]
     return found
@@ -100,7 +97,7 @@ async def test_a_provider_that_blocks_is_held(
 ) -> None:
     """Each answer of a blocking provider counts; at the limit the provider is held.
 
-    While it is held, jobs use the next provider, or wait and spend no attempt. One call that does not block releases it.
+    While it is held, jobs use the next provider, or wait and spend no attempt. A call that does not block releases it.
     """
     blocker = Blocker()
     module = make_module("slow", register_ai_providers=lambda: [("slow", lambda: blocker)])
