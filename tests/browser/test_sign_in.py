@@ -15,15 +15,6 @@ from tests.requirements import require
 from tests.service import Service
 
 STORED_SESSION = "localStorage.getItem('pipeline.user.session')"
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    require(BROWSER is not None, "needs Chromium")
-    with Service(tmp_path, "http://127.0.0.1:9") as service:
-        yield service
-
-
 # The clock of the device is an hour ahead; what the page checks every minute it checks every 100 ms.
 CLOCK_AN_HOUR_AHEAD = """const real = Date, every = setInterval, now = () => real.now() + 3600_000;
 globalThis.Date = class extends real { constructor(...at) { super(...(at.length ? at : [now()])); } static now = now; };
@@ -31,6 +22,13 @@ globalThis.setInterval = (act, ms) => every(act, ms === 60_000 ? 100 : ms);"""
 NO_STORAGE = """Object.defineProperty(globalThis, "localStorage", {
   get() { throw new DOMException("denied", "SecurityError") },
 });"""
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    require(BROWSER is not None, "needs Chromium")
+    with Service(tmp_path, "http://127.0.0.1:9") as service:
+        yield service
 
 
 def link_token(sub: str = "ann", role: str | None = None, seconds: float = 600) -> str:

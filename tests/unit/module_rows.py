@@ -25,10 +25,10 @@ ROWS = [
     {"unreachable", "queue_metrics"},
     {"texts", "hold", "delays", "grouped", "instants", "addresses", "proxies", "images", "weak_secrets"},
 ]
-# The only rows that modules of BESIDE import.
+# The only rows that modules of SHARED import.
 LOWEST_ROWS = ROWS[-6:]
 # Modules that every row may import.
-BESIDE = {"metrics", "logs", "tracing", "supervision"}
+SHARED = {"metrics", "logs", "tracing", "supervision"}
 # Modules in no row, which only the start and the command line import.
 STARTING = {
     *("embedded", "embedded_files", "data_dir", "exit", "services", "systemd"),

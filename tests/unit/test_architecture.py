@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.module_rows import BESIDE, ROOT, ROWS
+from tests.unit.module_rows import SHARED, ROOT, ROWS
 
 TEXT = (ROOT / "docs/architecture.md").read_text()
 FILE = r"[\w/-]+\.(?:py|js|lua)"
@@ -67,9 +67,9 @@ def test_files_of_the_page_exist() -> None:
 
 
 def test_rows_are_those_that_are_enforced() -> None:
-    """The table of rows has modules of ROWS, from top to bottom, and all modules of BESIDE."""
+    """The table of rows has modules of ROWS, from top to bottom, and all modules of SHARED."""
     (table,) = re.findall(r"\| row \| modules \|\n\|---\|---\|\n(.*?)\n\n", TEXT, re.DOTALL)
-    *rows, beside = ([*re.findall(r"`(\w+)`", line)] for line in table.splitlines())
+    *rows, shared = ([*re.findall(r"`(\w+)`", line)] for line in table.splitlines())
     found = [next(number for number, row in enumerate(ROWS) if name in row) for names in rows for name in names]
     assert found == sorted(found)
-    assert set(beside) == BESIDE
+    assert set(shared) == SHARED

@@ -71,7 +71,7 @@ def test_text_for_operators_has_the_message_and_its_cause(error: Exception, expe
 def test_job_error_says_what_the_attempt_costs(
     raised: Exception, message: str, spends_attempt: bool, remark: str
 ) -> None:
-    """An attempt is spent if the plugin got the photo; otherwise the error names the provider that the job waits for."""
+    """An attempt is spent if the plugin got the photo; else the error names the provider for which the job waits."""
     error = faults.job_error(raised, "acme", "AI service")
     assert isinstance(error, RetryableJobError)
     assert (error.message, error.spends_attempt) == (message, spends_attempt), remark

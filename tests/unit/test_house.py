@@ -15,7 +15,7 @@ import pytest
 from pipeline.commands.settings_list import settings_lines
 from pipeline.queue.calls import PARTS, SCRIPTS
 from pipeline.queue.queue import JobQueue
-from tests.unit.module_rows import BESIDE, LOWEST_ROWS, ROOT, ROWS, STARTING, imports, modules, part
+from tests.unit.module_rows import SHARED, LOWEST_ROWS, ROOT, ROWS, STARTING, imports, modules, part
 
 SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
 # The repaired rows of the list of faults; each has a test that is marked with its name.
@@ -45,15 +45,15 @@ def test_imports_point_down(path: Path) -> None:
         other = part(name)
         if other is None or other == own or other.startswith("__"):
             continue
-        if own in BESIDE:
+        if own in SHARED:
             assert any(other in row for row in LOWEST_ROWS), f"{path.name} imports {name}"
-        elif row is not None and other not in BESIDE:
-            same_row = next((number for number, others in enumerate(ROWS) if other in others), None)
+        elif row is not None and other not in SHARED:
+            other_row = next((number for number, others in enumerate(ROWS) if other in others), None)
             is_start = own in ("start", "cli", "serving") and other in STARTING
-            assert is_start or (same_row is not None and same_row > row), f"{path.name} imports {name}"
+            assert is_start or (other_row is not None and other_row > row), f"{path.name} imports {name}"
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_imports_have_no_cycle() -> None:
     """The modules of pipeline/ can be sorted so that each imports only from those before it."""
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules("pipeline")}
     graph = {name: {other for other in imports(path) & names.keys() if other != name} for name, path in names.items()}
