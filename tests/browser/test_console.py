@@ -49,7 +49,7 @@ def busy(service: Service, ai: AiService) -> Iterator[Service]:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_overview_shows_health_and_pauses_the_queue(busy: Service) -> None:
-    """The overview shows health and counts; the operator confirms a pause, and the message of it undoes it."""
+    """The overview shows health and counts; the operator confirms a pause and undoes it by the message that follows."""
     async with console(busy) as page:
         await page.until_text("All is well.")
         assert await page.until(f"{find('Waiting', '.tile-title')}.nextSibling.textContent") == "3"
