@@ -1,1 +1,1 @@
-"""What a person sees and does in a real Chromium: the page for photos and the console."""
+"""Tests of the page for photos and of the console, in a real Chromium."""

@@ -1,4 +1,4 @@
-"""The page / as a person has it before them: what it shows of each photo, and photos dropped on it."""
+"""The page / in a real Chromium, for its tests: open it, read its list of photos, choose and drop photos."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ROWS = f"""[...{QUEUE}.querySelectorAll('.list .photo:not([hidden])')].map((row)
     buttons: [...row.querySelectorAll(".buttons button")].map((each) => each.dataset.act),
     picture: image.hidden || !image.naturalWidth ? "" : image.src }};
 }})"""
-# Shifts of what a person had not asked for.
-SHIFTS = """globalThis.shifts = []; new PerformanceObserver((list) => list.getEntries().forEach((each) =>
+# Records each shift of the layout that no input of the user caused.
+RECORD_SHIFTS = """globalThis.shifts = []; new PerformanceObserver((list) => list.getEntries().forEach((each) =>
   each.hadRecentInput || shifts.push([each.value, ...each.sources.map(({ node, previousRect: from, currentRect: to }) =>
     `${node?.className || node?.nodeName}: ${[from.x, from.y, from.height]} to ${[to.x, to.y, to.height]}`)])))
   .observe({ type: "layout-shift", buffered: true })"""
@@ -30,7 +30,7 @@ SHIFTS = """globalThis.shifts = []; new PerformanceObserver((list) => list.getEn
 
 @asynccontextmanager
 async def photo_page(url: str, sub: str = "ann") -> AsyncIterator[Page]:
-    """Give the page of a user who has signed in; at the end it must have had nothing to complain of."""
+    """Give the page of a signed-in user; at the end its console must have no problem."""
     require(BROWSER is not None, "needs Chromium")
     async with browsing(f"{url}/#token={make_token(sub)}") as page:
         await page.until(f"{QUEUE}.querySelector('[data-view=empty], [data-view=full]')")
@@ -39,22 +39,22 @@ async def photo_page(url: str, sub: str = "ann") -> AsyncIterator[Page]:
 
 
 def within(selector: str, at: int = 0) -> str:
-    """Return JavaScript for the element of the component."""
+    """Return JavaScript for an element within the component <photo-queue>. at: its index among those that match."""
     return f"[...{QUEUE}.querySelectorAll({json.dumps(selector)})].at({at})"
 
 
 def act(name: str, at: int = 0) -> str:
-    """Return JavaScript for the button of that name, in the list from above."""
+    """Return JavaScript for the button of this action. at: the index of its photo in the list, from the top."""
     return within(f".photo:not([hidden]) [data-act='{name}']", at)
 
 
 async def rows(page: Page) -> list[dict[str, Any]]:
-    """Return what the list shows of each photo near the screen."""
+    """Return what the list shows of each photo that has a row now: those near the screen."""
     return list(await page.evaluate(ROWS))
 
 
 async def until_rows(page: Page, condition: str) -> list[dict[str, Any]]:
-    """Return the rows once they fulfil a condition in JavaScript."""
+    """Return the rows once a condition in JavaScript about `rows` is true."""
     try:
         return list(await page.until(f"((rows) => ({condition}) && rows)({ROWS})"))
     except AssertionError:
@@ -62,7 +62,7 @@ async def until_rows(page: Page, condition: str) -> list[dict[str, Any]]:
 
 
 async def every_row(page: Page) -> dict[str, dict[str, Any]]:
-    """Scroll through the whole list and return all its rows by their ids."""
+    """Scroll through the list from top to bottom and return all its rows by their ids."""
     return dict(
         await page.evaluate(f"""(async () => {{
           const found = {{}};
@@ -78,12 +78,12 @@ async def every_row(page: Page) -> dict[str, dict[str, Any]]:
 
 
 async def choose(page: Page, *files: Path) -> None:
-    """Choose files as by the button."""
+    """Choose files as the button for files does."""
     await page.choose_files(within("input[type=file]"), files)
 
 
 async def drop(page: Page, files: Sequence[Path]) -> None:
-    """Drop files as by the mouse."""
+    """Drop files onto the component as a mouse does."""
     data = {"items": [], "files": [str(path) for path in files], "dragOperationsMask": 1}
     box = await page.evaluate(f"(({{x, y}}) => ({{ x: x + 9, y: y + 9 }}))({within('.hole')}.getBoundingClientRect())")
     for kind in ("dragEnter", "dragOver", "drop"):
@@ -91,7 +91,7 @@ async def drop(page: Page, files: Sequence[Path]) -> None:
 
 
 def photos(folder: Path, count: int, *, first: int = 0) -> list[Path]:
-    """Return files of so many different photos."""
+    """Write different photos into the folder and return their paths. first: the number of the first one."""
     folder.mkdir(exist_ok=True)
     paths = [folder / f"photo-{number:03}.jpg" for number in range(first, first + count)]
     for number, path in enumerate(paths, first):
@@ -100,10 +100,10 @@ def photos(folder: Path, count: int, *, first: int = 0) -> list[Path]:
 
 
 async def check_looks(page: Page) -> None:
-    """The page has nothing that axe-core complains of, light and dark, and nothing to scroll sideways."""
+    """Check the page with axe-core, light and dark, and that it does not scroll sideways."""
     for scheme in ("light", "dark"):
         await page.prefer(scheme=scheme, motion="reduce")
-        # Its colours are there with the next frame.
+        # The page has the new colours from the next frame on.
         await page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
         if AXE:
             violations = await page.violations()

@@ -1,42 +1,20 @@
-"""The console as an operator uses it: is it healthy, who fills the queue, who did what. In a real Chromium."""
+"""The console as an operator uses it, in a real Chromium: health, processes, users, the audit list and the charts."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from tests.chromium import AXE, BROWSER, Page, browsing
+from tests.browser.console_page import HOSTILE, PLUGIN_WITH_ROUTE, ask, check_looks, console, find, until
+from tests.chromium import AXE, BROWSER, Page
 from tests.factories import make_token
 from tests.requirements import require
-from tests.service import WAIT_SECONDS, AiService, Service
-
-HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-# A plugin with a route of its own.
-BELL = """
-from pipeline.hooks import PluginReply, hookimpl
-
-API_VERSION = 2
-
-@hookimpl
-def job_finished(event):
-    pass
-
-@hookimpl
-def register_routes(routes):
-    routes.add("GET", "/ring", ring)
-
-async def ring(request):
-    return PluginReply(204)
-"""
+from tests.service import AiService, Service
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator
     require(BROWSER is not None, "needs Chromium")
     require(AXE is not None and AXE.exists(), "needs axe-core")
     folder = tmp_path_factory.mktemp("plugins")
-    (folder / "bell.py").write_text(BELL)
+    (folder / "bell.py").write_text(PLUGIN_WITH_ROUTE)
     (folder / "shattered.py").write_text(f"raise ValueError({HOSTILE!r})")
     settings = {"PLUGINS_DIR": str(folder), "CONCURRENCY": "2", "BACKOFF_MS": "20"}
     with Service(tmp_path_factory.mktemp("data"), ai.url, **settings) as service:
@@ -69,44 +47,9 @@ def busy(service: Service, ai: AiService) -> Iterator[Service]:
     service.wait_status(active=0, waiting=0, delayed=0)
 
 
-@asynccontextmanager
-async def console(service: Service, path: str = "/console", role: str = "admin") -> AsyncIterator[Page]:
-    """Give a tab with the console, opened by a link as the service prints it."""
-    async with browsing(f"{service.url}{path}#token={make_token('ops-1', role=role)}") as page:
-        await page.resize(1280, 900)
-        await page.until("document.querySelector('#views')")
-        yield page
-
-
-def ask(service: Service, path: str, method: str = "GET", **options: Any) -> Any:
-    """Call a route as an admin and return the data."""
-    headers = service.headers("ops-1", role="admin")
-    response = httpx.request(method, service.url + path, headers=headers, timeout=WAIT_SECONDS, **options)
-    assert response.is_success, response.text
-    return response.json()["data"]
-
-
-def find(text: str, selector: str = "button, a") -> str:
-    """Return the JavaScript for the shown element of that text or name."""
-    names = "(element.getAttribute('aria-label') ?? element.textContent).trim()"
-    return f"""[...document.querySelectorAll({json.dumps(selector)})]
-      .find((element) => {names} === {json.dumps(text)} && element.checkVisibility())"""
-
-
-async def check_looks(page: Page) -> None:
-    """Hold what is shown against axe, wide and light and then dark and on a phone, where nothing may stick out."""
-    assert await page.violations() == []
-    await page.prefer(scheme="dark")
-    await page.resize(320, 640, is_phone=True)
-    assert await page.violations() == []
-    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    await page.resize(1280, 900)
-    await page.prefer(scheme="light")
-
-
 @pytest.mark.gen_test(timeout=60)
 async def test_overview_shows_health_and_pauses_the_queue(busy: Service) -> None:
-    """A first look says that all is well and what waits; a pause is asked for, told, and undone by the message."""
+    """The overview shows health and counts; the operator confirms a pause and undoes it by the message that follows."""
     async with console(busy) as page:
         await page.until_text("All is well.")
         assert await page.until(f"{find('Waiting', '.tile-title')}.nextSibling.textContent") == "3"
@@ -129,7 +72,7 @@ async def test_overview_shows_health_and_pauses_the_queue(busy: Service) -> None
 
 @pytest.mark.gen_test(timeout=60)
 async def test_hidden_tab_stops_the_socket(service: Service) -> None:
-    """While another tab is in front nothing is sent; back again, the page is live at once."""
+    """A hidden console closes its socket and requests nothing; when it is shown, it is live at once."""
 
     def sockets() -> int:
         shown = httpx.get(f"{service.url}/metrics").text
@@ -141,19 +84,19 @@ async def test_hidden_tab_stops_the_socket(service: Service) -> None:
         other = await page.open_tab(f"{service.url}/livez")
         await page.until("document.visibilityState === 'hidden'")
         await until(lambda: sockets() == 0)
-        asked = await page.evaluate("performance.getEntriesByType('resource').length")
+        requests = await page.evaluate("performance.getEntriesByType('resource').length")
         await other.call("Page.close")
         await page.call("Page.bringToFront")
         await page.until_text("Live")
         await until(lambda: sockets() == 1)
-        # At the return one overview and one reading of the charts; in between nothing.
-        assert await page.evaluate("performance.getEntriesByType('resource').length") <= asked + 2
+        # One request for the overview and one for the charts when the tab is shown; none while it was hidden.
+        assert await page.evaluate("performance.getEntriesByType('resource').length") <= requests + 2
         assert page.problems == []
 
 
 @pytest.mark.gen_test(timeout=60)
 async def test_processes_show_their_slots_and_drain(busy: Service) -> None:
-    """Each slot says what it runs since when and leads to the job; drained and resumed on request."""
+    """Each slot shows its job and the start time and links to the job; the operator drains and resumes a process."""
     async with console(busy, "/console/processes") as page:
         await page.until("document.querySelectorAll('.slots a').length === 2")
         running = await page.evaluate("[...document.querySelectorAll('.slots a')].map((link) => link.pathname)")
@@ -173,7 +116,7 @@ async def test_processes_show_their_slots_and_drain(busy: Service) -> None:
         await page.click(find("Plugins", ".views a span"))
         await page.until_text("healthy")
         await page.until_text("websocket")
-        # Where each comes from, what it serves, what is wrong with it, what it took; a plugin's words are only text.
+        # The source of each plugin, its routes and its error; the console shows a plugin's words as text.
         for text in ("built-in, API 2", "Serves GET /ring (user).", "cannot be used", f"ValueError: {HOSTILE}"):
             await page.until_text(text)
         await page.until_text("answers")
@@ -183,8 +126,8 @@ async def test_processes_show_their_slots_and_drain(busy: Service) -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_users_are_found_and_erased_and_the_audit_tells(busy: Service, ai: AiService) -> None:
-    """Who fills the queue leads to that user; erasing takes the typed name; the audit list filters by the address."""
+async def test_users_are_found_and_erased_and_the_audit_lists_it(busy: Service, ai: AiService) -> None:
+    """A bar of the chart opens its user's page; an erasure requires the typed name; the address filters the audit."""
     async with console(busy) as page:
         await page.press("g", "u")
         await page.until("document.querySelectorAll('.user-bars li').length === 2")
@@ -192,63 +135,75 @@ async def test_users_are_found_and_erased_and_the_audit_tells(busy: Service, ai:
         assert bars[0].startswith("anna") and "80 %" in bars[0] and bars[1].startswith("ben")
         await check_looks(page)
         await page.press("/")
-        await page.write("nobody-yet")
+        await page.write("new-user")
         await page.press("Enter")
-        await page.until("document.title === 'nobody-yet · Console'")
-        assert await page.evaluate("document.activeElement.textContent") == "nobody-yet"
+        await page.until("document.title === 'new-user · Console'")
+        assert await page.evaluate("document.activeElement.textContent") == "new-user"
         await page.evaluate("history.back()")
-        await page.click(find("ben"))
-        await page.until("document.title.startsWith('ben')")
-        await page.until_text("Waiting jobs")
-        await check_looks(page)
-        await page.click(find("Cancel jobs …"))
-        await page.click(find("Cancel 1 job", "dialog button"))
-        # Not the progress, which says "0 of 1 job cancelled.".
-        await page.until("document.querySelector('.bulk-result')?.textContent === '1 job cancelled.'")
-        assert [job["userId"] for job in ask(busy, "/api/queue/jobs?state=failed")["items"]] == ["ben"]
-        await page.click(find("Close", "dialog button"))
-        await page.click(find("Erase …"))
-        await page.write("be")
-        assert await page.evaluate(f"{find('Erase permanently', 'dialog button')}.disabled")
-        await page.write("n")
-        await page.press("Enter")
-        ai.order(held=False)
-        await page.until("/Erased|The erasure continues/.test(document.querySelector('.toasts').innerText)")
+        await cancel_and_erase_ben(page, busy, ai)
         refused = f"{busy.url}/api/processes/{quote(HOSTILE, safe='')}/drain"
         assert httpx.post(refused, headers=busy.headers("ops-1", role="admin")).status_code == 404
-        await page.press("g", "a")
-        await page.until_text("erase user")
-        await page.until_text(HOSTILE[:40])
-        assert await page.evaluate("document.querySelectorAll('main img, main script').length") == 0
-        await page.press("/")
-        await page.write("ops-2")
-        await page.until("location.search === '?who=ops-2'")
-        await page.until_text("Nothing matches.")
-        await page.evaluate("history.back()")
-        await page.until_text("erase user")
-        assert await page.evaluate("location.search + document.querySelector('[name=who]').value") == ""
-        await page.evaluate("document.activeElement.blur()")
-        await page.press("j")
-        assert await page.evaluate("document.activeElement.matches('tr[data-key]')")
-        await check_looks(page)
+        await check_the_audit(page)
         assert page.problems == []
+
+
+async def cancel_and_erase_ben(page: Page, service: Service, ai: AiService) -> None:
+    """Cancel the one job of ben on his page, then erase him; the AI service answers from then on."""
+    await page.click(find("ben"))
+    await page.until("document.title.startsWith('ben')")
+    await page.until_text("Waiting jobs")
+    await check_looks(page)
+    await page.click(find("Cancel jobs …"))
+    await page.click(find("Cancel 1 job", "dialog button"))
+    # Not the progress, which says "0 of 1 job cancelled.".
+    await page.until("document.querySelector('.bulk-result')?.textContent === '1 job cancelled.'")
+    assert [job["userId"] for job in ask(service, "/api/queue/jobs?state=failed")["items"]] == ["ben"]
+    await page.click(find("Close", "dialog button"))
+    await page.click(find("Erase …"))
+    await page.write("be")
+    assert await page.evaluate(f"{find('Erase permanently', 'dialog button')}.disabled")
+    await page.write("n")
+    await page.press("Enter")
+    ai.order(held=False)
+    await page.until("/Erased|The erasure continues/.test(document.querySelector('.toasts').innerText)")
+
+
+async def check_the_audit(page: Page) -> None:
+    """The audit lists the erasure and the refused call, hostile text as text, and has its filter in the address."""
+    await page.press("g", "a")
+    await page.until_text("erase user")
+    await page.until_text(HOSTILE[:40])
+    assert await page.evaluate("document.querySelectorAll('main img, main script').length") == 0
+    await page.press("/")
+    await page.write("ops-2")
+    await page.until("location.search === '?who=ops-2'")
+    await page.until_text("Nothing matches.")
+    await page.evaluate("history.back()")
+    await page.until_text("erase user")
+    assert await page.evaluate("location.search + document.querySelector('[name=who]').value") == ""
+    await page.evaluate("document.activeElement.blur()")
+    await page.press("j")
+    assert await page.evaluate("document.activeElement.matches('tr[data-key]')")
+    await check_looks(page)
 
 
 @pytest.mark.gen_test(timeout=60)
 async def test_readers_have_no_buttons_and_users_no_console(service: Service) -> None:
-    """operator-read sees every view without its buttons; a token without a role is told why it does not do. What is
-    refused because of the page's origin, as behind a proxy without PUBLIC_URL, is not put down to the role.
+    """The role operator-read sees every view without its buttons; a token without a role gets the reason.
+
+    A refusal because of the page's origin, as behind a proxy without PUBLIC_URL, does not name the role.
     """
     async with console(service, role="operator-read") as page:
         await page.until_text("can only view")
         await page.until("document.querySelectorAll('.queue').length > 0")
-        seen = []
+        buttons = []
         for path in ("", "/processes", "/plugins", "/users", "/users/anna", "/audit"):
             await page.evaluate(f"document.querySelector('.views a').setAttribute('href', '/console{path}')")
             await page.click("document.querySelector('.views a')")
             await page.until("!document.querySelector('main [aria-busy=true], main .skeleton')")
-            seen += await page.evaluate("[...document.querySelectorAll('main button')].map((each) => each.textContent)")
-        assert set(seen) <= {"Look up", "Clear filters", "Filters", "Try again"}
+            script = "[...document.querySelectorAll('main button')].map((each) => each.textContent)"
+            buttons += await page.evaluate(script)
+        assert set(buttons) <= {"Look up", "Clear filters", "Filters", "Try again"}
         token = 'JSON.parse(localStorage["pipeline.operator.session"]).token'
         options = f'{{ method: "POST", headers: {{ Authorization: `Bearer ${{{token}}}` }} }}'
         refused = await page.evaluate(f'fetch("/api/queue/pause", {options}).then(({{ status }}) => status)')
@@ -269,7 +224,7 @@ async def test_readers_have_no_buttons_and_users_no_console(service: Service) ->
 
 @pytest.mark.gen_test(timeout=60)
 async def test_keys_are_listed_and_leave_writing_alone(service: Service) -> None:
-    """Tab reaches the view; `?` lists the keys, Escape closes; letters typed into a field go nowhere else."""
+    """Tab reaches the view; `?` lists the keys, Escape closes the list; letters typed into a field run no command."""
     async with console(service, "/console/audit") as page:
         await page.until_text("Audit")
         await page.press("Tab", "Enter")
@@ -291,7 +246,7 @@ async def test_keys_are_listed_and_leave_writing_alone(service: Service) -> None
 
 @pytest.mark.gen_test(timeout=60)
 async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> None:
-    """Arrow keys tell the numbers of an instant; the table has them too; the window is kept in the address."""
+    """Keys read the numbers of an instant; a table has the same numbers; the address has the window of time."""
     assert service.upload("carl", headers={"Idempotency-Key": str(time.time_ns())}).status_code == 202
     await until(lambda: sum(each["completed"] for each in ask(service, "/api/queue/charts")["points"]) > 0)
     async with console(service, "/console?window=24h") as page:
@@ -306,9 +261,9 @@ async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> N
         await page.click(f"{plot}.closest('figure').querySelector('summary')")
         await page.until(f"{plot}.closest('figure').querySelectorAll('tbody tr').length === 144")
         code = "document.querySelector('script[src$=\"console.js\"]').src.replace('console.js', 'parts/time.js')"
-        beside = f"import({code}).then(({{ multiple }}) => [[30, 90], [0.5, 1.5]].flatMap(([step, last]) =>"
-        beside += " [step, last].map((s) => multiple(s * 1000, step * 1000))))"
-        assert await page.evaluate(beside) == ["30 s", "90 s", "500 ms", "1.5 s"]
+        labels = f"import({code}).then(({{ multiple }}) => [[30, 90], [0.5, 1.5]].flatMap(([step, last]) =>"
+        labels += " [step, last].map((s) => multiple(s * 1000, step * 1000))))"
+        assert await page.evaluate(labels) == ["30 s", "90 s", "500 ms", "1.5 s"]
         await page.click("document.querySelector('[name=window][value=\"7d\"]')")
         await page.until("location.search === '?window=7d'")
         await page.until(f"{plot}.getAttribute('aria-valuemax') === '167'")
@@ -317,10 +272,10 @@ async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> N
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: AiService) -> None:
-    """A provider that asks for rest is named with its words as text and a countdown; offline, old numbers say so."""
-    rest = {"status": 429, "headers": {"Retry-After": "30"}, "body": {"error": {"message": HOSTILE, "code": "RATE"}}}
-    ai.order(replies=[rest])
+async def test_overview_shows_holds_and_an_outage(service: Service, ai: AiService) -> None:
+    """A held provider is shown with its reply as text and a countdown; offline, the page marks its numbers as old."""
+    error = {"message": HOSTILE, "code": "RATE"}
+    ai.order(replies=[{"status": 429, "headers": {"Retry-After": "30"}, "body": {"error": error}}])
     service.upload("anna", headers={"Idempotency-Key": str(time.time_ns())})
     async with console(service) as page:
         await page.until("/http is not called for now. Next try in \\d+ s/.test(document.body.innerText)")
@@ -338,10 +293,3 @@ async def test_overview_tells_of_holds_and_of_an_outage(service: Service, ai: Ai
         await page.until_text("Live")
         await page.until_text("The service works, but one thing needs attention.")
         assert problems == []
-
-
-async def until(is_so: Any) -> None:
-    """Return once it is so."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not await asyncio.to_thread(is_so):
-            await asyncio.sleep(0.05)

@@ -1,15 +1,33 @@
-"""The console as an operator uses it on jobs: find them, see what became of one, act on many. In a real Chromium."""
+"""The console as an operator uses it for jobs, in a real Chromium: find jobs, read one, change many, send deliveries.
+
+Long because all tests share one started service and one receiver of webhooks.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.browser.test_console import ask, check_looks, console, find
+from tests.browser.console_page import (
+    DIALOG,
+    HOSTILE,
+    ROWS,
+    ask_to_cancel,
+    check_looks,
+    console,
+    delete,
+    fail,
+    find,
+    go,
+    jobs_of,
+    refresh,
+    send,
+    undo_cancel,
+    until_ended,
+)
 from tests.chromium import AXE, BROWSER, Page
 from tests.constants import BREAKER_FAILURES, NOTIFIER_ATTEMPTS
 from tests.fake_receiver import FakeReceiver, running_in_thread
@@ -17,9 +35,6 @@ from tests.fake_receiver import Reply as ReceiverReply
 from tests.requirements import require
 from tests.service import AiService, Service
 
-HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-ROWS = "document.querySelectorAll('tr[data-key]')"
-DIALOG = "document.querySelector('dialog.bulk')"
 SECRET = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 
 
@@ -46,28 +61,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService, hook: FakeR
         yield service
 
 
-def send(service: Service, user: str, count: int = 1, category: str = "lego") -> list[str]:
-    """Upload photos and return the ids of their assets."""
-    ids = []
-    for number in range(count):
-        reply = service.upload(user, category=category, headers={"Idempotency-Key": f"{user}-{category}-{number}"})
-        assert reply.status_code == 202, reply.text
-        ids.append(reply.json()["data"]["assetId"])
-    return ids
-
-
-def fail(service: Service, ai: AiService, user: str, count: int, message: str = HOSTILE, **fields: str) -> list[str]:
-    """Let photos of the user fail at once, with that reason, and return the ids."""
-    refusal = {"status": 422, "body": {"error": {"message": message, "code": "REFUSED"}}, "times": count}
-    ai.order(replies=[refusal])
-    ids = send(service, user, count, **fields)
-    service.wait_status(waiting=0, active=0, delayed=0)
-    return ids
-
-
 @pytest.fixture
-def held(service: Service, ai: AiService) -> Iterator[Service]:
-    """One photo of holder is with the AI until the test ends: others wait behind it."""
+def busy(service: Service, ai: AiService) -> Iterator[Service]:
+    """The AI service works on one photo of the user holder until the test ends; the other photos wait."""
     ai.order(held=True)
     send(service, "holder")
     service.wait_status(active=1)
@@ -76,52 +72,9 @@ def held(service: Service, ai: AiService) -> Iterator[Service]:
     service.wait_status(active=0, waiting=0, delayed=0)
 
 
-def jobs_of(service: Service, **query: Any) -> list[dict[str, Any]]:
-    """Return the jobs that the filter finds."""
-    items: list[dict[str, Any]] = ask(service, "/api/queue/jobs", params=query)["items"]
-    return items
-
-
-def delete(service: Service, **which: Any) -> None:
-    """Delete these jobs, as another operator does."""
-    body = {"action": "delete", **which}
-    until = ask(service, "/api/queue/jobs/bulk", "POST", json=body | {"dryRun": True})["until"]
-    ask(service, "/api/queue/jobs/bulk", "POST", json=body | {"until": until})
-
-
-async def go(page: Page, address: str) -> None:
-    """Follow a link within the console and wait for its view."""
-    await page.evaluate(
-        f"""(() => {{ const link = document.createElement("a");
-          link.href = {json.dumps(address)}; document.body.append(link); link.click(); link.remove(); }})()"""
-    )
-    await page.until("!document.querySelector('main [aria-busy=true], main .skeleton')")
-
-
-async def ask_to_cancel(page: Page, count: str) -> None:
-    """Return once the dialog asks whether so many are to be cancelled. count: like "3 jobs"."""
-    await page.click(find("Cancel …"))
-    await page.until(f"{DIALOG}?.innerText.includes('{count}')")
-
-
-async def bring_back(page: Page, count: str) -> None:
-    """Undo a cancel that has ended, of so many."""
-    await page.click(find("Undo", "dialog button"))
-    await page.until(f"{DIALOG}?.innerText.includes('Run the cancelled jobs again?')")
-    await page.click(find(f"Retry {count}"))
-    await until_ended(page, f"{count} queued again")
-    await page.press("Escape")
-
-
-async def until_ended(page: Page, text: str, heading: str = "Done") -> None:
-    """Return once the dialog tells that all has been done, or that it was stopped."""
-    has_heading = f"{DIALOG}?.querySelector('h2').textContent === {json.dumps(heading)}"
-    await page.until(f"{has_heading} && {DIALOG}.innerText.includes({json.dumps(text)})")
-
-
 @pytest.mark.gen_test(timeout=90)
 async def test_jobs_are_filtered_by_the_address(service: Service, ai: AiService) -> None:
-    """Filters are in the address and survive reload and back; what comes meanwhile is told and moves nothing."""
+    """The address has the filters, through reload and back; a job that comes meanwhile is counted and moves no row."""
     fail(service, ai, "anna", 2)
     fail(service, ai, "anna", 1, category="camera")
     send(service, "ben", 2)
@@ -145,27 +98,31 @@ async def test_jobs_are_filtered_by_the_address(service: Service, ai: AiService)
         await page.evaluate("history.back()")
         await page.until(f"{ROWS}.length === 3")
         assert await page.evaluate("document.querySelectorAll('main img[src=x], main script').length") == 0
-
-        first = f"{ROWS}[0].dataset.key"
-        before = await page.evaluate(first)
-        await page.press("j", "j")
-        (new,) = fail(service, ai, "anna", 1, category="sneaker")
-        await page.until("document.querySelector('.news')?.checkVisibility()")
-        assert await page.evaluate("document.querySelector('.news').textContent") == "1 new – show"
-        assert await page.evaluate(f"[{ROWS}.length, {first}]") == [3, before]
-        assert await page.evaluate(f"document.activeElement === {ROWS}[1]")
-        await page.press("r")
-        await page.until(f"{first} === {json.dumps(new)}")
-        await page.click("document.querySelector('.tab')")
-        await page.until("!location.search.includes('state=')")
-        await page.press("j", "Enter")
-        await page.until(f"location.pathname === '/console/jobs/{new}'")
+        await check_new_job_moves_no_row(page, service, ai)
         assert page.problems == []
+
+
+async def check_new_job_moves_no_row(page: Page, service: Service, ai: AiService) -> None:
+    """A new failed job shows as a count; the key `r` shows its row, and its row opens its page."""
+    first = f"{ROWS}[0].dataset.key"
+    before = await page.evaluate(first)
+    await page.press("j", "j")
+    (new,) = fail(service, ai, "anna", 1, category="sneaker")
+    await page.until("document.querySelector('.news')?.checkVisibility()")
+    assert await page.evaluate("document.querySelector('.news').textContent") == "1 new – show"
+    assert await page.evaluate(f"[{ROWS}.length, {first}]") == [3, before]
+    assert await page.evaluate(f"document.activeElement === {ROWS}[1]")
+    await page.press("r")
+    await page.until(f"{first} === {json.dumps(new)}")
+    await page.click("document.querySelector('.tab')")
+    await page.until("!location.search.includes('state=')")
+    await page.press("j", "Enter")
+    await page.until(f"location.pathname === '/console/jobs/{new}'")
 
 
 @pytest.mark.gen_test(timeout=90)
 async def test_failures_are_retried_by_keyboard(service: Service, ai: AiService) -> None:
-    """By keyboard alone: the failures, those of one kind, all of them queued again after the count and a sample."""
+    """The keyboard alone opens the failures of one kind, and queues them again after the count and a sample."""
     fail(service, ai, "carl", 3, message="The photo 17 shows no product")
     async with console(service) as page:
         await page.press("g", "f")
@@ -199,7 +156,7 @@ async def test_failures_are_retried_by_keyboard(service: Service, ai: AiService)
 
 @pytest.mark.gen_test(timeout=90)
 async def test_failures_stay_under_the_pointer(service: Service, ai: AiService) -> None:
-    """A kind that overtakes another moves no row: the button that has the focus keeps it and does what it did."""
+    """A kind of failure whose count passes another one's moves no row; the focused button stays the same button."""
     delete(service, all=True)
     fail(service, ai, "hugo", 2, message="Many fingers")
     fail(service, ai, "hugo", 1, message="Much fog", category="camera")
@@ -211,12 +168,12 @@ async def test_failures_stay_under_the_pointer(service: Service, ai: AiService) 
         await page.evaluate(f"(window.pressed = {ROWS}[0].querySelector('button')).focus()")
         await page.evaluate(f"window.photo = {ROWS}[1].querySelector('button')")
         fail(service, ai, "hugo", 3, message="Much fog", category="sneaker")
-        await again(page)
+        await refresh(page)
         await page.until(f"{ROWS}[1].innerText.includes('4')")
         assert await page.evaluate(reasons) == before
         assert await page.evaluate(f"window.photo === {ROWS}[1].querySelector('button')")
         delete(service, filter={"q": "fingers"})
-        await again(page)
+        await refresh(page)
         await page.until(f"{ROWS}[0].querySelector('.count-cell').innerText.trim() === '0'")
         assert await page.evaluate(reasons) == before
         assert await page.evaluate("document.activeElement === window.pressed")
@@ -225,14 +182,9 @@ async def test_failures_stay_under_the_pointer(service: Service, ai: AiService) 
         assert page.problems == []
 
 
-async def again(page: Page) -> None:
-    """Let the page ask at once, as when somebody comes back to its tab."""
-    await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-
-
 @pytest.mark.gen_test(timeout=90)
 async def test_wrong_addresses_show_the_way_out(service: Service, ai: AiService) -> None:
-    """A filter, cursor or id that is none is told in words, with a way to what there is; times stay as they were."""
+    """The page explains an invalid filter, cursor or id and links to valid ones; it does not round times."""
     fail(service, ai, "ida", 1)
     async with console(service, "/console/jobs?state=gone") as page:
         for query in ("state=gone", "cursor=x", "from=yesterday"):
@@ -253,8 +205,8 @@ async def test_wrong_addresses_show_the_way_out(service: Service, ai: AiService)
 
 
 @pytest.mark.gen_test(timeout=90)
-async def test_one_job_tells_its_story(service: Service, ai: AiService, hook: FakeReceiver) -> None:
-    """One job: its photo, each attempt with reason and wait, deliveries sent again, logs; retried, then deleted."""
+async def test_job_page_shows_attempts_deliveries_and_logs(service: Service, ai: AiService, hook: FakeReceiver) -> None:
+    """The page of a job shows its photo, attempts, deliveries and logs; the operator retries it, then deletes it."""
     hook.script(ReceiverReply(503))
     ai.order(replies=[{"status": 503}, {"status": 422, "body": {"error": {"message": HOSTILE}}}])
     (asset,) = send(service, "dora")
@@ -292,76 +244,21 @@ async def test_one_job_tells_its_story(service: Service, ai: AiService, hook: Fa
 
 
 @pytest.mark.gen_test(timeout=90)
-async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
-    """Selected rows and all that match: postponed and resumed, cancelled through an outage and run again by Undo."""
-    send(held, "emil", 3)
-    async with console(held, "/console/jobs?state=waiting&user=emil") as page:
+async def test_many_jobs_are_cancelled_and_run_again(busy: Service) -> None:
+    """Selected jobs are postponed and resumed; all that match are cancelled through an outage; Undo runs them again."""
+    send(busy, "emil", 3)
+    async with console(busy, "/console/jobs?state=waiting&user=emil") as page:
         await page.until(f"{ROWS}.length === 3")
-        await page.press("j", "x", "j", "x")
-        await page.until_text("2 selected")
-        await page.click(find("Postpone …"))
-        await page.until(f"{DIALOG}?.innerText.includes('2 jobs')")
-        await page.click(find("Postpone 2 jobs"))
-        await until_ended(page, "2 jobs postponed")
-        assert len(jobs_of(held, user="emil", state="delayed")) == 2
-        await page.click(find("Undo", "dialog button"))
-        await until_ended(page, "2 jobs waiting again")
-        await page.press("Enter")
-        await page.until_text("3 jobs match")
-
-        await page.press("a")
-        await page.until_text("All that match: 3 jobs")
-        await ask_to_cancel(page, "3 jobs")
-        assert page.problems == []
-        await page.go_offline()
-        await page.press("Enter")
-        await page.until(f"{DIALOG}.innerText.includes('It continues automatically')")
-        assert len(jobs_of(held, user="emil", state="waiting")) == 3
-        await page.go_offline(False)
-        await until_ended(page, "3 jobs cancelled")
-        assert {job["reason"] for job in jobs_of(held, user="emil")} == {"Cancelled"}
-        await bring_back(page, "3 jobs")
-        assert len(jobs_of(held, user="emil", state="waiting")) == 3
-
-        # Another operator deletes the first of the sample meanwhile: Undo is about the others all the same.
+        await postpone_two_and_undo(page, busy)
+        await cancel_offline_and_undo(page, busy)
         await page.until("!document.querySelector('dialog')")
-        (photo,) = send(held, "emil", category="other")
-        await page.press("r")
-        await page.until_text("4 jobs match")
-        await page.press("a")
-        await ask_to_cancel(page, "4 jobs")
-        ask_away = f"{held.url}/api/assets/{photo}"
-        assert httpx.delete(ask_away, headers=held.headers("emil")).status_code == 204
-        await page.press("Enter")
-        await until_ended(page, "3 jobs cancelled")
-        await bring_back(page, "3 jobs")
-
-        # Who goes back while it is being done is told how far it came.
+        await undo_after_another_operator_deleted_one(page, busy)
         await page.until("!document.querySelector('dialog')")
-        await page.until_text("3 jobs match")
-        await page.press("a")
-        await ask_to_cancel(page, "3 jobs")
-        await page.go_offline()
-        await page.press("Enter")
-        await page.until(f"{DIALOG}.innerText.includes('It continues automatically')")
-        await page.evaluate(f"{DIALOG}.close()")
-        await page.until_text("Stopped: 0 of 3 jobs cancelled.")
-        await page.go_offline(False)
-        await page.press("a")
-
+        await close_the_dialog_of_a_cancellation(page)
         await page.until_text("3 jobs match")
         await page.until("!document.querySelector('dialog')")
-        await page.press("a")
-        await page.click(find("Delete …"))
-        await page.until(f"{DIALOG}?.innerText.includes('Delete 3 jobs')")
-        await page.go_offline()
-        await page.click(find("Delete 3 jobs"))
-        await page.until(f"{DIALOG}.innerText.includes('It continues automatically')")
-        await page.click(find("Stop"))
-        await until_ended(page, "0 jobs deleted", "Stopped")
-        await page.go_offline(False)
-        await page.press("Enter")
-        assert len(jobs_of(held, user="emil")) == 3
+        await stop_a_deletion(page)
+        assert len(jobs_of(busy, user="emil")) == 3
         await page.go_offline()
         await go(page, "/console/jobs?user=emil")
         await page.until_text("No answer")
@@ -370,9 +267,86 @@ async def test_many_jobs_are_cancelled_and_brought_back(held: Service) -> None:
         assert [each for each in page.problems if "net::ERR_" not in each] == []
 
 
+async def postpone_two_and_undo(page: Page, service: Service) -> None:
+    """Select two of three jobs, postpone them and undo it."""
+    await page.press("j", "x", "j", "x")
+    await page.until_text("2 selected")
+    await page.click(find("Postpone …"))
+    await page.until(f"{DIALOG}?.innerText.includes('2 jobs')")
+    await page.click(find("Postpone 2 jobs"))
+    await until_ended(page, "2 jobs postponed")
+    assert len(jobs_of(service, user="emil", state="delayed")) == 2
+    await page.click(find("Undo", "dialog button"))
+    await until_ended(page, "2 jobs waiting again")
+    await page.press("Enter")
+    await page.until_text("3 jobs match")
+
+
+async def start_offline(page: Page) -> None:
+    """Start the action of the dialog while the page is offline, and return once the dialog says that it continues."""
+    await page.go_offline()
+    await page.press("Enter")
+    await page.until(f"{DIALOG}.innerText.includes('It continues automatically')")
+
+
+async def cancel_offline_and_undo(page: Page, service: Service) -> None:
+    """A cancellation that starts offline continues online; Undo runs the three jobs again."""
+    await page.press("a")
+    await page.until_text("All that match: 3 jobs")
+    await ask_to_cancel(page, "3 jobs")
+    assert page.problems == []
+    await start_offline(page)
+    assert len(jobs_of(service, user="emil", state="waiting")) == 3
+    await page.go_offline(False)
+    await until_ended(page, "3 jobs cancelled")
+    assert {job["reason"] for job in jobs_of(service, user="emil")} == {"Cancelled"}
+    await undo_cancel(page, "3 jobs")
+    assert len(jobs_of(service, user="emil", state="waiting")) == 3
+
+
+async def undo_after_another_operator_deleted_one(page: Page, service: Service) -> None:
+    """The first job of the sample is deleted before the cancellation starts: Undo is about the other three."""
+    (photo,) = send(service, "emil", category="other")
+    await page.press("r")
+    await page.until_text("4 jobs match")
+    await page.press("a")
+    await ask_to_cancel(page, "4 jobs")
+    address = f"{service.url}/api/assets/{photo}"
+    assert httpx.delete(address, headers=service.headers("emil")).status_code == 204
+    await page.press("Enter")
+    await until_ended(page, "3 jobs cancelled")
+    await undo_cancel(page, "3 jobs")
+
+
+async def close_the_dialog_of_a_cancellation(page: Page) -> None:
+    """Closing the dialog stops the cancellation, and the page says how many jobs were cancelled."""
+    await page.until_text("3 jobs match")
+    await page.press("a")
+    await ask_to_cancel(page, "3 jobs")
+    await start_offline(page)
+    await page.evaluate(f"{DIALOG}.close()")
+    await page.until_text("Stopped: 0 of 3 jobs cancelled.")
+    await page.go_offline(False)
+    await page.press("a")
+
+
+async def stop_a_deletion(page: Page) -> None:
+    """The button Stop ends a deletion that waits for the network before it deletes a job."""
+    await page.press("a")
+    await page.click(find("Delete …"))
+    await page.until(f"{DIALOG}?.innerText.includes('Delete 3 jobs')")
+    await page.go_offline()
+    await page.click(find("Delete 3 jobs"))
+    await page.until(f"{DIALOG}.innerText.includes('It continues automatically')")
+    await page.click(find("Stop"))
+    await until_ended(page, "0 jobs deleted", "Stopped")
+    await page.go_offline(False)
+    await page.press("Enter")
+
+
 @pytest.mark.gen_test(timeout=90)
 async def test_deliveries_are_sent_again(service: Service, hook: FakeReceiver) -> None:
-    """Failed deliveries with what the receiver said: one is sent again, then all that have failed."""
+    """Failed deliveries show the receiver's reply; the operator sends one again, then all that failed."""
     hook.script(*[ReceiverReply(500)] * 3)
     ids = send(service, "finn", 3)
     service.wait_status(waiting=0, active=0)
@@ -398,17 +372,18 @@ async def test_deliveries_are_sent_again(service: Service, hook: FakeReceiver) -
 
 @pytest.mark.gen_test(timeout=90)
 async def test_readers_see_jobs_and_change_nothing(service: Service, ai: AiService) -> None:
-    """The role operator-read has no button that changes something, and the routes behind them answer 403."""
+    """The role operator-read has no button that changes data, and the routes of such buttons answer 403."""
     (asset,) = fail(service, ai, "gina", 1)
     async with console(service, "/console/jobs", role="operator-read") as page:
-        seen = []
+        buttons = []
         for path in ("jobs", f"jobs/{asset}", "failures", "deliveries"):
             await go(page, f"/console/{path}")
             await page.until("document.querySelector('main tr[data-key], main .timeline')")
-            seen += await page.evaluate("[...document.querySelectorAll('main button')].map((each) => each.textContent)")
+            script = "[...document.querySelectorAll('main button')].map((each) => each.textContent)"
+            buttons += await page.evaluate(script)
             assert await page.evaluate("document.querySelectorAll('main [type=checkbox]').length") == 0
         harmless = {"Filters", "Clear filters", "Previous", "Next", "Copy"}
-        assert {each for each in seen if each and "new" not in each} <= harmless
+        assert {each for each in buttons if each and "new" not in each} <= harmless
         assert page.problems == []
     reader = service.headers("ops-2", role="operator-read")
     for path in (f"jobs/{asset}/retry", f"jobs/{asset}/cancel", "jobs/bulk"):

@@ -1,4 +1,4 @@
-"""How a person comes to be signed in on both pages, and how that ends."""
+"""How a user signs in and out on the page for photos and on the console, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from tests.factories import SECRET, make_token
 from tests.requirements import require
 from tests.service import Service
 
-STORED = "localStorage.getItem('pipeline.user.session')"
+STORED_SESSION = "localStorage.getItem('pipeline.user.session')"
+# The clock of the device is an hour ahead; what the page checks every minute it checks every 100 ms.
+CLOCK_AN_HOUR_AHEAD = """const real = Date, every = setInterval, now = () => real.now() + 3600_000;
+globalThis.Date = class extends real { constructor(...at) { super(...(at.length ? at : [now()])); } static now = now; };
+globalThis.setInterval = (act, ms) => every(act, ms === 60_000 ? 100 : ms);"""
+NO_STORAGE = """Object.defineProperty(globalThis, "localStorage", {
+  get() { throw new DOMException("denied", "SecurityError") },
+});"""
 
 
 @pytest.fixture
@@ -25,27 +32,36 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def link_token(sub: str = "ann", role: str | None = None, seconds: float = 600) -> str:
+    """Return a token as a link to the page has it."""
     return sign(Settings(jwt_secret=SECRET), sub, role, seconds, is_of_page=True)
 
 
 async def go(page: Page, url: str) -> None:
-    """Open the address as if it was clicked on, in a document of its own."""
+    """Open the address in a new document, as a click on a link does."""
     await page.evaluate("window.isOfBefore = true")
     await page.call("Page.navigate", url="about:blank")
     await page.call("Page.navigate", url=url)
     await page.until("!window.isOfBefore && location.href !== 'about:blank' && document.readyState === 'complete'")
 
 
+async def go_with(page: Page, script: str, url: str) -> None:
+    """Open the address and run this script before those of the page."""
+    await page.run_first(script)
+    await go(page, url)
+
+
 @pytest.mark.gen_test(timeout=90)
 async def test_link_signs_in_once_and_for_all_tabs(service: Service) -> None:
-    """A link makes a session that outlives it, leaves no token in the address, and holds in each tab until one signs
-    out; an old link harms no session, and says what it is when there is none.
+    """A link creates a session for all tabs; the session outlives the link and ends when one tab signs out.
+
+    The link leaves no token in the address. An expired link changes no session; without a session the page says that
+    the link is no longer valid.
     """
     link = f"{service.url}/#token={link_token()}"
     async with browsing(link) as page:
         await page.until_text("Sign out")
         assert await page.evaluate("location.href") == f"{service.url}/"
-        assert link_token().split(".")[1] not in await page.evaluate(STORED)
+        assert link_token().split(".")[1] not in await page.evaluate(STORED_SESSION)
         await go(page, f"{service.url}/#token={link_token(seconds=-60)}")
         await page.until_text("Sign out")
         tab = await page.open_tab(f"{service.url}/")
@@ -53,12 +69,12 @@ async def test_link_signs_in_once_and_for_all_tabs(service: Service) -> None:
         await tab.click("[...document.querySelectorAll('button')].find((each) => each.textContent === 'Sign out')")
         await tab.until_text("Sign in")
         await page.until_text("Sign in")
-        assert await page.evaluate(STORED) is None
-        # A browser tells of each request that is refused.
+        assert await page.evaluate(STORED_SESSION) is None
+        # The browser logs each refused request.
         assert [each for each in page.problems if "401" not in each] == [] == tab.problems
         await go(page, f"{service.url}/#token={link_token(seconds=-60)}")
         await page.until_text("This link is no longer valid.")
-        # Pasted into the address of the open page, where it loads nothing.
+        # A token pasted into the address of the open page loads no new document.
         await page.evaluate(f"location.hash = 'token={link_token('ben')}'")
         await page.until_text("Sign out")
         assert await page.evaluate("location.href") == f"{service.url}/"
@@ -70,7 +86,7 @@ async def test_link_signs_in_once_and_for_all_tabs(service: Service) -> None:
 
 @pytest.mark.gen_test(timeout=90)
 async def test_signing_out_works_without_a_network(service: Service) -> None:
-    """Nothing of a person stays on the screen, and the sign-in comes with the network."""
+    """Signing out offline removes the user's photos from the screen; the form to sign in appears with the network."""
     async with browsing(f"{service.url}/#token={link_token()}") as page:
         await page.until_text("Choose photos")
         await page.go_offline()
@@ -84,10 +100,10 @@ async def test_signing_out_works_without_a_network(service: Service) -> None:
 
 @pytest.mark.gen_test(timeout=90)
 async def test_pasted_token_signs_in(service: Service) -> None:
-    """By keyboard alone; a token that is none, or of somebody who may not, is refused in words."""
+    """A user signs in by keyboard alone; the page explains why it refuses an invalid token or one without the role."""
     async with browsing(f"{service.url}/console") as page:
         await page.until("document.querySelector('input[name=token]')")
-        # What `make demo` leaves behind is started by nothing else.
+        # The page names this interpreter: the environment that `make demo` creates has no other way to start.
         await page.until_text(".venv/bin/python run.py link --console")
         for token, words in {
             "nonsense": "The service does not accept this token.",
@@ -102,47 +118,33 @@ async def test_pasted_token_signs_in(service: Service) -> None:
 
 
 @pytest.mark.gen_test(timeout=90)
-async def test_login_gets_the_way_back(tmp_path: Path) -> None:
-    """With LOGIN_URL the page leads there and says where to come back to; what comes back signs in."""
+async def test_login_page_gets_the_address_to_return_to(tmp_path: Path) -> None:
+    """With LOGIN_URL the page links to it with the address to return to; a return with a token signs in."""
     require(BROWSER is not None, "needs Chromium")
     with Service(tmp_path, "http://127.0.0.1:9", LOGIN_URL="https://login.example.com/in?app=1") as service:
         async with browsing(f"{service.url}/") as page:
-            way = await page.until("document.querySelector('a[href*=login]')?.href")
+            link = await page.until("document.querySelector('a[href*=login]')?.href")
             back = f"{service.url}/".replace(":", "%3A").replace("/", "%2F")
-            assert way == f"https://login.example.com/in?app=1&return_to={back}"
+            assert link == f"https://login.example.com/in?app=1&return_to={back}"
             await go(page, f"{service.url}/#token={make_token()}")
             await page.until_text("Sign out")
 
 
-# An hour ahead, and quick to look at it.
-WRONG_CLOCK = """const real = Date, every = setInterval, now = () => real.now() + 3600_000;
-globalThis.Date = class extends real { constructor(...at) { super(...(at.length ? at : [now()])); } static now = now; };
-globalThis.setInterval = (act, ms) => every(act, ms === 60_000 ? 100 : ms);"""
-NO_STORAGE = """Object.defineProperty(globalThis, "localStorage", {
-  get() { throw new DOMException("denied", "SecurityError") },
-});"""
-
-
-async def go_with(page: Page, script: str, url: str) -> None:
-    """Open the address with that script before those of the page."""
-    await page.run_first(script)
-    await go(page, url)
-
-
 @pytest.mark.gen_test(timeout=90)
-async def test_session_ends_when_the_service_says_so(service: Service) -> None:
-    """A device whose clock is an hour ahead stays signed in; the end is told, and the way back while nobody answers.
+async def test_session_ends_at_the_time_of_the_service(service: Service) -> None:
+    """A device whose clock is an hour ahead stays signed in; the page says when the session has ended.
 
-    A page that comes out of the browser's memory has not missed that another tab signed out.
+    A page that the browser restores from memory notices that another tab signed out. While the service cannot be
+    reached the page says when the user can sign in.
     """
     async with browsing("about:blank") as page:
-        await go_with(page, WRONG_CLOCK, f"{service.url}/#token={make_token(expires_in=1800)}")
+        await go_with(page, CLOCK_AN_HOUR_AHEAD, f"{service.url}/#token={make_token(expires_in=1800)}")
         asked = "performance.getEntriesByType('resource').filter(({name}) => /session$/.test(name))"
         await page.until(f"{asked}.length > 3")
         await page.until_text("Sign out")
         await page.reload()
         await page.until_text("Sign out")
-        await page.evaluate(f"{STORED.replace('getItem', 'removeItem')}")
+        await page.evaluate(f"{STORED_SESSION.replace('getItem', 'removeItem')}")
         await page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', { persisted: true }))")
         await page.until_text("You are signed out.")
         assert page.problems == []
@@ -157,7 +159,7 @@ async def test_session_ends_when_the_service_says_so(service: Service) -> None:
 
 @pytest.mark.gen_test(timeout=90)
 async def test_browser_without_storage_signs_in_for_the_page(service: Service) -> None:
-    """Where a browser keeps nothing, a link signs in all the same, and one can sign out."""
+    """In a browser without storage a link signs in for this page, and the user can sign out."""
     async with browsing("about:blank") as page:
         await go_with(page, NO_STORAGE, f"{service.url}/#token={make_token()}")
         await page.until_text("Sign out")

@@ -1,4 +1,4 @@
-"""The provider `http` against a real HTTP server: what it sends, what it understands, which errors are tried again."""
+"""The provider `http` against a real HTTP server: its requests, the replies it reads, and which errors are retried."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -14,10 +13,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable, JobError, PermanentJobError, RetryableJobError
-from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute, retry_after_of
-from pipeline.hooks.replies import parse_retry_after
-from pipeline.settings import Settings
-from pipeline.hooks import replies
+from pipeline.hooks import UNKNOWN, Analysis, AnalyzeRequest, Attribute
 from pipeline.plugins.ai_http import (
     DEFAULT_CONFIDENCE,
     MAX_REPLY_BYTES,
@@ -25,11 +21,11 @@ from pipeline.plugins.ai_http import (
     parse_analysis,
     register_ai_providers,
 )
+from pipeline.settings import Settings
 from tests.fake_ai_service import FakeAiService, Reply
 
 ASSET_ID = "65f0c0ffee65f0c0ffee65f0"
 IMAGE_URL = "https://images.example/original.jpg"
-NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ def service(io_loop: IOLoop) -> Iterator[FakeAiService]:
 
 @pytest.fixture
 def provider(io_loop: IOLoop, service: FakeAiService) -> Iterator[HttpProvider]:
-    """The provider, pointed at it."""
+    """The provider `http` with the address of the fake AI service."""
     provider = HttpProvider(service.url, "imageUrl")
     yield provider
     io_loop.run_sync(provider.close)
@@ -62,6 +58,7 @@ def make_request(timeout_seconds: float = 5) -> AnalyzeRequest:
 
 
 async def failure(provider: HttpProvider, timeout_seconds: float = 5) -> JobError:
+    """Call the provider and return the error that it raises."""
     with pytest.raises(JobError) as caught:
         await provider.analyze(make_request(timeout_seconds))
     return caught.value
@@ -69,7 +66,7 @@ async def failure(provider: HttpProvider, timeout_seconds: float = 5) -> JobErro
 
 @pytest.mark.gen_test
 async def test_check_needs_any_answer_and_causes_no_work(service: FakeAiService, provider: HttpProvider) -> None:
-    """405 to a GET is as good as any answer; none at all is told with its cause."""
+    """Any reply to a GET passes the check, also 405; without a reply the error has its cause."""
     await provider.check()
     assert service.calls == 0
     await service.stop()
@@ -81,7 +78,7 @@ async def test_check_needs_any_answer_and_causes_no_work(service: FakeAiService,
 @pytest.mark.spec("T038")
 @pytest.mark.gen_test
 async def test_analyze_posts_image_url_category_and_ids(service: FakeAiService, provider: HttpProvider) -> None:
-    """The body is exactly {imageUrl, category}; who asks is in the headers."""
+    """The body is exactly {imageUrl, category}; the headers have the ids of the request, the asset and the job."""
     await provider.analyze(make_request())
     (recorded,) = service.requests
     assert recorded.body == {"imageUrl": IMAGE_URL, "category": "sneaker"}
@@ -92,7 +89,10 @@ async def test_analyze_posts_image_url_category_and_ids(service: FakeAiService, 
 
 @pytest.mark.gen_test
 async def test_analyze_names_the_image_as_the_settings_say(service: FakeAiService) -> None:
-    """Some services take image_url and refuse unknown properties; a slash at the end of the base URL does no harm."""
+    """The body has only the property that the settings name; a slash at the end of the base URL changes nothing.
+
+    Some AI services require image_url and refuse unknown properties.
+    """
     settings = Settings(ai_service_url=service.url + "/", ai_service_image_field="image_url")
     ((name, build),) = register_ai_providers(settings)
     provider = build()
@@ -104,8 +104,8 @@ async def test_analyze_names_the_image_as_the_settings_say(service: FakeAiServic
 
 @pytest.mark.spec("T038")
 @pytest.mark.gen_test
-async def test_analyze_gives_up_when_the_time_is_over(service: FakeAiService, provider: HttpProvider) -> None:
-    """A service that never answers costs the request's timeout, 90 s by default, and may be asked again."""
+async def test_analyze_ends_at_its_timeout(service: FakeAiService, provider: HttpProvider) -> None:
+    """A service that never answers costs the timeout of the request, 90 s by default; the error is retryable."""
     assert Settings().provider_timeout_seconds == 90
     service.hold()
     error = await failure(provider, timeout_seconds=0.2)
@@ -125,8 +125,8 @@ async def test_analyze_returns_what_the_service_found(provider: HttpProvider) ->
 
 
 @pytest.mark.gen_test
-async def test_calls_share_a_kept_connection(service: FakeAiService, provider: HttpProvider) -> None:
-    """Calls one after the other need one handshake."""
+async def test_calls_share_a_connection(service: FakeAiService, provider: HttpProvider) -> None:
+    """Calls one after the other use one connection."""
     for _ in range(5):
         await provider.analyze(make_request())
     assert len({recorded.client_port for recorded in service.requests}) == 1
@@ -144,10 +144,10 @@ async def test_calls_share_a_kept_connection(service: FakeAiService, provider: H
     ],
 )
 @pytest.mark.gen_test
-async def test_passing_errors_are_retryable(
+async def test_temporary_errors_are_retryable(
     service: FakeAiService, provider: HttpProvider, status: int, message: str
 ) -> None:
-    """The service may be well again next time; its own words are not shown."""
+    """A temporary error is retryable; its message is ours, not that of the AI service."""
     service.script(Reply(status))
     error = await failure(provider)
     assert isinstance(error, RetryableJobError) and error.message == message
@@ -155,8 +155,8 @@ async def test_passing_errors_are_retryable(
 
 
 @pytest.mark.gen_test
-async def test_a_busy_service_says_how_long_to_wait(service: FakeAiService, provider: HttpProvider) -> None:
-    """Retry-After of a 429 reaches the retry policy."""
+async def test_retry_after_of_a_busy_service_is_in_the_error(service: FakeAiService, provider: HttpProvider) -> None:
+    """The error has the Retry-After of a 429, for the retry policy."""
     service.script(Reply(429, headers={"Retry-After": "7"}))
     error = await failure(provider)
     assert isinstance(error, RetryableJobError) and error.retry_after_seconds == 7
@@ -164,7 +164,7 @@ async def test_a_busy_service_says_how_long_to_wait(service: FakeAiService, prov
 
 @pytest.mark.gen_test
 async def test_a_lost_connection_is_retryable(service: FakeAiService, provider: HttpProvider) -> None:
-    """The service going away in the middle of a call reads as unavailable."""
+    """A connection that closes during a call means that the AI service is unavailable."""
     service.script(Reply(cut=True))
     error = await failure(provider)
     assert isinstance(error, RetryableJobError) and error.message == "AI service unavailable"
@@ -172,10 +172,10 @@ async def test_a_lost_connection_is_retryable(service: FakeAiService, provider: 
 
 @pytest.mark.gen_test
 async def test_a_refused_connection_is_retryable() -> None:
-    """Nobody listening reads as unavailable."""
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        provider = HttpProvider(f"http://127.0.0.1:{unheard.getsockname()[1]}", "imageUrl")
+    """A port without a server means that the AI service is unavailable."""
+    with socket.socket() as not_listening:
+        not_listening.bind(("127.0.0.1", 0))
+        provider = HttpProvider(f"http://127.0.0.1:{not_listening.getsockname()[1]}", "imageUrl")
         error = await failure(provider)
     assert isinstance(error, RetryableJobError) and error.message == "AI service unavailable"
     await provider.close()
@@ -184,7 +184,7 @@ async def test_a_refused_connection_is_retryable() -> None:
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422])
 @pytest.mark.gen_test
 async def test_other_client_errors_are_permanent(service: FakeAiService, provider: HttpProvider, status: int) -> None:
-    """The service's own message is the reason, for example that the image is no product."""
+    """The reason of the failure is the message of the AI service, for example that the image shows no product."""
     service.script(Reply(status, {"error": {"message": "No product\n in the image", "code": "NO_PRODUCT"}}))
     error = await failure(provider)
     assert isinstance(error, PermanentJobError) and error.message == "No product in the image"
@@ -205,7 +205,7 @@ async def test_other_client_errors_are_permanent(service: FakeAiService, provide
 async def test_a_refusal_always_has_a_short_message(
     service: FakeAiService, provider: HttpProvider, body: Any, message: str
 ) -> None:
-    """Whatever an error's body holds, its owner is shown one line of at most 300 characters."""
+    """For any body of an error the message for the owner is one line of at most 300 characters."""
     service.script(Reply(400, body))
     assert (await failure(provider)).message == message
 
@@ -233,7 +233,10 @@ async def test_a_refusal_always_has_a_short_message(
 )
 @pytest.mark.gen_test
 async def test_an_unreadable_reply_is_tried_twice(service: FakeAiService, provider: HttpProvider, reply: Reply) -> None:
-    """Nonsense may be a proxy's hiccup; twice the same is not. Redirects are not followed, large replies not read."""
+    """An unreadable reply is retried once: a proxy may have caused the first one.
+
+    The provider follows no redirect and does not read a reply over the limit.
+    """
     service.script(reply)
     error = await failure(provider)
     assert isinstance(error, RetryableJobError)
@@ -242,8 +245,8 @@ async def test_an_unreadable_reply_is_tried_twice(service: FakeAiService, provid
 
 
 @pytest.mark.gen_test
-async def test_cancelling_a_call_drops_its_connection(service: FakeAiService, provider: HttpProvider) -> None:
-    """A job that lost its lease stops asking, and cancellation is never taken for an error."""
+async def test_cancelled_call_closes_its_connection(service: FakeAiService, provider: HttpProvider) -> None:
+    """A cancelled call closes its connection and raises CancelledError; the next call uses a new connection."""
     service.hold()
     call = asyncio.ensure_future(provider.analyze(make_request()))
     await service.wait_for_calls(1)
@@ -260,7 +263,7 @@ async def test_cancelling_a_call_drops_its_connection(service: FakeAiService, pr
 @pytest.mark.parametrize(
     ("reply", "analysis"),
     [
-        ({}, Analysis()),  # nothing found is a partial result, not an error
+        ({}, Analysis()),  # an empty result is a partial result, not an error
         ({"brand": None, "model": {"value": None}, "colorway": None}, Analysis()),
         ({"brand": "", "model": "  ", "colorway": {"value": "", "confidence": 0.9}}, Analysis()),
         ({"brand": "Nike"}, Analysis(brand=Attribute("Nike", DEFAULT_CONFIDENCE))),
@@ -275,48 +278,8 @@ async def test_cancelling_a_call_drops_its_connection(service: FakeAiService, pr
     ],
     ids=str,
 )
-def test_parse_analysis_understands_every_shape_in_the_field(reply: dict[str, Any], analysis: Analysis) -> None:
+def test_parse_analysis_reads_every_known_shape(reply: dict[str, Any], analysis: Analysis) -> None:
     """Objects, bare strings, null and absence; both spellings of the processed image; unknown properties ignored."""
     parsed = parse_analysis(json.dumps(reply).encode())
     assert parsed == analysis
     assert (parsed.brand is UNKNOWN) == (analysis.brand is UNKNOWN)
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("0", 0.0),
-        ("120", 120.0),
-        (" 5 ", 5.0),
-        ("Sat, 31 Jan 2026 12:01:00 GMT", 60.0),
-        ("Sat, 31 Jan 2026 11:00:00 GMT", 0.0),  # past: at once
-        ("99999999", 3600.0),  # a mistaken header must not stop the queue for years
-        ("Fri, 31 Jan 2036 12:00:00 GMT", 3600.0),
-        ("soon", None),
-        ("-5", None),
-        ("Sat, 31 Jan 2026 12:01:00 -0000", None),  # no time zone
-        ("", None),
-        (None, None),
-    ],
-)
-def test_parse_retry_after_reads_seconds_and_dates(value: str | None, seconds: float | None) -> None:
-    """Both forms of the header become seconds from now, at most an hour; nonsense is no answer."""
-    assert parse_retry_after(value, NOW) == seconds
-
-
-@pytest.mark.parametrize(
-    ("date", "seconds"),
-    [
-        ("Sat, 31 Jan 2026 12:00:00 GMT", 60.0),
-        # The clock of the service; the date is past by it.
-        (None, 0.0),
-        ("soon", 0.0),
-    ],
-)
-def test_retry_after_of_counts_from_the_date_of_the_reply(
-    date: str | None, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two clocks that differ make no wait longer or shorter."""
-    monkeypatch.setattr(replies, "utc_now", lambda: NOW + timedelta(hours=1))
-    headers = {"Retry-After": "Sat, 31 Jan 2026 12:01:00 GMT"} | ({"Date": date} if date else {})
-    assert retry_after_of(headers) == seconds

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: its files and functions are there, its rows are those of the house."""
+"""docs/architecture.md: its files and functions exist, and its rows of modules are those of module_rows.py."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_house import BESIDE, ROWS
+from tests.unit.module_rows import SHARED, ROOT, ROWS
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/architecture.md").read_text()
 FILE = r"[\w/-]+\.(?:py|js|lua)"
 STORIES = {
@@ -27,7 +26,7 @@ def place_of(name: str) -> Path:
 
 
 def steps_of(diagram: str) -> list[tuple[str, str]]:
-    """Return the file and the function ("" where there is none) of each arrow."""
+    """Return the file and the function ("" for none) of each arrow."""
     arrows = [line for line in diagram.splitlines() if ">>" in line]
     steps = [STEP.match(line) for line in arrows]
     assert all(steps), [line for line, step in zip(arrows, steps, strict=True) if not step]
@@ -40,14 +39,14 @@ def defines(file: Path, function: str) -> bool:
     return re.search(pattern, file.read_text(), re.MULTILINE) is not None
 
 
-def test_page_tells_three_stories() -> None:
-    """A photo, a job, a missed event."""
+def test_page_has_three_stories() -> None:
+    """The stories are a photo, a job and a missed event."""
     assert [title.partition(":")[0] for title in STORIES] == ["A photo", "A job", "A missed event"]
 
 
 @pytest.mark.parametrize("story", STORIES)
 def test_each_step_names_a_file_and_its_function(story: str) -> None:
-    """Every arrow of a story's diagram names a file, and a function that is defined in it."""
+    """Each arrow in the diagram of a story names a file and a function that the file defines."""
     for name, function in steps_of(STORIES[story][0]):
         assert place_of(name).exists(), name
         assert defines(place_of(name), function) if function else name.endswith(".lua"), f"{name} {function}()"
@@ -55,22 +54,22 @@ def test_each_step_names_a_file_and_its_function(story: str) -> None:
 
 @pytest.mark.parametrize("story", STORIES)
 def test_files_to_open_are_those_of_the_diagram(story: str) -> None:
-    """The list behind a story has the files of its diagram, in the order of the story, each once."""
+    """The list after a story has the files of its diagram, in the order of the story, each once."""
     diagram, after = STORIES[story]
     (listed,) = re.findall(r"^Open, in this order: (.+?)\.\n*\Z", after, re.MULTILINE | re.DOTALL)
     assert re.findall(rf"`({FILE})`", listed) == list(dict.fromkeys(name for name, _ in steps_of(diagram)))
 
 
 def test_files_of_the_page_exist() -> None:
-    """So do the files and folders in backticks elsewhere on the page."""
+    """The files and folders in backticks anywhere on the page exist."""
     for name in re.findall(rf"`({FILE}|\w+/)`", TEXT):
         assert place_of(name).exists() or (ROOT / name).exists(), name
 
 
 def test_rows_are_those_that_are_enforced() -> None:
-    """The table of rows names modules of test_house.ROWS, from top to bottom, and all that stand beside the rows."""
+    """The table of rows has modules of ROWS, from top to bottom, and all modules of SHARED."""
     (table,) = re.findall(r"\| row \| modules \|\n\|---\|---\|\n(.*?)\n\n", TEXT, re.DOTALL)
-    *rows, beside = ([*re.findall(r"`(\w+)`", line)] for line in table.splitlines())
+    *rows, shared = ([*re.findall(r"`(\w+)`", line)] for line in table.splitlines())
     found = [next(number for number, row in enumerate(ROWS) if name in row) for names in rows for name in names]
     assert found == sorted(found)
-    assert set(beside) == BESIDE
+    assert set(shared) == SHARED

@@ -1,4 +1,4 @@
-"""Assets as clients and stores see them, and their ids."""
+"""Assets: their documents in a store, their JSON for clients, and their ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.factories import make_asset
 
 
 def test_document_and_back_is_the_same_asset() -> None:
-    """What a store keeps is all there is."""
+    """An asset that is read from its document equals the one that was stored."""
     found = AiMetadata({"value": "a", "confidence": 0.5}, None, None, utc_now(), None)
     asset = dataclasses.replace(
         make_asset(),
@@ -29,22 +29,22 @@ def test_document_and_back_is_the_same_asset() -> None:
     assert Asset.from_document(asset.to_document()) == asset
 
 
-def test_json_is_what_the_contract_says() -> None:
-    """Clients see camelCase, timestamps in milliseconds and no ids of the storage."""
+def test_json_follows_the_contract() -> None:
+    """Clients get names in camelCase, timestamps in milliseconds and no ids of the storage."""
     body = make_asset().to_json({})
     check_reply("GET", "/api/assets/{id}", 200, {"success": True, "data": body})
     assert "publicId" not in body["images"]["original"] and "fence" not in body
 
 
 def test_sweeper_of_version_0_1_leaves_previews_alone() -> None:
-    """It takes images that its documents do not name, but only those that are named as its own were."""
-    taken_by_0_1 = re.compile(r"([0-9a-f]{24})/[a-z0-9-]+")
-    assert not taken_by_0_1.fullmatch(preview_public_id(make_asset().id, 320))
+    """The sweeper deletes images that no document names, if their names have the form of version 0.1."""
+    deleted_by_0_1 = re.compile(r"([0-9a-f]{24})/[a-z0-9-]+")
+    assert not deleted_by_0_1.fullmatch(preview_public_id(make_asset().id, 320))
 
 
 @pytest.mark.spec("T005")
 def test_failed_is_a_status() -> None:
-    """The statuses are the specification's six."""
+    """The statuses are the six of the specification."""
     assert {status.value for status in AssetStatus} == {
         "draft",
         "processing",
@@ -62,14 +62,14 @@ def test_ids_are_hex_and_sort_by_creation() -> None:
     assert {len(each) for each in ids} == {24} and int(ids[0], 16)
 
 
-def test_id_tells_its_second_like_an_object_id() -> None:
-    """The first four bytes are the time, so MongoDB's tools show when an asset was made."""
+def test_id_begins_with_its_time_like_an_object_id() -> None:
+    """The first four bytes are the time in seconds, so the tools of MongoDB show when an asset was created."""
     seconds = int(new_asset_id()[:8], 16)
     assert abs(seconds - datetime.now(UTC).timestamp()) < 5
 
 
 def test_timestamps_are_utc_with_milliseconds() -> None:
-    """One spelling on the wire, whatever zone an instant came in."""
+    """An instant of any time zone becomes UTC with milliseconds."""
     instant = datetime(2026, 1, 31, 13, 0, 0, 123_999, timezone(timedelta(hours=1)))
     assert to_timestamp(instant) == "2026-01-31T12:00:00.123Z"
     assert to_timestamp(None) is None

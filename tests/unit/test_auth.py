@@ -1,4 +1,4 @@
-"""Who a token stands for, whichever way the settings pin."""
+"""Tokens: which user a token names, for each way that the settings configure keys, and which tokens are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def verify(settings: Settings, token: str) -> Principal:
 
 
 def test_verify_good_token_gives_principal() -> None:
-    """A good token gives the user id, the admin flag and the instant it ends."""
+    """A valid token gives the user id, the role and the instant of its expiry."""
     expires_at = int(time.time()) + 60
 
     principal = verify(Settings(jwt_secret=SECRET), make_token("a.b:c@d|e-F_9", role="admin", exp=expires_at))
@@ -67,11 +67,11 @@ BAD_TOKENS = {
     "long sub": make_token("a" * 129),
     "sub with a slash": make_token("a/b"),
     "sub with a newline at its end": make_token("user-1\n"),
-    "valid only after its end": make_token(nbf=int(time.time()) + 7200),
+    "valid only after its expiry": make_token(nbf=int(time.time()) + 7200),
     "textual nbf": make_token(nbf="soon"),
-    "nbf that is no instant": make_token(nbf=float("nan")),
-    "not yet valid, and somebody else's": make_token(nbf=time.time() + 60, secret=SECRET + "x"),
-    "not yet valid, and no user of ours": make_token("a/b", nbf=time.time() + 60),
+    "nbf that is no number": make_token(nbf=float("nan")),
+    "not yet valid, and signed with another secret": make_token(nbf=time.time() + 60, secret=SECRET + "x"),
+    "not yet valid, and an invalid user id": make_token("a/b", nbf=time.time() + 60),
     "infinite exp": make_token(exp=float("inf")),
     "textual exp": make_token(exp="soon"),
     "algorithm none": raw_token(b'{"alg":"none"}', b'{"sub":"user-1","exp":4102444800}', b""),
@@ -85,13 +85,13 @@ BAD_TOKENS = {
 
 @pytest.mark.parametrize("token", BAD_TOKENS.values(), ids=BAD_TOKENS.keys())
 def test_verify_bad_token_is_invalid(token: str) -> None:
-    """Whatever is wrong with a token, the answer is the same: Invalid token."""
+    """Every fault of a token has the same answer: Invalid token."""
     with pytest.raises(Unauthorized, match="^Invalid token$"):
         verify(Settings(jwt_secret=SECRET), token)
 
 
 def test_verify_clock_leeway_is_a_few_seconds() -> None:
-    """A token that ended two seconds ago still holds, because clocks differ."""
+    """A token that expired two seconds ago is accepted, because clocks differ."""
     assert verify(Settings(jwt_secret=SECRET), make_token(expires_in=-2)).user_id == "user-1"
 
 
@@ -101,8 +101,8 @@ def test_verify_clock_leeway_is_a_few_seconds() -> None:
     [time.time() + 8, time.time() + 1e9, 1e300, -1, float("inf"), float("nan"), "soon", None, []],
     ids=["a little ahead", "years ahead", "1e300", "-1", "inf", "nan", "a word", "null", "a list"],
 )
-def test_verify_iat_is_never_a_reason(iat: Any) -> None:
-    """When a token says it was made does not matter."""
+def test_verify_ignores_iat(iat: Any) -> None:
+    """No value of the claim iat, the time of issue, makes a token invalid."""
     assert verify(Settings(jwt_secret=SECRET), make_token(iat=iat)).user_id == "user-1"
 
 
@@ -110,8 +110,8 @@ def test_verify_iat_is_never_a_reason(iat: Any) -> None:
 @pytest.mark.parametrize(
     ("seconds", "retry_seconds"), [(-1, None), (4, None), (65, 60), (7200.5, 7196), (10 * 86_400, 86_400)]
 )
-def test_verify_nbf_ahead_heals(seconds: float, retry_seconds: int | None) -> None:
-    """A token that will be valid is told apart from a bad one, with the wait; a few seconds ahead it holds already."""
+def test_verify_token_before_nbf_says_when_to_retry(seconds: float, retry_seconds: int | None) -> None:
+    """A token before its nbf has its own error, with the wait; a few seconds before nbf it is accepted."""
     now = time.time()
     token = make_token(nbf=now + seconds, exp=now + 20 * 86_400)
     if retry_seconds is None:
@@ -144,13 +144,13 @@ def test_verify_audience_and_issuer_are_checked_when_set(claims: dict[str, Any],
 
 
 def test_verify_audience_is_ignored_when_not_set() -> None:
-    """A token for some audience is good where none is required."""
+    """A token with an audience is accepted if the settings require none."""
     assert verify(Settings(jwt_secret=SECRET), make_token(aud="anything")).user_id == "user-1"
 
 
 @pytest.mark.parametrize(("key", "algorithm"), [(RSA_KEY, "RS256"), (EC_KEY, "ES256")])
 def test_verify_public_key_pins_its_family(key: Any, algorithm: str) -> None:
-    """A public key takes its own algorithm, also with escaped line breaks, and nothing else."""
+    """A public key, also one with escaped line breaks, accepts its own algorithm and no other."""
     settings = Settings(jwt_public_key=pem(key).replace("\n", "\\n"))
     other, other_algorithm = (EC_KEY, "ES256") if key is RSA_KEY else (RSA_KEY, "RS256")
 
@@ -178,26 +178,26 @@ def test_verifier_refuses_unusable_public_key(key: str) -> None:
 
 
 def test_verifier_without_any_key_is_refused() -> None:
-    """Without a secret, key or key set no verifier can be built."""
+    """Without a secret, a public key or a key set the verifier raises an error."""
     with pytest.raises(ConfigurationError):
         TokenVerifier(Settings(host="127.0.0.1"))
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic abc", "abc"])
 def test_bearer_token_missing_requires_authentication(header: str | None) -> None:
-    """A header without a bearer token reads as no token at all."""
+    """A header without a bearer token has the same answer as a missing token."""
     with pytest.raises(Unauthorized, match="^Authentication required$"):
         bearer_token(header)
 
 
 @pytest.mark.parametrize("header", ["Bearer abc", "bearer abc", "BEARER  abc "])
 def test_bearer_token_scheme_has_no_case(header: str) -> None:
-    """The scheme is read in any case, with any spaces."""
+    """The scheme may have capital or small letters and any number of spaces after it."""
     assert bearer_token(header) == "abc"
 
 
-def test_make_token_is_taken_by_the_verifier() -> None:
-    """What the command line signs, the verifier takes, audience and issuer included."""
+def test_make_token_is_accepted_by_the_verifier() -> None:
+    """The verifier accepts a token that the command line signed, with audience and issuer."""
     settings = Settings(jwt_secret=SECRET, jwt_audience="photos", jwt_issuer="house")
 
     principal = verify(settings, auth.make_token(settings, "ann", "admin", 60))
@@ -209,13 +209,13 @@ def test_make_token_is_taken_by_the_verifier() -> None:
     ("settings", "sub"), [(Settings(jwt_public_key=pem(RSA_KEY)), "ann"), (Settings(jwt_secret=SECRET), "a b")]
 )
 def test_make_token_refuses_what_cannot_work(settings: Settings, sub: str) -> None:
-    """Without a secret, or for a user id no verifier takes, no token is made."""
+    """Without a secret, or for a user id that no verifier accepts, making a token raises an error."""
     with pytest.raises(ConfigurationError):
         auth.make_token(settings, sub, None, 60)
 
 
-def test_token_that_was_good_is_judged_by_its_times_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is looked at once; that it is genuine stays, that it is valid does not."""
+def test_verified_token_is_decoded_once_and_its_times_are_checked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier decodes a token once and remembers it; it refuses the remembered token after its expiry."""
     verifier, token = TokenVerifier(Settings(jwt_secret=SECRET)), make_token(exp=int(time.time()) + 60)
     decoded: list[str] = []
     decode = verifier._decode
@@ -230,8 +230,8 @@ def test_token_that_was_good_is_judged_by_its_times_each_time(monkeypatch: pytes
     assert decoded == [token]
 
 
-def test_bad_token_beside_a_remembered_one_is_refused() -> None:
-    """The same claims under another signature, and what was refused once, are refused every time."""
+def test_bad_variant_of_a_remembered_token_is_refused() -> None:
+    """The claims of a remembered token with another signature are refused, at the first and at the second call."""
     verifier, token = TokenVerifier(Settings(jwt_secret=SECRET)), make_token(exp=int(time.time()) + 60)
     assert asyncio.run(verifier.verify(token)).user_id == "user-1"
     head, claims, signature = token.split(".")
@@ -243,7 +243,7 @@ def test_bad_token_beside_a_remembered_one_is_refused() -> None:
 
 
 def test_remembered_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest goes; one as long as a header may be is never kept, nor one that is shown once, as a socket's."""
+    """The verifier forgets the oldest token; it remembers no very long token and none with remembers=False."""
     monkeypatch.setattr(auth, "MAX_VERIFIED", 2)
     verifier = TokenVerifier(Settings(jwt_secret=SECRET))
     tokens = [make_token(f"user-{number}") for number in range(3)]

@@ -1,4 +1,4 @@
-"""Notifiers with `notify_many`: which events one call tells, and what each of its answers means."""
+"""Notifiers with `notify_many`: which events one call has, and what each of its answers means."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from pipeline.testing import SUCCESS_EVENT, RecordingRooms
 from pipeline.tracing import OFF
 from tests.fake_plugins import count
 
-Tell = Callable[[Sequence[Notification]], Any]
+Answer = Callable[[Sequence[Notification]], Any]
 
 
 class Many:
-    """A notifier that gives the answers of the function."""
+    """A notifier with `notify_many` that returns what the function returns for the batch."""
 
     durable = True
     batch_seconds = 0.02
     batch_size = 10
 
-    def __init__(self, tell: Tell = lambda batch: None) -> None:
+    def __init__(self, answer: Answer = lambda batch: None) -> None:
         self.sizes: list[int] = []
-        self._tell = tell
+        self._answer = answer
 
     async def notify_many(self, batch: Sequence[Notification]) -> Any:
         self.sizes.append(len(batch))
-        return self._tell(batch)
+        return self._answer(batch)
 
 
 class Single:
-    """One that is told one by one."""
+    """A notifier that gets one event with each call. most: the largest number of calls at the same time."""
 
     durable = True
 
@@ -67,7 +67,7 @@ def make_notifiers(
 
 
 async def deliver(notifiers: Notifiers, number: int, name: str = "many") -> Any:
-    """Return what a delivery ends with, an exception too."""
+    """Return the result or the error of one delivery."""
     try:
         return await notifiers.deliver(name, SUCCESS_EVENT, f"user-{number}", f"delivery-{number}")
     except JobError as error:
@@ -79,30 +79,33 @@ async def deliver_all(notifiers: Notifiers, total: int) -> list[Any]:
 
 
 @pytest.mark.gen_test
-async def test_events_that_wait_are_told_in_one_call() -> None:
-    """Full batches at once, the rest after batch_seconds; each has its own answer; one that goes away is left out."""
+async def test_waiting_events_are_sent_in_one_call() -> None:
+    """Full batches are sent at once, the rest after batch_seconds; each event gets its own answer.
+
+    A cancelled delivery is left out of its batch.
+    """
     plugin = Many(lambda batch: [each.user_id for each in batch])
     notifiers, _ = make_notifiers(plugin)
     assert notifiers.slots == 5 + 10
     assert await deliver_all(notifiers, 25) == [f"user-{number}" for number in range(25)]
     assert plugin.sizes == [10, 10, 5]
-    gone = asyncio.create_task(deliver(notifiers, 0))
-    stays = asyncio.create_task(deliver(notifiers, 1))
+    cancelled = asyncio.create_task(deliver(notifiers, 0))
+    other = asyncio.create_task(deliver(notifiers, 1))
     await asyncio.sleep(0)
-    gone.cancel()
-    assert await stays == "user-1"
+    cancelled.cancel()
+    assert await other == "user-1"
     assert plugin.sizes[3:] == [1]
 
 
 @pytest.mark.gen_test
 async def test_an_answer_is_about_its_own_event() -> None:
-    """Its job waits as long as it says, by itself: neither the notifier nor the others are held."""
+    """An answer affects its own job only, for example its retry delay; it does not hold the notifier."""
     answers = {
         0: None,
         1: "HTTP 200",
         2: PermanentJobError("Gone"),
         3: RetryableJobError("Slow down", retry_after_seconds=30),
-        4: ConnectionRefusedError("nobody listens"),
+        4: ConnectionRefusedError("not listening"),
         5: ValueError("odd"),
     }
     metrics = Metrics()
@@ -110,8 +113,8 @@ async def test_an_answer_is_about_its_own_event() -> None:
     with capture_logs() as logs:
         ended = await deliver_all(notifiers, 6)
     assert ended[:3] == [None, "HTTP 200", answers[2]]
-    told = [(str(each), each.spends_attempt, each.retry_after_seconds, each.provider) for each in ended[3:]]
-    assert told == [
+    errors = [(str(each), each.spends_attempt, each.retry_after_seconds, each.provider) for each in ended[3:]]
+    assert errors == [
         ("Slow down", False, 30, ""),
         ("Receiver unavailable", False, None, ""),
         ("Receiver failed", True, None, ""),
@@ -123,9 +126,9 @@ async def test_an_answer_is_about_its_own_event() -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_is_raised_is_about_the_whole_batch() -> None:
-    """It counts once, however many events there are; a notifier that cannot be reached holds them all."""
-    errors: list[Exception] = [ValueError("odd"), ConnectionRefusedError("nobody listens")]
+async def test_exception_is_the_answer_for_each_event_of_the_batch() -> None:
+    """An exception counts once for all events of a batch; a notifier that cannot be reached is held."""
+    errors: list[Exception] = [ValueError("odd"), ConnectionRefusedError("not listening")]
 
     def fail(batch: Sequence[Notification]) -> None:
         raise errors.pop(0)
@@ -148,8 +151,8 @@ async def test_what_is_raised_is_about_the_whole_batch() -> None:
     [([], "0 answers for 2"), ("ok", "str"), ([1, None], "a int among"), ({"a": 1, "b": 2}, "dict")],
 )
 @pytest.mark.gen_test
-async def test_a_wrong_answer_is_the_notifiers_own_error(answers: Any, fault: str) -> None:
-    """Nobody knows who was told: all are told again, and it is counted."""
+async def test_an_invalid_answer_is_an_error_of_the_notifier(answers: Any, fault: str) -> None:
+    """With an invalid answer all deliveries of the batch fail, because which of them arrived is unknown."""
     metrics = Metrics()
     notifiers, _ = make_notifiers(Many(lambda batch: answers), metrics=metrics)
     with capture_logs() as logs:
@@ -160,8 +163,8 @@ async def test_a_wrong_answer_is_the_notifiers_own_error(answers: Any, fault: st
 
 
 @pytest.mark.gen_test
-async def test_a_batch_takes_no_slot_of_the_others() -> None:
-    """One that is told one by one has the slots as before, and gives way when none comes free in its time."""
+async def test_a_batch_uses_no_slot_of_other_notifiers() -> None:
+    """A notifier without batches uses all slots; its delivery fails as busy if no slot becomes free in time."""
     single = Single()
     notifiers, _ = make_notifiers(Many(), single, slots=2)
     ended = await asyncio.gather(*(deliver(notifiers, number, "single") for number in range(12)))
@@ -179,18 +182,18 @@ async def test_a_batch_takes_no_slot_of_the_others() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_delivery_that_says_when_it_comes_again_holds_no_other() -> None:
-    """One user's receiver that wants to be left alone is no reason to leave all others alone."""
-    seconds = RetryableJobError("Slow down", retry_after_seconds=30, spends_attempt=True)
-    notifiers, (bound,) = make_notifiers(Picky(seconds))
+async def test_a_delivery_with_a_retry_delay_holds_no_other() -> None:
+    """The retry delay of one user's receiver does not hold the notifier for other users."""
+    error = RetryableJobError("Slow down", retry_after_seconds=30, spends_attempt=True)
+    notifiers, (bound,) = make_notifiers(Refusing(error))
     with capture_logs():
         for number in range(10):
-            assert await deliver(notifiers, number, "picky") is seconds
+            assert await deliver(notifiers, number, "refusing") is error
     assert not bound.breaker("notify").is_held
 
 
-class Picky:
-    """One that refuses everything in the same way."""
+class Refusing:
+    """A notifier that raises the same error for each event."""
 
     durable = True
 
@@ -202,7 +205,7 @@ class Picky:
 
 
 class Stuck:
-    """One that answers when it is let go, though it is cancelled once."""
+    """A notifier that survives one cancellation and ends when it is released."""
 
     durable = True
 
@@ -217,15 +220,18 @@ class Stuck:
 
 
 @pytest.mark.gen_test
-async def test_a_plain_notifier_is_told_in_batches_too() -> None:
-    """What fails is logged and harms nobody; what is known of the photo comes along, and no repr has the claims."""
+async def test_a_notifier_that_is_not_durable_gets_batches_too() -> None:
+    """A failure is logged and fails no other event; a notification has the context of its photo.
+
+    No repr shows the claims of the user's token.
+    """
     seen: list[Notification] = []
 
-    def tell(batch: Sequence[Notification]) -> list[Any]:
+    def answer(batch: Sequence[Notification]) -> list[Any]:
         seen.extend(batch)
         return [None, OSError("away")]
 
-    plugin = Many(tell)
+    plugin = Many(answer)
     plugin.durable = False
     notifiers, _ = make_notifiers(plugin)
     about = EventContext("lego", "ai-processing:1", {"email": "a@b.c"})
@@ -241,8 +247,8 @@ async def test_a_plain_notifier_is_told_in_batches_too() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("batch_size", 0), ("batch_size", True), ("batch_size", "9"), ("batch_seconds", -1)]
 )
-def test_what_cannot_be_a_batch_is_refused(name: str, value: Any) -> None:
-    """At load, in words for its author."""
+def test_invalid_batch_attribute_is_refused(name: str, value: Any) -> None:
+    """An invalid size or time of a batch is refused when the plugin is loaded; the message names the attribute."""
     plugin = Many()
     setattr(plugin, name, value)
     with pytest.raises(ValueError, match=f"its {name} is"):

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic, and that their page says what it should."""
+"""The calculations of the benchmarks, and the parts of their page of results."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def make_comparison() -> Comparison:
     return comparison
 
 
-def test_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
-    """Rounds are compared with themselves, so that a machine that changes its speed between them spoils nothing."""
+def test_ratio_is_the_median_of_the_ratios_of_each_round() -> None:
+    """Each round has its own ratio, so a machine that changes its speed between rounds does not change the result."""
     comparison = make_comparison()
     assert comparison.ratio("drain", "ours", "slow") == 10.0
     assert comparison.ratio("memory", "ours", "slow") is None
-    assert comparison.median("ours", "drain") == 200.0 and comparison.median("nobody", "drain") is None
+    assert comparison.median("ours", "drain") == 200.0 and comparison.median("absent", "drain") is None
 
 
-def test_table_shows_median_spread_and_times_ours() -> None:
-    """What was not measured is a dash."""
+def test_table_shows_median_spread_and_ratio_to_ours() -> None:
+    """A cell shows the median, the smallest and the largest value and the ratio; a missing figure is a dash."""
     assert make_comparison().table() == [
         "| | drain, jobs/s | memory |",
         "|---|---|---|",
@@ -39,8 +39,8 @@ def test_table_shows_median_spread_and_times_ours() -> None:
     ]
 
 
-def test_measure_takes_turns_and_outlives_a_failure() -> None:
-    """Each round begins with another candidate; one that fails costs its own figures only."""
+def test_measure_changes_the_order_and_survives_a_failure() -> None:
+    """Each round begins with another candidate; a candidate that fails loses its own figures only."""
     order = []
 
     def candidate(name: str, fails: bool = False) -> dict[str, float]:
@@ -55,16 +55,16 @@ def test_measure_takes_turns_and_outlives_a_failure() -> None:
     assert comparison.values("a", "drain") == [1.0, 1.0] and len(comparison.failures) == 2
 
 
-def test_best_names_who_leads() -> None:
-    """Of those that were measured."""
+def test_best_names_the_leading_candidate() -> None:
+    """The best candidate is one that was measured; without any there is none."""
     comparison = make_comparison()
-    assert best(comparison, "drain", ["slow", "ours", "nobody"], more_is_better=True) == "ours"
+    assert best(comparison, "drain", ["slow", "ours", "absent"], more_is_better=True) == "ours"
     assert best(comparison, "drain", ["slow", "ours"], more_is_better=False) == "slow"
-    assert best(comparison, "drain", ["nobody"], more_is_better=True) is None
+    assert best(comparison, "drain", ["absent"], more_is_better=True) is None
 
 
-def test_report_survives_its_file(tmp_path: Path) -> None:
-    """What was saved is what is loaded."""
+def test_report_is_the_same_after_saving_and_loading(tmp_path: Path) -> None:
+    """A report that is loaded from its file equals the one that was saved."""
     goals = [Goal("drain", ">= 2 x", "3 x", True)]
     report = Report("queue", [make_comparison()], goals, ["ours: 1"], ["A note."], "here")
     report.save(tmp_path / "deep" / "queue.json")
@@ -73,11 +73,12 @@ def test_report_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("figure", "shown"), [(12345.6, "12,346"), (0.01234, "0.0123"), (7.0, "7")])
 def test_show_gives_three_digits(figure: float, shown: str) -> None:
+    """A figure is shown with three significant digits, a large one as a rounded number."""
     assert show(figure) == shown
 
 
 def test_results_page_has_every_suite_goal_and_picture() -> None:
-    """It was made by the benchmarks as they are now."""
+    """The page was written by the present benchmarks: it has their suites, goals and pictures."""
     page = PAGE.read_text()
     for suite in ("Goals", "Queue", "Uploads", "Growth", "Recovery"):
         assert f"\n## {suite}\n" in page

@@ -1,4 +1,4 @@
-"""What becomes of plugins whose async methods keep the event loop: each kind by what it would cost to hold it."""
+"""Plugins whose async methods block the event loop: providers, notifiers and routes are held, storages are not."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from pipeline.hooks.bound_plugin import BoundPlugin
 from pipeline.hooks.route_calls import answer
 from pipeline.watchdog import Watchdog
 from tests.fake_plugins import ManagerFactory, Storage, make_analysis, make_module, make_request
+from tests.unit.provider_chains import no_image
 
 BLOCK_SECONDS = 0.05
-# Long enough to be seen for sure: see test_watchdog.py.
+# Long enough that the watchdog always notices it: see test_watchdog.py.
 BLOCKED_SECONDS = 0.25
 ERRORS, BLOCKED = "pipeline_plugin_errors_total", "pipeline_plugin_blocked_loop_total"
 LIMIT = 2
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.fault("P5")
 
 
 class Blocker:
-    """Any kind of plugin. Each call keeps the loop while `seconds` says so."""
+    """A plugin of any kind. Each call blocks the event loop for `seconds`."""
 
     durable = False
 
@@ -84,10 +85,6 @@ def watched(io_loop: IOLoop, managers: ManagerFactory) -> Iterator[None]:
     watchdog.stop()
 
 
-async def no_image() -> bytes:
-    raise AssertionError("nobody asked for the image")
-
-
 def plugin_of(manager: Any, kind: str, name: str = "slow") -> BoundPlugin:
     (found,) = [each for each in manager.all if (each.kind, each.name) == (kind, name)]
     return found
@@ -95,12 +92,12 @@ def plugin_of(manager: Any, kind: str, name: str = "slow") -> BoundPlugin:
 
 @pytest.mark.parametrize("has_next", [True, False])
 @pytest.mark.gen_test
-async def test_a_provider_that_blocks_is_held_after_so_many_answers(
+async def test_a_provider_that_blocks_is_held(
     managers: ManagerFactory, watched: None, has_next: bool
 ) -> None:
-    """Its answers count, each is kept; then it is not asked: the next one is, or jobs wait and spend no attempt.
+    """Each answer of a blocking provider counts; at the limit the provider is held.
 
-    One try that does not block releases it.
+    While it is held, jobs use the next provider, or wait and spend no attempt. A call that does not block releases it.
     """
     blocker = Blocker()
     module = make_module("slow", register_ai_providers=lambda: [("slow", lambda: blocker)])
@@ -130,33 +127,33 @@ async def test_a_provider_that_blocks_is_held_after_so_many_answers(
 @pytest.mark.parametrize("kind", [Blocker, Durable])
 @pytest.mark.gen_test
 async def test_a_notifier_that_blocks_is_held(managers: ManagerFactory, watched: None, kind: type[Blocker]) -> None:
-    """A durable one's deliveries wait; the others' events pass it by, and each is counted."""
+    """A blocking notifier is held: deliveries of a durable one are retried, other events skip it; each is counted."""
     blocker = kind()
     module = make_module("bells", register_notifiers=lambda: [("slow", lambda: blocker)])
     manager = managers.open(module, notifiers=("slow",), breaker_failures=LIMIT)
     event = {"event": "asset_processed", "assetId": "1"}
 
-    async def tell() -> None:
+    async def send() -> None:
         if blocker.durable:
             await manager.notifiers.deliver("slow", event, "user-1", "delivery-1")
         else:
             await manager.notifiers.notify(event, "user-1")
 
     for _ in range(LIMIT):
-        await tell()
+        await send()
     if blocker.durable:
         with pytest.raises(RetryableJobError) as raised:
-            await tell()
+            await send()
         assert not raised.value.spends_attempt
     else:
-        await tell()
+        await send()
     assert plugin_of(manager, "notifier").status.state == "held"
     assert blocker.calls == LIMIT == managers.count(ERRORS, "notifier", "slow")
 
 
 @pytest.mark.gen_test
 async def test_a_route_that_blocks_is_held(managers: ManagerFactory, watched: None) -> None:
-    """Its clients get a 503 for a while: all others would wait for it."""
+    """Clients of a blocking route get a 503 while it is held; the notifier of the same plugin is called as before."""
     blocker = Blocker()
     module = make_module("bells", register_notifiers=lambda: [("slow", lambda: blocker)])
     manager = managers.open(module, notifiers=("slow",), breaker_failures=LIMIT)
@@ -166,12 +163,12 @@ async def test_a_route_that_blocks_is_held(managers: ManagerFactory, watched: No
     with pytest.raises(Exception, match="not ready"):
         await answer(plugin, route, PluginRequest("GET"), 5)
     assert blocker.calls == LIMIT
-    assert plugin.breaker("notify").left_seconds == 0, "what it notifies goes on"
+    assert plugin.breaker("notify").left_seconds == 0, "the notifier of the plugin is not held"
 
 
 @pytest.mark.gen_test
 async def test_a_storage_that_blocks_is_shown_and_counted(managers: ManagerFactory, watched: None) -> None:
-    """Without a storage nothing works, so it is called all the same; operators see which method blocks."""
+    """A blocking storage is never held, because no job works without it; operators see which method blocks."""
     module = make_module("shelf", register_storage_backends=lambda: [("slow", BlockingStorage)])
     manager = managers.open(module, storage_backend="slow", breaker_failures=LIMIT)
     for _ in range(LIMIT + 1):
@@ -181,4 +178,4 @@ async def test_a_storage_that_blocks_is_shown_and_counted(managers: ManagerFacto
     assert storage.status.reason == f"save: it blocks the event loop (calls in a row: {LIMIT + 1})"
     assert managers.count(ERRORS, "storage", "slow") == LIMIT + 1
     await manager.storages.check()
-    assert storage.status.state == "blocking", "another method is no excuse for this one"
+    assert storage.status.state == "blocking", "a call of another method does not reset this one"

@@ -1,4 +1,4 @@
-"""Breakers: what holds a plugin, for how long, who may try it, and what other processes have found."""
+"""Breakers: what holds a plugin, for how long, which calls try a held plugin, and holds that other processes report."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock.of_breakers(monkeypatch)
 
 
-class SupervisedTask:
-    """A breaker and all that it has said."""
+class RecordedBreaker:
+    """A breaker and all that it has reported.
+
+    changes: True for each start of a hold, False for each end.
+    found: the states that it reports to other processes, with their seconds.
+    """
 
     def __init__(self) -> None:
         self.changes: list[bool] = []
@@ -31,218 +35,212 @@ class SupervisedTask:
 
 
 @pytest.fixture
-def watched(clock: Clock) -> SupervisedTask:
-    return SupervisedTask()
+def recorded(clock: Clock) -> RecordedBreaker:
+    return RecordedBreaker()
 
 
-# what holds it
+def test_plugin_that_sets_its_wait_is_tried_after_it(recorded: RecordedBreaker, clock: Clock) -> None:
+    """Each wait is the one that the plugin sets and is reported to other processes; it does not double.
 
-
-def test_one_that_says_when_to_try_it_again_is_tried_then(watched: SupervisedTask, clock: Clock) -> None:
-    """Each time: nothing doubles, and the other processes hear the same. A far longer wait is told again."""
+    A far longer wait is reported as a new hold.
+    """
     for seconds in (2.0, 2.0, 2.0, 60.0):
-        assert watched.breaker.lets_through()
-        watched.breaker.unreachable("Not ready", "NotReady: no licence", seconds)
-        assert watched.breaker.left_seconds == seconds and watched.breaker.is_held
+        assert recorded.breaker.lets_through()
+        recorded.breaker.unreachable("Not ready", "NotReady: no licence", seconds)
+        assert recorded.breaker.left_seconds == seconds and recorded.breaker.is_held
         clock.now += seconds
-    assert watched.found == [
+    assert recorded.found == [
         (ProviderState.AWAY, 2),
         (ProviderState.TRIED, 2),
         (ProviderState.TRIED, 2),
         (ProviderState.TRIED, 60),
     ]
-    assert watched.changes == [True, True] and watched.breaker.is_held, "until it answers"
+    assert recorded.changes == [True, True] and recorded.breaker.is_held, "held until it answers"
 
 
-def test_new_breaker_lets_everything_through(watched: SupervisedTask) -> None:
-    """Nothing is known against the plugin, and its success is no news."""
-    assert all(watched.breaker.lets_through() for _ in range(10))
-    watched.breaker.answered()
-    assert not watched.breaker.is_held and watched.breaker.left_seconds == 0
-    assert (watched.changes, watched.found) == ([], [])
+def test_new_breaker_lets_everything_through(recorded: RecordedBreaker) -> None:
+    """A new breaker holds nothing, and a success changes and reports nothing."""
+    assert all(recorded.breaker.lets_through() for _ in range(10))
+    recorded.breaker.answered()
+    assert not recorded.breaker.is_held and recorded.breaker.left_seconds == 0
+    assert (recorded.changes, recorded.found) == ([], [])
 
 
-def test_failures_in_a_row_hold_it(watched: SupervisedTask) -> None:
-    """The last of so many; any success before that begins the count anew."""
+def test_failures_in_a_row_hold_it(recorded: RecordedBreaker) -> None:
+    """The plugin is held after FAILURES failures in a row; a success before that resets the count."""
     for _ in range(4):
-        watched.fail(FAILURES - 1)
-        watched.breaker.answered()
-    assert watched.breaker.lets_through() and not watched.changes
-    watched.fail(FAILURES)
-    assert not watched.breaker.lets_through()
-    assert (watched.changes, watched.found) == ([True], [(ProviderState.AWAY, LONGEST_SECONDS)])
-    assert (watched.breaker.reason, watched.breaker.cause) == ("The hook failed", "KeyError: 'x'")
+        recorded.fail(FAILURES - 1)
+        recorded.breaker.answered()
+    assert recorded.breaker.lets_through() and not recorded.changes
+    recorded.fail(FAILURES)
+    assert not recorded.breaker.lets_through()
+    assert (recorded.changes, recorded.found) == ([True], [(ProviderState.AWAY, LONGEST_SECONDS)])
+    assert (recorded.breaker.reason, recorded.breaker.cause) == ("The hook failed", "KeyError: 'x'")
 
 
-def test_one_call_that_could_not_be_made_holds_it(watched: SupervisedTask) -> None:
-    """Whatever asks it next would find the same."""
-    watched.breaker.unreachable("AI service unavailable", "ConnectionRefusedError: no")
-    assert not watched.breaker.lets_through() and watched.breaker.is_held
-    assert (watched.changes, watched.found) == ([True], [(ProviderState.AWAY, LONGEST_SECONDS)])
+def test_one_unreachable_call_holds_it(recorded: RecordedBreaker) -> None:
+    """One call that cannot reach the plugin is enough: the next call could not reach it either."""
+    recorded.breaker.unreachable("AI service unavailable", "ConnectionRefusedError: no")
+    assert not recorded.breaker.lets_through() and recorded.breaker.is_held
+    assert (recorded.changes, recorded.found) == ([True], [(ProviderState.AWAY, LONGEST_SECONDS)])
 
 
 @pytest.mark.parametrize(
     ("asked", "held", "remark"),
     [
-        (30.0, 30.0, "for as long as it says"),
-        (0.0, 1.0, "who wants to be asked again at once is believed only so far"),
-        (-5.0, 1.0, "nor is a time that has passed"),
+        (30.0, 30.0, "the time that it asks for"),
+        (0.0, 1.0, "a second at least, if it asks for no time"),
+        (-5.0, 1.0, "a second at least, if it asks for a time in the past"),
     ],
 )
-def test_busy_holds_it_for_so_long_and_ends_by_itself(
-    watched: SupervisedTask, clock: Clock, asked: float, held: float, remark: str
+def test_busy_holds_it_for_its_time_and_then_ends(
+    recorded: RecordedBreaker, clock: Clock, asked: float, held: float, remark: str
 ) -> None:
-    """Nobody tries it meanwhile; then everybody may ask it at once."""
-    watched.breaker.busy(asked, "AI service is busy", "HTTP 429")
-    assert watched.found == [(ProviderState.BUSY, held)], remark
+    """No call tries a busy plugin during its time; after that all calls may use it at once."""
+    recorded.breaker.busy(asked, "AI service is busy", "HTTP 429")
+    assert recorded.found == [(ProviderState.BUSY, held)], remark
     clock.now += held - 0.1
-    assert not watched.breaker.lets_through() and watched.breaker.is_held
+    assert not recorded.breaker.lets_through() and recorded.breaker.is_held
     clock.now += 0.2
-    assert not watched.breaker.is_held
-    assert all(watched.breaker.lets_through() for _ in range(3))
+    assert not recorded.breaker.is_held
+    assert all(recorded.breaker.lets_through() for _ in range(3))
 
 
-def test_longer_of_two_busy_times_stands(watched: SupervisedTask, clock: Clock) -> None:
-    """Of calls that were under way together one was told 10 s and the next 1 s."""
-    watched.breaker.busy(10, "AI service is busy")
-    watched.breaker.busy(1, "AI service is busy")
-    assert watched.breaker.left_seconds == 10
+def test_longer_of_two_busy_times_counts(recorded: RecordedBreaker, clock: Clock) -> None:
+    """Two calls run at the same time: one reply asks for 10 s, the next for 1 s; the plugin is held for 10 s."""
+    recorded.breaker.busy(10, "AI service is busy")
+    recorded.breaker.busy(1, "AI service is busy")
+    assert recorded.breaker.left_seconds == 10
     clock.now += 9
-    watched.breaker.busy(10, "AI service is busy")
-    assert watched.breaker.left_seconds == 10
+    recorded.breaker.busy(10, "AI service is busy")
+    assert recorded.breaker.left_seconds == 10
 
 
-def test_success_does_not_end_the_time_it_asked_for(watched: SupervisedTask, clock: Clock) -> None:
-    """A call that had begun before says nothing of those that would begin now."""
-    watched.breaker.busy(10, "AI service is busy")
-    watched.breaker.answered()
-    assert not watched.breaker.lets_through() and watched.changes == [True]
+def test_success_does_not_end_the_busy_time(recorded: RecordedBreaker, clock: Clock) -> None:
+    """A call that began before the hold does not end the hold by its success."""
+    recorded.breaker.busy(10, "AI service is busy")
+    recorded.breaker.answered()
+    assert not recorded.breaker.lets_through() and recorded.changes == [True]
     clock.now += 11
-    watched.breaker.answered()
-    assert watched.changes == [True, False]
+    recorded.breaker.answered()
+    assert recorded.changes == [True, False]
 
 
-# who tries it
-
-
-def test_single_calls_try_it_after_waits_that_double(watched: SupervisedTask, clock: Clock) -> None:
-    """1, 2, 4, 8, 15, 15 s; one call each time, however many want to."""
-    watched.breaker.unreachable("AI service unavailable")
+def test_single_calls_try_it_after_waits_that_double(recorded: RecordedBreaker, clock: Clock) -> None:
+    """After 1, 2, 4, 8, 15 and 15 s one call tries the plugin; other calls at the same time do not."""
+    recorded.breaker.unreachable("AI service unavailable")
     for seconds in (1, 2, 4, 8, 15, 15):
         clock.now += seconds - 0.1
-        assert not watched.breaker.lets_through()
+        assert not recorded.breaker.lets_through()
         clock.now += 0.2
-        assert [watched.breaker.lets_through() for _ in range(3)] == [True, False, False]
-        watched.breaker.unreachable("AI service unavailable")
+        assert [recorded.breaker.lets_through() for _ in range(3)] == [True, False, False]
+        recorded.breaker.unreachable("AI service unavailable")
         clock.now -= 0.1
-    assert watched.found == [(ProviderState.AWAY, LONGEST_SECONDS)] + [(ProviderState.TRIED, LONGEST_SECONDS)] * 6
-    assert watched.changes == [True]
+    assert recorded.found == [(ProviderState.AWAY, LONGEST_SECONDS)] + [(ProviderState.TRIED, LONGEST_SECONDS)] * 6
+    assert recorded.changes == [True]
 
 
-def test_first_answer_releases_it(watched: SupervisedTask, clock: Clock) -> None:
-    """The next hold begins with the first wait again, and with a whole row of failures."""
+def test_first_answer_releases_it(recorded: RecordedBreaker, clock: Clock) -> None:
+    """After a release the next hold needs FAILURES failures and begins with the first wait."""
     for _ in range(2):
-        watched.fail(FAILURES)
+        recorded.fail(FAILURES)
         clock.now += 1
-        assert watched.breaker.lets_through()
-        watched.breaker.answered()
-        assert not watched.breaker.is_held and watched.breaker.lets_through()
-    assert watched.changes == [True, False] * 2
-    assert [found for found, _ in watched.found] == [ProviderState.AWAY, ProviderState.ANSWERED] * 2
+        assert recorded.breaker.lets_through()
+        recorded.breaker.answered()
+        assert not recorded.breaker.is_held and recorded.breaker.lets_through()
+    assert recorded.changes == [True, False] * 2
+    assert [found for found, _ in recorded.found] == [ProviderState.AWAY, ProviderState.ANSWERED] * 2
 
 
-def test_failure_of_a_call_that_began_before_the_hold_changes_nothing(watched: SupervisedTask, clock: Clock) -> None:
-    """Five at once find the provider away: that is one report, and no reason to wait for 15 s."""
+def test_failure_of_a_call_that_began_before_the_hold_changes_nothing(recorded: RecordedBreaker, clock: Clock) -> None:
+    """Five calls at the same time cannot reach the provider: that is one report, and the wait is 1 s, not 15 s."""
     for _ in range(5):
-        watched.breaker.unreachable("AI service unavailable")
-    assert watched.breaker.left_seconds == 1 and len(watched.found) == 1
+        recorded.breaker.unreachable("AI service unavailable")
+    assert recorded.breaker.left_seconds == 1 and len(recorded.found) == 1
 
 
-def test_one_who_tries_and_is_told_to_wait_has_reached_it(watched: SupervisedTask, clock: Clock) -> None:
-    """From away to busy: after that time everybody may ask it, not only single calls."""
-    watched.breaker.unreachable("AI service unavailable")
+def test_try_that_finds_it_busy_has_reached_it(recorded: RecordedBreaker, clock: Clock) -> None:
+    """An unreachable plugin becomes a busy one: after its time all calls may use it, not only single calls."""
+    recorded.breaker.unreachable("AI service unavailable")
     clock.now += 1
-    assert watched.breaker.lets_through()
-    watched.breaker.busy(3, "AI service is busy")
+    assert recorded.breaker.lets_through()
+    recorded.breaker.busy(3, "AI service is busy")
     clock.now += 2.9
-    assert not watched.breaker.lets_through()
+    assert not recorded.breaker.lets_through()
     clock.now += 0.2
-    assert all(watched.breaker.lets_through() for _ in range(3))
+    assert all(recorded.breaker.lets_through() for _ in range(3))
 
 
-def test_try_that_never_ends_is_followed_by_another(watched: SupervisedTask, clock: Clock) -> None:
-    """A call that was cancelled says nothing; after the same wait the next one tries."""
-    watched.breaker.unreachable("AI service unavailable")
+def test_try_that_never_ends_is_followed_by_another(recorded: RecordedBreaker, clock: Clock) -> None:
+    """A cancelled try has no result; after the same wait the next call tries."""
+    recorded.breaker.unreachable("AI service unavailable")
     for _ in range(3):
         clock.now += 1
-        assert watched.breaker.lets_through()
+        assert recorded.breaker.lets_through()
 
 
-def test_try_that_redis_chose_leaves_no_other_behind(watched: SupervisedTask, clock: Clock) -> None:
-    """The worker counted the claimed job as its own try as well; with its failure both are over."""
-    watched.breaker.unreachable("AI service unavailable")
+def test_try_that_redis_chose_ends_the_try_of_the_worker(recorded: RecordedBreaker, clock: Clock) -> None:
+    """The worker counts the claimed job as its own try too; the failure of the job ends both."""
+    recorded.breaker.unreachable("AI service unavailable")
     clock.now += 1
-    watched.breaker.begin_try()
-    watched.breaker.tries()
-    assert not watched.breaker.lets_through()
-    watched.breaker.unreachable("AI service unavailable")
-    assert watched.found[-1] == (ProviderState.TRIED, LONGEST_SECONDS)
-    assert watched.breaker.left_seconds == 2 and not watched.breaker.lets_through()
-
-
-# what holds it for all processes
+    recorded.breaker.begin_try()
+    recorded.breaker.tries()
+    assert not recorded.breaker.lets_through()
+    recorded.breaker.unreachable("AI service unavailable")
+    assert recorded.found[-1] == (ProviderState.TRIED, LONGEST_SECONDS)
+    assert recorded.breaker.left_seconds == 2 and not recorded.breaker.lets_through()
 
 
 def hold(left_seconds: float, wait_seconds: float = 0) -> Hold:
     return Hold("acme", left_seconds, wait_seconds, "AI service is busy", "HTTP 429")
 
 
-def test_hold_of_all_is_obeyed_and_said_to_nobody(watched: SupervisedTask, clock: Clock) -> None:
-    """Who found it has logged and told it. Its reason is what jobs hear of it here too."""
-    watched.breaker.adopt(hold(10))
-    assert not watched.breaker.lets_through() and watched.breaker.is_held and watched.breaker.left_seconds == 10
-    assert (watched.breaker.reason, watched.breaker.cause) == ("AI service is busy", "HTTP 429")
+def test_hold_of_another_process_is_adopted_and_not_reported(recorded: RecordedBreaker, clock: Clock) -> None:
+    """A hold that another process found has its reason here too; only that process logs and reports it."""
+    recorded.breaker.adopt(hold(10))
+    assert not recorded.breaker.lets_through() and recorded.breaker.is_held and recorded.breaker.left_seconds == 10
+    assert (recorded.breaker.reason, recorded.breaker.cause) == ("AI service is busy", "HTTP 429")
     clock.now += 11
-    assert watched.breaker.lets_through()
-    assert (watched.changes, watched.found) == ([], [])
+    assert recorded.breaker.lets_through()
+    assert (recorded.changes, recorded.found) == ([], [])
 
 
-def test_hold_with_tries_ends_only_by_an_answer(watched: SupervisedTask, clock: Clock) -> None:
-    """Only the jobs that Redis picks try it, whatever the time; the answer to one is told and obeyed at once."""
-    watched.breaker.adopt(hold(1, wait_seconds=1))
+def test_hold_with_tries_ends_only_by_an_answer(recorded: RecordedBreaker, clock: Clock) -> None:
+    """At any time only the jobs that Redis picks try it; the answer to one ends the hold and is reported at once."""
+    recorded.breaker.adopt(hold(1, wait_seconds=1))
     clock.now += 3600
-    assert not watched.breaker.lets_through()
-    watched.breaker.tries()
-    watched.breaker.answered()
-    assert watched.breaker.lets_through() and not watched.breaker.is_held
-    assert watched.found == [(ProviderState.ANSWERED, 0)]
+    assert not recorded.breaker.lets_through()
+    recorded.breaker.tries()
+    recorded.breaker.answered()
+    assert recorded.breaker.lets_through() and not recorded.breaker.is_held
+    assert recorded.found == [(ProviderState.ANSWERED, 0)]
 
 
-def test_process_that_found_it_goes_on_holding_it_when_others_do_not(watched: SupervisedTask, clock: Clock) -> None:
-    """It alone cannot reach the provider, so it tries on its own, without asking anew each time."""
-    watched.breaker.unreachable("AI service unavailable")
-    watched.breaker.adopt(None)
-    assert not watched.breaker.lets_through() and watched.breaker.is_held_here
+def test_process_that_found_it_holds_it_when_others_do_not(recorded: RecordedBreaker, clock: Clock) -> None:
+    """A process that alone cannot reach the provider holds it and tries it alone, one call at a time."""
+    recorded.breaker.unreachable("AI service unavailable")
+    recorded.breaker.adopt(None)
+    assert not recorded.breaker.lets_through() and recorded.breaker.is_held_here
     clock.now += 1
-    assert [watched.breaker.lets_through() for _ in range(3)] == [True, False, False]
-    watched.breaker.answered()
-    assert watched.changes == [True, False]
+    assert [recorded.breaker.lets_through() for _ in range(3)] == [True, False, False]
+    recorded.breaker.answered()
+    assert recorded.changes == [True, False]
 
 
-def test_held_by_all_it_is_not_tried_by_each_process(watched: SupervisedTask, clock: Clock) -> None:
-    """A hundred processes would be a hundred calls: the job that tries is Redis' to pick."""
-    watched.breaker.unreachable("AI service unavailable")
-    watched.breaker.adopt(hold(1, wait_seconds=1))
+def test_hold_of_all_processes_is_tried_by_a_job_that_redis_picks(recorded: RecordedBreaker, clock: Clock) -> None:
+    """No process tries it on its own: a hundred processes would make a hundred calls."""
+    recorded.breaker.unreachable("AI service unavailable")
+    recorded.breaker.adopt(hold(1, wait_seconds=1))
     clock.now += 10
-    watched.breaker.begin_try()
-    assert not watched.breaker.lets_through()
-    watched.breaker.tries()
-    watched.breaker.answered()
-    assert watched.changes == [True, False] and watched.breaker.lets_through()
+    recorded.breaker.begin_try()
+    assert not recorded.breaker.lets_through()
+    recorded.breaker.tries()
+    recorded.breaker.answered()
+    assert recorded.changes == [True, False] and recorded.breaker.lets_through()
 
 
-def test_answer_of_another_process_is_adopted(watched: SupervisedTask, clock: Clock) -> None:
-    """What this process did not find itself ends as it came."""
-    watched.breaker.adopt(hold(1, wait_seconds=1))
-    watched.breaker.adopt(None)
-    assert watched.breaker.lets_through() and watched.breaker.left_seconds == 0
+def test_answer_of_another_process_is_adopted(recorded: RecordedBreaker, clock: Clock) -> None:
+    """A hold that another process found ends when that process reports its end."""
+    recorded.breaker.adopt(hold(1, wait_seconds=1))
+    recorded.breaker.adopt(None)
+    assert recorded.breaker.lets_through() and recorded.breaker.left_seconds == 0

@@ -1,4 +1,4 @@
-"""Several secrets and keys while one is changed, and secrets that are given as files."""
+"""Several secrets and public keys at the same time, while one is replaced, and secrets in files."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from pipeline.commands.checks.findings import Finding, Mark, Masker
 from pipeline.errors import ConfigurationError, Unauthorized
 from pipeline.settings import FROM_FILES, Settings
 
-# Each 32 bytes or more, with the signs that separate things elsewhere.
+# Each has 32 bytes or more, and characters that are separators in other settings.
 NEW, OLD = "n-Xk7Jw0q,pXz2Vf;Lr9TnB4cYd8HsGm", "o-Qe5Rt6,Yu8Io9=Pa1Sd2Fg3Hj4Kl5Zx"
 OLDER = " a pass phrase, with blanks at its ends and in it "
-FOREIGN = "f-Zx1Cv2Bn3Mq4We5Rt6Yu7Io8Pa9Sd0"
+UNLISTED = "f-Zx1Cv2Bn3Mq4We5Rt6Yu7Io8Pa9Sd0"
 RSA_KEYS = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(2)]
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -46,8 +46,8 @@ def user_of(settings: Settings, token: str) -> str:
 
 @pytest.mark.fault("O18")
 @pytest.mark.parametrize("secret", [NEW, OLD, OLDER])
-def test_tokens_of_old_secrets_are_taken_while_they_are_listed(secret: str) -> None:
-    """And no longer than that; a secret may hold commas, blanks and whatever else is no line end."""
+def test_tokens_of_old_secrets_are_accepted_while_they_are_listed(secret: str) -> None:
+    """The service accepts tokens of a listed old secret, and no longer; a secret may have commas and blanks."""
     assert user_of(changing(OLD, OLDER), signed(secret)) == "ann"
     if secret != NEW:
         with pytest.raises(Unauthorized):
@@ -56,23 +56,23 @@ def test_tokens_of_old_secrets_are_taken_while_they_are_listed(secret: str) -> N
 
 @pytest.mark.fault("O18")
 def test_only_the_new_secret_signs() -> None:
-    """Tokens made here are good when the old secret is gone."""
+    """A new token is valid after the old secret is removed from the settings."""
     assert user_of(changing(), make_token(changing(OLD), "ann", None, 60)) == "ann"
 
 
 @pytest.mark.parametrize(
     "token",
-    [signed(FOREIGN), signed(OLD, exp=1), signed(OLD, sub="a/b"), signed(OLD * 2, "HS512"), signed(OLD)[:-3]],
-    ids=["foreign", "expired", "no user", "another algorithm", "cut off"],
+    [signed(UNLISTED), signed(OLD, exp=1), signed(OLD, sub="a/b"), signed(OLD * 2, "HS512"), signed(OLD)[:-3]],
+    ids=["another secret", "expired", "no user", "another algorithm", "cut off"],
 )
-def test_old_secrets_open_no_other_door(token: str) -> None:
-    """All but the signature is judged as ever."""
+def test_bad_token_of_an_old_secret_is_refused(token: str) -> None:
+    """The claims and the algorithm of a token with an old secret are checked as for the new secret."""
     with pytest.raises(Unauthorized, match="Invalid token"):
         user_of(changing(OLD, OLDER), token)
 
 
 def test_log_says_that_old_secrets_are_still_in_use() -> None:
-    """Each of them once a minute, so that the operator knows which may go; nothing of the token or the secret."""
+    """One line a minute for each old secret in use, without the secret or a token, shows which is still needed."""
     verifier = TokenVerifier(changing(OLD, OLDER))
 
     async def verify_all() -> None:
@@ -82,7 +82,7 @@ def test_log_says_that_old_secrets_are_still_in_use() -> None:
     with structlog.testing.capture_logs() as lines:
         with pytest.raises(Unauthorized):
             asyncio.run(verifier.verify(signed(OLD, exp=1)))
-        assert not lines, "a token that has ended keeps no secret in use"
+        assert not lines, "an expired token does not count as use of its secret"
         asyncio.run(verify_all())
     assert lines == [{"event": "old_secret_used", "number": number, "log_level": "info"} for number in (1, 2)]
 
@@ -97,20 +97,20 @@ def test_log_says_that_old_secrets_are_still_in_use() -> None:
     ],
 )
 def test_old_secrets_are_as_strong_as_new_ones(old: str, fault: str) -> None:
-    """The start is refused in words that quote none of them."""
+    """A weak old secret stops the start; the message does not contain the secret."""
     with pytest.raises(ValidationError, match=f"JWT_SECRETS_OLD.* {fault}") as caught:
         changing(old)
     assert OLD not in caught.value.errors(include_input=False)[0]["msg"]
 
 
-def test_old_secrets_go_with_a_secret() -> None:
-    """Beside a public key they would be a second way in."""
+def test_old_secrets_require_a_secret() -> None:
+    """With a public key old secrets are refused: they would be a second way to sign in."""
     with pytest.raises(ValidationError, match="JWT_SECRETS_OLD goes with JWT_SECRET only"):
         Settings(jwt_public_key=pem(EC_KEY), jwt_secrets_old=SecretStr(OLD))
 
 
 def test_old_secrets_are_hidden() -> None:
-    """Each of them, in what `check` prints and in a repr."""
+    """No old secret is in the output of `check` or in a repr."""
     settings = changing(OLD, OLDER)
     assert OLD not in repr(settings)
     found = Masker(settings).masked(Finding(Mark.FAILED, "redis", f"{OLD} {OLDER} {NEW}"))
@@ -120,17 +120,17 @@ def test_old_secrets_are_hidden() -> None:
 @pytest.mark.fault("O18")
 @pytest.mark.parametrize("glue", ["\n", "", "\\n"], ids=["a line end", "nothing", "an escaped line end"])
 def test_several_public_keys_are_tried(glue: str) -> None:
-    """One after the other, also of two kinds: the key that signed decides on the algorithm."""
+    """A token of any of the public keys is accepted, also of two kinds; the algorithm must be that of its key."""
     keys = [pem(key) for key in (*RSA_KEYS, EC_KEY)]
     text = glue.join(keys).replace("\n", "\\n" if glue == "\\n" else "\n")
     settings = Settings(jwt_public_key=text)
     for key, algorithm in ((RSA_KEYS[0], "RS256"), (RSA_KEYS[1], "RS256"), (EC_KEY, "ES256")):
         assert user_of(settings, signed(key, algorithm)) == "ann"
-    strangers = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    for token in (signed(strangers, "RS256"), signed(RSA_KEYS[0], "RS512"), jwt.encode({"sub": "ann"}, "", "none")):
+    unlisted = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    for token in (signed(unlisted, "RS256"), signed(RSA_KEYS[0], "RS512"), jwt.encode({"sub": "ann"}, "", "none")):
         with pytest.raises(Unauthorized):
             user_of(settings, token)
-    hmac = signed(FOREIGN).split(".")
+    hmac = signed(UNLISTED).split(".")
     with pytest.raises(Unauthorized):
         user_of(settings, ".".join(hmac))
 
@@ -144,15 +144,15 @@ def test_several_public_keys_are_tried(glue: str) -> None:
     ],
     ids=["the second cut off", "the second weak", "six"],
 )
-def test_every_public_key_must_be_fit(text: str) -> None:
-    """A key that was mistyped is not passed over."""
+def test_every_public_key_must_be_valid(text: str) -> None:
+    """One invalid or weak key, or too many keys, stop the start."""
     with pytest.raises(ConfigurationError, match="JWT_PUBLIC_KEY"):
         TokenVerifier(Settings(jwt_public_key=text))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, and an environment without settings of ours."""
+    """An empty working directory, and an environment without settings of the service."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
@@ -170,8 +170,8 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FROM_FILES)
-def test_secret_settings_may_lie_in_files(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As NAME_FILE, without the line end that editors put there; no warning about an unknown variable."""
+def test_secret_settings_may_be_in_files(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NAME_FILE names a file with the secret; its line end is removed, and NAME_FILE is a known variable."""
     (folder / "secret").write_text(FILES[name] + "\n")
     monkeypatch.setenv(f"{name}_FILE", str(folder / "secret"))
     settings = settings_module.load()
@@ -181,22 +181,24 @@ def test_secret_settings_may_lie_in_files(name: str, folder: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("content", [NEW + "\r\n", NEW + "\n\n", "\ufeff" + NEW])
-def test_what_editors_add_is_no_part_of_a_secret(content: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No token would fit, and nobody would see why."""
+def test_line_ends_and_byte_order_mark_are_no_part_of_a_secret(
+    content: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an editor adds is removed: with it the service would refuse all tokens for no visible reason."""
     (folder / "secret").write_bytes(content.encode())
     monkeypatch.setenv("JWT_SECRET_FILE", str(folder / "secret"))
     assert settings_module.load().jwt_secret.get_secret_value() == NEW
 
 
 def test_env_file_may_name_secret_files(folder: Path) -> None:
-    """In any case of letters, as all names."""
+    """A line of `.env` may name the file of a secret, also in small letters."""
     (folder / "secret").write_text(NEW)
     (folder / ".env").write_text("jwt_secret_file=secret\n")
     assert settings_module.load().jwt_secret.get_secret_value() == NEW
 
 
-def test_faults_of_secret_files_are_all_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside those of settings, and without what a file holds."""
+def test_faults_of_secret_files_are_all_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error has the faults of all secret files and settings; it does not contain the content of a file."""
     (folder / "weak").write_text("s3cr3t")
     (folder / "empty").write_text("\n")
     for name, value in {
@@ -209,7 +211,7 @@ def test_faults_of_secret_files_are_all_told(folder: Path, monkeypatch: pytest.M
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as caught:
         settings_module.load()
-    for told in ("JWT_SECRET must", "REDIS_URL_FILE: the file cannot be read", "MONGODB_URI_FILE: the file is empty"):
-        assert told in caught.value.message
+    for fault in ("JWT_SECRET must", "REDIS_URL_FILE: the file cannot be read", "MONGODB_URI_FILE: the file is empty"):
+        assert fault in caught.value.message
     assert "CLOUDINARY_URL and CLOUDINARY_URL_FILE are both set" in caught.value.message
     assert "s3cr3t" not in caught.value.message

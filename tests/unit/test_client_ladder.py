@@ -1,4 +1,4 @@
-"""Which transport the Python client takes next."""
+"""The ladder of transports of the Python client: which transport it uses after failures, and when it climbs."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import pytest
 from pipeline.client.access import ClientError, Fault, Unavailable
 from pipeline.client.ladder import TRANSPORTS, Ladder, climb_delays
 
-OWN, SHUT, MUTE = Fault.NONE, Fault.NOT_OPENED, Fault.MUTE
+NONE, NOT_OPENED, MUTE = Fault.NONE, Fault.NOT_OPENED, Fault.MUTE
 
 
 @pytest.mark.parametrize(
     ("faults", "transport"),
     [
-        ([OWN] * 9, "socket"),  # the service is away, or says itself why not: no other transport is better
-        ([SHUT], "socket"),
-        ([SHUT, OWN, SHUT], "socket"),  # not in a row
-        ([SHUT, SHUT], "sse"),
+        ([NONE] * 9, "socket"),  # the service is down, or gives its own reason: no other transport would work
+        ([NOT_OPENED], "socket"),
+        ([NOT_OPENED, NONE, NOT_OPENED], "socket"),  # not in a row
+        ([NOT_OPENED, NOT_OPENED], "sse"),
         ([MUTE], "sse"),
-        ([SHUT, MUTE], "sse"),
-        ([SHUT] * 3, "sse"),
-        ([SHUT] * 4, "poll"),
+        ([NOT_OPENED, MUTE], "sse"),
+        ([NOT_OPENED] * 3, "sse"),
+        ([NOT_OPENED] * 4, "poll"),
         ([MUTE, MUTE], "poll"),
-        ([MUTE, MUTE, SHUT, SHUT], "socket"),  # nothing works: from the top
+        ([MUTE, MUTE, NOT_OPENED, NOT_OPENED], "socket"),  # no transport works: start from the top
     ],
 )
-def test_ladder_goes_down_by_what_failed(faults: Sequence[Fault], transport: str) -> None:
-    """Two failures in a row, or one silence, and the next one is tried."""
+def test_ladder_descends_after_faults_of_a_transport(faults: Sequence[Fault], transport: str) -> None:
+    """Two connections in a row that do not open, or one silent connection, and the next transport is used."""
 
     async def never(transport: str) -> None:
         raise AssertionError(transport)
@@ -42,7 +42,10 @@ def test_ladder_goes_down_by_what_failed(faults: Sequence[Fault], transport: str
 
 
 def test_ladder_climbs_to_the_highest_that_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Top first, again and again; what refuses there concerns nobody. After a gateway's answer it tries at once."""
+    """The ladder tries the transports from the top and ignores a refusal there.
+
+    After faults with a reply of a gateway it tries soon.
+    """
     monkeypatch.setattr("pipeline.client.ladder.CLIMB_SECONDS", (3600.0, 3600.0))
     monkeypatch.setattr("pipeline.client.ladder.QUICK_CLIMB_SECONDS", 0)
     tried: list[str] = []
@@ -65,8 +68,8 @@ def test_ladder_climbs_to_the_highest_that_opens(monkeypatch: pytest.MonkeyPatch
     asyncio.run(climb())
 
 
-def test_reconnections_do_not_put_off_the_climb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections of the lower transport that each end before the climb is due: it comes all the same."""
+def test_reconnections_do_not_delay_the_climb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections of the lower transport that end before the time to climb do not restart this time."""
     monkeypatch.setattr("pipeline.client.ladder.CLIMB_SECONDS", (0.4, 3600.0))
 
     async def open_(transport: str) -> str:
@@ -83,8 +86,8 @@ def test_reconnections_do_not_put_off_the_climb(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(climb())
 
 
-def test_climbs_grow_rarer() -> None:
-    """After about a minute, later every ten minutes."""
+def test_waits_between_climbs_grow() -> None:
+    """The wait before a climb grows from about one minute to about ten minutes."""
     delays = climb_delays()
     waits = [next(delays) for _ in range(6)]
     for wait, longest in zip(waits, (60, 120, 240, 480, 600, 600), strict=True):

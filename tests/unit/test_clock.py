@@ -1,4 +1,4 @@
-"""The clock of the service: follows Redis TIME, goes back as little as it can, and says when the machine's is off."""
+"""The clock of the service: it follows Redis TIME, avoids steps back, and reports a wrong clock of the machine."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import pytest
 
 from pipeline.clock import LONGEST_ROUND_TRIP_SECONDS, SKEW_SECONDS, Clock, Reading, boot_seconds
 from pipeline.errors import DependencyUnavailable
-from tests.clock import Clock as Hand
+from tests.clock import Clock as ManualClock
 
 NOON = 1_769_860_800.0
 
 
 class Machine:
-    """A machine with a clock of its own, and a Redis with another one."""
+    """A machine with its own clock, and a Redis with another one."""
 
     def __init__(self, wall: float = NOON, redis: float = NOON) -> None:
-        self.boot = Hand()
+        self.boot = ManualClock()
         self.wall_ahead = wall - self.boot.now
         self.redis_ahead = redis - self.boot.now
         self.clock = Clock(lambda: self.boot.now + self.wall_ahead, self.boot)
 
-    def measure(self, *, there: float = 0.0, back: float = 0.0) -> None:
-        """Ask Redis for its time. there, back: how many seconds question and answer are on their way."""
+    def measure(self, *, request_seconds: float = 0.0, reply_seconds: float = 0.0) -> None:
+        """Ask Redis for its time; the request and the reply take these seconds."""
         asked_at = self.boot.now
-        self.boot.now += there
+        self.boot.now += request_seconds
         seconds = self.boot.now + self.redis_ahead
-        self.boot.now += back
+        self.boot.now += reply_seconds
         self.clock.learn(Reading(seconds, asked_at, self.boot.now))
 
     @property
@@ -38,8 +38,8 @@ class Machine:
         return self.boot.now + self.redis_ahead
 
 
-def test_first_answer_decides() -> None:
-    """Until Redis has answered the machine's own clock is all there is; from then on it does not matter."""
+def test_first_reply_sets_the_clock() -> None:
+    """Before the first reply of Redis the clock is that of the machine; after it the clock of Redis counts."""
     machine = Machine(wall=NOON + 3600)
     assert (machine.clock.is_measured, machine.clock.now(), machine.clock.skew_seconds) == (False, NOON + 3600, 0)
     machine.measure()
@@ -51,32 +51,32 @@ def test_first_answer_decides() -> None:
     assert (machine.clock.now(), machine.clock.skew_seconds) == (NOON + 100, -3600)
 
 
-@pytest.mark.parametrize(("there", "back"), [(0.2, 0.2), (0.4, 0.0), (0.0, 0.4)])
-def test_half_the_round_trip_is_accounted_for(there: float, back: float) -> None:
-    """However the time on the way is shared by question and answer, the error is half of it at most."""
+@pytest.mark.parametrize(("request_seconds", "reply_seconds"), [(0.2, 0.2), (0.4, 0.0), (0.0, 0.4)])
+def test_error_of_the_clock_is_half_the_round_trip_at_most(request_seconds: float, reply_seconds: float) -> None:
+    """For any share of the request and the reply in the round trip the error is at most half of it."""
     machine = Machine(wall=NOON - 60)
-    machine.measure(there=there, back=back)
+    machine.measure(request_seconds=request_seconds, reply_seconds=reply_seconds)
     assert machine.clock.now() == pytest.approx(machine.redis, abs=0.2001)
 
 
-def test_slow_answer_is_not_used() -> None:
-    """An answer that was long on its way says too little, also when it would be the first."""
+def test_slow_reply_is_not_used() -> None:
+    """A reply with a long round trip is too inexact, also if it is the first one."""
     machine = Machine(wall=NOON + 3600)
-    machine.measure(back=LONGEST_ROUND_TRIP_SECONDS + 0.01)
+    machine.measure(reply_seconds=LONGEST_ROUND_TRIP_SECONDS + 0.01)
     assert not machine.clock.is_measured
 
 
 def test_difference_within_the_error_of_a_measurement_changes_nothing() -> None:
-    """Answers that are on their way for different times do not make the clock go to and fro."""
+    """Replies with different round trips do not move the clock."""
     machine = Machine()
     machine.measure()
-    machine.measure(there=0.3)
-    machine.measure(back=0.3)
+    machine.measure(request_seconds=0.3)
+    machine.measure(reply_seconds=0.3)
     assert machine.clock.now() == machine.redis
 
 
 def test_clock_follows_forwards_at_once() -> None:
-    """Time that was missed, by a suspended machine for example, is made good at the next answer."""
+    """A clock that is behind, for example after the machine was suspended, is right after the next reply."""
     machine = Machine()
     machine.measure()
     machine.redis_ahead += 600
@@ -85,7 +85,10 @@ def test_clock_follows_forwards_at_once() -> None:
 
 
 def test_clock_goes_back_slowly() -> None:
-    """After a failover to a server whose clock is behind no instant comes twice, and soon the clock is right."""
+    """After a failover to a Redis whose clock is behind, each instant is later than the one before.
+
+    After ten seconds the clock is right.
+    """
     machine = Machine()
     machine.measure()
     machine.redis_ahead -= SKEW_SECONDS
@@ -99,7 +102,7 @@ def test_clock_goes_back_slowly() -> None:
 
 
 def test_clock_that_is_far_ahead_goes_back_at_once() -> None:
-    """An hour would take two to be made good slowly, and all other processes have gone back meanwhile."""
+    """A step of an hour is made at once: slow steps would take two hours, while other processes are right already."""
     machine = Machine()
     machine.measure()
     machine.redis_ahead -= 3600
@@ -108,8 +111,8 @@ def test_clock_that_is_far_ahead_goes_back_at_once() -> None:
 
 
 @pytest.mark.parametrize(("skew", "side"), [(6.0, "6.0 s ahead of"), (-3600.0, "3600.0 s behind"), (4.9, None)])
-def test_check_says_how_far_the_machine_is_off(skew: float, side: str | None) -> None:
-    """Readiness names the clock from 5 s on, in either direction, and what to do."""
+def test_check_says_how_wrong_the_clock_of_the_machine_is(skew: float, side: str | None) -> None:
+    """From a difference of 5 s on, ahead or behind, readiness names the difference and what to do."""
     machine = Machine(wall=NOON + skew)
     machine.measure()
     if side is None:
@@ -120,7 +123,7 @@ def test_check_says_how_far_the_machine_is_off(skew: float, side: str | None) ->
 
 
 def test_skew_is_logged_when_it_begins_and_ends(logs: list[Any]) -> None:
-    """One line each, however often it is measured meanwhile."""
+    """The begin and the end of a difference have one log line each; measurements between them have none."""
     machine = Machine(wall=NOON + 60)
     for wall in (60, 60, 0, 0, -60, -60):
         machine.wall_ahead = machine.redis_ahead + wall
@@ -129,17 +132,17 @@ def test_skew_is_logged_when_it_begins_and_ends(logs: list[Any]) -> None:
     assert shown == [("clock_skewed", 60), ("clock_right", 0), ("clock_skewed", -60)]
 
 
-def test_clock_goes_on_while_redis_is_away() -> None:
-    """What was learned last holds; the next answer is asked for all the same."""
+def test_clock_continues_while_redis_is_unreachable() -> None:
+    """The last measured difference counts, and the clock continues to ask Redis."""
     machine, asked = Machine(wall=NOON + 3600), asyncio.Event()
     machine.measure()
 
-    async def away() -> Reading:
+    async def unreachable() -> Reading:
         asked.set()
         raise DependencyUnavailable("The queue cannot be reached")
 
     async def follow() -> None:
-        following = asyncio.create_task(machine.clock.follow(away))
+        following = asyncio.create_task(machine.clock.follow(unreachable))
         await asked.wait()
         await asyncio.sleep(0)
         assert not following.done()
@@ -151,5 +154,5 @@ def test_clock_goes_on_while_redis_is_away() -> None:
 
 
 def test_boot_clock_goes_forward() -> None:
-    """It needs no setting and no network."""
+    """The clock since the boot of the machine needs no setting and no network."""
     assert boot_seconds() < boot_seconds()

@@ -1,4 +1,4 @@
-"""The list of commands: whichever is typed, the module that is imported for it brings all of it."""
+"""The list of commands: the module of each command also defines or imports its subcommands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pipeline.cli import COMMANDS, main
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_module_of_a_command_brings_its_subcommands(name: str) -> None:
-    """A subcommand is defined in the module that the list names, or in one which that imports."""
+def test_module_of_a_command_has_its_subcommands(name: str) -> None:
+    """A subcommand is defined in the module that the list names, or in a module that it imports."""
     for module in pkgutil.iter_modules(commands.__path__):
         import_module(f"{commands.__name__}.{module.name}")
     command = main.get_command(click.Context(main), name)
@@ -23,11 +23,11 @@ def test_module_of_a_command_brings_its_subcommands(name: str) -> None:
     named = sys.modules[f"pipeline.{COMMANDS[name].partition(':')[0]}"]
     found = {id(each) for each in vars(named).values()}
     for each in command.commands.values() if isinstance(command, click.Group) else ():
-        is_beside = getattr(each.callback, "__module__", "") == getattr(command.callback, "__module__", None)
-        assert id(each) in found or is_beside, f"{name} {each.name}: {COMMANDS[name]} does not import it"
+        is_in_same_module = getattr(each.callback, "__module__", "") == getattr(command.callback, "__module__", None)
+        assert id(each) in found or is_in_same_module, f"{name} {each.name}: {COMMANDS[name]} does not import it"
 
 
 def test_unknown_command_is_wrong_use() -> None:
-    """What is not on the list is no module to import."""
+    """A name that is not on the list is an error of use and imports no module."""
     with pytest.raises(click.UsageError, match="No such command 'verifying'"):
         main.main(["verifying"], standalone_mode=False)

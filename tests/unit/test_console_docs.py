@@ -1,4 +1,4 @@
-"""docs/console.md names only tests, routes and views that there are."""
+"""docs/console.md names only tests and routes that exist."""
 
 import json
 import re
@@ -9,12 +9,12 @@ TEXT = (ROOT / "docs/console.md").read_text()
 
 
 def test_console_docs_name_existing_tests() -> None:
-    """Each test that the table calls a witness is in tests/browser."""
+    """Each test that the table names as its proof is in tests/browser."""
     files = (ROOT / "tests/browser").glob("*.py")
-    there = {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())}
+    existing = {name for path in files for name in re.findall(r"def (test_\w+)", path.read_text())}
     named = set(re.findall(r"`(test_\w+)`", TEXT))
     assert named
-    assert named <= there
+    assert named <= existing
 
 
 def test_console_docs_name_existing_routes() -> None:

@@ -1,4 +1,4 @@
-"""The headers of WebP, AVIF and HEIC, read without their libraries: as these read them, and always cheaply."""
+"""The headers of WebP, AVIF and HEIC, read without their libraries: the same values, for little time and memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.pictures import box, encode, gradient, heif_properties
 
 MAX_PIXELS = 200_000_000
 MEMORY_MB = 1024
-PEOPLE = {
+VALID = {
     "webp lossy": encode(gradient((64, 48)), "WEBP"),
     "webp lossy, alpha": encode(gradient((65, 33), "RGBA"), "WEBP"),
     "webp lossless": encode(gradient((16_383, 3)), "WEBP", lossless=True),
@@ -52,15 +52,15 @@ def read(content: bytes) -> tuple[Header, tuple[int, int]]:
     return read_heif(io.BytesIO(content))
 
 
-@pytest.mark.parametrize("name", PEOPLE)
-def test_header_is_what_the_library_reads(name: str) -> None:
-    """Format, size and what decoding gives are those that Pillow finds with the libraries."""
-    header, shown = read(PEOPLE[name])
-    with Image.open(io.BytesIO(PEOPLE[name])) as image:
+@pytest.mark.parametrize("name", VALID)
+def test_header_equals_that_of_the_library(name: str) -> None:
+    """The format, the sizes, the mode and the depth are those that Pillow finds with the libraries."""
+    header, shown = read(VALID[name])
+    with Image.open(io.BytesIO(VALID[name])) as image:
         expected = header_of(image)
         assert shown == image.size
     assert header.format == expected.format
-    # Of these two only the cost is told: what a lossless WebP says of alpha is a hint, grey of 10 bits is grey.
+    # The mode of these two may differ: alpha in the header of a lossless WebP is a hint, and 10 bits of grey are grey.
     if "lossless" not in name and "10 bits" not in name:
         assert header.mode == expected.mode
     assert header.depth == expected.depth
@@ -70,8 +70,9 @@ def test_header_is_what_the_library_reads(name: str) -> None:
 @pytest.mark.parametrize("format", ["AVIF", "HEIF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_size_is_the_one_a_viewer_shows(format: str, orientation: int) -> None:
-    """Turned pictures are told from properties, and padding of the last blocks does not count. No browser heeds the
-    orientation in a WebP.
+    """The size includes rotation by properties of the file and excludes the padding of the last blocks.
+
+    The orientation in a WebP is ignored, as browsers do.
     """
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -79,8 +80,8 @@ def test_size_is_the_one_a_viewer_shows(format: str, orientation: int) -> None:
     assert (info.width, info.height) == ((50, 100) if orientation > 4 and format != "WEBP" else (100, 50))
 
 
-def test_boxes_may_be_written_otherwise() -> None:
-    """Sizes of 64 bits, a last box without a size, wide indices and other boxes in between are within the format."""
+def test_all_forms_of_boxes_are_read() -> None:
+    """The format allows sizes of 64 bits, a last box without a size, wide indices and other boxes in between."""
     properties = heif_properties((640, 480), box(b"irot", b"\1"), box(b"av1C", b"\x81\0\0\0"))
     wide = properties.replace(
         box(b"ipma", bytes(4) + struct.pack(">IHB", 1, 1, 3) + b"\1\2\3"),
@@ -94,8 +95,6 @@ def test_boxes_may_be_written_otherwise() -> None:
     assert (header.format, header.width, header.height, shown) == ("AVIF", 640, 480, (480, 640))
 
 
-# what nobody means well with
-
 HEIC = box(b"ftyp", b"heic" + bytes(4))
 SIZE = box(b"ipco", box(b"ispe", bytes(4) + struct.pack(">II", 64, 48)))
 
@@ -106,7 +105,7 @@ def heic(properties: bytes) -> bytes:
 
 
 def many_associations() -> bytes:
-    """Return a HEIC that says of a million pictures what they have."""
+    """Return a HEIC with associations of properties for a million pictures."""
     associations = bytes(4) + struct.pack(">I", 10**6) + b"\0\2\1\1" * 10**6
     return heic(box(b"iprp", SIZE + box(b"ipma", associations)))
 
@@ -126,7 +125,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "Must be an image",
     ),
     "heic of a million associations": (many_associations, "Must be an image"),
-    "heic that holds itself": (lambda: HEIC + b"\0\0\0\x08meta" * 9, "Must be an image"),
+    "heic with an empty meta box, repeated": (lambda: HEIC + b"\0\0\0\x08meta" * 9, "Must be an image"),
     "gif of a screen of 200 megapixels": (lambda: pictures.wide_gif(20_000, 10_000), ""),
     "gif of a screen of 4 gigapixels": (lambda: pictures.wide_gif(65_535, 65_535), "Must have at most"),
     "gif of 50,000 frames": (lambda: pictures.long_gif(50_000), ""),
@@ -136,7 +135,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @contextmanager
 def cheap(seconds: float, megabytes: float) -> Iterator[None]:
-    """What is done inside takes no more processor time and memory than that."""
+    """Check that the block inside takes less processor time and memory than this."""
     before, started_at = _memory("VmRSS"), process_time()
     yield
     assert process_time() - started_at < seconds
@@ -144,7 +143,7 @@ def cheap(seconds: float, megabytes: float) -> Iterator[None]:
 
 
 def _memory(kind: str) -> float:
-    """Return the megabytes this process has now (VmRSS), or has had at most since this was asked (VmHWM)."""
+    """Return the memory of this process in megabytes: now (VmRSS), or the most since the last call (VmHWM)."""
     if sys.platform != "linux":
         return 0.0
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -155,8 +154,8 @@ def _memory(kind: str) -> float:
 
 @pytest.mark.fault("E4")
 @pytest.mark.parametrize("name", HOSTILE)
-def test_border_stays_cheap(name: str) -> None:
-    """Whatever a header says, it is taken or refused in no time, and the service process stays flat."""
+def test_hostile_header_costs_little_time_and_memory(name: str) -> None:
+    """A hostile header is accepted or refused within a second and with little memory of the service process."""
     make, refusal = HOSTILE[name]
     content = make()
     with warnings.catch_warnings(), cheap(1.0, 40):
@@ -166,6 +165,7 @@ def test_border_stays_cheap(name: str) -> None:
 
 
 def _inspected(content: bytes) -> str:
+    """Return the message of the refusal, or "" for a file that is accepted."""
     try:
         inspect(io.BytesIO(content), MAX_PIXELS, MEMORY_MB)
     except ValidationError as error:
@@ -173,12 +173,12 @@ def _inspected(content: bytes) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", PEOPLE)
-def test_damaged_headers_end_in_an_answer(name: str) -> None:
-    """Cut or flipped anywhere, a file is either measured or refused."""
-    good, source = PEOPLE[name], random.Random(name)
+@pytest.mark.parametrize("name", VALID)
+def test_damaged_header_is_measured_or_refused(name: str) -> None:
+    """A file that is cut or changed at any place raises no other error than a refusal."""
+    good, source = VALID[name], random.Random(name)
     cut = [good[:length] for length in range(0, len(good), max(1, len(good) // 100))]
-    # Where one box ends nothing tells that another should follow.
+    # At the end of a box a file does not show that another box should follow.
     assert sum(_inspected(content) == "" for content in cut) <= 2
     for _ in range(500):
         copy = bytearray(good)
@@ -187,7 +187,7 @@ def test_damaged_headers_end_in_an_answer(name: str) -> None:
         _inspected(bytes(copy))
 
 
-def test_formats_are_not_taken_for_each_other() -> None:
-    """A name in the head is not enough."""
+def test_other_formats_are_refused() -> None:
+    """A file that begins as WebP or HEIC do, and is another format, is refused."""
     for content in (b"RIFF" + bytes(4) + b"WAVE" + bytes(30), box(b"ftyp", b"isom" + bytes(30)), make_image("TIFF")):
         assert _inspected(content).startswith("Must be an image")

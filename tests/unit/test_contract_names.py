@@ -1,4 +1,4 @@
-"""What generators make of the contracts: each type has a name, each operation a method, each reply is documented."""
+"""The contracts as generators of clients read them: named types, named operations, documented replies and frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.contract.contracts import API, ROOMS, check_value, resolve_all
 Node = dict[str, Any]
 SCHEMAS: Node = API["components"]["schemas"]
 SERVED_ROOMS = json.loads(asyncapi(DEFAULT_CATEGORIES, "https://photos.example.com"))
-# Their words stand in the place where they are used; each makes one type of its own there.
+# Keys whose values are data, not schemas.
 VALUES = ("enum", "const", "example", "examples", "required")
 
 
@@ -31,7 +31,7 @@ each_operation = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=O
 
 
 def schemas_in(node: Any, where: str) -> Iterator[tuple[str, Node]]:
-    """Yield each schema within a schema, itself left out, with the place where it stands."""
+    """Yield each schema within a schema, without the schema itself, with its path."""
     if isinstance(node, list):
         for each in node:
             yield from schemas_in(each, where)
@@ -47,7 +47,7 @@ def schemas_in(node: Any, where: str) -> Iterator[tuple[str, Node]]:
 
 
 def nameless(schemas: Node, *, is_strict: bool) -> list[str]:
-    """Return where an object, or with is_strict a list of values too, stands that has no name."""
+    """Return the paths of objects without a name. is_strict: and those of lists of values without a name."""
     return [
         where
         for name, schema in schemas.items()
@@ -58,20 +58,20 @@ def nameless(schemas: Node, *, is_strict: bool) -> list[str]:
 
 @pytest.mark.fault("O4")
 def test_upload_takes_a_file() -> None:
-    """The image is binary, so a generated client sends the bytes of a file."""
+    """The image of an upload is binary, so a generated client sends the bytes of a file."""
     image = SCHEMAS["Upload"]["properties"]["image"]
     assert (image["type"], image["format"]) == ("string", "binary")
 
 
 @pytest.mark.fault("O4")
 def test_objects_have_names() -> None:
-    """No generator has to make up a name of a type for an object."""
+    """Each object has a name, so no generator must invent a name for its type."""
     assert nameless(SCHEMAS, is_strict=False) == []
 
 
 @pytest.mark.fault("O4")
-def test_parameters_and_schemas_have_names_of_their_own() -> None:
-    """A Go generator makes types of both, in one package."""
+def test_parameters_and_schemas_have_different_names() -> None:
+    """No parameter has the name of a schema: a Go generator makes types of both in one package."""
     components = API["components"]
     names = [name[0].upper() + name[1:] for kind in ("parameters", "schemas") for name in components[kind]]
     assert len(names) == len(set(names))
@@ -79,14 +79,14 @@ def test_parameters_and_schemas_have_names_of_their_own() -> None:
 
 @pytest.mark.fault("O4")
 def test_values_have_types() -> None:
-    """A list of values and a constant say of which type they are: typed languages need to know."""
+    """Each list of values and each constant has a type, because generators for typed languages need it."""
     found = [where for where, inner in schemas_in({"properties": SCHEMAS}, "") if {"enum", "const"} & inner.keys()]
     assert found and all("type" in dict(schemas_in({"properties": SCHEMAS}, ""))[where] for where in found)
 
 
 @pytest.mark.fault("O4")
 def test_operations_have_good_method_names() -> None:
-    """Each its own, a verb first, in camel case."""
+    """Each operation has its own name, in camel case."""
     names = [operation["operationId"] for operation in OPERATIONS.values()]
     assert len(names) == len(set(names))
     assert all(re.fullmatch("[a-z]+([A-Z][a-z]*)+", name) for name in names), names
@@ -95,7 +95,7 @@ def test_operations_have_good_method_names() -> None:
 @pytest.mark.fault("O4")
 @each_operation
 def test_operation_is_documented(operation: Node) -> None:
-    """It has a tag of the list, a summary, its parameters a description, and it takes an X-Request-Id."""
+    """An operation has tags of the list, a summary, descriptions of its parameters, and an X-Request-Id."""
     assert set(operation["tags"]) < {tag["name"] for tag in API["tags"]}
     assert operation["summary"]
     parameters = [resolve_all(each) for each in operation["parameters"]]
@@ -105,8 +105,8 @@ def test_operation_is_documented(operation: Node) -> None:
 
 @pytest.mark.fault("O4")
 @each_operation
-def test_bodies_are_named_and_shown(operation: Node) -> None:
-    """Each JSON body, asked or answered, is a named schema with an example; each reply has the id of its request."""
+def test_bodies_have_a_named_schema_and_an_example(operation: Node) -> None:
+    """Each JSON body of a request or reply has a named schema and an example; each reply has an X-Request-Id."""
     replies = {status: resolve_all(each) for status, each in operation["responses"].items()}
     for status, reply in replies.items():
         assert "X-Request-Id" in reply["headers"]
@@ -121,8 +121,8 @@ def test_bodies_are_named_and_shown(operation: Node) -> None:
 
 
 @pytest.mark.fault("O4")
-def test_waits_and_repeats_are_documented() -> None:
-    """Retry-After comes with each 429 and 503; the upload has Idempotency-Key and Prefer."""
+def test_headers_for_retries_are_documented() -> None:
+    """Each 429 and 503 has Retry-After, except that of readiness; the upload has Idempotency-Key and Prefer."""
     for status, reply in ((s, resolve_all(r)) for each in OPERATIONS.values() for s, r in each["responses"].items()):
         if status == "429" or (status == "503" and "NotReady" not in json.dumps(reply)):
             assert "Retry-After" in reply["headers"]
@@ -133,7 +133,7 @@ def test_waits_and_repeats_are_documented() -> None:
 
 @pytest.mark.fault("O20")
 def test_frames_have_names() -> None:
-    """No model made of /asyncapi.json is an AnonymousSchema: each schema has a title, each message its schema."""
+    """Each schema of /asyncapi.json has a title, each message a named schema: no generated model is anonymous."""
     schemas, messages = SERVED_ROOMS["components"]["schemas"], SERVED_ROOMS["components"]["messages"]
     assert nameless(schemas, is_strict=True) == []
     assert {name: schema["title"] for name, schema in schemas.items()} == {name: name for name in schemas}
@@ -143,9 +143,9 @@ def test_frames_have_names() -> None:
 
 @pytest.mark.fault("O20")
 def test_frames_and_replies_have_the_same_parts() -> None:
-    """What both contracts name is the same in both: the parts of the overview."""
+    """A schema that both contracts name is the same in both: the parts of the overview."""
     ours = ROOMS["components"]["schemas"]
-    # Events of the socket have stricter timestamps and ids than what may be asked for.
+    # Events of the socket have stricter timestamps and ids than the parameters of requests.
     common = (ours.keys() & SCHEMAS.keys()) - {"AssetId", "Timestamp"}
     assert {"Attribute", "QueueNumbers", "StoreOverview"} <= common
     assert {name: {"title": name} | SCHEMAS[name] for name in common} == {name: ours[name] for name in common}
@@ -156,8 +156,8 @@ def test_frames_and_replies_have_the_same_parts() -> None:
 
 @pytest.mark.fault("O20")
 @pytest.mark.parametrize("name", SERVED_ROOMS["components"]["messages"])
-def test_frames_are_shown(name: str) -> None:
-    """Each message has an example, and it holds."""
+def test_frames_have_valid_examples(name: str) -> None:
+    """Each message has an example that is valid by its schema."""
     message = SERVED_ROOMS["components"]["messages"][name]
     assert message["examples"]
     for example in message["examples"]:

@@ -1,4 +1,4 @@
-"""The contracts themselves: they are valid, their examples hold, and what they forbid is refused."""
+"""The contracts themselves: they are valid, so are their examples, and they refuse invalid data."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def make_asset(status: AssetStatus, ai_metadata: AiMetadata = AiMetadata(), **mo
 
 
 def replies() -> Iterator[tuple[str, dict[str, Any], Any]]:
-    """Every JSON example of every reply: where it stands, its schema, the example."""
+    """Yield every JSON example of every reply: its place, its schema, the example."""
     named = [(f"components {name}", response) for name, response in API["components"]["responses"].items()]
     for path, item in API["paths"].items():
         for method in (each for each in ("get", "post", "patch", "delete") if each in item):
@@ -72,32 +72,33 @@ def rebased(node: Any) -> Any:
 
 @pytest.mark.parametrize("schema", [JOB, EVENT], ids=["job", "event"])
 def test_contract_schemas_are_valid(schema: dict[str, Any]) -> None:
-    """The job and event schemas are valid by JSON Schema's own meta-schema."""
+    """The schemas of the job and the event are valid by the meta-schema of JSON Schema."""
     Draft202012Validator.check_schema(schema, format_checker=FORMATS)
 
 
 def test_contract_api_is_valid() -> None:
-    """The API document is valid by OpenAPI 3.1's own meta-schema, its references and parameters included."""
+    """The API document, its references and its parameters are valid by the meta-schema of OpenAPI 3.1."""
     assert [error.message for error in OpenAPIV31SpecValidator(API).iter_errors()] == []
 
 
 @pytest.mark.parametrize("schema", [JOB, EVENT], ids=["job", "event"])
-def test_contract_schema_examples_hold(schema: dict[str, Any]) -> None:
-    """What a schema shows as an example is valid by it."""
+def test_contract_schema_examples_are_valid(schema: dict[str, Any]) -> None:
+    """Each example of a schema is valid by the schema."""
     assert schema["examples"]
     for example in schema["examples"]:
         check_value(schema, example)
 
 
 @pytest.mark.parametrize(("schema", "example"), [r[1:] for r in REPLIES], ids=[r[0] for r in REPLIES])
-def test_contract_reply_examples_hold(schema: dict[str, Any], example: Any) -> None:
-    """What the API document shows as a reply is valid by the reply's schema."""
+def test_contract_reply_examples_are_valid(schema: dict[str, Any], example: Any) -> None:
+    """Each example of a reply in the API document is valid by the schema of the reply."""
     check_value(rebased(schema), example)
 
 
 def test_contract_objects_are_closed() -> None:
-    """No object of a reply or a frame may carry properties the contract does not name, except what a provider adds as
-    `extra`. Requests may: what is not known in them is ignored.
+    """An object of a reply or a frame has only properties that the contract names, except the `extra` of a provider.
+
+    An object of a request may have other properties: the service ignores them.
     """
 
     def open_objects(node: Any, where: str) -> Iterator[str]:
@@ -111,7 +112,7 @@ def test_contract_objects_are_closed() -> None:
             for value in node:
                 yield from open_objects(value, where)
 
-    documents = ["AsyncApiDocument", "OpenApiDocument", "AiExtra"]  # the last is whatever a provider has to say
+    documents = ["AsyncApiDocument", "OpenApiDocument", "AiExtra"]  # a provider chooses the properties of AiExtra
     wanted = {f"/components/schemas/{name}" for name in (*documents, "Upload")}
     assert set(open_objects(API, "")) == wanted
     assert list(open_objects(JOB, "")) == list(open_objects(EVENT, "")) == []
@@ -122,13 +123,13 @@ def test_contract_objects_are_closed() -> None:
 @pytest.mark.parametrize(
     ("change", "remark"),
     [
-        (lambda job: job.update(priority=1), "nothing beside the five properties"),
+        (lambda job: job.update(priority=1), "only the five properties"),
         (lambda job: job.pop("userId"), "all five are required"),
         (lambda job: job.update(assetId="65b9"), "24 hex digits"),
-        (lambda job: job.update(userId="a b"), "no user id holds a space"),
+        (lambda job: job.update(userId="a b"), "a user id has no space"),
         (lambda job: job.update(userId="u" * 129), "128 characters at most"),
-        (lambda job: job.update(imageUrl="http://images.example.com/a.jpg"), "plain HTTP beyond loopback"),
-        (lambda job: job.update(imageUrl="http://localhost.example.com/a.jpg"), "only looks like loopback"),
+        (lambda job: job.update(imageUrl="http://images.example.com/a.jpg"), "plain HTTP outside loopback"),
+        (lambda job: job.update(imageUrl="http://localhost.example.com/a.jpg"), "a host that begins like loopback"),
         (lambda job: job.update(imageUrl="/media/a.jpg"), "not an absolute URI"),
         (lambda job: job.update(category="Sneaker"), "categories are lower case"),
         (lambda job: job.update(createdAt="2026-01-31 12:00"), "not ISO 8601"),
@@ -147,19 +148,19 @@ def test_contract_refuses_a_bad_job(change: Change, remark: str) -> None:
 @pytest.mark.parametrize(
     ("number", "change", "remark"),
     [
-        (0, lambda event: event.update(userId="u"), "nothing added"),
-        (0, lambda event: event.update(event="asset_done"), "one name"),
-        (0, lambda event: event.update(status="failed"), "a failure carries no result"),
-        (0, lambda event: event.update(error="x"), "a success carries no error"),
+        (0, lambda event: event.update(userId="u"), "no other property"),
+        (0, lambda event: event.update(event="asset_done"), "the only name of an event"),
+        (0, lambda event: event.update(status="failed"), "a failure has no result"),
+        (0, lambda event: event.update(error="x"), "a success has no error"),
         (0, lambda event: event["aiMetadata"].pop("brand"), "brand is required"),
-        (0, lambda event: event["aiMetadata"].update(year=NIKE), "nothing beside brand, model, colorway"),
+        (0, lambda event: event["aiMetadata"].update(year=NIKE), "only brand, model, colorway"),
         (0, lambda event: event["aiMetadata"].update(colorway=None), "absent, not null"),
         (0, lambda event: event["aiMetadata"]["brand"].update(confidence=1.1), "0..1"),
         (0, lambda event: event["aiMetadata"]["brand"].update(source="ai"), "value and confidence, nothing else"),
         (0, lambda event: event.update(processedImageUrl="processed-1.png"), "not a URI"),
         (0, lambda event: event.update(timestamp="yesterday"), "not a date-time"),
-        (2, lambda event: event.pop("error"), "a failure says why"),
-        (2, lambda event: event.update(error=""), "in words"),
+        (2, lambda event: event.pop("error"), "a failure has its reason"),
+        (2, lambda event: event.update(error=""), "the reason is not empty"),
         (2, lambda event: event.update(status="active"), "a success has aiMetadata"),
     ],
 )
@@ -175,11 +176,11 @@ def test_contract_refuses_a_bad_event(number: int, change: Change, remark: str) 
     ("method", "path", "status", "body", "remark"),
     [
         ("POST", "/api/assets/analyze-queue", 200, {"success": True, "data": {}}, "an upload is answered with 202"),
-        ("POST", "/api/assets/analyze-queue", 202, {"success": True, "data": {"assetId": ID}}, "data is whole"),
+        ("POST", "/api/assets/analyze-queue", 202, {"success": True, "data": {"assetId": ID}}, "data is complete"),
         ("POST", "/api/assets/analyze-queue", 401, {"error": {"code": "UNAUTHORIZED", "message": "x"}}, "envelope"),
         ("GET", f"/api/assets/{ID}", 404, {"success": False, "error": {"code": "GONE", "message": "x"}}, "codes"),
         ("GET", f"/api/assets/{ID}", 404, None, "an error has a body"),
-        ("DELETE", f"/api/assets/{ID}", 204, {"success": True, "data": None}, "204 has none"),
+        ("DELETE", f"/api/assets/{ID}", 204, {"success": True, "data": None}, "204 has no body"),
         ("PUT", "/api/assets", 200, {"success": True, "data": {}}, "no such method"),
         ("GET", "/api/users", 200, {"success": True, "data": {}}, "no such path"),
     ],
@@ -191,7 +192,7 @@ def test_contract_refuses_a_bad_reply(method: str, path: str, status: int, body:
 
 
 def test_contract_refuses_a_reply_without_its_headers() -> None:
-    """A header the contract requires must be there."""
+    """A reply without a header that the contract requires is refused."""
     body = {"success": False, "error": {"code": "UNAVAILABLE", "message": "The queue cannot be reached"}}
     check_reply("GET", "/api/assets/queue-status", 503, body, {"X-Request-Id": "r", "Retry-After": "5"})
     with pytest.raises(AssertionError, match="Retry-After"):
@@ -210,18 +211,18 @@ def test_contract_refuses_a_reply_without_its_headers() -> None:
     ],
 )
 def test_contract_finds_the_template_of_a_path(path: str, template: str) -> None:
-    """A fixed path wins over one with parameters."""
+    """A fixed path has precedence over one with parameters."""
     assert find_template(path) == template
 
 
 def all_handlers() -> set[type]:
-    """Return all classes that the modules of handlers have, and what they import."""
+    """Return all classes that the modules of pipeline.handlers define or import."""
     modules = [import_module(f"{handlers.__name__}.{each.name}") for each in iter_modules(handlers.__path__)]
-    return {h for module in modules for h in vars(module).values() if isinstance(h, type)}
+    return {value for module in modules for value in vars(module).values() if isinstance(value, type)}
 
 
 def test_contract_names_every_route_and_method() -> None:
-    """What the handlers answer to is what the contract lists, no more and no less."""
+    """The routes and methods of the handlers are exactly those of the contract."""
     handled = {
         (handler.route, method)
         for handler in all_handlers()
@@ -233,8 +234,8 @@ def test_contract_names_every_route_and_method() -> None:
     assert handled == listed
 
 
-def test_every_change_of_an_operator_has_words_for_the_audit_list() -> None:
-    """What only reads needs none."""
+def test_every_change_of_an_operator_has_a_text_for_the_audit_list() -> None:
+    """Each method of an operator's route that changes data has a text for the audit list."""
     changing = {
         (handler.route, method): handler.actions.get(method.upper(), "")
         for handler in all_handlers()
@@ -260,8 +261,8 @@ def test_every_change_of_an_operator_has_words_for_the_audit_list() -> None:
     ],
     ids=lambda asset: asset.status.value,
 )
-def test_contract_holds_for_what_an_asset_becomes(asset: Asset) -> None:
-    """The reply, the job and the event built from an asset are what the contracts say."""
+def test_reply_job_and_event_of_an_asset_are_valid(asset: Asset) -> None:
+    """The reply, the job and the event that are built from an asset are valid by the contracts."""
     check_reply("GET", f"/api/assets/{ID}", 200, {"success": True, "data": asset.to_json({})})
     check_job(job_data(asset))
     if asset.is_finished:

@@ -1,4 +1,4 @@
-"""Dependencies: what the metrics show of each, whether or not anybody asks for readiness. The clock is given."""
+"""Dependencies: what the metrics show of each, with and without requests for readiness. The test moves the clock."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ pytestmark = pytest.mark.fault("O13")
 
 
 class Part:
-    """A dependency that is there or away. asked: how often it was probed."""
+    """A dependency that works or is down. probes: how often it was probed."""
 
     def __init__(self) -> None:
-        self.is_away = False
-        self.asked = 0
+        self.is_down = False
+        self.probes = 0
 
     async def check(self) -> None:
-        self.asked += 1
-        if self.is_away:
+        self.probes += 1
+        if self.is_down:
             raise DependencyUnavailable("The store cannot be reached") from OSError("mongodb://app:hidden@db")
 
 
@@ -51,7 +51,7 @@ class World:
 
     @property
     def shown(self) -> dict[str, float]:
-        """The value of each dependency as it is scraped."""
+        """The value of each dependency in the metrics."""
         page = self.metrics.render()[0].decode()
         return {
             sample.labels["name"]: sample.value
@@ -66,14 +66,14 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World(monkeypatch)
 
 
-def test_dependency_is_shown_without_readiness_being_asked(world: World) -> None:
-    """The look finds that it is away and that it is back, and logs each once, with no secret in it."""
+def test_dependency_is_shown_without_requests_for_readiness(world: World) -> None:
+    """A look finds that a dependency is down or up, and logs each change once, without secrets."""
 
     async def look() -> None:
-        for is_away in (False, True, True, True, False):
-            world.part.is_away = is_away
+        for is_down in (False, True, True, True, False):
+            world.part.is_down = is_down
             await world.dependencies.look()
-            assert world.shown == {"store": float(not is_away)}
+            assert world.shown == {"store": float(not is_down)}
             world.now += FRESH_SECONDS
 
     with capture_logs() as lines:
@@ -85,12 +85,12 @@ def test_dependency_is_shown_without_readiness_being_asked(world: World) -> None
     ]
 
 
-def test_log_ends_with_how_a_flapping_dependency_is(world: World) -> None:
-    """What fails again within a minute of its last line is in the log a minute later, if it still fails."""
+def test_log_ends_with_the_state_of_a_flapping_dependency(world: World) -> None:
+    """A dependency that fails within a minute of its last line is logged a minute later, if it still fails."""
 
     async def look() -> None:
-        for is_away in (True, False, *[True] * 13):
-            world.part.is_away = is_away
+        for is_down in (True, False, *[True] * 13):
+            world.part.is_down = is_down
             await world.dependencies.look()
             world.now += FRESH_SECONDS
 
@@ -99,26 +99,26 @@ def test_log_ends_with_how_a_flapping_dependency_is(world: World) -> None:
     assert [line["event"] for line in lines] == ["check_failed", "check_passed", "check_failed"]
 
 
-def test_what_readiness_has_just_asked_is_not_probed_again(world: World) -> None:
-    """A load balancer's probes are enough; each of them is a new one and shows its result."""
+def test_look_probes_nothing_that_readiness_has_just_probed(world: World) -> None:
+    """Each request for readiness probes the dependency and shows the result; a look soon after it does not probe."""
 
     async def ask() -> None:
         await world.dependencies.look()
-        world.part.is_away = True
+        world.part.is_down = True
         assert [each["ok"] for each in await world.dependencies.read()] == [False]
         assert world.shown == {"store": 0}
         world.now += FRESH_SECONDS - 1
         await world.dependencies.look()
-        assert world.part.asked == 2
+        assert world.part.probes == 2
         world.now += 1
         await world.dependencies.look()
-        assert world.part.asked == 3
+        assert world.part.probes == 3
 
     asyncio.run(ask())
 
 
 def test_an_old_result_is_not_shown(world: World) -> None:
-    """When nothing is probed any more neither 1 nor 0 would be true."""
+    """A result that is too old is shown as NaN, because neither 1 nor 0 would be true."""
     asyncio.run(world.dependencies.look())
     world.now += STALE_SECONDS
     assert world.shown == {"store": 1}
@@ -127,7 +127,7 @@ def test_an_old_result_is_not_shown(world: World) -> None:
 
 
 def test_a_late_answer_of_an_earlier_probe_changes_nothing(world: World) -> None:
-    """Two ask at the same time; the one that began first, before the outage, gets its answer last."""
+    """Of two probes at the same time the one that began first, before the outage, ends last: its result is ignored."""
 
     async def ask() -> None:
         answer = asyncio.Event()
@@ -140,7 +140,7 @@ def test_a_late_answer_of_an_earlier_probe_changes_nothing(world: World) -> None
         await asyncio.sleep(0)
         world.now += 1
         dependencies._checks = {"store": world.part.check}
-        world.part.is_away = True
+        world.part.is_down = True
         await dependencies.read()
         answer.set()
         await early
@@ -150,7 +150,10 @@ def test_a_late_answer_of_an_earlier_probe_changes_nothing(world: World) -> None
 
 
 def test_plugins_with_a_check_are_shown_by_kind_and_name(world: World) -> None:
-    """A provider and a notifier may have the same name; a plugin without a check is not shown, nor does it count."""
+    """A provider and a notifier may have the same name; a plugin without a check is not shown.
+
+    Plugins do not count for readiness.
+    """
 
     async def failing() -> None:
         raise OSError("no route")
@@ -167,7 +170,7 @@ def test_plugins_with_a_check_are_shown_by_kind_and_name(world: World) -> None:
 
 
 def test_a_process_that_asks_no_provider_does_not_probe_any(world: World) -> None:
-    """With ROLE=web no provider is started."""
+    """A process with ROLE=web starts no provider and probes none."""
 
     async def fine() -> None:
         pass
@@ -179,7 +182,7 @@ def test_a_process_that_asks_no_provider_does_not_probe_any(world: World) -> Non
 
 
 def test_a_plugin_that_is_not_ready_is_down_and_not_started_before_its_time(world: World) -> None:
-    """It has said to be asked again in an hour."""
+    """A plugin that asks to be started in an hour is shown as down and is not started earlier."""
     started = []
 
     async def start(context: Any) -> None:
@@ -195,7 +198,7 @@ def test_a_plugin_that_is_not_ready_is_down_and_not_started_before_its_time(worl
 
 
 def test_a_plugin_that_works_needs_no_check(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy plugin whose check finds no thread is not away: it has just answered a call."""
+    """A plugin that has just answered a call is up, also if its check fails because all threads are busy."""
     monkeypatch.setattr("pipeline.hooks.bound_plugin.monotonic", lambda: world.now)
 
     async def work() -> None:

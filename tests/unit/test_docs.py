@@ -1,4 +1,4 @@
-"""The README is one screen, and the pages of docs/ are listed, begin with their reader's wish, and lead somewhere."""
+"""The README is one screen; the pages of docs/ are listed, begin with the reader's task, and have valid links."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.settings import Settings
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 LINKING = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
-# In capitals and no setting of the service: of commands, tests and files of deploy/, of other programs, of our API.
+# Names in capitals that are no settings: of commands, tests, files of deploy/, other programs and the API.
 NO_SETTINGS = {
     *("PIPELINE_URL", "PIPELINE_ADMIN_TOKEN", "TEST_MONGODB_URI", "API_VERSION", "INTERNAL_ERROR", "TCP_USER_TIMEOUT"),
     *("BASE_IMAGE", "PIPELINE_OPERATORS", "GRAFANA_PASSWORD"),
@@ -32,7 +32,7 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_readme_is_one_screen() -> None:
-    """At most 90 lines, none of them a row of a table of settings or routes; both commands are there."""
+    """The README has at most 90 lines, no table of settings or routes, and both commands."""
     text = (ROOT / "README.md").read_text()
     assert text.count("\n") <= 90
     assert "\nmake demo " in text and "\nmake test " in text
@@ -46,15 +46,15 @@ def test_index_lists_every_page_once() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page_begins_with_the_wish_of_its_reader(page: Path) -> None:
-    """The first lines after the title are about the reader: "You write a page that ..."."""
+def test_page_begins_with_the_task_of_its_reader(page: Path) -> None:
+    """The first sentence after the title is about the reader: "You write a page that ..."."""
     title, empty, first = page.read_text().split("\n")[:3]
     assert title.startswith("# ") and empty == "" and first.startswith("You ")
 
 
 @pytest.mark.parametrize("page", LINKING, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
-    """No link of a page leads to a file or a heading that is not there."""
+    """Each link of a page leads to a file and a heading that exist."""
     for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)", page.read_text()):
         found = page.parent / target if target else page
         assert found.exists(), target
@@ -63,7 +63,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_pages_name_settings_and_metrics_that_exist(page: Path) -> None:
-    """Between backticks: a name in capitals with a _ is a setting, one that begins with pipeline_ is a metric."""
+    """In backticks a name in capitals with a _ is a setting, and a name that begins with pipeline_ is a metric."""
     codes = re.findall(r"`([^`\n]+)`", page.read_text())
     names = {name for code in codes for name in re.findall(r"(?<![\w.$])[A-Z]+(?:_[A-Z]+)+\b", code)} - NO_SETTINGS
     ours = {name.removesuffix("_FILE") for name in names if not name.startswith(("PLUGIN_", "OTEL_"))}
@@ -81,7 +81,7 @@ def test_routes_page_has_every_route() -> None:
 
 
 def test_recipes_name_files_and_tests_that_exist() -> None:
-    """Each path in backticks of CONTRIBUTING.md exists, and each test that it names is one."""
+    """Each path and each test that CONTRIBUTING.md names in backticks exists."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for path in re.findall(r"`((?:pipeline|plugins|tests|contracts|grafana|docs|clients)/[\w./-]*)`", text):
         assert (ROOT / path).exists(), path
@@ -91,7 +91,7 @@ def test_recipes_name_files_and_tests_that_exist() -> None:
 
 
 def test_changelog_has_the_form_it_names() -> None:
-    """Releases newest first with their date, and sections of Keep a Changelog 1.1, each at most once in a release."""
+    """The newest release is first, each has its date, and sections of Keep a Changelog 1.1 occur once in a release."""
     kinds = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
     first, *releases = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert "keepachangelog.com/en/1.1.0" in first and releases[0].startswith("[Unreleased]\n")
@@ -103,7 +103,7 @@ def test_changelog_has_the_form_it_names() -> None:
         assert {kind for kind, _ in found} <= set(kinds) and len(found) == len(set(found))
 
 
-def test_one_version_stands_everywhere() -> None:
+def test_version_is_the_same_everywhere() -> None:
     """The newest release of the changelog is the version of the package, the clients, the contracts and the chart."""
     places = {
         "setup.cfg": r"^version = (.+)$",

@@ -1,4 +1,4 @@
-"""Which variables are taken for mistyped settings, which stop a start, and which are left alone."""
+"""Variables of the environment that are no settings: which stop the start, which cause a warning, which do nothing."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pipeline.settings import PLUGIN_PREFIX, Settings
 
 NAMES = [name.upper() for name in Settings.model_fields]
 
-SLIPS = [
+MISTYPED = [
     ("REDIS_ULR", "REDIS_URL", "two letters exchanged"),
     ("REDIS_UR", "REDIS_URL", "a letter missing"),
     ("REDIS_URLL", "REDIS_URL", "a letter twice"),
     ("MONGDB_URI", "MONGODB_URI", "a letter missing inside"),
     ("MONOGDB_URI", "MONGODB_URI", "two letters exchanged inside"),
-    ("JWT_SERCET", "JWT_SECRET", "of a secret"),
-    ("STORAGE_BAKCEND", "STORAGE_BACKEND", "of a choice"),
+    ("JWT_SERCET", "JWT_SECRET", "the name of a secret"),
+    ("STORAGE_BAKCEND", "STORAGE_BACKEND", "the name of a choice"),
     ("redis_ulr", "REDIS_URL", "in small letters, as settings may be written"),
     ("CONCURENCY", "CONCURRENCY", "a doubled letter single"),
 ]
-NEAR = [
+SIMILAR = [
     ("MONGO_URI", "MONGODB_URI", "a name of other programs"),
     ("MONGODB_URL", "MONGODB_URI", "a word exchanged"),
     ("REDIS_URI", "REDIS_URL", "a word exchanged"),
@@ -53,7 +53,7 @@ def unknown(variables: Mapping[str, str], in_file: Mapping[str, str] = {}) -> li
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of a process that has no variable of ours."""
+    """The working directory of a process that has no variable of the service."""
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         monkeypatch.delenv(name, raising=False)
@@ -61,35 +61,35 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.fault("E28")
-@pytest.mark.parametrize(("name", "meant"), [row[:2] for row in SLIPS], ids=[row[2] for row in SLIPS])
-def test_slip_of_the_fingers_is_told_from_a_name_of_others(name: str, meant: str) -> None:
-    """Running on would silently be something else."""
+@pytest.mark.parametrize(("name", "meant"), [row[:2] for row in MISTYPED], ids=[row[2] for row in MISTYPED])
+def test_mistyped_setting_is_recognized(name: str, meant: str) -> None:
+    """A mistyped name stops the start: without it the service would run with another value."""
     assert unknown({name: "x"}) == [Unknown(name, meant, is_slip=True)]
 
 
 @pytest.mark.fault("E28")
-@pytest.mark.parametrize(("name", "meant"), [row[:2] for row in NEAR], ids=[row[2] for row in NEAR])
-def test_near_name_is_named_but_stops_nothing(name: str, meant: str) -> None:
-    """Another program on the machine may well have it."""
+@pytest.mark.parametrize(("name", "meant"), [row[:2] for row in SIMILAR], ids=[row[2] for row in SIMILAR])
+def test_similar_name_causes_a_warning_only(name: str, meant: str) -> None:
+    """A similar name may be a variable of another program on the machine: it does not stop the start."""
     assert unknown({name: "x"}) == [Unknown(name, meant)]
 
 
 @pytest.mark.fault("E28")
 @pytest.mark.parametrize("name", OTHERS)
-def test_common_name_of_others_never_stops_a_start(name: str) -> None:
-    """Kubernetes, Docker images, shells and drivers set these."""
+def test_common_name_of_other_programs_never_stops_a_start(name: str) -> None:
+    """Variables that Kubernetes, Docker images, shells and drivers set are not taken for mistyped settings."""
     assert not any(each.is_slip for each in unknown({name: "x"}))
 
 
 @pytest.mark.fault("E28")
-def test_kubernetes_variables_are_not_even_named() -> None:
-    """It sets some for each service there is; a warning for each would hide the one that counts."""
+def test_kubernetes_variables_cause_no_warning() -> None:
+    """Kubernetes sets variables for each of its services: warnings about them would hide the important one."""
     assert unknown({name: "x" for name in OTHERS if name.startswith(("KUBERNETES_", "REDIS_SERVICE", "AI_"))}) == []
 
 
 @pytest.mark.fault("E28")
-def test_no_setting_is_a_slip_of_another_and_each_is_known() -> None:
-    """The names in use never warn of each other."""
+def test_no_setting_is_taken_for_a_mistyped_other_one() -> None:
+    """Each setting is known, and the name of no setting looks like another one mistyped."""
     assert unknown(dict.fromkeys(NAMES, "x")) == []
     for name in NAMES:
         others = [other for other in NAMES if other != name]
@@ -97,20 +97,20 @@ def test_no_setting_is_a_slip_of_another_and_each_is_known() -> None:
 
 
 @pytest.mark.fault("E28")
-def test_slip_beside_the_right_name_is_only_named() -> None:
-    """What was meant is in force."""
+def test_mistyped_name_causes_a_warning_only_if_the_setting_is_set() -> None:
+    """If the right name is set too, a mistyped one does not stop the start."""
     assert unknown({"REDIS_ULR": "x", "REDIS_URL": "y"}) == [Unknown("REDIS_ULR", "REDIS_URL")]
 
 
 @pytest.mark.fault("E28")
-def test_every_unknown_name_of_the_file_is_named() -> None:
-    """`.env` is ours alone; plugins' variables are looked at by the plugins."""
+def test_every_unknown_name_of_the_file_causes_a_warning() -> None:
+    """`.env` has settings of the service only; the plugins check their own variables."""
     assert unknown({}, {"FAVOURITE_COLOUR": "red", "PLUGIN_ACME_KEY": "x"}) == [Unknown("FAVOURITE_COLOUR", "")]
 
 
 @pytest.mark.fault("E28")
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"PORT 8080", ".env, line 1: must look like NAME=value"),
         (b"PORT=1\nREDIS_URL\n", ".env, line 2: must look like NAME=value"),
@@ -119,25 +119,25 @@ def test_every_unknown_name_of_the_file_is_named() -> None:
     ],
     ids=["no equals sign", "no value", "an open quote", "no text"],
 )
-def test_broken_file_is_one_line(folder: Path, content: bytes, told: str) -> None:
-    """python-dotenv would skip such a line with a warning."""
+def test_invalid_file_is_an_error_of_one_line(folder: Path, content: bytes, message: str) -> None:
+    """An invalid line of `.env` stops the start; python-dotenv would skip it with a warning."""
     (folder / ".env").write_bytes(content)
     with pytest.raises(ConfigurationError) as caught:
         settings_module.load()
-    assert caught.value.message == told
+    assert caught.value.message == message
 
 
 @pytest.mark.fault("E28")
-def test_folder_of_that_name_is_no_file(folder: Path) -> None:
-    """Some keep a virtual environment there."""
+def test_folder_named_env_is_ignored(folder: Path) -> None:
+    """A folder `.env`, as some users name their virtual environment, is not read as a file."""
     (folder / ".env").mkdir()
     assert environment.read()[1] == {}
     assert settings_module.load().port == 8080
 
 
 @pytest.mark.fault("E28")
-def test_all_faults_are_told_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slip, a bad address and a bad number are one error."""
+def test_all_faults_are_one_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One error has a mistyped name and an invalid address, without the password."""
     for name, value in {"REDIS_ULR": "redis://h", "MONGODB_URI": "postgres://u:pw@h", "DATA_DIR": "d"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError) as caught:

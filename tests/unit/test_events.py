@@ -1,4 +1,4 @@
-"""The asset_processed payloads, held against their contract."""
+"""The payloads of asset_processed events, checked by their contract."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def finished(status: AssetStatus, **fields: Any) -> Asset:
 
 
 @pytest.mark.spec("T031")
-def test_success_event_is_the_contracts() -> None:
-    """An active asset's event carries what the AI found and the processed image."""
+def test_success_event_follows_the_contract() -> None:
+    """The event of an active asset has the result of the AI and the processed image."""
     asset = finished(
         AssetStatus.ACTIVE,
         ai_metadata=AiMetadata(BRAND, MODEL, COLORWAY, utc_now()),
@@ -43,7 +43,7 @@ def test_success_event_is_the_contracts() -> None:
 
 
 def test_partial_event_names_what_is_missing() -> None:
-    """Brand and model are always there: "" with confidence 0 where the AI could not tell; the rest may be absent."""
+    """Brand and model are always present, "" with confidence 0 if the AI could not name them; others may be absent."""
     event = asset_processed(finished(AssetStatus.PARTIAL, ai_metadata=AiMetadata(brand=BRAND)))
     check_event(event)
     assert event["aiMetadata"] == {"brand": BRAND, "model": {"value": "", "confidence": 0}}
@@ -51,8 +51,8 @@ def test_partial_event_names_what_is_missing() -> None:
 
 
 @pytest.mark.spec("T032")
-def test_failure_event_is_the_contracts() -> None:
-    """A failed asset's event carries the reason and nothing the AI found."""
+def test_failure_event_follows_the_contract() -> None:
+    """The event of a failed asset has the reason and no result of the AI."""
     asset = finished(AssetStatus.FAILED, ai_metadata=AiMetadata(error="AI service unavailable after 3 attempts"))
     event = asset_processed(asset)
     check_event(event)
@@ -66,6 +66,6 @@ def test_failure_event_is_the_contracts() -> None:
 
 
 def test_unfinished_asset_has_no_event() -> None:
-    """Nobody is told of an asset that is still in work."""
+    """An asset that is still processing has no event: building one raises an error."""
     with pytest.raises(ValueError, match="processing"):
         asset_processed(make_asset())

@@ -1,4 +1,4 @@
-"""What else a provider has to say is kept as it is, when it is JSON of bounded size."""
+"""The field `extra` of an analysis: a provider may return any JSON of bounded size, and the store gets it unchanged."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pipeline.assets.asset_parts import ai_metadata_document
 from pipeline.hooks import Analysis
 from pipeline.hooks.checks import cleaned, find_fault
 from tests.fake_plugins import ManagerFactory, make_analysis, make_module, make_request
+from tests.unit.provider_chains import no_image
 
 NOT_JSON = "extra has a value that JSON cannot represent"
 NO_TEXT = "extra has a name that is not a text"
@@ -29,7 +30,7 @@ for _ in range(5000):
 CIRCLE: list[Any] = []
 CIRCLE.extend([CIRCLE] * 10)
 
-UNKEEPABLE: dict[str, tuple[Any, str]] = {
+INVALID: dict[str, tuple[Any, str]] = {
     "no mapping": ([], "extra is list, not a mapping"),
     "nothing": (None, "extra is NoneType, not a mapping"),
     "too large": ({"text": "x" * 8192}, TOO_LARGE),
@@ -47,7 +48,7 @@ UNKEEPABLE: dict[str, tuple[Any, str]] = {
     "a hidden command": ({"\x1b[31m$ref": 1, "$id": 2}, COMMAND),
     "large number": ({"large": 2**63}, "extra has an integer of more than 64 bits"),
 }
-of_unkeepable = pytest.mark.parametrize(("extra", "fault"), UNKEEPABLE.values(), ids=list(UNKEEPABLE))
+each_invalid = pytest.mark.parametrize(("extra", "fault"), INVALID.values(), ids=list(INVALID))
 
 
 class Size(IntEnum):
@@ -66,7 +67,7 @@ def managers(io_loop: IOLoop) -> Iterator[ManagerFactory]:
 
 @pytest.mark.fault("U24")
 def test_extra_is_cleaned_like_other_texts() -> None:
-    """Terminal escapes and control characters are gone from names and texts, however deep; numbers stay."""
+    """Terminal escapes and control characters are removed from names and texts at any depth; numbers stay."""
     analysis = Analysis(extra={"te\x1b[31mxt": ["AC\x00ME", {"size": 1.5, "is new": None}]})
 
     assert find_fault(analysis) is None
@@ -74,24 +75,24 @@ def test_extra_is_cleaned_like_other_texts() -> None:
     assert ai_metadata_document(AiMetadata(extra=cleaned(analysis).extra))["extra"] == cleaned(analysis).extra
 
 
-def test_extra_is_kept_as_plain_values() -> None:
-    """Whatever classes the provider uses: a store may know none of them."""
+def test_extra_is_converted_to_plain_values() -> None:
+    """Values of other classes become plain ones, because a store may not know these classes."""
     extra = cleaned(Analysis(extra=MappingProxyType({"size": Size.LARGE, "sides": (1, 2)}))).extra
     assert extra == {"size": 3, "sides": [1, 2]}
     assert [type(each) for each in (extra, extra["size"], extra["sides"])] == [dict, int, list]
 
 
 @pytest.mark.fault("U24")
-@of_unkeepable
-def test_extra_that_cannot_be_kept_is_the_providers_fault(extra: Any, fault: str) -> None:
-    """What no store could keep is refused in words for the provider's author."""
+@each_invalid
+def test_invalid_extra_is_a_fault_of_the_provider(extra: Any, fault: str) -> None:
+    """An extra that a store could not store is refused with a message for the author of the provider."""
     assert find_fault(Analysis(extra=extra)) == fault
 
 
-@of_unkeepable
+@each_invalid
 @pytest.mark.gen_test
-async def test_extra_that_cannot_be_kept_is_left_out(managers: ManagerFactory, extra: Any, fault: str) -> None:
-    """The result stands with its picture; log and metric name the provider, the log the reason."""
+async def test_invalid_extra_is_left_out(managers: ManagerFactory, extra: Any, fault: str) -> None:
+    """The result is used without its extra; the log and the metric name the provider, the log the reason."""
     found = replace(make_analysis(), extra=extra, processed_image_url="https://images.example/x.png")
     manager = managers.open(providers={"odd": lambda request: found})
     with capture_logs() as logs:
@@ -102,8 +103,8 @@ async def test_extra_that_cannot_be_kept_is_left_out(managers: ManagerFactory, e
 
 
 @pytest.mark.gen_test
-async def test_extra_of_a_filter_that_cannot_be_kept_is_the_filters_failure(managers: ManagerFactory) -> None:
-    """The analysis stays as it was before the filter."""
+async def test_invalid_extra_of_a_filter_is_a_failure_of_the_filter(managers: ManagerFactory) -> None:
+    """The analysis stays as it was before the filter, and the failure of the filter is logged."""
 
     def transform(analysis: Analysis) -> Analysis:
         return replace(analysis, extra={"share": float("nan")})
@@ -112,8 +113,3 @@ async def test_extra_of_a_filter_that_cannot_be_kept_is_the_filters_failure(mana
     with capture_logs() as logs:
         assert await manager.analyze(make_request(), no_image) == make_analysis()
     assert [each["hook"] for each in logs if each["event"] == "hook_failed"] == ["transform_analysis"]
-
-
-async def no_image() -> bytes:
-    """Nobody asks for the photo."""
-    raise AssertionError("not needed")

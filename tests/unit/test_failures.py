@@ -1,11 +1,11 @@
-"""Which reasons are of one kind."""
+"""Fingerprints of failures: which reasons belong to the same kind, and the filter of the command `jobs`."""
 
 from __future__ import annotations
 
 import time
 
-import pytest
 import click
+import pytest
 
 from pipeline.assets.failures import FINGERPRINT, fingerprint
 from pipeline.commands.jobs import read_where
@@ -25,6 +25,7 @@ from pipeline.commands.jobs import read_where
     ],
 )
 def test_reasons_that_differ_in_names_and_numbers_are_of_one_kind(one: str | None, other: str) -> None:
+    """Numbers, hosts, ids, quoted names, letter case, blanks and long ends do not change the fingerprint."""
     assert fingerprint(one) == fingerprint(other)
 
 
@@ -38,20 +39,21 @@ def test_reasons_that_differ_in_names_and_numbers_are_of_one_kind(one: str | Non
         ("Cancelled", "Unknown"),
     ],
 )
-def test_reasons_of_other_words_are_not(one: str, other: str) -> None:
+def test_reasons_of_other_words_are_of_other_kinds(one: str, other: str) -> None:
+    """Reasons with different words have different fingerprints."""
     assert fingerprint(one) != fingerprint(other)
 
 
 @pytest.mark.parametrize("reason", ["\ud83d", '"' * 100_000, "a." * 50_000, "[:" * 50_000, "1a-" * 50_000, "a" * 10**6])
-def test_any_text_has_a_fingerprint_at_once(reason: str) -> None:
-    """A reason is written by whatever service was asked."""
+def test_any_text_has_a_fingerprint_within_a_second(reason: str) -> None:
+    """A reason comes from an AI service and may be any text, also one that makes regular expressions slow."""
     started_at = time.process_time()
     assert FINGERPRINT.fullmatch(fingerprint(reason))
     assert time.process_time() - started_at < 1
 
 
-def test_where_is_read_in_parts() -> None:
-    """Values with blanks stand in quotes; what is no filter is refused, so that it is not left out."""
+def test_where_is_split_into_filters() -> None:
+    """A value with blanks has quotes; a part that is no filter is refused and not ignored."""
     assert read_where("") == read_where("   ") == {}
     assert read_where("""state=failed  q="timed out" user=a|b from=2026-01-31T00:00Z""") == {
         "state": "failed",

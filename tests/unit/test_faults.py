@@ -1,4 +1,4 @@
-"""What a plugin's exception means: what the job is told and what it costs, and who is held."""
+"""Exceptions of plugins: the text for operators, the error and the cost for the job, and whether the plugin is held."""
 
 from __future__ import annotations
 
@@ -24,11 +24,9 @@ REFUSED = ConnectionRefusedError("Connection refused")
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
+    """Return the error with this cause."""
     error.__cause__ = cause
     return error
-
-
-# what operators are told
 
 
 @pytest.mark.fault("P1")
@@ -37,8 +35,8 @@ def caused(error: Exception, cause: Exception) -> Exception:
     [
         (NotReady("no licence"), "NotReady: no licence"),
         (caused(NotReady("NATS cannot be reached"), TimeoutError()), "NATS cannot be reached (TimeoutError)"),
-        (caused(NotReady("token=hidden is no good"), REFUSED),
-         "token=*** is no good (ConnectionRefusedError: Connection refused)"),
+        (caused(NotReady("token=hidden is invalid"), REFUSED),
+         "token=*** is invalid (ConnectionRefusedError: Connection refused)"),
         (caused(NotReady(str(REFUSED)), REFUSED), "ConnectionRefusedError: Connection refused"),
         (caused(NotReady("NATS: TimeoutError"), TimeoutError()), "NATS: TimeoutError"),
         (caused(RuntimeError("odd"), KeyError("a")), "RuntimeError: odd (KeyError: 'a')"),
@@ -46,37 +44,34 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
     ids=lambda each: repr(each)[:40],
 )  # fmt: skip
-def test_words_are_the_authors_and_what_they_came_from(error: Exception, expected: str) -> None:
-    """Said once, masked and of bounded length."""
+def test_text_for_operators_has_the_message_and_its_cause(error: Exception, expected: str) -> None:
+    """The text has the message of the author and the cause, each once, without secrets and of limited length."""
     assert plugin_error_text(error) == expected
     assert len(plugin_error_text(caused(NotReady("x" * 999), TimeoutError()))) == 300
-
-
-# what the job is told
 
 
 @pytest.mark.parametrize(
     ("raised", "message", "spends_attempt", "remark"),
     [
-        (RetryableJobError("It is closed"), "It is closed", True, "its own words"),
-        (caused(RetryableJobError("It is closed"), REFUSED), "It is closed", False, "its cause says more"),
-        (caused(RetryableJobError("No", spends_attempt=True), REFUSED), "No", True, "but not against its word"),
-        (caused(RetryableJobError("No"), TimeoutError()), "No", True, "it was asked"),
+        (RetryableJobError("It is closed"), "It is closed", True, "the message of the plugin"),
+        (caused(RetryableJobError("It is closed"), REFUSED), "It is closed", False, "the cause decides"),
+        (caused(RetryableJobError("No", spends_attempt=True), REFUSED), "No", True, "the plugin decides first"),
+        (caused(RetryableJobError("No"), TimeoutError()), "No", True, "the plugin was called"),
         (RetryableJobError("Slow down", retry_after_seconds=3), "Slow down", False, "busy"),
-        (RetryableJobError("No", retry_after_seconds=3, spends_attempt=True), "No", True, "its word again"),
-        (DependencyUnavailable("Our Redis is away"), "AI service unavailable", False, "what it leans on is away"),
-        (REFUSED, "AI service unavailable", False, "bare"),
-        (PluginBusy("no thread"), "AI service is busy", False, "nobody took the photo"),
-        (PluginOverrun("90 s"), "AI service timed out", True, "it worked at this photo"),
-        (TimeoutError(), "AI service failed", True, "unknown is not permanent"),
-        (KeyError("secret"), "AI service failed", True, "and shows nothing of its inside"),
+        (RetryableJobError("No", retry_after_seconds=3, spends_attempt=True), "No", True, "the plugin decides first"),
+        (DependencyUnavailable("Our Redis is down"), "AI service unavailable", False, "a dependency is down"),
+        (REFUSED, "AI service unavailable", False, "a network error without a wrapper"),
+        (PluginBusy("no thread"), "AI service is busy", False, "no thread got the photo"),
+        (PluginOverrun("90 s"), "AI service timed out", True, "the plugin worked on the photo"),
+        (TimeoutError(), "AI service failed", True, "an unknown error is not permanent"),
+        (KeyError("secret"), "AI service failed", True, "the text of an unknown error is not shown"),
     ],
     ids=lambda each: repr(each)[:60],
 )
 def test_job_error_says_what_the_attempt_costs(
     raised: Exception, message: str, spends_attempt: bool, remark: str
 ) -> None:
-    """An attempt is spent when the work was tried; otherwise the error names whom the job waits for."""
+    """An attempt is spent if the plugin got the photo; else the error names the provider for which the job waits."""
     error = faults.job_error(raised, "acme", "AI service")
     assert isinstance(error, RetryableJobError)
     assert (error.message, error.spends_attempt) == (message, spends_attempt), remark
@@ -84,12 +79,9 @@ def test_job_error_says_what_the_attempt_costs(
 
 
 def test_job_error_leaves_a_refusal_as_it_is() -> None:
-    """Permanent is permanent, whatever it came from."""
+    """A permanent error stays permanent for any cause."""
     refusal = caused(PermanentJobError("No product"), REFUSED)
     assert faults.job_error(refusal, "acme", "AI service") is refusal
-
-
-# who is held
 
 
 @pytest.mark.parametrize(
@@ -97,7 +89,7 @@ def test_job_error_leaves_a_refusal_as_it_is() -> None:
     [
         (REFUSED, False, [ProviderState.AWAY], True),
         (PluginBusy("no thread"), False, [ProviderState.AWAY], True),
-        (DependencyUnavailable("Our Redis is away"), False, [ProviderState.AWAY], True),
+        (DependencyUnavailable("Our Redis is down"), False, [ProviderState.AWAY], True),
         (DependencyUnavailable("It is busy", retry_after_seconds=30), False, [ProviderState.BUSY], True),
         (NotReady("no licence", 30), False, [ProviderState.AWAY], True),
         (RetryableJobError("Slow down", retry_after_seconds=3), False, [ProviderState.BUSY], True),
@@ -110,10 +102,13 @@ def test_job_error_leaves_a_refusal_as_it_is() -> None:
     ],
     ids=lambda each: repr(each)[:40],
 )
-def test_note_holds_whom_nobody_else_should_ask_now(
+def test_recorded_failure_holds_a_provider_that_no_job_should_call_now(
     raised: Exception, counts: bool, found: list[ProviderState], is_held: bool
 ) -> None:
-    """At once who could not be asked; after so many failures (here one) who has another beside it."""
+    """A provider that cannot be reached is held at once.
+
+    A provider with a next one in its chain (`counts`) is held after a number of failures, here one.
+    """
     breaker, seen = Breaker(1, 15), []
     breaker.on_state = lambda each, seconds: seen.append(each)
     faults.record_failure(breaker, faults.job_error(raised, "acme", "AI service"), raised, counts=counts)
@@ -132,10 +127,10 @@ def test_note_holds_whom_nobody_else_should_ask_now(
     ],
     ids=repr,
 )
-def test_bad_answer_shows_that_the_provider_is_there(
+def test_any_answer_releases_a_tried_provider(
     raised: Exception, releases: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One who tries a held provider and has an answer, whatever it is, releases it; silence is none."""
+    """Any answer to a try releases a held provider; a timeout is no answer."""
     clock = Clock.of_breakers(monkeypatch)
     breaker = Breaker(5, 15)
     breaker.unreachable("AI service unavailable")
@@ -146,8 +141,8 @@ def test_bad_answer_shows_that_the_provider_is_there(
     assert breaker.is_held is not releases
 
 
-def test_held_says_whom_the_job_waits_for_and_why() -> None:
-    """The owner hears the reason, the log the cause, as if this job had asked itself."""
+def test_error_of_a_held_provider_has_its_name_and_reason() -> None:
+    """The owner of the job gets the reason and the log the cause, as if this job had called the provider."""
     breaker = Breaker(5, 15)
     breaker.busy(5, "AI service is busy", "Answer: HTTP 429 from ai.example")
     error = faults.held_error("acme", breaker)

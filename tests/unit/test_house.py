@@ -1,4 +1,4 @@
-"""Keeps the house as the design has it: who imports whom, what is documented, what is tested, what is shipped."""
+"""Rules of the design for all of the repository: imports, documented settings, tests of the specification, scripts."""
 
 from __future__ import annotations
 
@@ -15,38 +15,11 @@ import pytest
 from pipeline.commands.settings_list import settings_lines
 from pipeline.queue.calls import PARTS, SCRIPTS
 from pipeline.queue.queue import JobQueue
+from tests.unit.module_rows import SHARED, LOWEST_ROWS, ROOT, ROWS, STARTING, imports, modules, part
 
-ROOT = Path(__file__).parents[2]
-# Rows from top to bottom (of the plain words at the bottom, auth knows the settings, these the errors, and these how
-# texts are cleaned); a module imports only from rows below its own, and a room only itself.
-ROWS = [
-    {"start"},
-    {"cli"},
-    {"serving"},
-    {"app"},
-    {"routes"},
-    {"handlers"},
-    {"parts"},
-    {"usecases", "watchdog", "stores"},
-    {"assets", "queue", "rooms", "hooks"},
-    {"auth", "otel"},
-    {"settings"},
-    {"sandbox", "link", "disk", "environment", "keys", "origins", "clock", "pages"},
-    {"errors"},
-    {"unreachable", "queue_metrics"},
-    {"texts", "hold", "delays", "grouped", "instants", "addresses", "proxies", "images", "weak_secrets"},
-]
-PLAIN_WORDS = ROWS[-6:]
-BESIDE = {"metrics", "logs", "tracing", "supervision"}
-# Parts the rows do not name: what is embedded belongs to starting, the commands to the command line, the client and
-# the suites to those outside.
-STARTING = {
-    *("embedded", "embedded_files", "data_dir", "exit", "services", "systemd"),
-    *("commands", "client", "demo", "testing"),
-}
 SPECIFIED_TESTS = [*range(13, 20), *range(27, 34), *range(38, 46), 57, 58]
-# The rows of the fault list that are mended, each held by a test that carries its name.
-MENDED_FAULTS = {
+# The repaired rows of the list of faults; each has a test that is marked with its name.
+REPAIRED_FAULTS = {
     *(f"E{number}" for number in range(1, 33)),
     *(f"R{number}" for number in range(1, 19)),
     *(f"U{number}" for number in range(1, 29)),
@@ -62,33 +35,9 @@ PURE = [
 ]
 
 
-def modules(folder: str) -> list[Path]:
-    return sorted(path for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
-
-
-def imports(path: Path) -> set[str]:
-    """Return the modules a file imports, other than for types only."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            node.body = [ast.Pass()]
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return names
-
-
-def part(name: str) -> str | None:
-    """Return the part of the house a dotted module name belongs to."""
-    return name.split(".")[1] if name.startswith("pipeline.") else None
-
-
 @pytest.mark.parametrize("path", modules("pipeline"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path: Path) -> None:
-    """No module imports from its own row or from above; nothing imports plugins/."""
+    """No module imports from its own row or from a row above; no module of pipeline/ imports plugins/."""
     own = path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
     row = next((number for number, row in enumerate(ROWS) if own in row), None)
     for name in imports(path):
@@ -96,15 +45,15 @@ def test_imports_point_down(path: Path) -> None:
         other = part(name)
         if other is None or other == own or other.startswith("__"):
             continue
-        if own in BESIDE:
-            assert any(other in row for row in PLAIN_WORDS), f"{path.name} imports {name}"
-        elif row is not None and other not in BESIDE:
-            same_row = next((number for number, others in enumerate(ROWS) if other in others), None)
+        if own in SHARED:
+            assert any(other in row for row in LOWEST_ROWS), f"{path.name} imports {name}"
+        elif row is not None and other not in SHARED:
+            other_row = next((number for number, others in enumerate(ROWS) if other in others), None)
             is_start = own in ("start", "cli", "serving") and other in STARTING
-            assert is_start or (same_row is not None and same_row > row), f"{path.name} imports {name}"
+            assert is_start or (other_row is not None and other_row > row), f"{path.name} imports {name}"
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_imports_have_no_cycle() -> None:
     """The modules of pipeline/ can be sorted so that each imports only from those before it."""
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules("pipeline")}
     graph = {name: {other for other in imports(path) & names.keys() if other != name} for name, path in names.items()}
@@ -115,8 +64,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 @pytest.mark.parametrize("path", modules("plugins"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_plugins_import_what_a_third_party_could(path: Path) -> None:
-    """Our own plugins see the hooks and the errors, nothing else of the service."""
+def test_plugins_import_only_hooks_and_errors(path: Path) -> None:
+    """A plugin of the repository imports from the service only what a plugin of a third party may import."""
     for name in imports(path):
         if name.startswith("pipeline"):
             assert name.startswith(("pipeline.hooks", "pipeline.errors")), f"{path.name} imports {name}"
@@ -124,7 +73,7 @@ def test_plugins_import_what_a_third_party_could(path: Path) -> None:
 
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_need_no_driver(module: str) -> None:
-    """They import without Redis, MongoDB, SQLite or Tornado being installed."""
+    """A pure module can be imported without the packages of Redis, MongoDB and Tornado."""
     code = (
         "import sys\n"
         "for name in ('redis', 'motor', 'pymongo', 'tornado'): sys.modules[name] = None\n"
@@ -134,22 +83,22 @@ def test_pure_modules_need_no_driver(module: str) -> None:
 
 
 def test_only_one_file_imports_motor() -> None:
-    """A change of the MongoDB driver is a change of one file."""
+    """Only one file imports Motor, so another MongoDB driver changes one file only."""
     found = [path.name for path in modules("pipeline") if any(name.split(".")[0] == "motor" for name in imports(path))]
     assert found == ["mongo_driver.py"]
 
 
-def test_every_specified_test_is_there() -> None:
-    """Each task of the specification that names a test has one that carries its number."""
+def test_every_specified_test_exists() -> None:
+    """Each task of the specification that requires a test has a test that is marked with its number."""
     texts = "\n".join(path.read_text() for path in modules("tests"))
-    carried = set(re.findall(r'mark\.spec\("(T\d{3})"\)', texts))
-    assert {f"T{number:03d}" for number in SPECIFIED_TESTS} <= carried
+    marked = set(re.findall(r'mark\.spec\("(T\d{3})"\)', texts))
+    assert {f"T{number:03d}" for number in SPECIFIED_TESTS} <= marked
 
 
-def test_every_mended_fault_has_a_test() -> None:
-    """No row loses its test, and no test names a row that is not on the list."""
+def test_every_repaired_fault_has_a_test() -> None:
+    """Each repaired row has a test, and each row that a test names is on the list."""
     texts = "\n".join(path.read_text() for path in modules("tests"))
-    assert set(re.findall(r'mark\.fault\("(\w+)"\)', texts)) == MENDED_FAULTS
+    assert set(re.findall(r'mark\.fault\("(\w+)"\)', texts)) == REPAIRED_FAULTS
 
 
 def test_docs_list_every_setting() -> None:
@@ -164,8 +113,8 @@ def test_env_example_lists_every_setting() -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipeline/queue/lua").glob("*.lua")), ids=lambda path: path.stem)
-def test_lua_script_is_used_and_says_what_it_does(path: Path) -> None:
-    """Every script is one of JobQueue's, and its header is its contract; every part goes before some script."""
+def test_lua_script_is_used_and_has_a_header(path: Path) -> None:
+    """Each script is called by JobQueue and its header lists KEYS and ARGV; each other file is a part of a script."""
     header = path.read_text().split("\nlocal ")[0]
     if path.stem not in SCRIPTS:
         assert "Not a script of its own" in header
@@ -178,7 +127,7 @@ def test_lua_script_is_used_and_says_what_it_does(path: Path) -> None:
 
 @pytest.mark.fault("O17")
 def test_tests_skip_where_a_program_is_missing() -> None:
-    """Each program of the system that a test starts comes from tests.requirements.program, which skips without it."""
+    """A test starts a program of the system only by tests.requirements.program, which skips the test without it."""
     faults = []
     for path in modules("tests"):
         if path.parent.name.startswith("plugins_") or path.name == "requirements.py" or "plugins_v1" in path.parts:
@@ -202,7 +151,7 @@ def test_tests_skip_where_a_program_is_missing() -> None:
 
 
 def _names_program(command: ast.expr, lists: dict[str, ast.expr]) -> bool:
-    """True for a command, or one in a variable, that begins with a text: the name of a program."""
+    """True for a command that begins with a text, the name of a program; it may be in a variable of `lists`."""
     while isinstance(command, ast.BinOp):
         command = command.left
     if isinstance(command, (ast.List, ast.Tuple)) and command.elts:

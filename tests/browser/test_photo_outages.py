@@ -1,4 +1,4 @@
-"""Photos on their way through networks that fail: on / in a real Chromium, over a proxy that fails as it is told."""
+"""The page / in a real Chromium over networks that fail: offline, behind a proxy that drops connections or replies."""
 
 from __future__ import annotations
 
@@ -21,22 +21,44 @@ from tests.browser.photo_page import (
     until_rows,
     within,
 )
+from tests.chromium import Page
 from tests.factories import make_noise_image
 from tests.hostile_proxy import Head, HostileProxy
 from tests.service import AiService, Service
 
 UPLOAD = "POST /api/assets/analyze-queue"
 LOSE_DATABASE = "IDBDatabase.prototype.transaction = () => { throw new DOMException('lost', 'UnknownError') }"
+WAIT_UNTIL_NO_PHOTO_IS_STORED = """new Promise((noneIsLeft) => {
+  const opening = indexedDB.open("photo-queue");
+  opening.onsuccess = () => {
+    const look = () => {
+      const counting = opening.result.transaction("unsent").objectStore("unsent").count();
+      counting.onsuccess = () => (counting.result ? setTimeout(look, 25) : noneIsLeft());
+    };
+    look();
+  };
+})"""
+# Answers 503 to requests for /api/about until the page sets `isReady`.
+REFUSE_ABOUT = """globalThis.isReady = false;
+const ask = fetch;
+const refusal = '{"success": false, "error": {"code": "UNAVAILABLE", "message": "not yet"}}';
+fetch = (address, options) => !isReady && `${address}`.endsWith("/api/about")
+  ? Promise.resolve(new Response(refusal, { status: 503 })) : ask(address, options)"""
+RECORD_MOST_UPLOADS_AT_A_TIME = f"""globalThis.most = 0; setInterval(() => {{
+  const badges = [...{QUEUE}.querySelectorAll(".list .badge")].map((each) => each.textContent);
+  most = Math.max(most, badges.filter((text) => /^Sending(?! again)/.test(text)).length);
+}}, 20)"""
 
 
 class FailingProxy(HostileProxy):
-    """Drops connections. keys: of the uploads that came, in order, by Idempotency-Key.
+    """A proxy that drops connections.
 
-    loses_answers: uploads reach the service, their replies are lost. drops_every: each connection of that number is
-    broken, by turns before the service has it and after it has answered.
+    keys: the Idempotency-Key of each upload that arrived, in order.
+    loses_replies: the service gets the uploads, the client gets no reply.
+    drops_every: of this many connections one is broken, alternately before the request and before its reply.
     """
 
-    loses_answers = False
+    loses_replies = False
     drops_every = 0
 
     def __init__(self, upstream: str) -> None:
@@ -54,15 +76,15 @@ class FailingProxy(HostileProxy):
             self.dropped += 1
         if is_dropped and self.dropped % 2:
             writer.transport.abort()
-        elif is_dropped or (is_upload and self.loses_answers):
-            await super()._pass(head, reader, _Nowhere(writer), keeps_upgrade=keeps_upgrade)
+        elif is_dropped or (is_upload and self.loses_replies):
+            await super()._pass(head, reader, _DiscardingWriter(writer), keeps_upgrade=keeps_upgrade)
             writer.transport.abort()
         else:
             await super()._pass(head, reader, writer, keeps_upgrade=keeps_upgrade)
 
 
-class _Nowhere:
-    """Swallows what should go to the client."""
+class _DiscardingWriter:
+    """A writer that discards what it should send to the client."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.transport = writer.transport
@@ -78,51 +100,26 @@ class _Nowhere:
 
 
 @pytest.mark.gen_test(timeout=120)
-async def test_photos_wait_through_a_dead_spot_and_a_reload(tmp_path: Path, ai_service: AiService) -> None:
-    """Offline is said, and photos wait; replies that are lost and a reload in between make no photo twice.
+async def test_photos_wait_through_an_outage_and_a_reload(tmp_path: Path, ai_service: AiService) -> None:
+    """The page says that it is offline and its photos wait; lost replies and a reload create no photo twice.
 
-    Each photo is sent again with its key until the service has told that it has it, and is then no longer kept here.
-    A second tab takes over from one that was closed.
+    The page sends each photo with its key until the service has confirmed it, then deletes the photo from the browser.
+    A second tab is closed while it sends: the first tab sends its photo.
     """
     with Service(tmp_path, ai_service.url) as service:
         async with FailingProxy(service.url) as proxy, photo_page(proxy.url) as page:
-            # A connection that is under way comes about all the same.
+            # A connection that is being opened succeeds even when the page goes offline meanwhile.
             await page.until(f"{QUEUE}.querySelector('.status').dataset.is === 'connected'")
-            await page.go_offline()
-            await page.until_text("You are offline")
-            await choose(page, *photos(tmp_path / "photos", 3))
-            shown = await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Waiting')")
-            assert shown[0]["text"] == "No network. It will be sent when you are online again."
-            await check_looks(page)
+            await choose_offline(page, *photos(tmp_path / "photos", 3))
             assert proxy.keys == []
-
-            proxy.loses_answers = True
-            await page.go_offline(False)
-            await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge !== 'Waiting')")
-            await until_rows(page, "rows.some(({text}) => text.includes('The service cannot be reached'))")
-            first = set(proxy.keys)
-            await page.reload()
-            await until_rows(page, "rows.length >= 3")
-            proxy.loses_answers = False
-            await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
-            await page.evaluate("""new Promise((nothingIsLeft) => {
-              const opening = indexedDB.open("photo-queue");
-              opening.onsuccess = () => {
-                const look = () => {
-                  const asking = opening.result.transaction("unsent").objectStore("unsent").count();
-                  asking.onsuccess = () => (asking.result ? setTimeout(look, 25) : nothingIsLeft());
-                };
-                look();
-              };
-            })""")
-            assert first <= set(proxy.keys) and len(set(proxy.keys)) == 3
+            await lose_replies_and_reload(page, proxy)
             assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 3
 
             other = await page.open_tab(f"{proxy.url}/")
-            proxy.loses_answers = True
+            proxy.loses_replies = True
             await choose(other, *photos(tmp_path / "photos", 1, first=9))
             await until_rows(page, "rows[0].badge === 'Sending again'")
-            proxy.loses_answers = False
+            proxy.loses_replies = False
             await other.call("Page.navigate", url="about:blank")
             await until_rows(page, "rows.length === 4 && rows.every(({badge}) => badge === 'Done')")
             assert len(set(proxy.keys)) == 4
@@ -130,11 +127,36 @@ async def test_photos_wait_through_a_dead_spot_and_a_reload(tmp_path: Path, ai_s
             page.problems = [each for each in page.problems if "ERR_" not in each]
 
 
-@pytest.mark.gen_test(timeout=120)
-async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_service: AiService) -> None:
-    """Photos that the browser cannot keep, or does not give back, are sent all the same, also by a page that slept.
+async def choose_offline(page: Page, *files: Path) -> None:
+    """Choose three photos while the page is offline: they wait, and the page says why."""
+    await page.go_offline()
+    await page.until_text("You are offline")
+    await choose(page, *files)
+    shown = await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Waiting')")
+    assert shown[0]["text"] == "No network. It will be sent when you are online again."
+    await check_looks(page)
 
-    While the service has never answered, the page says so, and that the photos chosen meanwhile wait.
+
+async def lose_replies_and_reload(page: Page, proxy: FailingProxy) -> None:
+    """Go online with a proxy that loses the replies, reload, then let the replies pass: three photos, each one key."""
+    proxy.loses_replies = True
+    await page.go_offline(False)
+    await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge !== 'Waiting')")
+    await until_rows(page, "rows.some(({text}) => text.includes('The service cannot be reached'))")
+    keys_before = set(proxy.keys)
+    await page.reload()
+    await until_rows(page, "rows.length >= 3")
+    proxy.loses_replies = False
+    await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
+    await page.evaluate(WAIT_UNTIL_NO_PHOTO_IS_STORED)
+    assert keys_before <= set(proxy.keys) and len(set(proxy.keys)) == 3
+
+
+@pytest.mark.gen_test(timeout=120)
+async def test_browser_without_storage_loses_no_photo(tmp_path: Path, ai_service: AiService) -> None:
+    """The page sends photos that the browser cannot store or read back, also after the page was frozen.
+
+    Before the first answer of the service the page says that the service cannot be reached and that photos wait.
     """
     with Service(tmp_path, ai_service.url) as service:
         async with photo_page(service.url) as page:
@@ -156,36 +178,35 @@ async def test_browser_that_keeps_nothing_loses_nothing(tmp_path: Path, ai_servi
             await page.block()
             await until_rows(page, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
 
-            refused = '{"success": false, "error": {"code": "UNAVAILABLE", "message": "not yet"}}'
-            await page.run_first(
-                f"""globalThis.isReady = false;
-                const ask = fetch;
-                fetch = (address, options) => !isReady && `${{address}}`.endsWith("/api/about")
-                  ? Promise.resolve(new Response('{refused}', {{ status: 503 }})) : ask(address, options);
-                localStorage.removeItem("photo-queue.about ann {service.url}");""",
-            )
+            await page.run_first(f"{REFUSE_ABOUT}; localStorage.removeItem('photo-queue.about ann {service.url}');")
             await page.reload()
-            await page.until_text("The service cannot be reached. This page keeps trying.")
-            await choose(page, *photos(tmp_path / "photos", 1, first=3))
-            await page.until_text("1 photo is waiting: leave this page open.")
-            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
-            await page.evaluate("isReady = true")
-            await page.until_text("none.txt is not a photo.")
-            # Said twice, it is shown once.
-            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
-            await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'other.txt')])")
-            await page.until_text("other.txt is not a photo.")
-            assert (await page.evaluate(f"{QUEUE}.querySelector('.toasts').textContent")).count("none.txt") == 1
-            await until_rows(page, "rows.length === 4 && rows.every(({badge}) => badge === 'Done')")
+            await choose_before_the_first_answer(page, *photos(tmp_path / "photos", 1, first=3))
             page.problems = [each for each in page.problems if "ERR_" not in each]
         assert len(service.get("/api/assets", "ann").json()["data"]["items"]) == 4
 
 
-@pytest.mark.gen_test(timeout=120)
-async def test_photos_removed_before_they_are_sent(tmp_path: Path, ai_service: AiService) -> None:
-    """What is removed is not sent, also when the page is left at once; what comes back is, also while it is prepared.
+async def choose_before_the_first_answer(page: Page, photo: Path) -> None:
+    """Choose a photo and files that are no photos before the service answers for the first time, then let it answer."""
+    await page.until_text("The service cannot be reached. This page keeps trying.")
+    await choose(page, photo)
+    await page.until_text("1 photo is waiting: leave this page open.")
+    await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
+    await page.evaluate("isReady = true")
+    await page.until_text("none.txt is not a photo.")
+    # The same message twice is shown once.
+    await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'none.txt')])")
+    await page.evaluate("document.querySelector('photo-queue').add([new File(['-'], 'other.txt')])")
+    await page.until_text("other.txt is not a photo.")
+    assert (await page.evaluate(f"{QUEUE}.querySelector('.toasts').textContent")).count("none.txt") == 1
+    await until_rows(page, "rows.length === 4 && rows.every(({badge}) => badge === 'Done')")
 
-    Of a folder dropped beside the component all photos are taken. Leaving the page with photos that would be lost asks.
+
+@pytest.mark.gen_test(timeout=120)
+async def test_removed_photos_are_not_sent(tmp_path: Path, ai_service: AiService) -> None:
+    """A removed photo is not sent, also when the page is closed at once; Undo sends it, also while it is prepared.
+
+    The page takes all photos of a folder that is dropped outside the component. A browser that cannot store photos asks
+    before the user leaves a page with photos that were not sent.
     """
     large = tmp_path / "large.png"
     large.write_bytes(make_noise_image(12 * 2**20))
@@ -221,18 +242,15 @@ async def test_photos_removed_before_they_are_sent(tmp_path: Path, ai_service: A
 
 
 @pytest.mark.gen_test(timeout=120)
-async def test_hundred_photos_through_a_line_that_drops_every_tenth_connection(
+async def test_hundred_photos_arrive_through_a_proxy_that_drops_every_tenth_connection(
     tmp_path: Path, ai_service: AiService
 ) -> None:
-    """All end, none twice, and the list says of each what happened to it; three are on their way at a time."""
+    """All photos end, none is analyzed twice, and the list shows each result; three at most are sent at a time."""
     ai_service.order(replies=[{"status": 422}] * 7)
     with Service(tmp_path, ai_service.url, CONCURRENCY="8") as service:
         async with FailingProxy(service.url) as proxy, photo_page(proxy.url) as page:
             proxy.drops_every = 10
-            await page.evaluate(f"""globalThis.most = 0; setInterval(() => {{
-              const badges = [...{QUEUE}.querySelectorAll(".list .badge")].map((each) => each.textContent);
-              most = Math.max(most, badges.filter((text) => /^Sending(?! again)/.test(text)).length);
-            }}, 20)""")
+            await page.evaluate(RECORD_MOST_UPLOADS_AT_A_TIME)
             await drop(page, photos(tmp_path / "photos", 100))
             await page.until_text("100 photos · 7 failed", 90)
             shown = await every_row(page)
