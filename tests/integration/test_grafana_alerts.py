@@ -22,7 +22,7 @@ from tests.integration.grafana_pages import (
     alert_rules,
     joints,
     panels,
-   
+
     promtool,
     rule_tests,
     samples_by_metric,

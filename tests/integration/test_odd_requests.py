@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.handlers.multipart import MultipartReader
 from tests.factories import make_image, make_noise_image, make_token, make_upload
-from tests.integration.test_http_border import (
+from tests.integration.http_border import (
     LIMIT,
     UPLOAD,
     Border,
