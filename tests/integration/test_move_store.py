@@ -1,6 +1,4 @@
-"""The asset store goes to another one while it is written to: in one process, step by step, and as a command beside a
-service that takes uploads.
-"""
+"""The command `move --store` while a service takes uploads."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ pytestmark = pytest.mark.fault("U17")
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is waited for longer than these tests need."""
+    """Shorten all waits to what these tests need."""
     monkeypatch.setattr(movable, "LEASE_SECONDS", 0.2)
     monkeypatch.setattr(movable, "IDLE_SECONDS", 0.05)
     monkeypatch.setattr(movable, "MOVING_SECONDS", 0.02)
@@ -66,7 +64,7 @@ class Scene:
     async def move(
         self, old: str = "", new: str = "", on_phase: Callable[[str], None] = lambda words: None, **options: Any
     ) -> Copied:
-        """Do what the command does."""
+        """Run the move in this process, as the command does."""
         stores = self.opener(old or self.old), self.opener(new or self.new)
         try:
             for store in stores:
@@ -81,7 +79,7 @@ class Scene:
                 await store.close()
 
     async def raw(self, uri: str, ask: Callable[[AssetStore], Awaitable[Any]]) -> Any:
-        """Return what one of the databases says itself."""
+        """Return the answer of one of the databases, without the movable store."""
         store = self.opener(uri)
         await store.open()
         try:
@@ -92,7 +90,7 @@ class Scene:
 
 @pytest.fixture(params=["sqlite", "mongo"])
 def scene(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> Iterator[Scene]:
-    """The other database is a second file, or a MongoDB."""
+    """Yield a store in a file; the other database is a second file, or a MongoDB."""
     new = str(tmp_path / "new.sqlite") if request.param == "sqlite" else request.getfixturevalue("mongo_uri")
     scene = Scene(str(tmp_path / "old.sqlite"), new)
     io_loop.run_sync(scene.movable.open)
@@ -107,12 +105,15 @@ only_files = pytest.mark.parametrize("scene", ["sqlite"], indirect=True)
 
 
 class Load:
-    """Writes of all kinds, one after the other, until it is left. expected: what each asset has to be then."""
+    """Writes of all kinds, one after the other, until the context ends.
+
+    expected: the document of each asset at that time.
+    """
 
     def __init__(self, store: AssetStore) -> None:
         self._store = store
         self.expected: dict[str, Any] = {}
-        self.gone: list[str] = []
+        self.deleted: list[str] = []
         self._is_over = False
 
     async def __aenter__(self) -> Load:
@@ -148,13 +149,13 @@ class Load:
                 await self._store.delete_records("letter", asset.id)
                 await self._store.discard_keys(asset.id)
                 assert await self._store.delete(asset.id, asset.user_id)
-                self.gone.append(asset.id)
+                self.deleted.append(asset.id)
                 del self.expected[asset.id]
             # More than any service writes, and less than a busy machine can copy at the same time.
             await asyncio.sleep(0.02)
 
     async def check(self, store: AssetStore) -> None:
-        """Fail unless the store holds exactly what was written."""
+        """Fail unless the store has exactly the written assets, keys and records."""
         assert set(await store.all_ids(limit=100_000)) == set(self.expected)
         for asset_id, document in self.expected.items():
             asset = await store.get(asset_id)
@@ -162,13 +163,13 @@ class Load:
             assert await store.find_key(f"key-{asset_id}") == KeyRecord(asset_id, "f")
         letters = await store.records("letter", limit=100_000)
         assert {letter.id for letter in letters} == set(self.expected)
-        for asset_id in self.gone:
+        for asset_id in self.deleted:
             assert await store.find_key(f"key-{asset_id}") is None
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_all_that_is_written_beside_a_move_is_in_the_new_store(scene: Scene) -> None:
-    """Also what is deleted meanwhile is gone there; and so it is back again, over what the first store still holds."""
+async def test_writes_during_a_move_are_in_the_new_store(scene: Scene) -> None:
+    """What was deleted meanwhile is deleted there, too. A move back overwrites the old data of the first store."""
     identity = await scene.store.identity()
     async with Load(scene.store) as load:
         copied = await scene.move()
@@ -176,35 +177,35 @@ async def test_all_that_is_written_beside_a_move_is_in_the_new_store(scene: Scen
         back = await scene.move(scene.new, scene.old)
         assert back.late == [] and scene.movable.uri == scene.old
     await load.check(scene.store)
-    await load.check(await _opened(scene.old))
+    await load.check(await opened(scene.old))
     assert await scene.store.identity() == identity
     for kind in (NOTE, PROCESS):
         assert await scene.store.records(kind, limit=1) == []
 
 
-_left_open: list[AssetStore] = []
+_still_open: list[AssetStore] = []
 
 
-async def _opened(uri: str) -> AssetStore:
+async def opened(uri: str) -> AssetStore:
     store = Scene.opener(uri)
     await store.open()
-    _left_open.append(store)
+    _still_open.append(store)
     return store
 
 
 @pytest.fixture(autouse=True)
-def closes(io_loop: IOLoop) -> Iterator[None]:
-    """Close what _opened has opened."""
+def closed_at_the_end(io_loop: IOLoop) -> Iterator[None]:
+    """Close the stores of `opened`."""
     yield
-    while _left_open:
-        io_loop.run_sync(_left_open.pop().close)
+    while _still_open:
+        io_loop.run_sync(_still_open.pop().close)
 
 
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("phase", ["Waiting", "Copying", "Copying what", "Copying the last"])
 @only_files
-async def test_move_that_ends_anywhere_goes_on_with_the_next_one(scene: Scene, phase: str) -> None:
-    """What is written before, between and beside the two runs is in the new store."""
+async def test_move_that_was_killed_is_finished_by_the_next_one(scene: Scene, phase: str) -> None:
+    """Writes before, between and during the two runs are in the new store."""
 
     class Killed(Exception):
         pass
@@ -218,22 +219,22 @@ async def test_move_that_ends_anywhere_goes_on_with_the_next_one(scene: Scene, p
             await scene.move(on_phase=die)
         assert scene.movable.uri == scene.old
         await scene.move()
-    await load.check(await _opened(scene.new))
+    await load.check(await opened(scene.new))
 
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_writes_wait_for_a_command_that_is_gone_no_longer_than_the_limit(
+async def test_writes_wait_for_a_killed_command_no_longer_than_the_limit(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process decides against the move then; what the command claims later does not count, and it begins again."""
+    """Then the process decides against the move. A later decision of the command does not count; a new move works."""
     monkeypatch.setattr(movable, "THAW_SECONDS", 0.3)
-    gone = Move("t-1", Phase.FREEZING, scene.new, "nobody")
-    await scene.store.put_record(gone.record())
+    killed = Move("t-1", Phase.FREEZING, scene.new, "no process")
+    await scene.store.put_record(killed.record())
     await scene.movable.look()
     assert await scene.store.create(make_asset())
     assert scene.movable.uri == scene.old
-    stands = await scene.raw(scene.old, lambda store: store.claim_key(gone.decision, KeyRecord("", "moved"), NOON))
+    stands = await scene.raw(scene.old, lambda store: store.claim_key(killed.decision, KeyRecord("", "moved"), NOON))
     assert stands.fingerprint == "thawed"
     await scene.move()
     assert scene.movable.uri == scene.new and len(await scene.store.all_ids(limit=9)) == 1
@@ -241,11 +242,11 @@ async def test_writes_wait_for_a_command_that_is_gone_no_longer_than_the_limit(
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_reads_go_on_while_writes_wait(scene: Scene) -> None:
-    """A write that waits is made in the new store."""
+async def test_reads_work_while_writes_wait(scene: Scene) -> None:
+    """A write that waited is made in the new store."""
     asset = make_asset()
     await scene.store.create(asset)
-    await scene.store.put_record(Move("t-1", Phase.FREEZING, scene.new, "nobody").record())
+    await scene.store.put_record(Move("t-1", Phase.FREEZING, scene.new, "no process").record())
     await scene.movable.look()
     waiting = asyncio.create_task(scene.store.put_record(Record("letter", "1", NOON, {})))
     assert await scene.store.get(asset.id) is not None
@@ -253,14 +254,14 @@ async def test_reads_go_on_while_writes_wait(scene: Scene) -> None:
     identity = await scene.store.find_record(IDENTITY, IDENTITY)
     assert identity is not None
     await scene.raw(scene.new, lambda store: store.put_record(identity))
-    await scene.raw(scene.old, lambda store: store.put_record(Move("t-1", Phase.MOVED, scene.new, "nobody").record()))
+    await scene.raw(scene.old, lambda store: store.put_record(Move("t-1", Phase.MOVED, scene.new, "no process").record()))
     await waiting
     assert await scene.raw(scene.new, lambda store: store.find_record("letter", "1")) is not None
     assert await scene.raw(scene.old, lambda store: store.find_record("letter", "1")) is None
 
 
 class Slow:
-    """A store whose creates begin and then wait until they may go on."""
+    """A store whose creates begin and then wait for the test."""
 
     def __init__(self, store: AssetStore) -> None:
         self._store = store
@@ -277,8 +278,8 @@ class Slow:
 
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("since", ["before the move", "during the move"])
-async def test_write_under_way_is_waited_for(tmp_path: Path, since: str) -> None:
-    """Nothing is decided before it has ended, and what it wrote is in the new store."""
+async def test_move_waits_for_a_write_under_way(tmp_path: Path, since: str) -> None:
+    """The move is not decided before the write has ended, and the written asset is in the new store."""
     scene = Scene(str(tmp_path / "old.sqlite"), str(tmp_path / "new.sqlite"))
     slow = Slow(SqliteAssetStore(tmp_path / "old.sqlite"))
     scene.movable = MovableStore(slow, scene.old, scene.opener)
@@ -310,15 +311,15 @@ async def test_write_under_way_is_waited_for(tmp_path: Path, since: str) -> None
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_second_command_is_refused_while_the_first_one_lives(
+async def test_second_command_is_refused_while_the_first_one_runs(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one is not disturbed."""
-    copying, goes_on = asyncio.Event(), asyncio.Event()
+    """The first command is not disturbed."""
+    copying, may_continue = asyncio.Event(), asyncio.Event()
     catch_up = StoreMove._catch_up
 
     async def late_catch_up(self: StoreMove) -> None:
-        await goes_on.wait()
+        await may_continue.wait()
         await catch_up(self)
 
     monkeypatch.setattr(StoreMove, "_catch_up", late_catch_up)
@@ -328,22 +329,22 @@ async def test_second_command_is_refused_while_the_first_one_lives(
         await scene.move()
     with pytest.raises(Conflict, match="is running"):
         await scene.raw(scene.old, abandon)
-    goes_on.set()
+    may_continue.set()
     await first
     assert scene.movable.uri == scene.new
 
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_command_that_was_taken_for_dead_decides_nothing(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is stopped with all copied; another one takes over, is stopped too, and the first one goes on."""
-    stopped, goes_on = asyncio.Event(), asyncio.Event()
+async def test_command_that_looked_dead_cannot_decide(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first command hangs after the copy, a second one takes over, and then the first one continues and fails."""
+    stopped, may_continue = asyncio.Event(), asyncio.Event()
     claim = StoreMove._claim
 
     async def late_claim(self: StoreMove, what: str, move: Move | None = None) -> str:
         if move is None and not stopped.is_set():
             stopped.set()
-            await goes_on.wait()
+            await may_continue.wait()
         return await claim(self, what, move)
 
     async def no_beat(self: StoreMove) -> None:
@@ -356,7 +357,7 @@ async def test_command_that_was_taken_for_dead_decides_nothing(scene: Scene, mon
     second_copies = asyncio.Event()
     second = asyncio.create_task(scene.move(on_phase=lambda words: second_copies.set()))
     await second_copies.wait()
-    goes_on.set()
+    may_continue.set()
     with pytest.raises(Conflict, match="taken over"):
         await first
     assert scene.movable.uri == scene.old
@@ -366,8 +367,8 @@ async def test_command_that_was_taken_for_dead_decides_nothing(scene: Scene, mon
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_store_that_is_no_place_to_move_to_is_refused(scene: Scene) -> None:
-    """The same one by another name, one that holds what is somebody else's; a damaged document stays where it is."""
+async def test_move_to_an_unfit_store_is_refused(scene: Scene) -> None:
+    """Unfit are the same store under another name, and a store with other data; a damaged document stops a move, too."""
     with pytest.raises(Conflict, match="there already"):
         await scene.move(new=str(Path(scene.old).parent / "." / ".." / Path(scene.old).parent.name / "old.sqlite"))
 
@@ -388,8 +389,8 @@ async def test_store_that_is_no_place_to_move_to_is_refused(scene: Scene) -> Non
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_move_that_cannot_go_on_leaves_no_record(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when its heartbeat is just writing the record anew."""
+async def test_move_that_fails_leaves_no_record(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is removed also when the heartbeat writes it at the same time."""
 
     async def find_one(self: StoreCopy) -> list[str]:
         keep, discard = self._old.put_record, self._old.delete_records
@@ -397,7 +398,7 @@ async def test_move_that_cannot_go_on_leaves_no_record(scene: Scene, monkeypatch
 
         async def keep_after_the_removal(record: Record) -> None:
             is_writing.set()
-            with suppress(TimeoutError):  # the removal waits for this one, as it should
+            with suppress(TimeoutError):  # the removal waits for this write
                 await asyncio.wait_for(is_removed.wait(), 0.3)
             await keep(record)
             is_written.set()
@@ -422,7 +423,7 @@ async def test_move_that_cannot_go_on_leaves_no_record(scene: Scene, monkeypatch
 @pytest.mark.gen_test(timeout=60)
 @only_files
 async def test_abandoned_move_leaves_no_notes(scene: Scene) -> None:
-    """Writes are noted no longer; a move that is done cannot be abandoned."""
+    """After it writes are not noted any more; a finished move cannot be abandoned."""
     with suppress(asyncio.CancelledError):
         reached = asyncio.Event()
         moving = asyncio.create_task(scene.move(on_phase=lambda words: reached.set()))
@@ -442,8 +443,8 @@ async def test_abandoned_move_leaves_no_notes(scene: Scene) -> None:
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_process_that_was_away_asks_before_it_writes(scene: Scene) -> None:
-    """One that has not looked since before a whole move writes into the new store."""
+async def test_process_that_missed_a_move_writes_into_the_new_store(scene: Scene) -> None:
+    """A process that has not read the record since before the move reads it before it writes."""
     away = MovableStore(scene.opener(scene.old), scene.old, scene.opener)
     await away.open()
     await scene.move()
@@ -456,8 +457,8 @@ async def test_process_that_was_away_asks_before_it_writes(scene: Scene) -> None
 @pytest.mark.gen_test(timeout=60)
 @only_files
 async def test_purges_and_upgrades_wait_for_the_end_of_a_move(scene: Scene) -> None:
-    """They change things without saying which."""
-    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody").record())
+    """They change data without notes of what they change."""
+    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "no process").record())
     await scene.movable.look()
     await scene.store.claim_key("k", KeyRecord("a" * 24, "f"), NOON)
     assert await scene.store.purge_keys(utc_now()) == 0 and await scene.store.find_key("k") is not None
@@ -470,8 +471,8 @@ async def test_purges_and_upgrades_wait_for_the_end_of_a_move(scene: Scene) -> N
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_late_change_of_a_stopped_process_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that was taken for dead in the middle of a write makes it after the decision: the asset is named."""
+async def test_late_change_of_a_stopped_process_is_reported(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that looked dead during a write makes the write after the decision: the move names the asset."""
     asset = make_asset()
     await scene.store.create(asset)
     subjects = {"subjects": [["asset", asset.id]], "isDone": False}
@@ -490,12 +491,12 @@ async def test_late_change_of_a_stopped_process_is_told(scene: Scene, monkeypatc
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_other_store_that_was_emptied_between_two_runs_gets_everything(scene: Scene) -> None:
-    """The second run goes on behind what the first one copied, and still nothing is missing."""
+async def test_other_store_that_was_emptied_between_two_runs_gets_all_assets(scene: Scene) -> None:
+    """The second run starts after the last asset of the first run, and still no asset is missing."""
     assets = sorted((make_asset() for _ in range(5)), key=lambda asset: asset.id)
     for asset in assets:
         await scene.store.create(asset)
-    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody", after=assets[-1].id).record())
+    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "no process", after=assets[-1].id).record())
     await scene.move()
     assert scene.movable.uri == scene.new
     assert await scene.store.all_ids(limit=9) == [asset.id for asset in assets]
@@ -503,11 +504,11 @@ async def test_other_store_that_was_emptied_between_two_runs_gets_everything(sce
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_half_a_copy_is_not_moved_over_the_store_it_was_made_from(scene: Scene) -> None:
-    """A move that was killed, and then one in the other direction: it would remove what was not copied yet."""
+async def test_unfinished_copy_is_not_moved_over_its_source(scene: Scene) -> None:
+    """After a killed move a move in the other direction is refused: it would remove assets that were not copied."""
     asset = make_asset()
     await scene.store.create(asset)
-    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody").record())
+    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "no process").record())
     identity = await scene.store.find_record(IDENTITY, IDENTITY)
     assert identity is not None
     await scene.raw(scene.new, lambda store: store.put_record(identity))
@@ -518,9 +519,9 @@ async def test_half_a_copy_is_not_moved_over_the_store_it_was_made_from(scene: S
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_decision_of_a_command_that_died_after_it_outlives_the_move_back(scene: Scene) -> None:
-    """The keys of the first store, the decision among them, go; its record still says that it was moved."""
-    left = Move("t-1", Phase.FREEZING, scene.new, "nobody")
+async def test_decision_of_a_killed_command_survives_the_move_back(scene: Scene) -> None:
+    """The keys of the first store, also the decision, are removed; its record still says that it was moved."""
+    left = Move("t-1", Phase.FREEZING, scene.new, "no process")
     identity = await scene.store.find_record(IDENTITY, IDENTITY)
     assert identity is not None
     await scene.raw(scene.new, lambda store: store.put_record(identity))
@@ -541,8 +542,8 @@ async def test_decision_of_a_command_that_died_after_it_outlives_the_move_back(s
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_half_a_copy_is_nobodys_store(scene: Scene) -> None:
-    """A process whose settings name it too early does not start; after the move it does."""
+async def test_process_does_not_start_on_an_unfinished_copy(scene: Scene) -> None:
+    """A process whose settings name the new store too early does not start; after the move it starts."""
 
     class Killed(Exception):
         pass
@@ -567,10 +568,10 @@ async def test_half_a_copy_is_nobodys_store(scene: Scene) -> None:
 
 @pytest.mark.gen_test(timeout=30)
 @only_files
-async def test_writes_that_never_ended_do_not_keep_a_move_from_its_end(
+async def test_notes_of_writes_that_never_ended_do_not_block_a_move(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More of them than are few: a failover, or a process killed under load, leaves as many."""
+    """There may be more notes than FEW_NOTES: a failover, or a process killed under load, leaves as many."""
     monkeypatch.setattr(store_moving, "FEW_NOTES", 3)
     for number in range(5):
         note = Record(NOTE, f"n-{number}", NOON, {"subjects": [["asset", make_asset().id]], "isDone": False})
@@ -581,48 +582,48 @@ async def test_writes_that_never_ended_do_not_keep_a_move_from_its_end(
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_writes_are_not_slowed_for_a_command_that_is_gone(
+async def test_writes_are_not_slowed_down_for_a_killed_command(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command that was killed while it slowed them would slow them until somebody runs it again."""
+    """The pace of a command that was killed ends after the limit, not with the next run of the command."""
     monkeypatch.setattr(movable, "THAW_SECONDS", 0.2)
-    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody", pace_seconds=30.0).record())
+    await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "no process", pace_seconds=30.0).record())
     await scene.movable.look()
-    await asyncio.sleep(0.3)  # it has given no sign of life for the limit
+    await asyncio.sleep(0.3)  # no heartbeat for longer than the limit
     await asyncio.wait_for(scene.store.create(make_asset()), 5)
 
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_address_that_leads_elsewhere_from_here_is_not_used(scene: Scene) -> None:
-    """`sqlite` names another file on another machine: an empty store there would take uploads that nobody finds."""
-    elsewhere = str(Path(scene.new).parent / "elsewhere.sqlite")
+async def test_address_that_names_another_store_here_is_not_used(scene: Scene) -> None:
+    """`sqlite` names another file on another machine: uploads into an empty store there would be lost."""
+    other_file = str(Path(scene.new).parent / "other.sqlite")
 
     def opener(uri: str) -> AssetStore:
-        return scene.opener(elsewhere if uri == scene.new else uri)
+        return scene.opener(other_file if uri == scene.new else uri)
 
     other = MovableStore(scene.opener(scene.old), scene.old, opener)
     await other.open()
     await scene.move()
     with pytest.raises(DependencyUnavailable):
         await other.as_asset_store().create(make_asset())
-    assert await scene.raw(elsewhere, lambda store: store.all_ids(limit=9)) == []
+    assert await scene.raw(other_file, lambda store: store.all_ids(limit=9)) == []
     await other.close()
 
 
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("since", ["before the move", "during the move"])
-async def test_write_that_outlived_a_move_is_not_called_done(
+async def test_write_into_the_old_store_after_a_move_is_not_confirmed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: str
 ) -> None:
-    """A process that stood still in the middle of a write has written into a store that nobody reads any more."""
+    """A process that hung during a write has written into a store that no process reads any more."""
     scene = Scene(str(tmp_path / "old.sqlite"), str(tmp_path / "new.sqlite"))
     slow = Slow(SqliteAssetStore(tmp_path / "old.sqlite"))
     away = MovableStore(slow, scene.old, scene.opener)
     await away.open()
     await scene.movable.open()
     if since == "during the move":
-        await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "nobody").record())
+        await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "no process").record())
         await away.look()
     monkeypatch.setattr(moving_processes, "DEAD_SECONDS", 0.3)
     writing = asyncio.create_task(away.as_asset_store().create(make_asset()))
@@ -638,28 +639,34 @@ async def test_write_that_outlived_a_move_is_not_called_done(
 
 
 def test_record_of_a_move_does_not_show_the_address() -> None:
-    """It holds a password, and a trace or an assertion shows a record."""
+    """The address has a password, and a trace or an assertion shows a record."""
     assert "hunter2" not in repr(Move("t-1", Phase.COPYING, "mongodb://u:hunter2@host/", "o"))
+
+
+async def kill_move(service: Service, path: Path, uri: str) -> None:
+    """Start the command that moves the store in `path` to `uri`, and kill it after its first heartbeat."""
+    arguments = [sys.executable, str(ROOT / "run.py"), "move", "--store", uri]
+    move = subprocess.Popen(arguments, env=service.environment, stderr=subprocess.DEVNULL)
+    store = SqliteAssetStore(path)
+    await store.open()
+    while not (record := await store.find_record(MOVE, STORE)) or not record.data["beat"]:
+        await asyncio.sleep(0.02)
+    await store.close()
+    move.send_signal(signal.SIGKILL)
+    move.wait()
 
 
 @pytest.mark.gen_test(timeout=180)
 async def test_service_takes_uploads_while_its_store_moves_and_back(
     tmp_path: Path, ai_service: AiService, mongo_uri: str
 ) -> None:
-    """From the embedded store to a MongoDB, with the command killed once, and back: no upload is refused, all end, also
-    over a restart with the settings of before; the address is in no log.
+    """The store moves to a MongoDB, with the command killed once, and back: no upload is refused and all end.
+
+    The service restarts in between with its old settings. The address is in no log.
     """
     with Service(tmp_path, ai_service.url) as service:
         with Uploads(service) as uploads:
-            arguments = [sys.executable, str(ROOT / "run.py"), "move", "--store", mongo_uri]
-            killed = subprocess.Popen(arguments, env=service.environment, stderr=subprocess.DEVNULL)
-            raw = SqliteAssetStore(tmp_path / "assets.sqlite")
-            await raw.open()
-            while not (move := await raw.find_record(MOVE, STORE)) or not move.data["beat"]:
-                await asyncio.sleep(0.02)
-            await raw.close()
-            killed.send_signal(signal.SIGKILL)
-            killed.wait()
+            await kill_move(service, tmp_path / "assets.sqlite", mongo_uri)
             moved = command(service, "move", "--store", mongo_uri, "--json")
             assert moved.returncode == 0, moved.stderr
             assert json.loads(moved.stdout)["flaws"] == []
@@ -672,8 +679,8 @@ async def test_service_takes_uploads_while_its_store_moves_and_back(
             assert read(service, asset_id)["status"] == "active"
         assert uploads.refused == more.refused == []
         assert mongo_uri not in json.dumps(service.lines) + moved.stderr + moved.stdout
-        again = command(service, "move", "--store", mongo_uri)
-        assert again.returncode == 0 and "in that store already" in again.stderr
+        repeated = command(service, "move", "--store", mongo_uri)
+        assert repeated.returncode == 0 and "in that store already" in repeated.stderr
         assert command(service, "verify").returncode == 0
         with Uploads(service) as last:
             back = command(service, "move", "--store", "sqlite", "--json")
@@ -687,12 +694,12 @@ async def test_service_takes_uploads_while_its_store_moves_and_back(
 
 
 def test_command_says_what_it_needs(tmp_path: Path) -> None:
-    """Without a target, with two, or with an address of another kind it says so."""
+    """Without a target, with two targets, or with an unknown kind of address the error names the fault."""
     service = Service(tmp_path)
     for arguments, text in (
         ([], "Use either"),
         (["--storage", "local", "--abandon"], "Use either"),
         (["--store", "postgres://x"], "mongodb://"),
     ):
-        told = command(service, "move", *arguments)
-        assert told.returncode == 2 and text in told.stderr and "Traceback" not in told.stderr
+        refused = command(service, "move", *arguments)
+        assert refused.returncode == 2 and text in refused.stderr and "Traceback" not in refused.stderr
