@@ -38,7 +38,7 @@ class Gaps:
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait until the condition is true. It asks repeatedly, as Redis does not report a channel without subscribers."""
+    """Check the condition repeatedly until it is true: Redis sends no message when a channel loses its subscribers."""
     async with asyncio.timeout(WAIT_SECONDS):
         while not is_so():
             await asyncio.sleep(0.01)

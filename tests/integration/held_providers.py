@@ -49,6 +49,7 @@ def ids_of(jobs: Sequence[Job]) -> list[str]:
 
 
 def parked(job: Job) -> Finish:
+    """Return the end of an attempt whose provider could not be asked."""
     return Finish(job, Outcome.PARKED, refunds_attempt=True, error="AI service unavailable")
 
 
@@ -58,8 +59,10 @@ def away(provider: str = "acme") -> ProviderReport:
 
 
 def still_away(provider: str = "acme") -> ProviderReport:
+    """Return the report of a job that tried a held provider without success."""
     return away(provider)._replace(state=ProviderState.TRIED)
 
 
 def busy(seconds: float, provider: str = "acme") -> ProviderReport:
+    """Return the report that a provider asked for a wait of so many seconds."""
     return ProviderReport(provider, ProviderState.BUSY, seconds, "AI service is busy", "HTTP 429")

@@ -49,7 +49,7 @@ def numbers(jobs: Sequence[FailedJob]) -> list[int]:
 
 @pytest.mark.gen_test
 async def test_failed_job_has_the_fields_of_its_record(queue: JobQueue, redis: Redis) -> None:
-    """It has payload, reason, counts and times. The id of no job, or of a waiting job, gives None."""
+    """A dead letter has payload, reason, counts and times. The id of no job, or of a waiting job, gives None."""
     add_dead_letter(redis, 1, after_ms=250)
     job = await queue.failed_job(job_id(1))
     assert job == FailedJob(

@@ -116,7 +116,7 @@ async def test_rooms_work_without_the_node_of_the_url(cluster: RedisCluster) -> 
         assert await client.frame() == make_event(1)
         gaps = Gaps(one)
         first.kill()
-        # Both have to connect anew.
+        # Both processes have to connect anew.
         second.client().client_kill_filter(_type="pubsub")
         second.client().client_kill_filter(_type="normal", skipme=True)
         await gaps.wait(room.removeprefix("user:"))

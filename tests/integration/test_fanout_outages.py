@@ -67,7 +67,7 @@ async def test_sockets_that_close_while_redis_hangs_leave_no_waiters(
 @pytest.mark.parametrize("trouble", ["stopped", "hung"])
 @pytest.mark.gen_test(timeout=30)
 async def test_local_sockets_get_the_event_while_redis_is_away(own_redis: RedisServer, trouble: str) -> None:
-    """They get it at once, before Redis is asked; publishing ends in bounded time, counts an error and raises none."""
+    """Sockets of the process get it at once, before Redis is asked; publishing ends in time and counts an error."""
     async with Process(own_redis.url) as process:
         client = await process.connect()
         if trouble == "stopped":

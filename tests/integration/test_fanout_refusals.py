@@ -28,14 +28,14 @@ from tests.sockets import WAIT_SECONDS, Process, make_event
 
 
 def pending_messages() -> list[PendingMessage]:
-    """Return the messages that something still refers to."""
+    """Return all pending messages that are still in memory."""
     return [each for each in gc.get_objects() if isinstance(each, PendingMessage)]
 
 
 @pytest.mark.fault("E10")
 @pytest.mark.gen_test(timeout=30)
 async def test_event_that_cannot_be_encoded_is_refused_to_its_publisher(redis_url: str) -> None:
-    """It is refused at once. Sockets do not get it, later events are published, and nothing is counted as failed."""
+    """The event is refused at once. No socket gets it, later events are published, and no failure is counted."""
     async with Process(redis_url) as one, Process(redis_url) as two:
         on_one, on_two = await one.connect(), await two.connect()
         for room, event in [("user:\ud800", make_event(1)), (ROOM, make_event(1) | {"error": object()})]:
@@ -158,7 +158,7 @@ async def test_too_many_pending_events_are_read_from_the_store(
 
 @pytest.mark.gen_test(timeout=60)
 async def test_dropped_events_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While Redis is away only the pending events stay in memory; every publisher that waits gets an end."""
+    """While Redis is away only the pending events stay in memory, and no publisher waits for a dropped event."""
     monkeypatch.setattr(pipeline.rooms.publisher, "MAX_PENDING", 10)
     before = set(map(id, pending_messages()))
     publisher = Publisher(

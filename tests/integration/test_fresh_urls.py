@@ -52,7 +52,7 @@ class Delivery:
 @pytest.mark.fault("U16")
 @pytest.mark.gen_test
 async def test_event_delivered_later_has_a_new_url(store: SqliteAssetStore) -> None:
-    """Only the URL of the event changes. An event of an image that was replaced, or of a failure, gets no URL.
+    """Only the URL of the event changes. An event without an image, or with a replaced image, has no URL.
 
     The event of an asset that was deleted before the delivery is not delivered.
     """

@@ -31,7 +31,7 @@ from tests.integration.grafana_pages import (
 )
 from tests.prometheus import ROOT, seconds
 
-# Where the runbooks are, as Prometheus works it out.
+# The address of the runbooks, as a template that Prometheus evaluates.
 RUNBOOKS = (
     '{{ with query "pipeline_build_info or last_over_time(pipeline_build_info[1d])" }}'
     '{{ . | first | label "public_url" }}{{ end }}/runbooks'
@@ -178,7 +178,7 @@ def test_rule_tests_see_every_change_of_a_rule(tmp_path: Path) -> None:
             if tests["tests"]:
                 files.append(f"{rule['alert']}.{name}")
                 (tmp_path / files[-1]).write_text(yaml.safe_dump(tests | {"rule_files": [f"{rule['alert']}.yml"]}))
-    # A mutant that Prometheus cannot read would be no proof.
+    # A mutant that Prometheus cannot parse would prove nothing.
     assert promtool("check", "rules", *(f"{rule['alert']}.yml" for rule in alert_rules()), folder=tmp_path) == ""
     # The slowest first, as processors are few.
     files.sort(key=lambda name: "PipelineSlow" not in name and "PipelineEvents" not in name)

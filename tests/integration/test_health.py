@@ -29,7 +29,7 @@ def health(environment: dict[str, str], *arguments: str) -> Done:
 def test_health_finds_the_service_that_listens_on_all_addresses(
     role: str, tmp_path: Path, ai_service: AiService
 ) -> None:
-    """With HOST=0.0.0.0 it asks on the loopback address, for each role, also when a proxy is configured."""
+    """With HOST=0.0.0.0 the loopback address is asked, for each role, also when a proxy is configured."""
     more = {"HOST": "0.0.0.0", "PORT": str(free_port()), "ROLE": role, "http_proxy": "http://127.0.0.1:1"}
     with Service(tmp_path / "data", ai_service.url, **more) as service:
         for arguments, word in (((), "alive"), (("--ready",), "ready")):

@@ -92,7 +92,7 @@ async def test_parked_jobs_wake_no_worker(queue: JobQueue, redis: Redis) -> None
 @pytest.mark.fault("E8")
 @pytest.mark.gen_test
 async def test_parked_job_that_is_too_old_is_claimed_during_the_hold(queue: JobQueue) -> None:
-    """Its worker can then end the job, also one that was lost and restored. Younger jobs stay parked."""
+    """Its worker can then end the job, also a job that was lost and restored. Younger jobs stay parked."""
     now_ms = 1_795_000_000_000
     old = NewJob(f"ai-processing:{1:024x}", {}, lane="sneaker", submitted_at_ms=now_ms)
     assert await queue.restore([old]) == 1

@@ -75,7 +75,7 @@ def test_upload_chunked_and_twice_on_one_connection(border: Border) -> None:
 
 
 def test_upload_image_of_exactly_the_limit_is_accepted(border: Border) -> None:
-    """A body of exactly 10 MB is not too large."""
+    """An image of exactly 10 MB is accepted."""
     image = make_image() + bytes(LIMIT - len(make_image()))
     assert border.post(*make_upload(image)).status == 202
     # The bytes after the picture are not stored.

@@ -154,7 +154,7 @@ async def test_failures_are_grouped_by_kind(store: AssetStore) -> None:
 
 @pytest.mark.gen_test
 async def test_failure_follows_the_status(store: AssetStore) -> None:
-    """Fail and cancel set it; requeue, a result and a correction remove it; taking the correction back sets it."""
+    """Fail and cancel set the kind of failure; requeue, a result and a correction remove it; undoing that one sets it."""
     failed = await create_finished(store, AssetStatus.FAILED)
     no, cancelled = fingerprint("no"), fingerprint(CANCELLED)
 
@@ -183,7 +183,7 @@ JOB_OF_RETRY = "ai-processing:" + "e" * 24
 
 @pytest.mark.gen_test
 async def test_asset_is_found_by_its_last_job(store: AssetStore) -> None:
-    """It is found by its first job until a retry gives it another job, also after a copy; by no other text."""
+    """The first job finds the asset until a retry gives it another job, also after a copy; no other text finds it."""
     asset = await create_finished(store, AssetStatus.FAILED)
     assert await store.find_by_job(asset.processing_job_id) == asset
     requeued = await store.requeue(asset.id, asset.user_id, JOB_OF_RETRY)

@@ -168,7 +168,7 @@ async def test_tallies_are_deleted_when_no_chart_shows_them(store: FailingStore,
 
 @pytest.mark.gen_test
 async def test_process_writes_by_itself(store: FailingStore, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It writes every few seconds and at its end. The number of waiting jobs is the highest one; Redis may be away."""
+    """A process writes every few seconds and at its end, with the highest number of waiting jobs that it saw."""
     monkeypatch.setattr(statistics_module, "WRITE_SECONDS", 0.001)
     lengths = [3, 9, 4]
 

@@ -130,7 +130,7 @@ async def test_upload_is_repeated_with_one_key(kind: str) -> None:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_ends_after_a_final_failure() -> None:
-    """It throws after five tries, at once for a long Retry-After, on the caller's signal, and after a second 401."""
+    """An upload throws after five tries, for a long Retry-After, on the caller's signal, and after a second 401."""
     async with FakeService() as far, far.script("node") as script:
         await script.run(f"""
           globalThis.client = new PipelineClient({{ url: "{far.url}", token: {FRESH} }});
@@ -215,7 +215,7 @@ async def test_uploads_over_the_limit_wait_together_and_are_sent_one_by_one() ->
 @pytest.mark.fault("O19")
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_that_waits_in_line_is_aborted_at_once() -> None:
-    """It does not wait for the uploads in front of it; later uploads keep waiting."""
+    """The abort does not wait for the uploads in front of it; later uploads keep waiting."""
     async with FakeService() as far, far.script("node") as script:
         await script.run(f"""
           globalThis.client = new PipelineClient({{ url: "{far.url}", token: {FRESH} }});

@@ -18,7 +18,7 @@ from tests.integration.js_scripts import NOON, SINCE, both, make_event, started
 @both
 @pytest.mark.gen_test(timeout=60)
 async def test_since_is_the_time_of_the_newest_event(kind: str) -> None:
-    """Without an event it is the first serverTime. Older events do not change it; each connection sends it."""
+    """`since` starts as the first serverTime. Older events and later serverTimes do not change it. It is sent anew."""
     async with FakeService() as far, far.script(kind) as script:
         await script.run(started(far.url))
         link = await far.accept()

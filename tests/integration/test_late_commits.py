@@ -156,7 +156,7 @@ async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
 async def test_damaged_record_does_not_block_other_dead_letters(
     store: SqliteAssetStore, bench: Bench
 ) -> None:
-    """Its record has an impossible instant: it is listed without that instant, and the next one is listed, too."""
+    """A dead letter with an impossible instant is listed without it, and the next dead letter is listed, too."""
     records = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
     _, job = await submit(store)
     await records.put_failed(job._replace(id="ai-processing:" + "a" * 24, enqueued_at_ms=10**18), "no")
@@ -169,7 +169,7 @@ async def test_damaged_record_does_not_block_other_dead_letters(
 
 @pytest.mark.gen_test
 async def test_source_that_cannot_be_read_does_not_block_other_sources(store: SqliteAssetStore, bench: Bench) -> None:
-    """Its error is logged with a trace, and the search continues with the next source."""
+    """The error of the source is logged with a trace, and the search continues with the next source."""
 
     class Unreadable:
         async def repair(self, *_: Any) -> Any:
@@ -195,7 +195,7 @@ async def test_source_that_cannot_be_read_does_not_block_other_sources(store: Sq
 
 @pytest.mark.gen_test
 async def test_second_queue_belongs_to_the_store_that_owns_the_first(store: SqliteAssetStore, bench: Bench) -> None:
-    """Else two stores on one Redis could each own one of the two queues, and both processes would end."""
+    """Else two stores on one Redis could each own one of the two queues, and both services would end."""
 
     async def purge() -> None:
         pass

@@ -120,7 +120,7 @@ async def test_lost_servers_are_no_longer_asked(cluster: RedisCluster, owner: Re
 
 @pytest.mark.gen_test(timeout=60)
 async def test_master_that_became_a_replica_is_left(io_loop: IOLoop) -> None:
-    """Its connections are closed, so that the next call connects anew to the server that has the name then."""
+    """Connections to it are closed, so that the next call connects to the server that has its address then."""
     with RedisServer() as server:
         queue, redis = JobQueue(server.url), server.client()
         await queue.restore(new_jobs(1))
@@ -171,7 +171,7 @@ async def test_lost_connection_leaves_no_caller_waiting() -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_listening_connection_hands_over_what_is_published() -> None:
-    """It gives bytes, as others choose the text. An error of the listener ends the connection; `check` raises it."""
+    """Messages are bytes. An error of the listener ends the connection, and `check` raises that error."""
     with RedisServer() as redis:
         received: asyncio.Queue[list[Any]] = asyncio.Queue()
         link = await Nodes(redis.url).open(None)
@@ -231,7 +231,7 @@ async def test_idle_connection_cut_silently_is_replaced() -> None:
         async with Forwarder(redis.port) as address:
             server = Master(address.url)
             await server.call(lambda link: link.ask("PING"))
-            await asyncio.sleep(TRUSTED_SECONDS)  # idle is a matter of time
+            await asyncio.sleep(TRUSTED_SECONDS)  # a connection is idle after this time
             address.silence()
             async with asyncio.timeout(CALL_SECONDS):
                 assert await server.call(lambda link: link.ask("ECHO", "a")) == "a"

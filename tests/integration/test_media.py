@@ -142,7 +142,7 @@ async def test_media_answers_ranges(server: Server, wanted: str, status: int, co
 
 @pytest.mark.gen_test
 async def test_media_answers_304_to_a_client_that_has_the_image(server: Server, folder: Path) -> None:
-    """The tag or the time shows it, and the tag counts more. A range is only answered for the same version."""
+    """The tag or the time shows that the client has it; the tag counts more. A range needs the same version."""
     first = await server.get(f"/media/{NAME}")
     tag, time = first.headers["ETag"], first.headers["Last-Modified"]
     assert tag.startswith('"')
@@ -223,7 +223,7 @@ async def test_old_url_of_a_moved_image_redirects(server: Server, store: SqliteA
 async def test_client_that_reads_nothing_is_cut_off(
     server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection and its file are closed."""
+    """The service closes the connection and the file of the client."""
     monkeypatch.setattr(media, "PIECE_SECONDS", 0.2)
     large = folder / ID / "original-4.png"
     with large.open("wb") as file:

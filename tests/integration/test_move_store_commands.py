@@ -51,7 +51,7 @@ async def test_move_that_was_killed_is_finished_by_the_next_one(scene: Scene, ph
 async def test_second_command_is_refused_while_the_first_one_runs(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first command is not disturbed."""
+    """The second command gets a conflict, and the first one ends its move."""
     copying, may_continue = asyncio.Event(), asyncio.Event()
     catch_up = StoreMove._catch_up
 
@@ -160,7 +160,7 @@ async def test_move_that_fails_leaves_no_record(scene: Scene, monkeypatch: pytes
 @pytest.mark.gen_test(timeout=60)
 @only_files
 async def test_abandoned_move_leaves_no_notes(scene: Scene) -> None:
-    """After it writes are not noted any more; a finished move cannot be abandoned."""
+    """After an abandoned move no writes are noted; a finished move cannot be abandoned."""
     with suppress(asyncio.CancelledError):
         reached = asyncio.Event()
         moving = asyncio.create_task(scene.move(on_phase=lambda words: reached.set()))

@@ -46,7 +46,7 @@ async def test_writes_during_a_move_are_in_the_new_store(scene: Scene) -> None:
 async def test_writes_wait_for_a_killed_command_no_longer_than_the_limit(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then the process decides against the move. A later decision of the command has no effect; a new move works."""
+    """After the limit the process decides against the move. A later decision of the command has no effect."""
     monkeypatch.setattr(movable, "THAW_SECONDS", 0.3)
     killed = Move("t-1", Phase.FREEZING, scene.new, "no process")
     await scene.store.put_record(killed.record())
@@ -129,8 +129,8 @@ async def test_process_that_missed_a_move_writes_into_the_new_store(scene: Scene
 
 @pytest.mark.gen_test(timeout=60)
 @only_files
-async def test_purges_and_upgrades_wait_for_the_end_of_a_move(scene: Scene) -> None:
-    """They change data without notes of what they change."""
+async def test_purges_and_upgrades_change_nothing_during_a_move(scene: Scene) -> None:
+    """A purge and an upgrade write no notes of their changes, so they have to wait for the end of the move."""
     await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "no process").record())
     await scene.movable.look()
     await scene.store.claim_key("k", KeyRecord("a" * 24, "f"), NOON)
