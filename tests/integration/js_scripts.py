@@ -12,7 +12,7 @@ from pipeline.assets.asset import to_timestamp
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 SINCE = to_timestamp(NOON)
-both = pytest.mark.parametrize("kind", ["node", "chromium"])
+in_node_and_chromium = pytest.mark.parametrize("kind", ["node", "chromium"])
 
 
 def make_event(number: int, after_seconds: float = 0) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def make_event(number: int, after_seconds: float = 0) -> dict[str, Any]:
     return common | {"status": "failed", "error": "refused"}
 
 
-def started(url: str, token: str = '"a-token"', **options: Any) -> str:
+def start_script(url: str, token: str = '"a-token"', **options: Any) -> str:
     """Return a script that starts a client and does not wait for its promise.
 
     token: a JavaScript expression.

@@ -6,21 +6,21 @@ import json
 from typing import Any
 
 from tests.factories import make_image, make_token
-from tests.integration.js_scripts import started
+from tests.integration.js_scripts import start_script
 from tests.scripts import Script, photo
 
 STAYS = {"connectMs": 1000, "climbMs": 600_000}
 
 
-def signed_in(url: str, token: str | None = None, **options: Any) -> str:
+def start_signed_in(url: str, token: str | None = None, **options: Any) -> str:
     """Return a script that starts a client with a valid token and does not wait for its promise.
 
     token: a JavaScript expression to use instead.
     """
-    return started(url, token or json.dumps(make_token()), **options)
+    return start_script(url, token or json.dumps(make_token()), **options)
 
 
-async def uploaded(script: Script, count: int) -> list[str]:
+async def upload_photos(script: Script, count: int) -> list[str]:
     """Upload photos through the client and return the ids of their assets."""
     uploading = f"client.upload({photo(make_image())}, {{ category: 'lego' }})"
     code = f"const ids = []; for (let i = 0; i < {count}; i++) ids.push((await {uploading}).assetId); return ids"

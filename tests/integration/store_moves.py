@@ -26,7 +26,7 @@ from tests.integration.test_asset_store import FOUND, NOON
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten all waits to what these tests need."""
     monkeypatch.setattr(movable, "LEASE_SECONDS", 0.2)
     monkeypatch.setattr(movable, "IDLE_SECONDS", 0.05)
@@ -186,7 +186,7 @@ def die_at(phase: str) -> Callable[[str], None]:
     return die
 
 
-class Slow:
+class SlowStore:
     """A store whose creates begin and then wait for the test."""
 
     def __init__(self, store: AssetStore) -> None:

@@ -60,18 +60,18 @@ async def test_first_start_takes_no_fence(processes: TwoProcesses) -> None:
     assert (done.status, done.fence, len(processes.plugins.events)) == (AssetStatus.ACTIVE, 0, 1)
 
 
-@pytest.mark.parametrize("why", ["started before", "second start", "other process"])
+@pytest.mark.parametrize("reason", ["started before", "second start", "other process"])
 @pytest.mark.gen_test
-async def test_any_other_start_takes_a_fence(processes: TwoProcesses, why: str) -> None:
+async def test_any_other_start_takes_a_fence(processes: TwoProcesses, reason: str) -> None:
     """A job that Redis knows as started, a second start in this process, and a start in another process take one."""
     asset, job = await processes.accept()
-    if why == "second start":
+    if reason == "second start":
         processes.plugins.analysis = RuntimeError("a crash")
         with pytest.raises(RuntimeError):
             await processes.processing.process(job)
         processes.plugins.analysis = FOUND
-    job = job if why == "other process" else job._replace(is_first=why == "second start")
-    await run(processes.other_processing if why == "other process" else processes.processing, job)
+    job = job if reason == "other process" else job._replace(is_first=reason == "second start")
+    await run(processes.other_processing if reason == "other process" else processes.processing, job)
     done = await processes.stored(asset)
     assert (done.status, done.fence) == (AssetStatus.ACTIVE, 1)
 

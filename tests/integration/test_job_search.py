@@ -154,7 +154,7 @@ async def test_failures_are_grouped_by_kind(store: AssetStore) -> None:
 
 @pytest.mark.gen_test
 async def test_failure_follows_the_status(store: AssetStore) -> None:
-    """Fail and cancel set the kind of failure; requeue, a result and a correction remove it; undoing that one sets it."""
+    """Fail and cancel set the kind; requeue, a result and a correction remove it; undoing the correction sets it."""
     failed = await create_finished(store, AssetStatus.FAILED)
     no, cancelled = fingerprint("no"), fingerprint(CANCELLED)
 

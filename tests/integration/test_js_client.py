@@ -12,13 +12,13 @@ import pytest
 from tests.contract.contracts import check_event
 from tests.factories import make_image, make_noise_image, make_token
 from tests.fake_service import FakeService
-from tests.integration.js_scripts import both, started
+from tests.integration.js_scripts import in_node_and_chromium, start_script
 from tests.requirements import require
 from tests.scripts import CLIENT, NODE, WAIT_SECONDS, photo
 from tests.service import AiService, Service
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_operators_get_the_overview(kind: str, tmp_path: Path) -> None:
     """With `operators` and an operator's token the frame `overview` comes at once, also while Redis is away."""
@@ -27,12 +27,12 @@ async def test_operators_get_the_overview(kind: str, tmp_path: Path) -> None:
             async with page.script(kind) as script:
                 token = json.dumps(make_token(role="operator-read"))
                 listen = "client.on('overview', (frame) => say('overview', frame));"
-                await script.run(started(service.url, token, operators=True, progress=True) + listen)
+                await script.run(start_script(service.url, token, operators=True, progress=True) + listen)
                 shown = await script.received("overview")
                 assert (shown["event"], shown["store"]["isUp"], shown["redis"]["isUp"]) == ("overview", True, False)
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_service: AiService) -> None:
     """A client of another origin connects, uploads, gets one event and reads the asset; a refusal says why."""
@@ -71,7 +71,7 @@ async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_ser
     assert "category" in {detail["field"] for detail in got["refusal"]["details"]}
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_failed_photo_is_retried_and_removed(kind: str, tmp_path: Path, ai_service: AiService) -> None:
     """retry starts a new job for a failed photo and gets 409 for a good one; remove may be called twice."""
@@ -98,7 +98,7 @@ async def test_failed_photo_is_retried_and_removed(kind: str, tmp_path: Path, ai
     assert got["missing"]["status"] == 404
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> None:
     """The service is killed and starts at its old address; the event of the outage and a new event arrive once."""
@@ -107,7 +107,7 @@ async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> Non
             port = service.url.rpartition(":")[2]
             async with page.script(kind) as script:
                 code = f"return (await client.upload({photo(make_image())}, {{ category: 'lego' }})).assetId"
-                first = await script.run(f"await {started(service.url, json.dumps(make_token()))} {code}")
+                first = await script.run(f"await {start_script(service.url, json.dumps(make_token()))} {code}")
                 service.kill()
                 await script.received("disconnected")
                 # The job ends while the service has another port, so that the client is not connected.

@@ -8,7 +8,7 @@ import pytest
 
 from tests.factories import make_noise_image
 from tests.fake_service import FakeService
-from tests.integration.js_scripts import FRESH, both, make_event, started
+from tests.integration.js_scripts import FRESH, in_node_and_chromium, make_event, start_script
 from tests.scripts import node, photo
 
 
@@ -27,14 +27,14 @@ async def test_app_may_bring_its_own_parts() -> None:
         assert await script.all("disconnected") == [{"code": 1006, "willReconnect": False, "retryInMs": None}]
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_failing_app_code_breaks_nothing(kind: str) -> None:
     """Errors of a token function, of listeners and of a progress listener reach `error`; the client continues."""
     async with FakeService() as far, far.script(kind) as script:
         await script.run(f"""
           let calls = 0;
-          {started(far.url, '() => { if (!calls++) throw new Error("no session"); return "a-token"; }')}
+          {start_script(far.url, '() => { if (!calls++) throw new Error("no session"); return "a-token"; }')}
           client.on("asset_processed", () => {{ throw new Error("thrown"); }});
           client.on("asset_processed", async () => {{ throw new Error("rejected"); }});
           client.on("error", () => {{ throw new Error("error listener"); }});
@@ -97,7 +97,7 @@ async def test_close_lets_the_process_end(state: str) -> None:
         assert far.accepted == 1
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_upload_is_repeated_with_one_key(kind: str) -> None:
     """After a cut connection, 429, 502 and 503 the same body is sent with the same key, not before Retry-After."""

@@ -13,16 +13,16 @@ import pytest
 from pipeline.clock import utc_now
 from tests.factories import make_token
 from tests.fake_service import FakeService
-from tests.integration.js_scripts import FRESH, both, make_event, started
+from tests.integration.js_scripts import FRESH, in_node_and_chromium, make_event, start_script
 from tests.scripts import HURRIED, WAIT_SECONDS, ChromiumScript
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_close_frame_says_when_to_reconnect(kind: str) -> None:
     """The client waits as long as the service said, not less, and not by its own backoff."""
     async with FakeService() as far, far.script(kind) as script:
-        await script.run(started(far.url))
+        await script.run(start_script(far.url))
         link = await far.accept()
         await link.connected()
         closed_at = time.monotonic()
@@ -38,11 +38,11 @@ async def test_waits_double_with_full_jitter() -> None:
     async with FakeService() as far, far.script("node") as script:
         with socket.create_server(("127.0.0.1", 0)) as unused:
             nowhere = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        await script.run(f"Math.random = () => 0.01; {started(nowhere)}")
+        await script.run(f"Math.random = () => 0.01; {start_script(nowhere)}")
         await script.received("disconnected", 8)
         waits = [event["retryInMs"] for event in await script.all("disconnected")][:8]
         assert waits == pytest.approx([5, 10, 20, 40, 80, 160, 300, 300])
-        await script.run(f"client.close(); {started(far.url)}")
+        await script.run(f"client.close(); {start_script(far.url)}")
         link = await far.accept()
         link.cut()
         link = await far.accept()
@@ -53,7 +53,7 @@ async def test_waits_double_with_full_jitter() -> None:
         assert waits[waits.index(None) + 1:] == pytest.approx([5, 5])
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_connection_attempt_that_hangs_is_ended(kind: str) -> None:
     """The handshake and the reply to the token have ten seconds together. (Timers run twenty times as fast.)
@@ -72,12 +72,12 @@ async def test_connection_attempt_that_hangs_is_ended(kind: str) -> None:
     silent_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, FakeService() as far, far.script(kind) as script:
         started_at = time.monotonic()
-        await script.run(HURRIED + started(silent_url))
+        await script.run(HURRIED + start_script(silent_url))
         assert (await script.received("disconnected"))["code"] == 1006
         assert time.monotonic() - started_at >= 0.5
         await asyncio.wait_for(closed.wait(), WAIT_SECONDS)
         started_at = time.monotonic()
-        await script.run("client.close();" + started(far.url))
+        await script.run("client.close();" + start_script(far.url))
         await far.accept()
         await far.stream()
         assert time.monotonic() - started_at >= 0.49
@@ -89,7 +89,7 @@ async def test_network_that_returns_is_used_at_once() -> None:
     minute = {"event": "goodbye", "retryInMs": 60_000}
     async with FakeService() as far, far.script("chromium") as script:
         assert isinstance(script, ChromiumScript)
-        await script.run(started(far.url))
+        await script.run(start_script(far.url))
         link = await far.accept()
         await link.connected()
         await link.close(1012, minute)
@@ -113,13 +113,13 @@ async def test_network_that_returns_is_used_at_once() -> None:
         assert len(await script.all("disconnected")) == 5
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_refused_token_is_replaced_once(kind: str) -> None:
     """The token function is called at once; if the fresh token is refused too, the client ends with an error."""
     refused = {"event": "error", "message": "Invalid token"}
     async with FakeService() as far, far.script(kind) as script:
-        await script.run(started(far.url, FRESH))
+        await script.run(start_script(far.url, FRESH))
         for number, code in enumerate((4419, 4403, 4401), start=1):
             link = await far.accept()
             assert link.first["auth"]["token"] == f"token-{number}"
@@ -150,7 +150,7 @@ async def test_accepted_expired_token_does_not_count_as_fresh() -> None:
     """The service accepts a token that expired seconds ago and then closes with 4419; this must not become a loop."""
     token = json.dumps(make_token(expires_in=-1))
     async with FakeService() as far, far.script("node") as script:
-        await script.run(started(far.url, f"() => {token}"))
+        await script.run(start_script(far.url, f"() => {token}"))
         for _ in range(2):
             link = await far.accept()
             await link.connected()
@@ -174,7 +174,7 @@ async def test_final_refusal_ends_the_client(kind: str, code: int) -> None:
         assert far.accepted == 1
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_token_is_renewed_before_it_expires(kind: str) -> None:
     """A fresh token is sent on the open connection, a tenth of its life or a minute before it expires.
@@ -193,7 +193,7 @@ async def test_token_is_renewed_before_it_expires(kind: str) -> None:
     async with FakeService() as far, far.script(kind) as script:
         # "???" is where base64 and the base64url of tokens differ.
         tokens = [make_token(expires_in=3600 + 300, note="?" * 6), None, make_token(expires_in=3600 + 7200)]
-        await script.run(f"globalThis.tokens = {json.dumps(tokens)}; {hurried} {started(far.url, answer)}")
+        await script.run(f"globalThis.tokens = {json.dumps(tokens)}; {hurried} {start_script(far.url, answer)}")
         link = await far.accept()
         await link.connected(utc_now() + timedelta(hours=1))
         assert await link.frame() == {"auth": {"token": tokens[2]}}
@@ -211,7 +211,7 @@ async def test_token_that_is_valid_for_years_sets_no_overflowing_timer() -> None
     token = make_token(expires_in=400 * 86_400)
     async with FakeService() as far, far.script("node") as script:
         watched = "const real = setTimeout; globalThis.setTimeout = (...all) => (say('timer', all[1]), real(...all));"
-        await script.run(f"{watched} {started(far.url, f'() => (say(0), {json.dumps(token)})')}")
+        await script.run(f"{watched} {start_script(far.url, f'() => (say(0), {json.dumps(token)})')}")
         await (await far.accept()).connected()
         await script.received("connected")
         assert max(await script.all("timer")) == 2**31 - 1

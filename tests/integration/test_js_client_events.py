@@ -12,15 +12,15 @@ from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, ImageRef, to_t
 from pipeline.assets.events import asset_processed
 from tests.factories import make_asset
 from tests.fake_service import FakeService
-from tests.integration.js_scripts import NOON, SINCE, both, make_event, started
+from tests.integration.js_scripts import NOON, SINCE, in_node_and_chromium, make_event, start_script
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_since_is_the_time_of_the_newest_event(kind: str) -> None:
     """`since` starts as the first serverTime. Older events and later serverTimes do not change it. It is sent anew."""
     async with FakeService() as far, far.script(kind) as script:
-        await script.run(started(far.url))
+        await script.run(start_script(far.url))
         link = await far.accept()
         assert link.first == {"auth": {"token": "a-token"}}
         await link.connected(NOON)
@@ -43,7 +43,7 @@ async def test_repeated_events_are_dropped() -> None:
     """
     events = [make_event(number) for number in range(5000)]
     async with FakeService() as far, far.script("node") as script:
-        await script.run(started(far.url, since=SINCE))
+        await script.run(start_script(far.url, since=SINCE))
         link = await far.accept()
         await link.connected()
         await link.send(*events, events[0])
@@ -71,7 +71,7 @@ def finished_assets() -> list[Asset]:
     return [dataclasses.replace(make_asset(), finished_at=at, **shape) for at, shape in zip(instants, shapes)]
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_resync_is_read_page_by_page(kind: str) -> None:
     """Each listed asset becomes exactly the event that the service would have sent.
@@ -81,7 +81,7 @@ async def test_resync_is_read_page_by_page(kind: str) -> None:
     assets = finished_assets()
     live = make_event(1, 600)
     async with FakeService() as far, far.script(kind) as script:
-        await script.run(started(far.url, since=SINCE))
+        await script.run(start_script(far.url, since=SINCE))
         link = await far.accept()
         await link.connected()
         await link.send({"event": "resync"})
@@ -117,7 +117,7 @@ async def test_resync_survives_a_broken_connection() -> None:
     """
     assets = finished_assets()
     async with FakeService() as far, far.script("node") as script:
-        await script.run(started(far.url, since=SINCE))
+        await script.run(start_script(far.url, since=SINCE))
         link = await far.accept()
         await link.connected()
         await link.send({"event": "resync"}, make_event(1, 600))
@@ -135,7 +135,7 @@ async def test_resync_survives_a_broken_connection() -> None:
 async def test_resync_asked_for_twice_is_read_twice() -> None:
     """A second resync during the first one begins when the first one has ended."""
     async with FakeService() as far, far.script("node") as script:
-        await script.run(started(far.url, since=SINCE))
+        await script.run(start_script(far.url, since=SINCE))
         link = await far.accept()
         await link.connected()
         await link.send({"event": "resync"})
@@ -158,7 +158,7 @@ async def test_resync_asked_for_twice_is_read_twice() -> None:
 async def test_resync_ends_with_the_client() -> None:
     """A listener that closes the client gets no further event of the page."""
     async with FakeService() as far, far.script("node") as script:
-        await script.run(started(far.url, since=SINCE) + "client.on('asset_processed', () => client.close())")
+        await script.run(start_script(far.url, since=SINCE) + "client.on('asset_processed', () => client.close())")
         link = await far.accept()
         await link.connected()
         await link.send({"event": "resync"})

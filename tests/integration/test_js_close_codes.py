@@ -13,7 +13,7 @@ from pipeline.assets.asset import AssetStatus, to_timestamp
 from pipeline.clock import utc_now
 from tests.factories import make_asset
 from tests.fake_service import FakeService
-from tests.integration.js_transports import signed_in
+from tests.integration.js_transports import start_signed_in
 from tests.scripts import CLIENT, chromium
 from tests.service import Service
 
@@ -32,13 +32,13 @@ def test_close_codes_are_those_of_the_contract() -> None:
 async def test_temporary_close_codes_are_not_final() -> None:
     """After too many frames the client waits 30 to 60 s; after too many sockets as long as the service says."""
     async with FakeService() as far, far.script("node") as script:
-        await script.run(signed_in(far.url))
+        await script.run(start_signed_in(far.url))
         link = await far.accept()
         await link.connected()
         await link.close(4429, {"event": "error", "message": "Too many frames"})
         closed = await script.received("disconnected")
         assert (closed["code"], closed["willReconnect"]) == (4429, True) and 30_000 <= closed["retryInMs"] <= 60_000
-        await script.run(f"client.close(); {signed_in(far.url)}")
+        await script.run(f"client.close(); {start_signed_in(far.url)}")
         link = await far.accept()
         await link.connected()
         wait = {"event": "goodbye", "retryInMs": 400}
@@ -52,7 +52,7 @@ async def test_temporary_close_codes_are_not_final() -> None:
 async def test_token_that_is_not_valid_yet_is_retried() -> None:
     """After 1013 before `connected`, many times, the client reconnects over the same transport; HTTP calls wait."""
     async with FakeService() as far, far.script("node") as script:
-        await script.run("Math.random = () => 0.01;" + signed_in(far.url))
+        await script.run("Math.random = () => 0.01;" + start_signed_in(far.url))
         for _ in range(5):
             await (await far.accept()).close(1013, {"event": "error", "message": "Token not valid yet"})
         await (await far.accept()).connected()
@@ -75,7 +75,7 @@ async def test_cursor_never_passes_the_time_of_the_service() -> None:
     now = utc_now()
     ahead = to_timestamp(now + timedelta(hours=1))
     async with FakeService() as far, far.script("node") as script:
-        await script.run(signed_in(far.url, since=ahead))
+        await script.run(start_signed_in(far.url, since=ahead))
         link = await far.accept()
         assert link.first["since"] == ahead
         await link.connected(now)
@@ -103,7 +103,7 @@ async def test_page_of_a_foreign_origin_gets_the_name_of_the_setting(tmp_path: P
     async with FakeService() as page, chromium(f"{page.url}/") as script:
         with Service(tmp_path) as service:
             service.environment["PORT"] = service.url.rpartition(":")[2]
-            await script.run("Math.random = () => 0.01;" + signed_in(service.url))
+            await script.run("Math.random = () => 0.01;" + start_signed_in(service.url))
             error = await script.received("error")
             assert error["code"] == "ORIGIN_NOT_ALLOWED"
             assert page.url in error["message"] and "ALLOWED_ORIGINS" in error["message"]

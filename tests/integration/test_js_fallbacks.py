@@ -13,12 +13,12 @@ from pipeline.assets.asset import AssetStatus, to_timestamp
 from pipeline.clock import utc_now
 from tests.factories import make_asset
 from tests.fake_service import FakeService
-from tests.integration.js_scripts import both
-from tests.integration.js_transports import STAYS, received_ids, refused_sockets, signed_in, wait_for_transport
+from tests.integration.js_scripts import in_node_and_chromium
+from tests.integration.js_transports import STAYS, received_ids, refused_sockets, start_signed_in, wait_for_transport
 from tests.scripts import HURRIED
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.gen_test(timeout=60)
 async def test_stream_is_read_in_any_pieces(kind: str) -> None:
     """Pieces may cut letters and line ends. Comments and other fields are skipped; the cursor is the last `id:`."""
@@ -146,7 +146,7 @@ async def test_silent_socket_of_a_page_is_checked_by_the_list() -> None:
     An event of the list that the socket did not send is emitted, and the next transport is used.
     """
     async with FakeService() as far, far.script("chromium") as script:
-        await script.run(signed_in(far.url, times=STAYS | {"silenceMs": 300, "longestSilenceMs": 600}))
+        await script.run(start_signed_in(far.url, times=STAYS | {"silenceMs": 300, "longestSilenceMs": 600}))
         link = await far.accept()
         await link.connected()
         (await far.call()).reply({"items": [], "nextCursor": None})
@@ -163,7 +163,8 @@ async def test_silent_socket_of_a_page_is_checked_by_the_list() -> None:
 async def test_event_of_an_upload_before_the_first_connection_is_not_lost() -> None:
     """The cursor of a new client starts at the reply to its first upload; then the client reads the list."""
     async with FakeService() as far, far.script("node") as script:
-        await script.run(signed_in(far.url) + "globalThis.sent = client.upload(new Blob(['x']), { category: 'lego' })")
+        upload = "globalThis.sent = client.upload(new Blob(['x']), { category: 'lego' })"
+        await script.run(start_signed_in(far.url) + upload)
         link, call = await far.accept(), await far.call()
         assert "since" not in link.first
         call.reply({"assetId": "1"}, 202)

@@ -15,8 +15,8 @@ from tests.constants import RENEWALS_PER_LEASE
 from tests.factories import make_token
 from tests.fake_service import FakeService
 from tests.hostile_proxy import HostileProxy
-from tests.integration.js_scripts import both
-from tests.integration.js_transports import STAYS, received_ids, signed_in, uploaded, wait_for_transport
+from tests.integration.js_scripts import in_node_and_chromium
+from tests.integration.js_transports import STAYS, received_ids, start_signed_in, upload_photos, wait_for_transport
 from tests.service import AiService, Service
 from tests.toxiproxy import Toxiproxy
 
@@ -27,7 +27,7 @@ every_transport = pytest.mark.parametrize("transport", PROXY_FOR)
 TIMES = {"connectMs": 1000, "climbMs": 300, "longestClimbMs": 1000}
 
 
-@both
+@in_node_and_chromium
 @pytest.mark.parametrize("mode", TRANSPORT_BEHIND)
 @pytest.mark.gen_test(timeout=60)
 async def test_no_event_is_lost_when_the_transport_changes(
@@ -40,16 +40,16 @@ async def test_no_event_is_lost_when_the_transport_changes(
     async with FakeService() as page:
         with Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
             async with HostileProxy(service.url, mode, cut_seconds=1.0) as proxy, page.script(kind) as script:
-                await script.run(signed_in(proxy.url, times=TIMES))
-                ids = await uploaded(script, 3)
+                await script.run(start_signed_in(proxy.url, times=TIMES))
+                ids = await upload_photos(script, 3)
                 await wait_for_transport(script, TRANSPORT_BEHIND[mode])
-                ids += await uploaded(script, 5)
+                ids += await upload_photos(script, 5)
                 await script.received("asset_processed", 8)
                 if mode == "cuts":
                     await script.received("connected", 2)
                 proxy.mode = "honest"
                 await wait_for_transport(script, "socket")
-                ids += await uploaded(script, 2)
+                ids += await upload_photos(script, 2)
                 assert sorted(await received_ids(script, 10)) == sorted(ids)
                 assert await script.all("error") == []
                 used = [each["transport"] for each in await script.all("transport")]
@@ -73,9 +73,9 @@ async def test_restart_loses_no_event(transport: str, tmp_path: Path) -> None:
             "node"
         ) as script:
             # A service that has just started may answer slowly: the client must not change its transport for that.
-            await script.run(signed_in(proxy.url, times=STAYS | {"connectMs": 4000}))
+            await script.run(start_signed_in(proxy.url, times=STAYS | {"connectMs": 4000}))
             await wait_for_transport(script, transport)
-            ids = await uploaded(script, 1)
+            ids = await upload_photos(script, 1)
             await asyncio.to_thread(service.kill)  # in a thread, because the proxy runs on this loop
             await script.received("disconnected")
             ai_service.order(held=False)
@@ -83,7 +83,7 @@ async def test_restart_loses_no_event(transport: str, tmp_path: Path) -> None:
             await received_ids(script, 1)
             await asyncio.to_thread(service.stop)
             await asyncio.to_thread(service.start)
-            ids += await uploaded(script, 2)
+            ids += await upload_photos(script, 2)
             assert sorted(await received_ids(script, 3)) == sorted(ids)
             assert {each["transport"] for each in await script.all("transport")} == {transport}
             assert all(each["willReconnect"] for each in await script.all("disconnected"))
@@ -105,11 +105,11 @@ async def test_expiring_tokens_are_replaced_on_every_transport(
             tokens = [make_token(expires_in=4 + number) for number in range(40)]
             begin = "const begun = Date.now();"
             asked = f"() => (say('token'), {json.dumps(tokens)}[Math.floor((Date.now() - begun) / 1000)])"
-            await script.run(begin + signed_in(proxy.url, asked, times=STAYS))
+            await script.run(begin + start_signed_in(proxy.url, asked, times=STAYS))
             await wait_for_transport(script, transport)
             asked_before = len(await script.all("token"))
             await script.run("await new Promise((done) => setTimeout(done, 9_000))")
-            ids = await uploaded(script, 1)
+            ids = await upload_photos(script, 1)
             assert await received_ids(script, 1) == ids
             assert len(await script.all("token")) > asked_before
             assert await script.all("error") == []
@@ -125,9 +125,9 @@ async def test_slow_phone_stays_on_its_transport(transport: str, tmp_path: Path,
         ) as script:
             line = toxiproxy.link("phone", int(proxy.url.rpartition(":")[2]))
             line.slow(1200)
-            await script.run(signed_in(f"http://127.0.0.1:{line.port}", times=STAYS | {"connectMs": 4000}))
-            ids = await uploaded(script, 2)
+            await script.run(start_signed_in(f"http://127.0.0.1:{line.port}", times=STAYS | {"connectMs": 4000}))
+            ids = await upload_photos(script, 2)
             await wait_for_transport(script, transport)
-            ids += await uploaded(script, 1)
+            ids += await upload_photos(script, 1)
             assert sorted(await received_ids(script, 3)) == sorted(ids)
             assert [each["transport"] for each in await script.all("transport")] == [transport]

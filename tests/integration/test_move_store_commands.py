@@ -24,12 +24,12 @@ from tests.integration.store_moves import (
     die_at,
     only_files,
     opened,
-    quick,
+    short_waits,
     scene,
 )
 from tests.integration.test_asset_store import NOON, damage
 
-__all__ = ["closed_at_the_end", "quick", "scene"]  # fixtures
+__all__ = ["closed_at_the_end", "short_waits", "scene"]  # fixtures
 pytestmark = pytest.mark.fault("U17")
 
 

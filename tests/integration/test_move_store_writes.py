@@ -18,10 +18,19 @@ from pipeline.usecases import moving_processes, store_moving
 from pipeline.usecases.moving_processes import abandon
 from pipeline.usecases.store_moving import StoreMove
 from tests.factories import make_asset
-from tests.integration.store_moves import Load, Scene, Slow, closed_at_the_end, only_files, opened, quick, scene
+from tests.integration.store_moves import (
+    Load,
+    Scene,
+    SlowStore,
+    closed_at_the_end,
+    only_files,
+    opened,
+    scene,
+    short_waits,
+)
 from tests.integration.test_asset_store import NOON
 
-__all__ = ["closed_at_the_end", "quick", "scene"]  # fixtures
+__all__ = ["closed_at_the_end", "scene", "short_waits"]  # fixtures
 pytestmark = pytest.mark.fault("U17")
 
 
@@ -86,7 +95,7 @@ async def test_reads_work_while_writes_wait(scene: Scene) -> None:
 async def test_move_waits_for_a_write_under_way(tmp_path: Path, since: str) -> None:
     """The move is not decided before the write has ended, and the written asset is in the new store."""
     scene = Scene(str(tmp_path / "old.sqlite"), str(tmp_path / "new.sqlite"))
-    slow = Slow(SqliteAssetStore(tmp_path / "old.sqlite"))
+    slow = SlowStore(SqliteAssetStore(tmp_path / "old.sqlite"))
     scene.movable = MovableStore(slow, scene.old, scene.opener)
     store, phases, asset = scene.movable.as_asset_store(), asyncio.Queue[str](), make_asset()
     await scene.movable.open()
@@ -214,7 +223,7 @@ async def test_write_into_the_old_store_after_a_move_is_not_confirmed(
 ) -> None:
     """A process that hung during a write has written into a store that no process reads any more."""
     scene = Scene(str(tmp_path / "old.sqlite"), str(tmp_path / "new.sqlite"))
-    slow = Slow(SqliteAssetStore(tmp_path / "old.sqlite"))
+    slow = SlowStore(SqliteAssetStore(tmp_path / "old.sqlite"))
     away = MovableStore(slow, scene.old, scene.opener)
     await away.open()
     await scene.movable.open()
