@@ -15,7 +15,7 @@ from pipeline.assets.asset import AssetStatus
 from pipeline.assets.mongo import MongoAssetStore
 from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import AssetStore, Record, KeyRecord
+from pipeline.assets.store import IDENTITY, AssetStore, KeyRecord, Record
 from pipeline.clock import utc_now
 from pipeline.usecases import moving_processes, store_moving
 from pipeline.usecases.outage_retry import OutageRetry
@@ -64,6 +64,12 @@ class Scene:
         finally:
             for store in stores:
                 await store.close()
+
+    async def copy_identity(self) -> None:
+        """Write the identity of the old database into the new one, as a move does."""
+        identity = await self.store.find_record(IDENTITY, IDENTITY)
+        assert identity is not None
+        await self.raw(self.new, lambda store: store.put_record(identity))
 
     async def raw(self, uri: str, ask: Callable[[AssetStore], Awaitable[Any]]) -> Any:
         """Return the answer of one of the databases, without the movable store."""

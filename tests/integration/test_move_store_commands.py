@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.assets.movable import MovableStore
-from pipeline.assets.store import IDENTITY, AssetStore, Record, KeyRecord
+from pipeline.assets.store import AssetStore, Record, KeyRecord
 from pipeline.assets.store_move import MOVE, NOTE, STORE, Move, Phase
 from pipeline.errors import ConfigurationError, Conflict, ValidationError
 from pipeline.usecases.store_copying import StoreCopy
@@ -198,9 +198,7 @@ async def test_unfinished_copy_is_not_moved_over_its_source(scene: Scene) -> Non
     asset = make_asset()
     await scene.store.create(asset)
     await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "no process").record())
-    identity = await scene.store.find_record(IDENTITY, IDENTITY)
-    assert identity is not None
-    await scene.raw(scene.new, lambda store: store.put_record(identity))
+    await scene.copy_identity()
     with pytest.raises(Conflict, match="not finished"):
         await scene.move(scene.new, scene.old)
     assert await scene.raw(scene.old, lambda store: store.get(asset.id)) is not None
@@ -211,9 +209,7 @@ async def test_unfinished_copy_is_not_moved_over_its_source(scene: Scene) -> Non
 async def test_decision_of_a_killed_command_survives_the_move_back(scene: Scene) -> None:
     """The keys of the first store, also the decision, are removed; its record still says that it was moved."""
     left = Move("t-1", Phase.FREEZING, scene.new, "no process")
-    identity = await scene.store.find_record(IDENTITY, IDENTITY)
-    assert identity is not None
-    await scene.raw(scene.new, lambda store: store.put_record(identity))
+    await scene.copy_identity()
     await scene.raw(scene.old, lambda store: store.put_record(left.record()))
     await scene.raw(scene.old, lambda store: store.claim_key(left.decision, KeyRecord("", "moved"), NOON))
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.assets import movable
 from pipeline.assets.movable import MovableStore
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.assets.store import IDENTITY, AssetStore, Record, KeyRecord
+from pipeline.assets.store import AssetStore, Record, KeyRecord
 from pipeline.assets.store_move import MOVE, NOTE, PROCESS, STORE, Move, Phase
 from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable, OutcomeUnknown
@@ -80,9 +80,7 @@ async def test_reads_work_while_writes_wait(scene: Scene) -> None:
     waiting = asyncio.create_task(scene.store.put_record(Record("letter", "1", NOON, {})))
     assert await scene.store.get(asset.id) is not None
     assert not waiting.done()
-    identity = await scene.store.find_record(IDENTITY, IDENTITY)
-    assert identity is not None
-    await scene.raw(scene.new, lambda store: store.put_record(identity))
+    await scene.copy_identity()
     moved = Move("t-1", Phase.MOVED, scene.new, "no process").record()
     await scene.raw(scene.old, lambda store: store.put_record(moved))
     await waiting
