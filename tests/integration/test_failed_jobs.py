@@ -30,8 +30,11 @@ def job_id(number: int) -> str:
     return f"ai-processing:{number:024x}"
 
 
-def bury(redis: Redis, number: int, *, after_ms: int = 0, **fields: Any) -> str:
-    """Leave a dead letter as a step does; it failed so long after noon."""
+def add_dead_letter(redis: Redis, number: int, *, after_ms: int = 0, **fields: Any) -> str:
+    """Write a dead letter as a step of the queue does.
+
+    after_ms: how long after noon the job failed.
+    """
     record = {"enqueuedAt": NOON_MS - 5000, "requestId": "r-1", "data": {"assetId": f"{number:024x}"}}
     state = {"state": "failed", "attempt": 3, "stalls": 1, "error": "no"}
     redis.set(BASE + "record:" + job_id(number), json.dumps(record))
@@ -45,9 +48,9 @@ def numbers(jobs: Sequence[FailedJob]) -> list[int]:
 
 
 @pytest.mark.gen_test
-async def test_failed_job_tells_what_its_record_holds(queue: JobQueue, redis: Redis) -> None:
-    """Payload, reason, counts and times; None for an id that is no dead letter, also when it is another job."""
-    bury(redis, 1, after_ms=250)
+async def test_failed_job_has_the_fields_of_its_record(queue: JobQueue, redis: Redis) -> None:
+    """A dead letter has payload, reason, counts and times. The id of no job, or of a waiting job, gives None."""
+    add_dead_letter(redis, 1, after_ms=250)
     job = await queue.failed_job(job_id(1))
     assert job == FailedJob(
         id=job_id(1),
@@ -66,10 +69,10 @@ async def test_failed_job_tells_what_its_record_holds(queue: JobQueue, redis: Re
 
 @pytest.mark.gen_test
 async def test_failed_jobs_come_newest_first_in_pages(queue: JobQueue, redis: Redis) -> None:
-    """Each page goes on where the one before ended, also between jobs that failed in one millisecond."""
+    """Each page starts where the previous page ended, also between jobs that failed in one millisecond."""
     assert (await queue.failed_jobs(2)).next_after is None
     for number, after_ms in enumerate([0, 1, 1, 1, 1, 1, 2]):
-        bury(redis, number, after_ms=after_ms)
+        add_dead_letter(redis, number, after_ms=after_ms)
     after, seen, left = None, [], []
     while True:
         page = await queue.failed_jobs(2, after)
@@ -84,13 +87,13 @@ async def test_failed_jobs_come_newest_first_in_pages(queue: JobQueue, redis: Re
 @pytest.mark.gen_test
 @pytest.mark.parametrize("equal", [True, False], ids=["one millisecond", "apart"])
 async def test_failed_jobs_keep_their_place_while_the_list_changes(queue: JobQueue, redis: Redis, equal: bool) -> None:
-    """Removing jobs seen and unseen, the last one seen too, and adding newer ones skips and repeats nothing."""
+    """No job is skipped or repeated when listed and unlisted jobs are removed and newer jobs are added."""
     for number in range(1, 13):
-        bury(redis, number, after_ms=0 if equal else number)
+        add_dead_letter(redis, number, after_ms=0 if equal else number)
     first = await queue.failed_jobs(4)
     assert numbers(first.jobs) == [12, 11, 10, 9]
     assert await queue.remove_failed(job_id(11), job_id(9), job_id(7)) == 3
-    bury(redis, 20, after_ms=20)
+    add_dead_letter(redis, 20, after_ms=20)
     second = await queue.failed_jobs(4, first.next_after)
     assert numbers(second.jobs) == [8, 6, 5, 4]
     for number in (12, 10, 8, 6, 5, 4):
@@ -101,9 +104,10 @@ async def test_failed_jobs_keep_their_place_while_the_list_changes(queue: JobQue
 
 @pytest.mark.gen_test
 async def test_damaged_records_are_listed_with_what_is_known(queue: JobQueue, redis: Redis) -> None:
-    """No record, a key of another type, no JSON, no UTF-8, numbers that are none: each is still there to be removed."""
-    gone, other_type, no_json, no_text, no_numbers = (bury(redis, number, after_ms=-number) for number in range(1, 6))
-    for job in (gone, other_type):
+    """A record may be missing, of another type, no JSON, no UTF-8, or have broken numbers: it can still be removed."""
+    expected = [add_dead_letter(redis, number, after_ms=-number) for number in range(1, 6)]
+    missing, other_type, no_json, no_text, no_numbers = expected
+    for job in (missing, other_type):
         redis.delete(BASE + "record:" + job, BASE + "state:" + job)
     redis.lpush(BASE + "record:" + other_type, "x")
     redis.lpush(BASE + "state:" + other_type, "x")
@@ -113,7 +117,7 @@ async def test_damaged_records_are_listed_with_what_is_known(queue: JobQueue, re
     redis.set(BASE + "record:" + no_numbers, json.dumps({"enqueuedAt": 10**30, "data": [], "requestId": {}}))
     redis.set(BASE + "state:" + no_numbers, '{"state": "failed", "attempt": "-", "stalls": 1.5, "error": "no"}')
     jobs = list((await queue.failed_jobs(10)).jobs)
-    assert [job.id for job in jobs] == [gone, other_type, no_json, no_text, no_numbers]
+    assert [job.id for job in jobs] == expected
     nothing = ({}, "", 0, 0, None, "")
     for job in jobs[:2]:
         assert (job.data, job.error, job.attempts, job.stalls, job.enqueued_at, job.request_id) == nothing
@@ -125,13 +129,14 @@ async def test_damaged_records_are_listed_with_what_is_known(queue: JobQueue, re
 
 @pytest.mark.gen_test
 async def test_only_dead_letters_are_removed(queue: JobQueue, redis: Redis) -> None:
-    """The dead letter goes with its record, once; a waiting job of that id, or of another, is left alone."""
-    bury(redis, 1)
+    """A dead letter is removed once, with its record. A waiting job stays, also one with the id of a dead letter."""
+    add_dead_letter(redis, 1)
     assert (await queue.remove_failed(job_id(1)), await queue.remove_failed(job_id(1))) == (1, 0)
     assert redis.keys("*") == []
     await queue.enqueue(job_id(2), {})
     assert await queue.remove_failed(job_id(2)) == 0
-    redis.zadd(BASE + "failed", {job_id(2): NOON_MS})  # its record had been lost, and it was enqueued again
+    # Its record was lost, and then the job was enqueued a second time.
+    redis.zadd(BASE + "failed", {job_id(2): NOON_MS})
     assert await queue.remove_failed(job_id(2)) == 1
     assert (await queue.fields(job_id(2)))["state"] == "waiting"
     assert (await queue.stats()).failed == 0

@@ -1,4 +1,7 @@
-"""The first start of a job takes no fence where its upload was taken; what must hold all the same."""
+"""The first start of a job takes no fence in the process that accepted its upload.
+
+These tests show that no result is lost or overwritten all the same.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,15 @@ from tests.workers import Claimer
 OTHER = Analysis(Attribute("Lego", 0.9), Attribute("10497", 0.8))
 
 
-class Taker:
-    """A process that has just taken an upload, and one that has not."""
+class TwoProcesses:
+    """A process that has just accepted an upload, and a second process that has not."""
 
     def __init__(self, store: SqliteAssetStore) -> None:
         self.store, self.plugins, self.metrics, self.new_assets = store, Plugins(), Metrics(), NewAssets()
         self.processing = make_processing(store, self.plugins, self.metrics, new_assets=self.new_assets)
-        self.elsewhere = make_processing(store, self.plugins, self.metrics)
+        self.other_processing = make_processing(store, self.plugins, self.metrics)
 
-    async def take(self) -> tuple[Asset, Job]:
+    async def accept(self) -> tuple[Asset, Job]:
         asset = make_asset()
         assert await self.store.create(asset)
         self.new_assets.add(asset)
@@ -44,101 +47,101 @@ class Taker:
 
 
 @pytest.fixture
-def taker(store: SqliteAssetStore) -> Taker:
-    return Taker(store)
+def processes(store: SqliteAssetStore) -> TwoProcesses:
+    return TwoProcesses(store)
 
 
 @pytest.mark.gen_test
-async def test_first_start_takes_no_fence(taker: Taker) -> None:
-    """The asset ends, its owner hears of it, and its document was written twice: once by the upload."""
-    asset, job = await taker.take()
-    await run(taker.processing, job)
-    done = await taker.stored(asset)
-    assert (done.status, done.fence, len(taker.plugins.events)) == (AssetStatus.ACTIVE, 0, 1)
+async def test_first_start_takes_no_fence(processes: TwoProcesses) -> None:
+    """The asset gets its result, its owner gets the event, and the asset has no fence."""
+    asset, job = await processes.accept()
+    await run(processes.processing, job)
+    done = await processes.stored(asset)
+    assert (done.status, done.fence, len(processes.plugins.events)) == (AssetStatus.ACTIVE, 0, 1)
 
 
-@pytest.mark.parametrize("why", ["started before", "again", "elsewhere"])
+@pytest.mark.parametrize("reason", ["started before", "second start", "other process"])
 @pytest.mark.gen_test
-async def test_any_other_start_takes_one(taker: Taker, why: str) -> None:
-    """One that Redis knows to have been started, a second one in this process, and one in any other process."""
-    asset, job = await taker.take()
-    if why == "again":
-        taker.plugins.analysis = RuntimeError("a crash")
+async def test_any_other_start_takes_a_fence(processes: TwoProcesses, reason: str) -> None:
+    """A job that Redis knows as started, a second start in this process, and a start in another process take one."""
+    asset, job = await processes.accept()
+    if reason == "second start":
+        processes.plugins.analysis = RuntimeError("a crash")
         with pytest.raises(RuntimeError):
-            await taker.processing.process(job)
-        taker.plugins.analysis = FOUND
-    job = job if why == "elsewhere" else job._replace(is_first=why == "again")
-    await run(taker.elsewhere if why == "elsewhere" else taker.processing, job)
-    done = await taker.stored(asset)
+            await processes.processing.process(job)
+        processes.plugins.analysis = FOUND
+    job = job if reason == "other process" else job._replace(is_first=reason == "second start")
+    await run(processes.other_processing if reason == "other process" else processes.processing, job)
+    done = await processes.stored(asset)
     assert (done.status, done.fence) == (AssetStatus.ACTIVE, 1)
 
 
 @pytest.mark.gen_test
-async def test_first_start_that_was_overtaken_changes_nothing(taker: Taker) -> None:
-    """Another process has started the job meanwhile: what comes of the first start is dropped, also after the end."""
-    asset, job = await taker.take()
+async def test_first_start_that_was_overtaken_changes_nothing(processes: TwoProcesses) -> None:
+    """Another process starts and ends the job during the first start: the result of the first start is dropped."""
+    asset, job = await processes.accept()
 
     async def overtake() -> None:
-        taker.plugins.before_answer, taker.plugins.analysis = None, OTHER
-        await run(taker.elsewhere, job._replace(is_first=False, stalls=1))
-        taker.plugins.analysis = FOUND
+        processes.plugins.before_answer, processes.plugins.analysis = None, OTHER
+        await run(processes.other_processing, job._replace(is_first=False, stalls=1))
+        processes.plugins.analysis = FOUND
 
-    taker.plugins.before_answer = overtake
-    await run(taker.processing, job)
-    done = await taker.stored(asset)
+    processes.plugins.before_answer = overtake
+    await run(processes.processing, job)
+    done = await processes.stored(asset)
     assert done.ai_metadata.brand == {"value": "Lego", "confidence": 0.9}
-    assert (done.fence, len(taker.plugins.events), stale_results(taker.metrics)) == (1, 1, 1)
+    assert (done.fence, len(processes.plugins.events), stale_results(processes.metrics)) == (1, 1, 1)
 
 
 @pytest.mark.gen_test
-async def test_of_two_first_starts_one_result_stands(taker: Taker) -> None:
-    """Where Redis has forgotten the first: what was committed first stays, and the second tells of that once more."""
-    asset, job = await taker.take()
+async def test_two_first_starts_store_one_result(processes: TwoProcesses) -> None:
+    """Redis has lost the first start: the result committed first stays, and the second start repeats its event."""
+    asset, job = await processes.accept()
 
-    async def start_again() -> None:
-        taker.plugins.before_answer, taker.plugins.analysis = None, OTHER
-        taker.new_assets.add(asset)
-        await run(taker.processing, job)
-        taker.plugins.analysis = FOUND
+    async def start_second() -> None:
+        processes.plugins.before_answer, processes.plugins.analysis = None, OTHER
+        processes.new_assets.add(asset)
+        await run(processes.processing, job)
+        processes.plugins.analysis = FOUND
 
-    taker.plugins.before_answer = start_again
-    await run(taker.processing, job)
-    done = await taker.stored(asset)
+    processes.plugins.before_answer = start_second
+    await run(processes.processing, job)
+    done = await processes.stored(asset)
     assert done.ai_metadata.brand == {"value": "Lego", "confidence": 0.9}
-    assert [event["aiMetadata"]["brand"]["value"] for event, _ in taker.plugins.events] == ["Lego", "Lego"]
+    assert [event["aiMetadata"]["brand"]["value"] for event, _ in processes.plugins.events] == ["Lego", "Lego"]
 
 
 @pytest.mark.gen_test
-async def test_processed_image_needs_a_fence_for_its_name(taker: Taker) -> None:
-    """It is taken before the image is saved; an asset that was cancelled meanwhile keeps none."""
+async def test_processed_image_needs_a_fence_for_its_name(processes: TwoProcesses) -> None:
+    """The fence is taken before the image is saved; an asset that was cancelled meanwhile gets no image."""
     made = replace(FOUND, processed_image=ProcessedImage(make_image("WEBP"), "image/webp"))
-    taker.plugins.analysis = made
-    asset, job = await taker.take()
-    await run(taker.processing, job)
-    assert (await taker.stored(asset)).fence == 1
-    assert list(taker.plugins.images) == [f"{asset.id}/processed-1"]
-    taker.plugins.images.clear()
-    asset, job = await taker.take()
+    processes.plugins.analysis = made
+    asset, job = await processes.accept()
+    await run(processes.processing, job)
+    assert (await processes.stored(asset)).fence == 1
+    assert list(processes.plugins.images) == [f"{asset.id}/processed-1"]
+    processes.plugins.images.clear()
+    asset, job = await processes.accept()
 
     async def cancel() -> None:
-        await taker.store.cancel(asset.id, job.id, finished_at=asset.created_at)
+        await processes.store.cancel(asset.id, job.id, finished_at=asset.created_at)
 
-    taker.plugins.before_answer = cancel
-    await run(taker.processing, job)
-    assert (taker.plugins.images, (await taker.stored(asset)).is_cancelled) == ({}, True)
+    processes.plugins.before_answer = cancel
+    await run(processes.processing, job)
+    assert (processes.plugins.images, (await processes.stored(asset)).is_cancelled) == ({}, True)
 
 
 @pytest.mark.gen_test
-async def test_queue_knows_what_was_never_claimed(redis_url: str, redis: Redis) -> None:
-    """New jobs are first starts; those that were claimed, given back or lost by Redis are none, nor damaged ones."""
+async def test_queue_marks_jobs_that_were_never_claimed(redis_url: str, redis: Redis) -> None:
+    """A new job is a first start. A job that was released, lost by Redis or damaged is not."""
     queue = JobQueue(redis_url)
     claim = Claimer(queue)
     await queue.enqueue(queue.job_id("1"), {})
     (job,) = await claim()
     assert job.is_first
-    (again,) = await claim(1, Finish(job, Outcome.RELEASED, refunds_attempt=True))
-    assert (again.id, again.attempt, again.is_first) == (job.id, 1, False)
-    await claim(0, Finish(again, Outcome.COMPLETED))
+    (released,) = await claim(1, Finish(job, Outcome.RELEASED, refunds_attempt=True))
+    assert (released.id, released.attempt, released.is_first) == (job.id, 1, False)
+    await claim(0, Finish(released, Outcome.COMPLETED))
     await queue.restore([NewJob(queue.job_id("2"), {}, submitted_at_ms=1)])
     assert [each.is_first for each in await claim()] == [False]
     await queue.enqueue(queue.job_id("3"), {})
@@ -147,8 +150,8 @@ async def test_queue_knows_what_was_never_claimed(redis_url: str, redis: Redis) 
     await queue.close()
 
 
-def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes beyond takes a fence; where others take the jobs there is room again after a minute."""
+def test_number_of_remembered_assets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An asset over the bound is not remembered. When other processes take the jobs, there is room after a minute."""
     new_assets, now = NewAssets(most=2), 1000.0
     monkeypatch.setattr(new_assets_module, "time", _Clock(lambda: now))
     assets = [make_asset() for _ in range(3)]

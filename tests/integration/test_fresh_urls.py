@@ -1,4 +1,4 @@
-"""An event that is delivered hours later carries a URL that works then."""
+"""An event that is delivered hours later has a URL that works at its delivery."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Receiver:
 
 
 class Delivery:
-    """Delivers an event of an asset whose images have another address by then."""
+    """Deliver an event of an asset whose images have another address since."""
 
     def __init__(self, store: SqliteAssetStore) -> None:
         self.receiver, storage = Receiver(), MemoryStorage()
@@ -51,9 +51,10 @@ class Delivery:
 
 @pytest.mark.fault("U16")
 @pytest.mark.gen_test
-async def test_event_delivered_later_has_the_url_of_then(store: SqliteAssetStore) -> None:
-    """Nothing else of it changes; one whose image is gone has no URL; a failure's event has none to refresh. That of an
-    asset which was deleted at the moment of its announcement is not delivered.
+async def test_event_delivered_later_has_a_new_url(store: SqliteAssetStore) -> None:
+    """Only the URL of the event changes. An event without an image, or with a replaced image, has no URL.
+
+    The event of an asset that was deleted before the delivery is not delivered.
     """
     asset = make_asset(status=AssetStatus.ACTIVE, finished_at=utc_now())
     asset = replace(asset, processed=ImageRef("memory", f"{asset.id}/processed-1", sha256="0" * 64))
@@ -67,7 +68,7 @@ async def test_event_delivered_later_has_the_url_of_then(store: SqliteAssetStore
     assert await delivery.deliver(event | {"timestamp": "2020-01-01T00:00:00.000Z"}) == without | {
         "timestamp": "2020-01-01T00:00:00.000Z"
     }
-    told = len(delivery.receiver.events)
+    delivered = len(delivery.receiver.events)
     await store.delete(asset.id, asset.user_id)
     await delivery.deliver(event)
-    assert len(delivery.receiver.events) == told
+    assert len(delivery.receiver.events) == delivered

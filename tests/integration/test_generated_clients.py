@@ -1,6 +1,7 @@
-"""Clients that others generate from /openapi.json, by the commands of docs/clients.md, against the real service.
+"""Clients that users generate from /openapi.json, by the commands of docs/clients.md, against the real service.
 
-tests/clients_generated/install has the generators and compilers; the programs on the generated clients are beside it.
+tests/clients_generated/install installs the generators and compilers. The programs that use the generated clients are
+in the same folder.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def tool(name: str) -> Path:
-    """Return the program of that name, where it lies."""
+    """Return the path of the program of that name."""
     return Path(program(name, hint=TOOL)).resolve()
 
 
@@ -54,23 +55,26 @@ def generate(folder: Path, url: str, generator: str) -> None:
 
 
 def check(printed: str, listener: str) -> None:
-    """What a program tells. listener: which member shows that it heard of its photo."""
-    told: dict[str, Any] = json.loads(printed)
-    asset_id = told["assetId"]
-    assert (told["code"], told["status"], told["brand"]) == ("VALIDATION_ERROR", "active", "Nike")
-    assert asset_id in told["listed"] and asset_id in told[listener]
+    """Check what a program printed.
+
+    listener: the key that shows that the program received the event of its photo.
+    """
+    report: dict[str, Any] = json.loads(printed)
+    asset_id = report["assetId"]
+    assert (report["code"], report["status"], report["brand"]) == ("VALIDATION_ERROR", "active", "Nike")
+    assert asset_id in report["listed"] and asset_id in report[listener]
 
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """Its bytes are those of no other test's photo."""
+    """Return a photo whose bytes differ from those of all other tests."""
     (tmp_path / "photo.jpg").write_bytes(make_image())
     return tmp_path / "photo.jpg"
 
 
 @pytest.mark.fault("O4")
 def test_python_client_uploads_lists_and_polls(service: Service, tmp_path: Path, photo: Path) -> None:
-    """openapi-python-client: the photo is a File, replies and refusals are typed, a long poll hears of the end."""
+    """openapi-python-client: the photo is a File, replies and refusals are typed, a long poll returns the result."""
     python = tool("openapi-python-client").parent / "python"
     generate(tmp_path, service.url, "openapi-python-client")
     shutil.copy(SOURCES / "upload.py", tmp_path)

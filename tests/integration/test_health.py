@@ -1,4 +1,4 @@
-"""`health` asks the service of this machine: what a container engine or a supervisor runs every half a minute."""
+"""The command `health` asks the service of this machine; a container engine or a supervisor runs it regularly."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def health(environment: dict[str, str], *arguments: str) -> Done:
 def test_health_finds_the_service_that_listens_on_all_addresses(
     role: str, tmp_path: Path, ai_service: AiService
 ) -> None:
-    """HOST=0.0.0.0 is asked on the loopback address, whatever the process does, and whatever proxy is configured."""
+    """With HOST=0.0.0.0 the loopback address is asked, for each role, also when a proxy is configured."""
     more = {"HOST": "0.0.0.0", "PORT": str(free_port()), "ROLE": role, "http_proxy": "http://127.0.0.1:1"}
     with Service(tmp_path / "data", ai_service.url, **more) as service:
         for arguments, word in (((), "alive"), (("--ready",), "ready")):
             done = health(service.environment, *arguments)
             assert (done.returncode, done.stdout, done.stderr) == (0, f"{word}\n", "")
-    gone = health(service.environment)
-    assert gone.returncode == 1 and gone.stdout == ""
-    assert gone.stderr.startswith(f"No answer from 127.0.0.1 port {more['PORT']}: ConnectionRefusedError")
+    stopped = health(service.environment)
+    assert stopped.returncode == 1 and stopped.stdout == ""
+    assert stopped.stderr.startswith(f"No answer from 127.0.0.1 port {more['PORT']}: ConnectionRefusedError")
 
 
 def test_health_finds_the_service_that_took_any_port(tmp_path: Path, ai_service: AiService) -> None:
-    """With PORT=0 the service has written down where it listens; before it runs, one line says so."""
+    """With PORT=0 the service writes its port to a file; before the service runs, one line says that it does not."""
     service = Service(tmp_path / "data", ai_service.url)
     before = health(service.environment)
     assert before.returncode == 1 and "PORT is 0, and no service runs on" in before.stderr
@@ -51,7 +51,7 @@ def test_health_finds_the_service_that_took_any_port(tmp_path: Path, ai_service:
 
 @pytest.fixture
 def answering() -> Iterator[ThreadingHTTPServer]:
-    """A server that is alive and not ready, as the service says it."""
+    """A server that answers like a service that is alive and not ready."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -71,7 +71,7 @@ def answering() -> Iterator[ThreadingHTTPServer]:
 
 
 def test_health_names_what_is_not_ready(answering: ThreadingHTTPServer) -> None:
-    """A process that lives and cannot work is alive; --ready fails with the service's own reasons, in one line."""
+    """A process that cannot work is alive; --ready fails with the reasons that the service gives, in one line."""
     environment = inherited() | {"PORT": str(answering.server_port)}
     assert health(environment).returncode == 0
     done = health(environment, "--ready")
@@ -79,7 +79,7 @@ def test_health_names_what_is_not_ready(answering: ThreadingHTTPServer) -> None:
 
 
 def test_health_gives_up_on_a_process_that_does_not_answer() -> None:
-    """A process that hangs is found out in the given time; one that speaks something else fails, too."""
+    """A process that hangs fails within the given time; a server that does not speak HTTP fails, too."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environment = inherited() | {"PORT": str(silent.getsockname()[1])}
         done = health(environment, "--timeout", "0.2")
@@ -99,13 +99,13 @@ def test_health_gives_up_on_a_process_that_does_not_answer() -> None:
 
 
 def test_health_says_which_setting_is_wrong() -> None:
-    """Wrong settings are exit code 1 here, for container engines keep 2 for themselves."""
+    """Wrong settings give exit code 1 here, because container engines reserve 2."""
     done = health(inherited() | {"HOST": "0.0.0.0", "PORT": "http"})
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "PORT" in done.stderr
 
 
 def test_health_imports_nothing_heavy() -> None:
-    """It starts every half a minute: the libraries of the service stay out."""
+    """The command starts every half a minute, so it does not import the libraries of the service."""
     code = (
         "import sys\n"
         "from pipeline.start import main\n"

@@ -1,4 +1,4 @@
-"""Photos from the upload to those who see them: what cameras wrote beside the picture reaches nobody."""
+"""Metadata that cameras write into photos: the service removes it, so no user and no AI service receives it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from pipeline.assets.hygiene import clean
 from pipeline.errors import DependencyUnavailable, ValidationError
-from pipeline.handlers import intake
+from pipeline.handlers.intake import UNKNOWN_PARTS
 from pipeline.handlers.intake import QUICK_READS, Intake, TooSlowForLoop
 from tests.chromium import BROWSER, browsing
 from tests.factories import make_image, make_noise_image
@@ -29,10 +29,10 @@ SMALL = make_image("PNG")
 
 
 @pytest.mark.fault("U1")
-def test_nobody_gets_what_the_camera_wrote(tmp_path: Path, ai_service: AiService) -> None:
-    """Everything private in every format: neither the served file nor the one the AI service is told of holds it.
+def test_metadata_of_the_camera_is_in_no_served_file(tmp_path: Path, ai_service: AiService) -> None:
+    """Neither the served file nor the file for the AI service has private metadata, in every format.
 
-    The asset tells size and sides of what is stored.
+    The asset has the size and the sides of the stored file.
     """
     with Service(tmp_path, ai_service.url) as service:
         for number, (name, (content, content_type)) in enumerate(PRIVATE.items(), 1):
@@ -40,8 +40,8 @@ def test_nobody_gets_what_the_camera_wrote(tmp_path: Path, ai_service: AiService
             assert receipt["success"], (name, receipt)
             service.wait_log("asset_finished", count=number)
             original = service.asset(receipt["data"]["assetId"])["images"]["original"]
-            told = ai_service.state()["requests"][-1]["body"]["imageUrl"]
-            for url in {original["url"], told}:
+            for_ai_service = ai_service.state()["requests"][-1]["body"]["imageUrl"]
+            for url in {original["url"], for_ai_service}:
                 served = httpx.get(url)
                 assert served.status_code == 200 and served.headers["Content-Type"] == content_type
                 assert SECRET not in served.content and SECRET in content
@@ -53,7 +53,7 @@ def test_nobody_gets_what_the_camera_wrote(tmp_path: Path, ai_service: AiService
 
 
 @pytest.mark.fault("U1")
-def test_the_same_upload_is_known_by_what_was_sent(tmp_path: Path, ai_service: AiService) -> None:
+def test_repeated_upload_is_recognised_by_the_bytes_that_were_sent(tmp_path: Path, ai_service: AiService) -> None:
     """With one Idempotency-Key, two files that differ in their metadata only are two uploads."""
     photo = make_image()
     first, second = (with_segments(photo, segment(0xFE, text)) for text in (b"mine", b"yours"))
@@ -65,7 +65,7 @@ def test_the_same_upload_is_known_by_what_was_sent(tmp_path: Path, ai_service: A
 
 
 @pytest.mark.fault("U1")
-def test_metadata_may_be_kept(tmp_path: Path, ai_service: AiService) -> None:
+def test_setting_lets_metadata_stay(tmp_path: Path, ai_service: AiService) -> None:
     """KEEP_METADATA=true stores what was sent."""
     content, _ = PRIVATE["jpeg"]
     with Service(tmp_path, ai_service.url, KEEP_METADATA="true") as service:
@@ -74,52 +74,52 @@ def test_metadata_may_be_kept(tmp_path: Path, ai_service: AiService) -> None:
 
 
 def test_file_that_cannot_be_cleaned_is_refused(tmp_path: Path, ai_service: AiService) -> None:
-    """A picture that viewers show, with parts that nobody can follow, is refused, and the message says why."""
+    """A picture with parts that the service does not know is refused, and the message says why."""
     with Service(tmp_path, ai_service.url) as service:
         reply = service.upload(image=with_chunks(make_image("PNG"), [], [chunk(b"SEcR", b"")]))
     assert reply.status_code == 400
     error = reply.json()["error"]
-    assert error["details"] == [{"field": "image", "message": intake.UNKNOWN_PARTS}]
+    assert error["details"] == [{"field": "image", "message": UNKNOWN_PARTS}]
 
 
-def taking(folder: Path, **changes: Any) -> Intake:
-    """Return the border's check."""
+def intake(folder: Path, **changes: Any) -> Intake:
+    """Return the check of uploaded images."""
     return Intake(**{"max_pixels": 10**7, "decode_memory_mb": 100, "keeps_metadata": False, "folder": folder} | changes)
 
 
 def test_clean_image_is_not_copied(tmp_path: Path) -> None:
-    """What has no metadata is stored as it came."""
+    """A file without metadata is stored as it was sent."""
     sent = io.BytesIO(make_image())
-    assert taking(tmp_path).accept(sent)[0] is sent
+    assert intake(tmp_path).accept(sent)[0] is sent
 
 
 @pytest.mark.parametrize(
     "image", [make_image(), with_chunks(SMALL, [chunk(b"tEXt", b"Author\0me")])], ids=["clean", "not clean"]
 )
-def test_small_image_is_taken_quickly_as_by_a_thread(tmp_path: Path, image: bytes) -> None:
-    """The same file, facts and hash."""
+def test_small_image_gives_the_same_result_on_the_loop_as_in_a_thread(tmp_path: Path, image: bytes) -> None:
+    """Both ways give the same file, facts and hash."""
     sent, same = io.BytesIO(image), io.BytesIO(image)
-    slowly, quickly = taking(tmp_path).accept(sent), taking(tmp_path).accept_quickly(same)
-    assert quickly[1:] == slowly[1:] and quickly[0].read() == slowly[0].read()
-    assert (quickly[0] is same) == (slowly[0] is sent)
-    assert type(quickly[0]) is io.BytesIO
+    in_thread, on_loop = intake(tmp_path).accept(sent), intake(tmp_path).accept_quickly(same)
+    assert on_loop[1:] == in_thread[1:] and on_loop[0].read() == in_thread[0].read()
+    assert (on_loop[0] is same) == (in_thread[0] is sent)
+    assert type(on_loop[0]) is io.BytesIO
 
 
 @pytest.mark.parametrize("keeps_metadata", [False, True])
 def test_image_of_very_many_parts_is_left_to_a_thread(tmp_path: Path, keeps_metadata: bool) -> None:
-    """It would keep the event loop; for a thread it is an image as any other."""
+    """The image would block the event loop; a thread accepts it like any other image."""
     image = with_segments(make_image(), *[segment(0xFE, b"")] * (2 * QUICK_READS))
-    border = taking(tmp_path, keeps_metadata=keeps_metadata)
+    border = intake(tmp_path, keeps_metadata=keeps_metadata)
     with pytest.raises(TooSlowForLoop):
         border.accept_quickly(io.BytesIO(image))
     assert border.accept(io.BytesIO(image))[1].content_type == "image/jpeg"
 
 
 def test_large_clean_copy_has_no_name(tmp_path: Path) -> None:
-    """It goes with the process, and a storage on the same filesystem can give it a name."""
+    """The file ends with the process, and a storage on the same filesystem can give it a name."""
     with open(tmp_path / "sent", "w+b") as sent:
         sent.write(with_chunks(LARGE, [chunk(b"tEXt", b"Author\0me")]))
-        stored, image, _ = taking(tmp_path).accept(sent)
+        stored, image, _ = intake(tmp_path).accept(sent)
         with stored:
             assert stored.read() == LARGE
             assert os.fstat(stored.fileno()).st_nlink == 0
@@ -127,18 +127,18 @@ def test_large_clean_copy_has_no_name(tmp_path: Path) -> None:
             assert sent.tell() == 0
 
 
-def test_full_disk_refuses_for_now(tmp_path: Path) -> None:
-    """No room for the clean copy is the service's trouble, not the client's."""
+def test_full_disk_is_a_temporary_failure(tmp_path: Path) -> None:
+    """Without room for the clean copy the service reports its own failure, not a fault of the client."""
     with open(tmp_path / "sent", "w+b") as sent:
         sent.write(with_chunks(LARGE, [chunk(b"tEXt", b"Author\0me")]))
         with pytest.raises(DependencyUnavailable):
-            taking(tmp_path / "gone").accept(sent)
+            intake(tmp_path / "missing").accept(sent)
 
 
-def test_what_is_no_image_is_refused_as_before(tmp_path: Path) -> None:
-    """The check of the image comes first."""
+def test_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
+    """The image is checked before its metadata is removed."""
     with pytest.raises(ValidationError, match="Invalid image"):
-        taking(tmp_path).accept(io.BytesIO(b"no image"))
+        intake(tmp_path).accept(io.BytesIO(b"no image"))
 
 
 SHOWN = """(async (urls) => {
@@ -162,7 +162,7 @@ SHOWN = """(async (urls) => {
 @pytest.mark.fault("U7")
 @pytest.mark.gen_test(timeout=60)
 async def test_browser_shows_the_copy_as_the_original() -> None:
-    """A real browser turns the cleaned file as it turned the one that was sent, and as the check says it does."""
+    """A real browser rotates the cleaned file like the file that was sent, and as its orientation says."""
     require(BROWSER is not None, "needs Chromium")
     expected, urls = [], []
     for content, orientation in TURNED.values():
@@ -179,7 +179,7 @@ async def test_browser_shows_the_copy_as_the_original() -> None:
 
 
 def _as_shown(orientation: int) -> list[Any]:
-    """Return what the script tells of the picture of four corners, turned so."""
+    """Return what the script reports for the picture of four corners in this orientation."""
     assert COLORS == ("red", "lime", "blue", "white")
     image = corners()
     image.getexif()[0x0112] = orientation

@@ -1,4 +1,4 @@
-"""How operators' lists of jobs are searched, held against both asset stores: SQLite, and MongoDB on a real server."""
+"""How operators' lists of jobs are searched in both asset stores: SQLite, and MongoDB on a real server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECOND = timedelta(seconds=1)
 async def create_jobs(
     store: AssetStore, count: int, status: AssetStatus = AssetStatus.ACTIVE, **fields: Any
 ) -> list[Asset]:
-    """Return so many assets, the newest first, a second apart."""
+    """Create `count` assets, a second apart, and return them, the newest first."""
     made = [
         make_asset(f"user-{number % 3}", status=status, created_at=NOON - number * SECOND, **fields)
         for number in range(count)
@@ -44,7 +44,7 @@ async def create_jobs(
 
 
 async def every_job(store: AssetStore, wanted: JobFilter, limit: int) -> list[Asset]:
-    """Return all pages of a list; none is larger than asked for."""
+    """Return the assets of all pages of a list; no page is larger than the limit."""
     found: list[Asset] = []
     after = None
     for _ in range(100):
@@ -58,7 +58,7 @@ async def every_job(store: AssetStore, wanted: JobFilter, limit: int) -> list[As
 
 @pytest.mark.gen_test
 async def test_jobs_are_listed_newest_first(store: AssetStore) -> None:
-    """All users', in pages by createdAt and then id, whatever their status; each asset once."""
+    """Jobs of all users and of every status come in pages by createdAt and then id, each asset once."""
     made = await create_jobs(store, 20)
     made += await create_jobs(store, 7, AssetStatus.PROCESSING)
     made += [replace(make_asset(created_at=NOON), id=f"{number:024x}", status=AssetStatus.FAILED) for number in (1, 2)]
@@ -72,16 +72,12 @@ async def test_jobs_are_listed_newest_first(store: AssetStore) -> None:
 
 @pytest.mark.gen_test
 async def test_jobs_are_found_by_each_filter(store: AssetStore) -> None:
-    """One or several: all must hold; the count is that of the list."""
+    """A job must match every given filter; the count is the length of the list."""
     sneakers = await create_jobs(store, 3)
     legos = await create_jobs(store, 3, category="lego", provenance={"provider": "openai"})
-    failed = await create_jobs(
-        store,
-        3,
-        AssetStatus.FAILED,
-        ai_metadata=AiMetadata(error="Host a1.example.com: timed out after 90 s"),
-        attempts=({"attempt": 1, "provider": "http"},),
-    )
+    error = AiMetadata(error="Host a1.example.com: timed out after 90 s")
+    tried = ({"attempt": 1, "provider": "http"},)
+    failed = await create_jobs(store, 3, AssetStatus.FAILED, ai_metadata=error, attempts=tried)
     skoda = {"model": {"value": "ŠKODA", "by": "u", "at": ""}}
     named = await create_jobs(store, 1, ai_metadata=FOUND, corrections=skoda)
     kind = fingerprint("Host b2.example.org: timed out after 5 s")
@@ -115,8 +111,10 @@ async def test_jobs_are_found_by_each_filter(store: AssetStore) -> None:
 
 
 @pytest.mark.gen_test
-async def test_search_looks_at_so_many_jobs_and_goes_on(store: AssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is rare comes in several pages, empty ones among them; a count says that it is not all."""
+async def test_search_examines_a_bounded_number_of_jobs_per_page(
+    store: AssetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rare match needs several pages, some of them empty; a count says that it is not exact."""
     for module in ("sqlite_jobs", "mongo_jobs"):
         for name in ("EXAMINED_AT_MOST", "COUNTED_AT_MOST", "READ_AT_MOST"):
             monkeypatch.setattr(f"pipeline.assets.{module}.{name}", 10)
@@ -138,7 +136,7 @@ async def test_search_looks_at_so_many_jobs_and_goes_on(store: AssetStore, monke
 
 @pytest.mark.gen_test
 async def test_failures_are_grouped_by_kind(store: AssetStore) -> None:
-    """The most frequent first, each with the newest reason; only of the period; none of what has not failed."""
+    """The most frequent kind is first, with its newest reason; only failed jobs of the period are counted."""
     for number, error in enumerate(["timed out after 1 s", "timed out after 2 s", "refused", "timed out after 3 s"]):
         meta = AiMetadata(error=error)
         await create(store, status=AssetStatus.FAILED, ai_metadata=meta, created_at=NOON - number * SECOND)
@@ -156,7 +154,7 @@ async def test_failures_are_grouped_by_kind(store: AssetStore) -> None:
 
 @pytest.mark.gen_test
 async def test_failure_follows_the_status(store: AssetStore) -> None:
-    """Set by fail and cancel, gone by requeue, by a result and by a correction; set again when that is taken back."""
+    """Fail and cancel set the kind; requeue, a result and a correction remove it; undoing the correction sets it."""
     failed = await create_finished(store, AssetStatus.FAILED)
     no, cancelled = fingerprint("no"), fingerprint(CANCELLED)
 
@@ -169,13 +167,13 @@ async def test_failure_follows_the_status(store: AssetStore) -> None:
     assert stored is not None and await kinds() == set()
     assert await store.correct(stored, replace(stored, corrections={}, status=AssetStatus.FAILED)) is not None
     assert await kinds() == {no}
-    again = await store.requeue(failed.id, failed.user_id, JOB_OF_RETRY)
-    assert again is not None and await kinds() == set()
-    assert await store.cancel(again.id, again.processing_job_id, finished_at=NOON) is not None
+    requeued = await store.requeue(failed.id, failed.user_id, JOB_OF_RETRY)
+    assert requeued is not None and await kinds() == set()
+    assert await store.cancel(requeued.id, requeued.processing_job_id, finished_at=NOON) is not None
     assert await kinds() == {cancelled}
-    again = await store.requeue(failed.id, failed.user_id, "ai-processing:" + "d" * 24)
-    assert again is not None
-    begun = await begin(store, again)
+    requeued = await store.requeue(failed.id, failed.user_id, "ai-processing:" + "d" * 24)
+    assert requeued is not None
+    begun = await begin(store, requeued)
     assert await finish(store, begun, begun.fence) is not None
     assert await kinds() == set()
 
@@ -185,12 +183,12 @@ JOB_OF_RETRY = "ai-processing:" + "e" * 24
 
 @pytest.mark.gen_test
 async def test_asset_is_found_by_its_last_job(store: AssetStore) -> None:
-    """By the first one until a retry gives it another one, and after a move to another store; by nothing else."""
+    """The first job finds the asset until a retry gives it another job, also after a copy; no other text finds it."""
     asset = await create_finished(store, AssetStatus.FAILED)
     assert await store.find_by_job(asset.processing_job_id) == asset
-    again = await store.requeue(asset.id, asset.user_id, JOB_OF_RETRY)
+    requeued = await store.requeue(asset.id, asset.user_id, JOB_OF_RETRY)
     assert await store.find_by_job(asset.processing_job_id) is None
-    assert await store.find_by_job(JOB_OF_RETRY) == again
+    assert await store.find_by_job(JOB_OF_RETRY) == requeued
     copied = await create(store, processing_job_id="ai-processing:" + "f" * 24)
     assert await store.find_by_job(copied.processing_job_id) == copied
     for unknown in ("", "x", "ai-processing:" + "0" * 24, asset.id, "é" * 24):
@@ -199,7 +197,7 @@ async def test_asset_is_found_by_its_last_job(store: AssetStore) -> None:
 
 @pytest.mark.gen_test
 async def test_searches_of_jobs_use_an_index(tmp_path: Path) -> None:
-    """No statement of a list, a count or the failures reads the whole table or sorts it, whatever is asked for."""
+    """No statement of a list, a count or the failures scans or sorts the table, for any filter."""
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
     await store.open()
     statements: list[str] = []
@@ -225,19 +223,19 @@ async def test_searches_of_jobs_use_an_index(tmp_path: Path) -> None:
     plans = {sql: await store._read(f"EXPLAIN QUERY PLAN {sql}", {}) for sql in asked}
     steps = {row["detail"] for plan in plans.values() for row in plan}
     searched = re.compile(r"SEARCH assets USING (PRIMARY KEY|(COVERING )?INDEX \w+) \(.*\)")
-    # The result of a search is gone through to count it, and a list of ids or statuses that was asked for.
+    # These scans read the result of a search to count it, or a list of ids or statuses of the request.
     results = re.compile(
         r"CO-ROUTINE \(subquery-\d+\)|SCAN (\(subquery-\d+\)|json_each VIRTUAL TABLE .*)|LIST SUBQUERY \d+"
     )
     unions = {"COMPOUND QUERY", "LEFT-MOST SUBQUERY", "UNION ALL"}
-    strange = {step for step in steps if not searched.fullmatch(step) and not results.fullmatch(step)}
-    assert len(asked) > 50 and strange <= unions
+    other_steps = {step for step in steps if not searched.fullmatch(step) and not results.fullmatch(step)}
+    assert len(asked) > 50 and other_steps <= unions
     await store.close()
 
 
 @pytest.mark.gen_test
-async def test_failed_assets_of_an_older_file_have_their_kind(tmp_path: Path) -> None:
-    """A file of before is brought up to date when it is opened: failures are grouped, a damaged one stops nothing."""
+async def test_failed_assets_of_an_older_file_get_their_kind(tmp_path: Path) -> None:
+    """Opening a file of an older version upgrades it: failures are grouped, and a damaged row does not stop it."""
     path = tmp_path / "assets.sqlite"
     store = SqliteAssetStore(path)
     await store.open()
@@ -263,8 +261,8 @@ async def test_failed_assets_of_an_older_file_have_their_kind(tmp_path: Path) ->
 
 
 @pytest.mark.gen_test
-async def test_failed_documents_of_before_have_their_kind(mongo_uri: str) -> None:
-    """MongoDB: what an older version wrote without it is grouped and found by its error."""
+async def test_failed_documents_of_an_older_version_get_their_kind(mongo_uri: str) -> None:
+    """A MongoDB document that an older version wrote without a kind is grouped and found by its error."""
     store = MongoAssetStore(mongo_uri)
     await store.open()
     asset = await create_finished(store, AssetStatus.FAILED)

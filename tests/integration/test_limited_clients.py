@@ -1,4 +1,4 @@
-"""Clients whose user sends more than a user may: they wait, go on by themselves, and lose nothing."""
+"""Clients whose user sends more photos than allowed: they wait, continue by themselves, and lose no photo."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return photos(tmp_path_factory.mktemp("photos"), COUNT)
 
 
-def kept(service: Service, sub: str) -> int:
+def count_assets(service: Service, sub: str) -> int:
     """Return how many assets the user has."""
     reply = httpx.get(f"{service.url}/api/assets?limit=100", headers=service.headers(sub), timeout=30)
     return len(reply.json()["data"]["items"])
 
 
 async def send_at_once(service: Service, files: list[Path]) -> list[str]:
-    """Send all with one Python client, and return what it told meanwhile."""
+    """Send all files with one Python client, and return its notices."""
     notices: list[str] = []
     async with Client(service.url, make_token("python"), on_notice=notices.append) as client:
         receipts = await asyncio.gather(*(client.upload(path, "lego") for path in files))
@@ -48,18 +48,18 @@ async def send_at_once(service: Service, files: list[Path]) -> list[str]:
 
 
 async def submit(service: Service, files: list[Path]) -> str:
-    """Send all with the command, and return what a person sees."""
+    """Send all files with the command `submit`, and return what it prints."""
     command = [sys.executable, "run.py", "submit", *map(str, files), "--category", "lego"]
     environment = inherited() | {"PIPELINE_URL": service.url, "PIPELINE_TOKEN": make_token("command")}
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe)
-    told, seen = await process.communicate()
-    assert process.returncode == 0, seen.decode()
-    return (told + seen).decode()
+    stdout, stderr = await process.communicate()
+    assert process.returncode == 0, stderr.decode()
+    return (stdout + stderr).decode()
 
 
 async def send_from_node(service: Service, files: list[Path]) -> int:
-    """Send all with one JavaScript client, and return how many different assets came of it."""
+    """Send all files with one JavaScript client, and return how many different assets it got."""
     names = [str(path) for path in files]
     async with node() as script:
         code = f"""
@@ -74,28 +74,28 @@ async def send_from_node(service: Service, files: list[Path]) -> int:
 
 @pytest.mark.fault("O19")
 @pytest.mark.gen_test(timeout=120)
-async def test_programs_wait_and_lose_nothing(service: Service, files: list[Path]) -> None:
-    """The Python client and `submit` say that they wait; with the JavaScript client all of them send everything."""
-    notices, told, sent = await asyncio.gather(
+async def test_programs_wait_and_lose_no_photo(service: Service, files: list[Path]) -> None:
+    """The Python client and `submit` say that they wait. They and the JavaScript client send all photos."""
+    notices, printed, sent = await asyncio.gather(
         send_at_once(service, files), submit(service, files), send_from_node(service, files)
     )
     assert notices == ["Too many uploads in a short time: waiting until the limit allows the next upload"]
-    assert notices[0] in told and sent == COUNT
-    assert [await asyncio.to_thread(kept, service, sub) for sub in ("python", "command", "node")] == [COUNT] * 3
+    assert notices[0] in printed and sent == COUNT
+    assert [await asyncio.to_thread(count_assets, service, sub) for sub in ("python", "command", "node")] == [COUNT] * 3
     limited = {line["userId"] for line in service.find("rate_limited", limit="uploads")}
     assert limited == {"python", "command", "node"}
 
 
 @pytest.mark.gen_test(timeout=120)
-async def test_page_shows_what_waits_and_sends_it(service: Service, files: list[Path]) -> None:
-    """Photos that are too many are "Waiting", with the reason and the time, and go on by themselves."""
+async def test_page_shows_waiting_photos_and_sends_them(service: Service, files: list[Path]) -> None:
+    """Photos over the limit are "Waiting", with the reason and the time, and are sent without a click."""
     async with photo_page(service.url, "page") as page:
         await choose(page, *files)
         # Only rows near the screen are there; the last photos are the ones that wait.
         reason = "Too many uploads in a short time."
         waits = f"rows.some(({{badge, text}}) => badge === 'Waiting' && text.startsWith('{reason}'))"
         await until_rows(page, f"(scrollTo(0, document.documentElement.scrollHeight), {waits})")
-        while await asyncio.to_thread(kept, service, "page") < COUNT:
+        while await asyncio.to_thread(count_assets, service, "page") < COUNT:
             await asyncio.sleep(0.5)  # the page has nothing to show for an upload alone
         assert page.problems and all("429 (Too Many Requests)" in each for each in page.problems)
         page.problems.clear()

@@ -1,5 +1,6 @@
-"""The connections to Redis: a Redis Cluster of three real masters, slots that move, a master that is lost; the one
-connection that all calls share, and one that listens.
+"""The connections to Redis: one connection is shared by all calls, another one receives what is published.
+
+The servers are real: single ones, Sentinels, and a Redis Cluster of three masters. Slots move and masters stop.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def cluster() -> Iterator[RedisCluster]:
 
 @pytest.fixture
 def owner(cluster: RedisCluster) -> RedisServer:
-    """The master that has the queue, emptied."""
+    """The master that has the queue, without any data."""
     owner = cluster.owner(WAITING)
     owner.client().flushall()
     return owner
@@ -63,7 +64,7 @@ def new_jobs(count: int) -> list[NewJob]:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_any_address_of_the_cluster_leads_to_the_queue(owner: RedisServer, queues: list[JobQueue]) -> None:
-    """Every kind of call: single, pipelined, blocking; what one enqueues another claims and finishes."""
+    """Single, pipelined and blocking calls work: a job of one address is claimed and finished over another."""
     for queue in queues:
         await queue.ping()
     jobs = new_jobs(3)
@@ -81,7 +82,7 @@ async def test_any_address_of_the_cluster_leads_to_the_queue(owner: RedisServer,
 
 @pytest.mark.gen_test(timeout=60)
 async def test_slot_that_moves_is_followed(cluster: RedisCluster, owner: RedisServer, queues: list[JobQueue]) -> None:
-    """A queue that is given to another master while it is used goes on there; no call fails and nothing is lost."""
+    """A queue whose slot moves to another master works there; no call fails and no job is lost."""
     jobs = new_jobs(200)
     for queue in queues:
         await queue.stats()
@@ -99,7 +100,7 @@ async def test_slot_that_moves_is_followed(cluster: RedisCluster, owner: RedisSe
 
 @pytest.mark.gen_test(timeout=60)
 async def test_lost_servers_are_no_longer_asked(cluster: RedisCluster, owner: RedisServer) -> None:
-    """With the server of the URL dead and the queue's own restarted, calls find their way over the third."""
+    """The server of the URL is dead and the queue's master restarts: calls find that master over the third server."""
     other = next(server for server in cluster.servers if server is not owner)
     queue = JobQueue(other.url)
     await queue.restore(new_jobs(1))
@@ -119,7 +120,7 @@ async def test_lost_servers_are_no_longer_asked(cluster: RedisCluster, owner: Re
 
 @pytest.mark.gen_test(timeout=60)
 async def test_master_that_became_a_replica_is_left(io_loop: IOLoop) -> None:
-    """Its connections are given up, so that the next call goes to whoever has its name by then."""
+    """Connections to it are closed, so that the next call connects to the server that has its address then."""
     with RedisServer() as server:
         queue, redis = JobQueue(server.url), server.client()
         await queue.restore(new_jobs(1))
@@ -137,8 +138,8 @@ async def test_master_that_became_a_replica_is_left(io_loop: IOLoop) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_caller_that_has_gone_leaves_the_others_their_replies() -> None:
-    """Calls under way at once share a connection; a reply that nobody waits for any more goes to nobody."""
+async def test_cancelled_call_does_not_shift_the_replies_of_others() -> None:
+    """Concurrent calls share a connection; the reply to a cancelled call is dropped."""
     with RedisServer() as redis:
         server = Master(redis.url)
         await server.call(lambda link: link.ask("PING"))
@@ -153,7 +154,7 @@ async def test_caller_that_has_gone_leaves_the_others_their_replies() -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_lost_connection_leaves_no_caller_waiting() -> None:
-    """Each gets an error at once, whoever cut the connection, and the next call gets a new one."""
+    """Each call gets an error at once, whether Redis or the process cut the connection; the next call connects anew."""
     with RedisServer() as redis:
         server = Master(redis.url)
         for cut in (lambda: redis.client().client_kill_filter(_type="normal", skipme=True), server.close):
@@ -170,18 +171,18 @@ async def test_lost_connection_leaves_no_caller_waiting() -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_listening_connection_hands_over_what_is_published() -> None:
-    """In bytes, as it is no text of ours; what the listener raises ends the connection and is raised by its check."""
+    """Messages are bytes. An error of the listener ends the connection, and `check` raises that error."""
     with RedisServer() as redis:
-        heard: asyncio.Queue[list[Any]] = asyncio.Queue()
+        received: asyncio.Queue[list[Any]] = asyncio.Queue()
         link = await Nodes(redis.url).open(None)
         lost = asyncio.Event()
         link.on_lost = lost.set
-        link.listen(heard.put_nowait)
+        link.listen(received.put_nowait)
         link.send([("SUBSCRIBE", "news"), ("PING",)])
-        assert await heard.get() == [b"subscribe", b"news", 1]
-        assert await heard.get() == [b"pong", b""]
+        assert await received.get() == [b"subscribe", b"news", 1]
+        assert await received.get() == [b"pong", b""]
         redis.client().publish("news", b"\xff")
-        assert await heard.get() == [b"message", b"news", b"\xff"]
+        assert await received.get() == [b"message", b"news", b"\xff"]
         link.check(1)
         link.listen(methodcaller("missing"))
         redis.client().publish("news", "more")
@@ -193,7 +194,7 @@ async def test_listening_connection_hands_over_what_is_published() -> None:
 @pytest.mark.gen_test(timeout=30)
 @pytest.mark.fault("O16")
 async def test_connections_share_a_tls_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Making one takes up to 300 ms of the event loop. TLS changes nothing else: calls, pushes, the end."""
+    """Making a context blocks the event loop for up to 300 ms. Calls, messages and closing work over TLS."""
     authority = Authority(tmp_path, "ours")
     made: list[ssl.SSLContext] = []
     make = ssl.create_default_context
@@ -207,13 +208,13 @@ async def test_connections_share_a_tls_context(tmp_path: Path, monkeypatch: pyte
         async with Forwarder(redis.port, tls=authority.server_context("127.0.0.1")) as address:
             url = f"{address.url}?ssl_ca_certs={authority.ca_file}"
             nodes = Nodes(url)
-            # Queues, rooms and tickets have each their own way to the same servers.
+            # Queues, rooms and tickets each have their own Nodes for the same servers.
             links = [await nodes.open(None), await nodes.open(None), await Nodes(url).open(None)]
             assert await links[0].ask("ECHO", "x" * 100_000) == "x" * 100_000
-            heard: asyncio.Queue[list[Any]] = asyncio.Queue()
-            links[1].listen(heard.put_nowait)
+            received: asyncio.Queue[list[Any]] = asyncio.Queue()
+            links[1].listen(received.put_nowait)
             links[1].send([("SUBSCRIBE", "news")])
-            assert await heard.get() == [b"subscribe", b"news", 1]
+            assert await received.get() == [b"subscribe", b"news", 1]
             redis.client().client_kill_filter(_type="normal", skipme=True)
             with pytest.raises(RedisConnectionError):
                 await links[0].ask("BLPOP", "none", 0)
@@ -224,13 +225,13 @@ async def test_connections_share_a_tls_context(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.fault("R5")
 @pytest.mark.gen_test(timeout=30)
-async def test_idle_connection_cut_without_a_word_is_replaced() -> None:
-    """The first call after it gets its answer over a new one, and does not fail."""
+async def test_idle_connection_cut_silently_is_replaced() -> None:
+    """The first call after the cut gets its reply over a new connection, and does not fail."""
     with RedisServer() as redis:
         async with Forwarder(redis.port) as address:
             server = Master(address.url)
             await server.call(lambda link: link.ask("PING"))
-            await asyncio.sleep(TRUSTED_SECONDS)  # idle is a matter of time
+            await asyncio.sleep(TRUSTED_SECONDS)  # a connection is idle after this time
             address.silence()
             async with asyncio.timeout(CALL_SECONDS):
                 assert await server.call(lambda link: link.ask("ECHO", "a")) == "a"
@@ -239,7 +240,7 @@ async def test_idle_connection_cut_without_a_word_is_replaced() -> None:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_sentinels_have_a_login_of_their_own(tmp_path: Path) -> None:
-    """A wrong one is an error; one of the Sentinels may be dead, and one that knows no such master is passed over."""
+    """A wrong login is an error. A dead Sentinel and a Sentinel that does not know the master are skipped."""
     dead, port = free_port(), free_port()
     with ExitStack() as stack:
         redis, other = stack.enter_context(RedisServer()), stack.enter_context(RedisServer())
@@ -261,8 +262,8 @@ async def test_sentinels_have_a_login_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_server_that_hangs_is_hung_up_on() -> None:
-    """Every call ends in time, and once the server is back a new connection serves the next."""
+async def test_connection_to_a_hanging_server_is_closed() -> None:
+    """Every call ends in time, and once the server answers a new connection serves the next call."""
     with RedisServer() as redis:
         server = Master(redis.url, call_seconds=0.3)
         await server.call(lambda link: link.ask("PING"))

@@ -1,4 +1,4 @@
-"""Credentials in an address among the settings, whichever setting it is: no command, log line or reply shows them."""
+"""Credentials in the address of any setting: no command, log line or reply shows them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHAPES = {
 
 
 def address_settings() -> Iterator[str]:
-    """Yield the variable of each setting that holds an address, those of the plugins that come with us included."""
+    """Yield the variable of each setting that is an address, also of the built-in plugins."""
     words = ("url", "urls", "uri", "endpoint", "origins")
     for name in Settings.model_fields:
         if name.split("_")[-1] in words:
@@ -47,8 +47,8 @@ VARIABLES = list(address_settings())
 
 
 @pytest.fixture(autouse=True)
-def same_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands that run in this process leave its log as it is."""
+def unchanged_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that run in this process do not change its log."""
     monkeypatch.setattr(pipeline.logs, "configure", lambda *_: None)
 
 
@@ -59,18 +59,18 @@ def run(data_dir: Path, *command: str, **variables: str) -> Result:
 
 
 def test_all_address_settings_are_known() -> None:
-    """The list is not empty for want of a word, and none hides in a setting of another name."""
+    """The list has known settings, and each setting whose description has an address is on the list."""
     assert {"REDIS_URL", "AI_SERVICE_URL", "PUBLIC_URL", "JWT_JWKS_URL", "PLUGIN_OPENAI_BASE_URL"} <= set(VARIABLES)
-    told = {name.upper() for name, field in Settings.model_fields.items() if "://" in (field.description or "")}
-    told |= {each.variable for each in plugin_settings.built_in_settings() if "://" in each.why}
-    assert told - {"PLUGIN_WEBHOOK_ALLOW_PRIVATE", "PLUGIN_WEBPUSH_ALLOW_PRIVATE"} <= set(VARIABLES)
+    described = {name.upper() for name, field in Settings.model_fields.items() if "://" in (field.description or "")}
+    described |= {each.variable for each in plugin_settings.built_in_settings() if "://" in each.why}
+    assert described - {"PLUGIN_WEBHOOK_ALLOW_PRIVATE", "PLUGIN_WEBPUSH_ALLOW_PRIVATE"} <= set(VARIABLES)
 
 
 @pytest.mark.fault("R17")
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_settings_show_no_credentials_of_an_address(tmp_path: Path, variable: str, shape: str) -> None:
-    """The address is shown without them, or refused without being quoted."""
+    """The address is shown without its credentials, or refused without being quoted."""
     address = shape.format(scheme=SCHEMES.get(variable, "https"))
     result = run(tmp_path, "settings", **NEEDS.get(variable, {}) | {variable: address})
     assert result.exit_code in (0, 2) and variable in result.output
@@ -89,8 +89,8 @@ def test_settings_show_no_credentials_of_an_address(tmp_path: Path, variable: st
         ("", ""),
     ],
 )
-def test_mask_address_leaves_the_place(text: str, expected: str) -> None:
-    """Scheme, host, port and path stay; user, password and query go."""
+def test_mask_address_removes_the_credentials_only(text: str, expected: str) -> None:
+    """Scheme, host, port and path stay; user, password and query are masked."""
     assert mask_address(text) == expected
 
 
@@ -108,13 +108,13 @@ def test_mask_address_leaves_the_place(text: str, expected: str) -> None:
     ],
 )
 def test_log_lines_mask_tokens_in_addresses(text: str, expected: str) -> None:
-    """Also one that stands where a user does, and those of a query."""
+    """A token in the place of the user, and a token in a query, are masked."""
     assert mask(text) == expected
 
 
 @pytest.mark.fault("R17")
 def test_running_service_shows_no_credentials(tmp_path: Path) -> None:
-    """An AI service out of reach is told in log, readiness, `check` and the asset, without what leads into it."""
+    """Log, readiness, `check` and the asset report an unreachable AI service without its credentials."""
     address = f"http://ann:{HIDDEN}@127.0.0.1:1/{{}}?sig={HIDDEN}"
     keys = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{HIDDEN}@127.0.0.1:1"}
     with Service(tmp_path, address.format("ai"), JOB_MAX_AGE_SECONDS="2", **keys) as service:

@@ -1,98 +1,40 @@
-"""GET /media on a real server: what is served of the folder, how, to whom, and for how long."""
+"""GET /media on a real server: which files are served, with which headers, to whom, and for how long."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
-from tornado.ioloop import IOLoop
 
 from pipeline.assets.asset import ImageRef
 from pipeline.assets.kinds import HEAD_BYTES, image_type
 from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.auth import TokenVerifier
 from pipeline.handlers import media
 from pipeline.hooks.media_links import MediaLinks
-from pipeline.hooks.storages import MediaFolder
-from pipeline.metrics import Metrics
-from pipeline.settings import Settings
-from pipeline.usecases.image_urls import ImageUrls
-from tests.factories import SECRET, make_asset, make_image
-from tests.handler_server import HandlerServer
-from tests.memory_storage import MemoryStorage
+from tests.factories import make_asset, make_image
+from tests.integration.media_server import ID, NAME, PNG, Server, folder, make_server, server
 
-PNG = make_image("PNG")
-ID = "65b9f0a4c2d1e3f4a5b6c7d8"
-NAME = f"{ID}/original-1"
-
-
-class Server(HandlerServer):
-    """The handler on a port, with one folder. links: what its URLs are signed with."""
-
-    def __init__(self, folder: Path, store: SqliteAssetStore, links: MediaLinks | None = None) -> None:
-        common = {"verifier": TokenVerifier(Settings(jwt_secret=SECRET)), "metrics": Metrics(), "allowed_origins": ()}
-
-        async def folders() -> list[MediaFolder]:
-            return [MediaFolder("local", folder, links)]
-
-        own = {"folders": folders, "store": store, "urls": ImageUrls(MemoryStorage())}
-        super().__init__([("/media/(.*)", media.MediaHandler, common | own)], common)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A media folder with images, beside a file that is none of anybody's business."""
-    (tmp_path / "secret.png").write_bytes(PNG)
-    folder = tmp_path / "media"
-    (folder / ID).mkdir(parents=True)
-    (folder / NAME).write_bytes(PNG)
-    (folder / ID / "original-2.png").write_bytes(b"<svg onload='alert(1)'/>")
-    (folder / ID / "original-3.png").write_bytes(PNG)
-    (folder / ID / "linked").symlink_to(tmp_path / "secret.png")
-    (folder / ID / "loop").symlink_to(folder / ID / "loop")
-    return folder
-
-
-@pytest.fixture
-def make_server(io_loop: IOLoop, folder: Path, store: SqliteAssetStore) -> Iterator[Callable[..., Server]]:
-    """A function that starts a server with those links."""
-    servers: list[Server] = []
-
-    def make(links: MediaLinks | None = None) -> Server:
-        servers.append(Server(folder, store, links))
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        io_loop.run_sync(server.close)
-
-
-@pytest.fixture
-def server(io_loop: IOLoop, make_server: Callable[..., Server]) -> Server:
-    async def start() -> Server:
-        return make_server()
-
-    return io_loop.run_sync(start)
+__all__ = ["folder", "make_server", "server"]  # fixtures
 
 
 @pytest.mark.gen_test
-async def test_media_serves_an_image_once(server: Server) -> None:
-    """An image comes with its real type, cannot run anything, and is not sent again to a client that has it."""
+async def test_media_serves_an_image_and_then_304(server: Server) -> None:
+    """An image has its real type, runs no script, and is not sent to a client that has it."""
     path = f"/media/{ID}/original-1"
     reply = await server.get(path)
     assert (reply.status_code, reply.content, reply.headers["Content-Type"]) == (200, PNG, "image/png")
     assert reply.headers["X-Content-Type-Options"] == "nosniff"
     assert reply.headers["Content-Security-Policy"] == "default-src 'none'"
     assert "immutable" in reply.headers["Cache-Control"]
-    again = await server.get(path, **{"If-None-Match": reply.headers["ETag"]})
-    assert (again.status_code, again.content) == (304, b"")
+    second = await server.get(path, **{"If-None-Match": reply.headers["ETag"]})
+    assert (second.status_code, second.content) == (304, b"")
     assert (await server.get(path, **{"If-None-Match": '"other"'})).status_code == 200
     assert (await server.get(path, Range="bytes=0-3")).content == PNG[:4]
     assert (await server.client.head(path)).headers["Content-Length"] == str(len(PNG))
@@ -110,20 +52,20 @@ async def test_media_serves_an_image_once(server: Server) -> None:
         ("..%2fsecret.png", "outside, slash encoded too"),
         ("/etc/hostname", "an absolute path"),
         (f"{ID}/linked", "a link that leads outside"),
-        (f"{ID}/original-2.png", "named like an image, but none"),
+        (f"{ID}/original-2.png", "the name of an image, the content of none"),
         (f"{ID}/original-1%00.png", "a zero byte"),
-        (f"{ID}/{'a' * 300}", "a name longer than a name can be"),
+        (f"{ID}/{'a' * 300}", "a name over the limit of the filesystem"),
         (f"{ID}/{'a' * 300}.png", "that name with an extension"),
-        ("a/" * 3000 + "a", "a path longer than a path can be"),
+        ("a/" * 3000 + "a", "a path over the limit of the filesystem"),
         (f"{ID}/loop", "a link to itself"),
     ],
 )
 @pytest.mark.gen_test
-async def test_media_serves_nothing_else(server: Server, path: str, remark: str) -> None:
-    """Whatever is not an image in the folder is answered as missing, in the envelope."""
+async def test_media_serves_only_images_of_the_folder(server: Server, path: str, remark: str) -> None:
+    """A path that is no image in the folder gets a 404 in the envelope."""
     host, port = server.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    # By hand, because clients tidy paths up before they send them.
+    # Written to the socket, because clients normalise paths before they send them.
     writer.write(f"GET /media/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
@@ -144,13 +86,13 @@ async def test_media_serves_nothing_else(server: Server, path: str, remark: str)
     ],
 )
 def test_media_knows_every_format_an_upload_may_have(format: str, content_type: str) -> None:
-    """The type is read from the bytes, so stored images need no extension."""
+    """The type is read from the bytes, so a stored image needs no extension."""
     assert image_type(make_image(format)[:HEAD_BYTES]) == content_type
 
 
 @pytest.mark.gen_test
 async def test_media_finds_an_image_with_and_without_its_extension(server: Server) -> None:
-    """URLs made today have none, so that no folder is read to make them; those of before go on working."""
+    """New URLs have no extension, so that no folder is read to make them; old URLs still work."""
     for path in (f"/media/{ID}/original-3", f"/media/{ID}/original-3.png"):
         assert (await server.get(path)).content == PNG
     assert (await server.get(f"/media/{ID}/original-3.jpg")).status_code == 404
@@ -158,7 +100,7 @@ async def test_media_finds_an_image_with_and_without_its_extension(server: Serve
 
 @pytest.mark.gen_test
 async def test_media_reads_no_folder(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one has an entry for each asset there is, and anybody may ask for a name in it."""
+    """The top folder has an entry for each asset, and any client may ask for a name in it."""
     listed: list[object] = []
     monkeypatch.setattr(os, "listdir", listed.append)
     monkeypatch.setattr(os, "scandir", listed.append)
@@ -172,21 +114,21 @@ async def test_media_reads_no_folder(server: Server, monkeypatch: pytest.MonkeyP
     [
         ("bytes=0-3", 206, PNG[:4], "from the start"),
         ("bytes=4-", 206, PNG[4:], "to the end"),
-        ("bytes=-5", 206, PNG[-5:], "the last ones"),
-        (f"bytes=0-{len(PNG) * 2}", 206, PNG, "longer than it is"),
-        (f"bytes=-{len(PNG) * 2}", 206, PNG, "more of the last ones than there are"),
+        ("bytes=-5", 206, PNG[-5:], "the last bytes"),
+        (f"bytes=0-{len(PNG) * 2}", 206, PNG, "more bytes than the file has"),
+        (f"bytes=-{len(PNG) * 2}", 206, PNG, "more of the last bytes than the file has"),
         (f"bytes={len(PNG)}-", 416, None, "behind the end"),
-        ("bytes=-0", 416, None, "none of the last ones"),
-        ("bytes=" + "9" * 4000 + "-", 416, None, "a number without end"),
+        ("bytes=-0", 416, None, "the last 0 bytes"),
+        ("bytes=" + "9" * 4000 + "-", 416, None, "a number of 4000 digits"),
         ("bytes=3-1", 200, PNG, "backwards: no range at all"),
-        ("bytes=0-1,3-4", 200, PNG, "several: the whole will do"),
+        ("bytes=0-1,3-4", 200, PNG, "several ranges: the complete file is sent"),
         ("lines=0-1", 200, PNG, "another unit"),
         ("bytes=-", 200, PNG, "nothing"),
     ],
 )
 @pytest.mark.gen_test
 async def test_media_answers_ranges(server: Server, wanted: str, status: int, content: bytes, remark: str) -> None:
-    """One range is answered, an impossible one refused in the envelope, and anything else ignored."""
+    """One range is answered, an impossible range is refused in the envelope, and any other text is ignored."""
     reply = await server.get(f"/media/{NAME}", Range=wanted)
     assert reply.status_code == status, remark
     if content is None:
@@ -199,8 +141,8 @@ async def test_media_answers_ranges(server: Server, wanted: str, status: int, co
 
 
 @pytest.mark.gen_test
-async def test_media_tells_a_client_that_has_the_image(server: Server, folder: Path) -> None:
-    """By tag or by time; a tag counts more; a range is only of the very image the client began with."""
+async def test_media_answers_304_to_a_client_that_has_the_image(server: Server, folder: Path) -> None:
+    """The tag or the time shows that the client has it; the tag counts more. A range needs the same version."""
     first = await server.get(f"/media/{NAME}")
     tag, time = first.headers["ETag"], first.headers["Last-Modified"]
     assert tag.startswith('"')
@@ -224,8 +166,8 @@ async def test_media_tells_a_client_that_has_the_image(server: Server, folder: P
 
 
 @pytest.mark.gen_test
-async def test_media_head_has_no_body_and_download_saves(server: Server) -> None:
-    """HEAD has the headers of GET; the name a browser saves under is that of the image, with its extension."""
+async def test_media_head_has_no_body_and_download_has_a_name(server: Server) -> None:
+    """HEAD has the headers of GET; a browser saves the image under its name with its extension."""
     head = await server.client.head(f"/media/{NAME}", headers={"Range": "bytes=0-1"})
     assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", str(len(PNG)))
     assert head.headers["Content-Disposition"] == 'inline; filename="original-1.png"'
@@ -235,8 +177,8 @@ async def test_media_head_has_no_body_and_download_saves(server: Server) -> None
 
 @pytest.mark.fault("U16")
 @pytest.mark.gen_test
-async def test_signed_url_works_as_long_as_it_says(make_server: Callable[..., Server], folder: Path) -> None:
-    """Expired, forged, of another image or unsigned: refused. A cache keeps the image no longer than the URL works."""
+async def test_signed_url_works_until_it_expires(make_server: Callable[..., Server], folder: Path) -> None:
+    """An expired, forged or missing signature is refused. A cache may store the image until the URL expires."""
     links = MediaLinks(folder, "http://x", 60)
     server = make_server(MediaLinks(folder, "http://x", 60))
 
@@ -266,8 +208,8 @@ async def test_signed_url_works_as_long_as_it_says(make_server: Callable[..., Se
 
 @pytest.mark.fault("U12")
 @pytest.mark.gen_test
-async def test_image_that_has_moved_is_found_where_it_is(server: Server, store: SqliteAssetStore, folder: Path) -> None:
-    """The old address leads to where the asset says the image is; one that the asset does not name is missing."""
+async def test_old_url_of_a_moved_image_redirects(server: Server, store: SqliteAssetStore, folder: Path) -> None:
+    """The old URL redirects to the storage that the asset names; an image that the asset does not name gets a 404."""
     moved = make_asset(original=ImageRef("memory", f"{ID}/original-9"), id=ID)
     await store.create(moved)
     reply = await server.get(f"/media/{ID}/original-9.jpg")
@@ -281,7 +223,7 @@ async def test_image_that_has_moved_is_found_where_it_is(server: Server, store: 
 async def test_client_that_reads_nothing_is_cut_off(
     server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It keeps neither its connection nor the file."""
+    """The service closes the connection and the file of the client."""
     monkeypatch.setattr(media, "PIECE_SECONDS", 0.2)
     large = folder / ID / "original-4.png"
     with large.open("wb") as file:
@@ -297,17 +239,17 @@ async def test_client_that_reads_nothing_is_cut_off(
         await asyncio.get_running_loop().sock_sendall(sock, request.encode())
         writers.append(sock)
     async with asyncio.timeout(15):
-        while not (held := held_open(large)):
+        while not (was_open := open_descriptors(large)):
             await asyncio.sleep(0.01)
-        while held_open(large):
+        while open_descriptors(large):
             await asyncio.sleep(0.01)
-    assert held
+    assert was_open
     for sock in writers:
         sock.close()
     assert (await server.get(f"/media/{NAME}")).content == PNG
 
 
-def held_open(path: Path) -> int:
+def open_descriptors(path: Path) -> int:
     """Return how many descriptors of this process lead to the file."""
     descriptors = Path("/proc/self/fd")
     found: list[Any] = []

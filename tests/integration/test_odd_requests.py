@@ -10,7 +10,7 @@ import pytest
 from pipeline.handlers.multipart import MultipartReader
 from tests.factories import make_token, make_upload
 from tests.integration.form_bodies import CATEGORY, FORM, GOOD, IMAGE, PNG, form
-from tests.integration.test_http_border import (
+from tests.integration.http_border import (
     LIMIT,
     Border,
     border,

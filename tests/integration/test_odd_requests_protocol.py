@@ -13,7 +13,7 @@ import pytest
 
 from tests.factories import make_noise_image, make_token, make_upload
 from tests.integration.form_bodies import FORM, GOOD
-from tests.integration.test_http_border import (
+from tests.integration.http_border import (
     UPLOAD,
     Border,
     border,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_house import ROOT, modules
+from tests.unit.module_rows import ROOT, modules
 
 # Private names used, by distribution and file.
 USED = {
