@@ -23,7 +23,7 @@ FOUND = AiMetadata(
 )
 
 
-class HeldStore(SqliteAssetStore):
+class ControlledStore(SqliteAssetStore):
     """A real store; the test can make the reads of a replay wait, and can make them fail."""
 
     def __init__(self, folder: Path) -> None:

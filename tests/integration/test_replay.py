@@ -18,7 +18,7 @@ from pipeline.client.cursor import OVERLAP_SECONDS
 from pipeline.usecases.replay import LATE_EVENT_SECONDS
 from pipeline.settings import Settings
 from tests.factories import SECRET, make_asset, make_token
-from tests.integration.missed_events import NOON, SECOND, HeldStore, ask, finish, make_finished
+from tests.integration.missed_events import NOON, SECOND, ControlledStore, ask, finish, make_finished
 from tests.service import ROOT
 from tests.sockets import ROOMS, Process
 
@@ -54,7 +54,7 @@ async def test_nothing_is_replayed_without_since(redis_url: str) -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_replay_begins_before_since(redis_url: str) -> None:
-    """A replay includes an event from a clock that is 5 s slow, and one that a killed process sent a lease too late."""
+    """A replay includes events of a clock that is 5 s slow, and events that waited for a killed process's lease."""
     async with Process(redis_url, lease_seconds=15) as process:
         await finish(process, -30.5)
         late, behind, last = await finish(process, -29.5), await finish(process, -4.9), await finish(process, 0)
@@ -97,7 +97,7 @@ async def test_replay_larger_than_an_outbox_is_a_resync(redis_url: str) -> None:
 @pytest.mark.gen_test(timeout=30)
 async def test_event_during_the_read_of_the_store_is_sent_after_the_replay(redis_url: str, tmp_path: Path) -> None:
     """Events published while the store is read wait for the replay: subscribe, read, merge."""
-    store = HeldStore(tmp_path)
+    store = ControlledStore(tmp_path)
     async with Process(redis_url, store=store) as process, Process(redis_url) as other:
         missed = await finish(process, 0)
         store.may_go_on.clear()
@@ -116,7 +116,7 @@ async def test_event_during_the_read_of_the_store_is_sent_after_the_replay(redis
 @pytest.mark.gen_test(timeout=30)
 async def test_socket_with_since_is_closed_with_1013_without_the_store(redis_url: str, tmp_path: Path) -> None:
     """Without the store a replay is impossible: 1013 and no `connected`; a socket without `since` is connected."""
-    store = HeldStore(tmp_path)
+    store = ControlledStore(tmp_path)
     async with Process(redis_url, store=store) as process:
         store.is_away = True
         client = await process.open(params={"since": to_timestamp(NOON)})
@@ -150,7 +150,7 @@ async def test_since_of_any_age_is_accepted(redis_url: str) -> None:
 @pytest.mark.parametrize("ahead_seconds", [6, 3600, 250_000_000_000])
 @pytest.mark.gen_test(timeout=30)
 async def test_since_in_the_future_is_a_resync(redis_url: str, ahead_seconds: int, logs: list[Any]) -> None:
-    """A `since` in the future cannot be compared, so the client gets `resync`; the log has the user and the distance."""
+    """A `since` in the future cannot be compared, so the client gets `resync`; the log has the user and thedistance."""
     async with Process(redis_url) as process:
         since = to_timestamp(utc_now() + ahead_seconds * SECOND)
         client = await ask(process, "first frame", since or "")

@@ -13,7 +13,7 @@ import pytest
 from pipeline.assets.events import asset_processed
 from pipeline.clock import utc_now
 from tests.factories import make_token
-from tests.integration.missed_events import NOON, SECOND, HeldStore, ask, finish, make_finished
+from tests.integration.missed_events import NOON, SECOND, ControlledStore, ask, finish, make_finished
 from tests.redis_server import RedisServer
 from tests.sockets import WAIT_SECONDS, Process
 
@@ -21,7 +21,7 @@ from tests.sockets import WAIT_SECONDS, Process
 @pytest.mark.gen_test(timeout=30)
 async def test_renewed_token_may_ask_for_missed_events(redis_url: str, tmp_path: Path) -> None:
     """A frame with a fresh token and `since` replays on the open connection; live events wait meanwhile."""
-    store = HeldStore(tmp_path)
+    store = ControlledStore(tmp_path)
     async with Process(redis_url, store=store) as process:
         missed = await finish(process, 0)
         client = await process.connect()
@@ -51,7 +51,7 @@ async def test_events_missed_while_redis_was_down_are_sent_before_later_events(
     own_redis: RedisServer, tmp_path: Path, trouble: str
 ) -> None:
     """Each socket gets what was finished since the last reply of Redis, and since it joined; later events wait."""
-    store = HeldStore(tmp_path)
+    store = ControlledStore(tmp_path)
     async with Process(own_redis.url, store=store) as process, Process(own_redis.url) as other:
         early = await process.connect()
         other_user = await process.connect("user-2")
@@ -105,7 +105,7 @@ async def test_replay_waits_for_a_store_that_fails_but_live_events_do_not(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """Missed events are sent when the store works; live events are sent before."""
-    store = HeldStore(tmp_path)
+    store = ControlledStore(tmp_path)
     async with Process(own_redis.url, store=store) as process:
         client = await process.connect()
         own_redis.stop()
@@ -122,7 +122,7 @@ async def test_replay_waits_for_a_store_that_fails_but_live_events_do_not(
 @pytest.mark.gen_test(timeout=30)
 async def test_socket_that_is_joining_gets_connected_first(redis_url: str, tmp_path: Path) -> None:
     """A replay that is requested for its room during the join waits until `connected` is sent."""
-    store = HeldStore(tmp_path)
+    store = ControlledStore(tmp_path)
     async with Process(redis_url, store=store) as process:
         store.may_go_on.clear()
         missed = await finish(process, 0)
