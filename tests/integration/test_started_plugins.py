@@ -1,5 +1,6 @@
-"""What the service lends a plugin, and that one which is not ready is waited for: a real service whose provider,
-storage, notifier and filter are plugins of one file each.
+"""Plugins that are not ready at the start of the service, and the parts that the service gives to a plugin.
+
+The service is real; its provider, storage, notifier and filter are plugins of one file each.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ GATES = ("gate-attic", "gate-police", "gate-seer", "gate-bell")
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """A service whose plugins are closed; lego is the AI service's."""
+    """A service whose plugins are not ready; the AI service analyzes the category lego."""
     folder = tmp_path / "one-file"
     folder.mkdir()
     for name, source in PLUGINS.items():
@@ -158,7 +159,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def until(ask: Callable[[], Any]) -> Any:
-    """Return the first answer that is one: single uploads and jobs try what is held, after a second or so."""
+    """Repeat the call until its result is true, and return it: a held plugin is tried about once a second."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not (answer := ask()):
         assert time.monotonic() < deadline
@@ -167,11 +168,12 @@ def until(ask: Callable[[], Any]) -> Any:
 
 
 def open_gate(service: Service, name: str) -> None:
+    """Make the plugin that waits for this gate ready."""
     (service.data_dir / name).touch()
 
 
 def accepted(service: Service, **upload: Any) -> dict[str, Any]:
-    """Return what the upload is told once it is taken."""
+    """Return the data of the reply once an upload is accepted."""
     reply = until(lambda: (given := service.upload(**upload)).status_code == 202 and given)
     data: dict[str, Any] = reply.json()["data"]
     return data
@@ -179,9 +181,10 @@ def accepted(service: Service, **upload: Any) -> dict[str, Any]:
 
 @pytest.mark.fault("P1")
 @pytest.mark.fault("P4")
-def test_what_is_not_ready_is_waited_for_and_then_has_all_it_was_lent(service: Service, tmp_path: Path) -> None:
-    """Uploads are refused while the storage or the required filter is not ready, jobs and deliveries wait without
-    spending an attempt; then each goes on, and everything a plugin is lent works, after a restart too.
+def test_plugins_that_are_not_ready_hold_their_work_until_they_start(service: Service, tmp_path: Path) -> None:
+    """Uploads are refused while the storage or the required filter is not ready; jobs and deliveries wait.
+
+    The wait spends no attempt. Later all parts that the service gives to a plugin work, also after a restart.
     """
     states = {each["name"]: each for each in service.get("/readyz", verbose="").json()["data"]["plugins"]}
     for name in PLUGINS:
@@ -206,47 +209,49 @@ def test_what_is_not_ready_is_waited_for_and_then_has_all_it_was_lent(service: S
     assert states["police"]["state"] == "ok"
     service.stop()
     service.start()
-    again = accepted(service)["assetId"]
-    asset = until(lambda: (shown := service.asset(again))["status"] == "active" and shown)
-    assert asset["aiMetadata"]["extra"]["starts"] == 2, "what it kept is there"
+    after_restart = accepted(service)["assetId"]
+    asset = until(lambda: (shown := service.asset(after_restart))["status"] == "active" and shown)
+    assert asset["aiMetadata"]["extra"]["starts"] == 2, "the stored number is still there"
 
 
 def _check_refusals(service: Service) -> None:
-    for gate, told in (("gate-police", "Image storage unavailable"), ("gate-attic", None)):
+    """Check that uploads are refused, first because of the filter and then because of the storage."""
+    for gate, next_refusal in (("gate-police", "Image storage unavailable"), ("gate-attic", None)):
         refused = service.upload()
         assert refused.status_code == 503 and int(refused.headers["Retry-After"]) >= 1
         if gate == "gate-police":
             assert "cannot be checked" in refused.json()["error"]["message"]
         open_gate(service, gate)
-        if told is not None:
-            until(lambda: told in service.upload().json()["error"]["message"])
+        if next_refusal is not None:
+            until(lambda: next_refusal in service.upload().json()["error"]["message"])
 
 
 def _check_result(service: Service, asset: dict[str, Any]) -> None:
+    """Check the attempts, the extra fields and the provenance of the first asset."""
     reply = service.get(f"/api/assets/{asset['id']}")
     check_reply("GET", f"/api/assets/{asset['id']}", 200, reply.json(), reply.headers)
     asked = [each["attempt"] for each in asset["attempts"]]
-    assert len(asked) > 1 and set(asked) == {1}, "what was given back spent no attempt"
+    assert len(asked) > 1 and set(asked) == {1}, "the wait for the provider spent no attempt"
     assert asset["aiMetadata"]["extra"] == {"format": "jpeg", "starts": 1}
     refused = service.wait_log("extra_refused", plugin="seer")["reason"]
     assert "'stray' is none of its extra_fields" in refused and "'side'" in refused
     provenance = asset["provenance"]
     names = ("provider", "model", "promptVersion", "confidenceKind", "usage")
-    told = {name: provenance[name] for name in names}
-    assert told == {
+    assert {name: provenance[name] for name in names} == {
         **{"provider": "seer", "model": "seer-1", "promptVersion": "7", "confidenceKind": "self_reported"},
         "usage": {"inputTokens": 1200, "outputTokens": 34, "cost": 0.0042, "currency": "EUR"},
     }
 
 
 def _check_formats_and_categories(service: Service) -> None:
+    """Check that a photo is converted for the provider, and that each category has its own provider."""
     heic = encode(gradient((64, 48)), "HEIF")
     assert Image.open(io.BytesIO(heic)).format == "HEIF"
     sneaker = accepted(service, image=heic)["assetId"]
     lego = accepted(service, category="lego")["assetId"]
     asset = until(lambda: (shown := service.asset(sneaker))["status"] == "active" and shown)
-    assert asset["aiMetadata"]["extra"]["format"] == "jpeg", "it was brought into a form that the provider takes"
+    assert asset["aiMetadata"]["extra"]["format"] == "jpeg", "the photo was converted for the provider"
     asset = until(lambda: (shown := service.asset(lego))["status"] == "active" and shown)
-    assert asset["provenance"]["provider"] == "http", "the other one does not take that category"
+    assert asset["provenance"]["provider"] == "http", "the first provider has no such category"
     metrics = service.get("/metrics").text
     assert 'pipeline_plugin_seer_asked_total{format="jpeg"} 2.0' in metrics
