@@ -52,7 +52,7 @@ async def finish(process: Process, seconds: float, user_id: str = "user-1", **fi
     return asset_processed(asset)
 
 
-async def ask(process: Process, way: str, since: str, sub: str = "user-1") -> Client:
+async def connect_since(process: Process, way: str, since: str, sub: str = "user-1") -> Client:
     """Open a socket that asks for the events since that time, and read its first frame, `connected`."""
     if way == "first frame":
         client = await process.open()

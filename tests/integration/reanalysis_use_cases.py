@@ -74,7 +74,7 @@ class UseCases:
         assert current is not None
         return current
 
-    async def ask(self, asset: Asset, provider: str = "", *, replaces: bool = False) -> Job:
+    async def request_and_claim(self, asset: Asset, provider: str = "", *, replaces: bool = False) -> Job:
         """Request a reanalysis and claim its job."""
         assert await self.reanalysis.request(asset, provider, "r-2", replaces=replaces)
         (job,) = await self.claim()

@@ -57,19 +57,20 @@ async def test_sockets_that_ask_get_a_frame_for_each_step(service: Service, ai_s
     """
     await order(ai_service, held=True)
     async with (
-        connected(service, way=way) as asks,
-        connected(service) as silent,
+        connected(service, way=way) as socket,
+        connected(service) as without_progress,
         connected(service, "user-2", way="address") as other_user,
     ):
         first = await upload(service)
-        await asks.until("asset_started", assetId=first, attempt=1, provider="http")
+        await socket.until("asset_started", assetId=first, attempt=1, provider="http")
         second, third = await upload(service), await upload(service)
-        await asks.until("asset_queued", assetId=third, position=2)
+        await socket.until("asset_queued", assetId=third, position=2)
         await order(ai_service, held=False)
-        await asks.until("asset_processed", assetId=first)
-        await asks.until("asset_processed", assetId=third)
-        assert asks.events(second) == ["asset_queued", "asset_started", "asset_processed"]
-        assert [frame["event"] for frame in await frames_until(silent, "asset_processed", 3)] == ["asset_processed"] * 3
+        await socket.until("asset_processed", assetId=first)
+        await socket.until("asset_processed", assetId=third)
+        assert socket.events(second) == ["asset_queued", "asset_started", "asset_processed"]
+        frames = await frames_until(without_progress, "asset_processed", 3)
+        assert [frame["event"] for frame in frames] == ["asset_processed"] * 3
         assert await progress(service, third) is None
         last = await upload(service, "user-2")
         await other_user.until("asset_processed", assetId=last)
@@ -80,36 +81,36 @@ async def test_sockets_that_ask_get_a_frame_for_each_step(service: Service, ai_s
 async def test_retry_has_a_frame_with_its_reason_and_time(service: Service, ai_service: AiService) -> None:
     """After a 500 a frame names the failed attempt, the reason and the time of the next one; GET shows the same."""
     await order(ai_service, replies=[{"status": 500}])
-    async with connected(service, way="address") as asks:
+    async with connected(service, way="address") as socket:
         asset_id = await upload(service)
-        frame = await asks.until("asset_retrying", assetId=asset_id)
+        frame = await socket.until("asset_retrying", assetId=asset_id)
         found = await progress(service, asset_id, lambda found: found is None or found["state"] == "retrying")
         assert frame["attempt"] == 1 and "after 1 attempt" in frame["reason"] and frame["nextAt"]
         shown = {"state": "retrying", "attempt": 1, "reason": frame["reason"], "nextAt": found["nextAt"]}
         assert found == NOTHING | shown
         assert abs(seconds(found["nextAt"]) - seconds(frame["nextAt"])) < 1
-        await asks.until("asset_started", attempt=2)
-        await asks.until("asset_processed")
-        assert asks.events(asset_id) == ["asset_queued", "asset_started", "asset_retrying", "asset_processed"]
+        await socket.until("asset_started", attempt=2)
+        await socket.until("asset_processed")
+        assert socket.events(asset_id) == ["asset_queued", "asset_started", "asset_retrying", "asset_processed"]
 
 
 @pytest.mark.gen_test(timeout=90)
 async def test_paused_queue_is_shown_with_the_position(service: Service) -> None:
     """Photos of a paused queue are held and have their position, in the list too; after `resume` they are processed."""
     await switch(service, "pause")
-    async with connected(service, way="address") as asks:
+    async with connected(service, way="address") as socket:
         ids = [await upload(service) for _ in range(3)]
         held = NOTHING | {"state": "held", "reason": "The queue is paused"}
         for position, asset_id in enumerate(ids, 1):
             assert await progress(service, asset_id) == held | {"position": position}
-            frame = await asks.until("asset_held", assetId=asset_id)
+            frame = await socket.until("asset_held", assetId=asset_id)
             assert frame == {"event": "asset_held", "assetId": asset_id, "reason": held["reason"], "nextAt": None}
         listed = (await asyncio.to_thread(service.get, "/api/assets")).json()
         check_reply("GET", "/api/assets", 200, listed)
         assert [each["progress"]["position"] for each in listed["data"]["items"]] == [3, 2, 1]
         await switch(service, "resume")
         for asset_id in ids:
-            await asks.until("asset_processed", assetId=asset_id)
+            await socket.until("asset_processed", assetId=asset_id)
         assert await progress(service, ids[0]) is None
 
 
@@ -117,20 +118,20 @@ async def test_paused_queue_is_shown_with_the_position(service: Service) -> None
 async def test_held_provider_is_shown_with_reason_and_time(service: Service, ai_service: AiService) -> None:
     """After a 429 with Retry-After all photos of that provider are held until then, also those that never started."""
     await order(ai_service, replies=[{"status": 429, "headers": {"Retry-After": "4"}}])
-    async with connected(service, way="address") as asks:
+    async with connected(service, way="address") as socket:
         first, second = await upload(service), await upload(service)
         for asset_id in (first, second):
-            frame = await asks.until("asset_held", assetId=asset_id)
+            frame = await socket.until("asset_held", assetId=asset_id)
             assert frame["reason"] and 0 < seconds(frame["nextAt"]) - time.time() < 5
             found = await progress(service, asset_id)
             assert (found["state"], found["reason"], found["nextAt"]) == ("held", frame["reason"], frame["nextAt"])
             assert found["position"] is None
-        await asks.until("asset_processed", assetId=second)
+        await socket.until("asset_processed", assetId=second)
 
 
 @pytest.mark.gen_test(timeout=90)
 async def test_running_photo_is_shown_with_its_provider(service: Service, ai_service: AiService) -> None:
-    """GET, without any socket, shows which provider is asked, also when another process asks it."""
+    """GET, without any socket, shows which provider is asked, also when another process calls it."""
     await order(ai_service, held=True)
     asset_id = await upload(service)
     found = await progress(service, asset_id, lambda found: found["provider"] is not None)
@@ -143,17 +144,17 @@ async def test_running_photo_is_shown_with_its_provider(service: Service, ai_ser
 async def test_deleted_photo_has_a_frame(service: Service) -> None:
     """A socket that asks for progress gets `asset_deleted`; a socket that does not ask gets no such frame."""
     await switch(service, "pause")
-    async with connected(service, way="address") as asks, connected(service) as silent:
+    async with connected(service, way="address") as socket, connected(service) as without_progress:
         asset_id = await upload(service)
-        await asks.until("asset_held", assetId=asset_id)
+        await socket.until("asset_held", assetId=asset_id)
         async with aiohttp.ClientSession(headers=service.headers()) as session:
             async with session.delete(f"{service.url}/api/assets/{asset_id}") as reply:
                 assert reply.status == 204
-        assert await asks.until("asset_deleted") == {"event": "asset_deleted", "assetId": asset_id}
+        assert await socket.until("asset_deleted") == {"event": "asset_deleted", "assetId": asset_id}
         await switch(service, "resume")
         last = await upload(service)
-        await silent.until("asset_processed", assetId=last)
-        assert [frame["event"] for frame in silent.frames] == ["connected", "asset_processed"]
+        await without_progress.until("asset_processed", assetId=last)
+        assert [frame["event"] for frame in without_progress.frames] == ["connected", "asset_processed"]
 
 
 @pytest.mark.gen_test(timeout=90)
@@ -161,11 +162,11 @@ async def test_socket_that_connects_later_gets_the_state_of_each_photo(service: 
     """A socket that asks while photos are queued and running gets a frame with the state of each."""
     await order(ai_service, held=True)
     first, second = await upload(service), await upload(service)
-    async with connected(service, way="frame") as asks:
-        await asks.until("asset_queued", assetId=second, position=1)
-        assert "asset_started" in asks.events(first) or await asks.until("asset_started", assetId=first)
+    async with connected(service, way="frame") as socket:
+        await socket.until("asset_queued", assetId=second, position=1)
+        assert "asset_started" in socket.events(first) or await socket.until("asset_started", assetId=first)
         await order(ai_service, held=False)
-        await asks.until("asset_processed", assetId=second)
+        await socket.until("asset_processed", assetId=second)
 
 
 REPORTING = """
@@ -212,12 +213,12 @@ async def test_provider_reports_its_progress(tmp_path: Path, provider: str, is_a
             stack.enter_context(Service(tmp_path / "data", ROLE="worker", **more))
             more |= {"ROLE": "web"}
         service = stack.enter_context(Service(tmp_path / "data", **more))
-        async with connected(service, way="address") as asks:
+        async with connected(service, way="address") as socket:
             asset_id = await upload(service)
             found = await progress(service, asset_id, lambda found: found["share"] == 1)
             assert found == NOTHING | {"state": "running", "attempt": 1, "provider": provider, "share": 1}
-            await asks.until("asset_processed")
-    reports = [frame for frame in asks.frames if frame["event"] == "asset_progress"]
+            await socket.until("asset_processed")
+    reports = [frame for frame in socket.frames if frame["event"] == "asset_progress"]
     nike = {"brand": {"value": "Nike", "confidence": 0.5}}
     assert [(frame["share"], frame.get("partial")) for frame in reports] == [(0.25, nike), (1, None)]
 
@@ -246,9 +247,9 @@ async def test_progress_with_mongodb(mongo_uri: str, tmp_path: Path, ai_service:
     """With MongoDB as the asset store, frames and GET show the same as with SQLite."""
     await order(ai_service, held=True)
     with Service(tmp_path, ai_service.url, MONGODB_URI=mongo_uri, CONCURRENCY="1") as service:
-        async with connected(service, way="address") as asks:
+        async with connected(service, way="address") as socket:
             first, second = await upload(service), await upload(service)
-            await asks.until("asset_queued", assetId=second, position=1)
+            await socket.until("asset_queued", assetId=second, position=1)
             assert await progress(service, first) == NOTHING | {"state": "running", "attempt": 1, "provider": "http"}
             await order(ai_service, held=False)
-            await asks.until("asset_processed", assetId=second)
+            await socket.until("asset_processed", assetId=second)

@@ -265,7 +265,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.mark.fault("U8")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_client_uploads_and_reads_its_answers(service: Service, photos: dict[int, Path], client: str) -> None:
-    """The service accepts small and large photos; a client reads the reason of a refusal, and no broken connection."""
+    """Small and large photos are accepted; after a refusal the client reads the reason and has no connection error."""
     uploads = []
     for case in cases_of(client).values():
         token = make_token() if case.has_good_token else "not.a.token"

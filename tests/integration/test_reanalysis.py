@@ -50,7 +50,7 @@ async def test_new_result_replaces_the_old_one(use_cases: UseCases) -> None:
         seen.append(await use_cases.asset(before))
 
     use_cases.plugins.before_answer = look
-    job = await use_cases.ask(before, "acme")
+    job = await use_cases.request_and_claim(before, "acme")
     assert not await use_cases.reanalysis.request(before, "acme", "r-3")
     await use_cases.process(job, replace(OTHER, processed_image=ProcessedImage(make_image("WEBP"), "image/webp")))
     assert use_cases.plugins.only == "acme"
@@ -90,13 +90,13 @@ async def test_result_with_less_values_changes_nothing_unless_it_replaces(
     """
     before = await use_cases.finished(replace(FOUND, processed_image=ProcessedImage(PNG, "image/png")))
     before = await Corrections(use_cases.store).correct(before.id, before.user_id, {"model": "Air Max 1"})
-    await use_cases.process(await use_cases.ask(before), new)
+    await use_cases.process(await use_cases.request_and_claim(before), new)
     after = await use_cases.asset(before)
     assert use_cases.count("kept") == is_less and (use_cases.plugins.events == []) is is_less
     assert (after.ai_metadata == before.ai_metadata) is is_less and after.processed == before.processed
     assert [bool(each["reason"]) for each in after.attempts] == [False, is_less]
     assert await use_cases.store.records_of(before.user_id, before.id) == []
-    await use_cases.process(await use_cases.ask(after, replaces=True), new)
+    await use_cases.process(await use_cases.request_and_claim(after, replaces=True), new)
     after = await use_cases.asset(before)
     assert after.ai_metadata.brand == ({"value": "Adidas", "confidence": 0.9} if new.brand.value else None)
     assert after.corrected_metadata.model == {"value": "Air Max 1", "confidence": 1}
@@ -115,7 +115,8 @@ async def test_correction_during_the_run_stays(use_cases: UseCases, replaces: bo
         await correcting.correct(before.id, before.user_id, {"brand": "Puma", "model": "Suede"})
 
     use_cases.plugins.before_answer = correct
-    await use_cases.process(await use_cases.ask(before, replaces=replaces), OTHER if not replaces else Analysis())
+    job = await use_cases.request_and_claim(before, replaces=replaces)
+    await use_cases.process(job, OTHER if not replaces else Analysis())
     after = await use_cases.asset(before)
     assert after.status is AssetStatus.ACTIVE
     assert [after.corrected_metadata.brand, after.corrected_metadata.model] == [
@@ -132,7 +133,8 @@ async def test_same_result_sends_no_event(use_cases: UseCases) -> None:
     """finishedAt stays, so no replay sends an event either; the new provenance is stored."""
     image = ProcessedImage(PNG, "image/png")
     before = await use_cases.finished(replace(FOUND, processed_image=image))
-    await use_cases.process(await use_cases.ask(before), replace(FOUND, processed_image=image, ai_model="new"))
+    job = await use_cases.request_and_claim(before)
+    await use_cases.process(job, replace(FOUND, processed_image=image, ai_model="new"))
     after = await use_cases.asset(before)
     assert use_cases.plugins.events == [] and after.finished_at == before.finished_at
     assert after.provenance is not None and after.provenance["model"] == "new"
@@ -148,7 +150,7 @@ async def test_failed_asset_can_become_active_and_a_failed_reanalysis_changes_no
     before = await use_cases.finished(PermanentJobError("No photo"))
     assert before.status is AssetStatus.FAILED
     assert "failed" in await use_cases.job_records.find(before.processing_job_id)
-    job = await use_cases.ask(before)
+    job = await use_cases.request_and_claim(before)
     await use_cases.process(job, PermanentJobError("Still none"))
     await use_cases.claim(0, Finish(job, Outcome.FAILED, error="Still none"))
     after = await use_cases.asset(before)
@@ -162,7 +164,7 @@ async def test_failed_asset_can_become_active_and_a_failed_reanalysis_changes_no
     with pytest.raises(PermanentJobError, match="Still none"):
         await use_cases.handler.process(job)
     await use_cases.handler.give_up(job, "Still none")
-    job = await use_cases.ask(after)
+    job = await use_cases.request_and_claim(after)
     assert (await use_cases.queue.failed_jobs(10)).jobs == []
     await use_cases.process(job, OTHER)
     assert (await use_cases.asset(before)).status is AssetStatus.ACTIVE and len(use_cases.plugins.events) == 1
@@ -173,7 +175,7 @@ async def test_failed_asset_can_become_active_and_a_failed_reanalysis_changes_no
 async def test_event_is_sent_after_a_crash_without_another_analysis(use_cases: UseCases) -> None:
     """After a commit without its event the job is repeated, finds the new finishedAt and only sends the event."""
     before = await use_cases.finished()
-    job = await use_cases.ask(before)
+    job = await use_cases.request_and_claim(before)
     announce, use_cases.plugins.announce = use_cases.plugins.announce, _fail  # type: ignore[method-assign]
     with pytest.raises(DependencyUnavailable):
         await use_cases.process(job, OTHER)
@@ -188,21 +190,21 @@ async def test_event_is_sent_after_a_crash_without_another_analysis(use_cases: U
         await use_cases.handler.give_up(job, "no")
 
 
-@pytest.mark.parametrize("meanwhile", ["retry", "delete", "withdraw", "newer run"])
+@pytest.mark.parametrize("change", ["retry", "delete", "withdraw", "newer run"])
 @pytest.mark.gen_test
-async def test_result_is_dropped_after_a_change_during_the_run(use_cases: UseCases, meanwhile: str) -> None:
+async def test_result_is_dropped_after_a_change_during_the_run(use_cases: UseCases, change: str) -> None:
     """After a retry, a delete, a withdrawal or a newer run of the same job, nothing is written or sent."""
     before = await use_cases.finished(Analysis(Attribute("Nike", 0.9)))
     assert before.status is AssetStatus.PARTIAL
-    job = await use_cases.ask(before)
+    job = await use_cases.request_and_claim(before)
 
     async def act() -> None:
         use_cases.plugins.before_answer = None
-        if meanwhile == "retry":
-            assert await use_cases.store.requeue(before.id, before.user_id, "ai-processing:again")
-        elif meanwhile == "delete":
+        if change == "retry":
+            assert await use_cases.store.requeue(before.id, before.user_id, "ai-processing:retry")
+        elif change == "delete":
             await use_cases.store.delete(before.id, before.user_id)
-        elif meanwhile == "withdraw":
+        elif change == "withdraw":
             assert await use_cases.reanalysis.withdraw(before)
         else:
             assert await use_cases.store.begin(before.id, before.user_id, before.processing_job_id, is_reanalysis=True)

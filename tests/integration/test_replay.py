@@ -18,7 +18,7 @@ from pipeline.client.cursor import OVERLAP_SECONDS
 from pipeline.usecases.replay import LATE_EVENT_SECONDS
 from pipeline.settings import Settings
 from tests.factories import SECRET, make_asset, make_token
-from tests.integration.missed_events import NOON, SECOND, ControlledStore, ask, finish, make_finished
+from tests.integration.missed_events import NOON, SECOND, ControlledStore, connect_since, finish, make_finished
 from tests.service import ROOT
 from tests.sockets import ROOMS, Process
 
@@ -35,7 +35,7 @@ async def test_missed_events_are_sent_before_live_events(redis_url: str, way: st
         third = await finish(process, 3, status=AssetStatus.FAILED, ai_metadata=failed)
         first = await finish(process, 0)
         second = await finish(process, 1, status=AssetStatus.PARTIAL)
-        client = await ask(process, way, to_timestamp(NOON) or "")
+        client = await connect_since(process, way, to_timestamp(NOON) or "")
         await process.fanout.publish("user:user-1", live := asset_processed(make_finished()))
         assert await client.frames(4) == [first, second, third, live]
         assert process.count("events_replayed_total") == 3
@@ -58,7 +58,7 @@ async def test_replay_begins_before_since(redis_url: str) -> None:
     async with Process(redis_url, lease_seconds=15) as process:
         await finish(process, -30.5)
         late, behind, last = await finish(process, -29.5), await finish(process, -4.9), await finish(process, 0)
-        client = await ask(process, "first frame", last["timestamp"])
+        client = await connect_since(process, "first frame", last["timestamp"])
         assert await client.frames(3) == [late, behind, last]
 
 
@@ -68,15 +68,15 @@ async def test_too_many_missed_events_are_a_resync(redis_url: str) -> None:
     async with Process(redis_url) as process:
         await finish(process, -1)
         events = [await finish(process, number / 1000) for number in range(500)]
-        client = await ask(process, "first frame", events[0]["timestamp"])
+        client = await connect_since(process, "first frame", events[0]["timestamp"])
         assert await client.frames(500) == events
         events.append(await finish(process, 1))
-        other = await ask(process, "first frame", events[0]["timestamp"])
+        other = await connect_since(process, "first frame", events[0]["timestamp"])
         assert await other.frame() == {"event": "resync"}
         await process.fanout.publish("user:user-1", live := asset_processed(make_finished()))
         assert [await client.frame(), await other.frame()] == [live, live]
         assert process.count("replays_total", outcome="resync") == 1
-        nearer = await ask(process, "first frame", events[1]["timestamp"])
+        nearer = await connect_since(process, "first frame", events[1]["timestamp"])
         assert (await nearer.frames(500))[-1] == events[-1]
 
 
@@ -86,11 +86,11 @@ async def test_replay_larger_than_an_outbox_is_a_resync(redis_url: str) -> None:
     async with Process(redis_url, outbox_bytes=10_000) as process:
         error = AiMetadata(error="x" * 1000)
         first = [await finish(process, n, status=AssetStatus.FAILED, ai_metadata=error) for n in range(8)][0]
-        client = await ask(process, "first frame", first["timestamp"])
+        client = await connect_since(process, "first frame", first["timestamp"])
         assert len(await client.frames(8)) == 8
         for number in range(8, 12):
             await finish(process, number, status=AssetStatus.FAILED, ai_metadata=error)
-        client = await ask(process, "first frame", first["timestamp"])
+        client = await connect_since(process, "first frame", first["timestamp"])
         assert await client.frame() == {"event": "resync"}
 
 
@@ -101,7 +101,7 @@ async def test_event_during_the_read_of_the_store_is_sent_after_the_replay(redis
     async with Process(redis_url, store=store) as process, Process(redis_url) as other:
         missed = await finish(process, 0)
         store.may_go_on.clear()
-        opening = asyncio.ensure_future(ask(process, "first frame", missed["timestamp"]))
+        opening = asyncio.ensure_future(connect_since(process, "first frame", missed["timestamp"]))
         await store.reads.get()
         here, there = asset_processed(make_finished()), asset_processed(make_finished())
         await process.fanout.publish("user:user-1", here)
@@ -142,7 +142,7 @@ async def test_since_of_any_age_is_accepted(redis_url: str) -> None:
     """The first instant of a timestamp is accepted too."""
     async with Process(redis_url) as process:
         event = await finish(process, 0)
-        client = await ask(process, "first frame", "0001-01-01T00:00:00Z")
+        client = await connect_since(process, "first frame", "0001-01-01T00:00:00Z")
         assert await client.frame() == event
 
 
@@ -153,7 +153,7 @@ async def test_since_in_the_future_is_a_resync(redis_url: str, ahead_seconds: in
     """A `since` in the future cannot be compared, so the client gets `resync`; the log has the user and thedistance."""
     async with Process(redis_url) as process:
         since = to_timestamp(utc_now() + ahead_seconds * SECOND)
-        client = await ask(process, "first frame", since or "")
+        client = await connect_since(process, "first frame", since or "")
         assert await client.frame() == {"event": "resync"}
         assert process.count("replays_total", outcome="resync") == 1
         (line,) = [line for line in logs if line["event"] == "since_in_future"]

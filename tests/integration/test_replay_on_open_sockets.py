@@ -13,7 +13,7 @@ import pytest
 from pipeline.assets.events import asset_processed
 from pipeline.clock import utc_now
 from tests.factories import make_token
-from tests.integration.missed_events import NOON, SECOND, ControlledStore, ask, finish, make_finished
+from tests.integration.missed_events import NOON, SECOND, ControlledStore, connect_since, finish, make_finished
 from tests.redis_server import RedisServer
 from tests.sockets import WAIT_SECONDS, Process
 
@@ -126,7 +126,7 @@ async def test_socket_that_is_joining_gets_connected_first(redis_url: str, tmp_p
     async with Process(redis_url, store=store) as process:
         store.may_go_on.clear()
         missed = await finish(process, 0)
-        opening = asyncio.ensure_future(ask(process, "first frame", missed["timestamp"]))
+        opening = asyncio.ensure_future(connect_since(process, "first frame", missed["timestamp"]))
         await store.reads.get()
         store.may_go_on, first_may_go_on = asyncio.Event(), store.may_go_on  # only the first read waits
         store.may_go_on.set()

@@ -203,7 +203,7 @@ async def test_message_of_many_fragments_is_too_many_frames(redis_url: str) -> N
 
 @pytest.mark.gen_test(timeout=30)
 async def test_flood_that_goes_on_after_the_close_is_cut(redis_url: str) -> None:
-    """After a 4429 the service does not read a client that still sends for the five seconds of a close."""
+    """A client that still sends after a 4429 is dropped at once, not after the five seconds of a close."""
     async with Process(redis_url) as process:
         raw = await process.connect_raw()
         started_at = time.monotonic()

@@ -20,7 +20,7 @@ from tests.contract.contracts import check_reply
 from tests.pictures import encode, gradient
 from tests.service import WAIT_SECONDS, AiService, Service
 
-SEEN_HEAD = '''
+HEAD = '''
 from pathlib import Path
 
 from pipeline.errors import PermanentJobError
@@ -36,8 +36,8 @@ def wait_for(name, context):
 '''
 
 PLUGINS = {
-    "seer": '''
-class Seer:
+    "sample_ai": '''
+class SampleProvider:
     categories = ("sneaker",)
     needs_image = True
     image_formats = ("jpeg", "png")
@@ -45,7 +45,7 @@ class Seer:
     extra_fields = {"format": {"type": "string"}, "starts": {"type": "integer"}, "side": {"type": "integer"}}
 
     async def start(self, context):
-        wait_for("gate-seer", context)
+        wait_for("gate-sample_ai", context)
         self.context = context
         self.asked = context.counter("asked", "How often it was asked.", "format")
         starts = (await context.store.get("starts") or 0) + 1
@@ -66,7 +66,7 @@ class Seer:
         usage = Usage(1200, 34, 0.0042, "EUR")
         return Analysis(
             brand=Attribute("Nike", 0.9), model=Attribute("501", 0.4), extra=extra, usage=usage,
-            ai_model="seer-1", prompt_version="7", confidence_kind="self_reported",
+            ai_model="sample-model-1", prompt_version="7", confidence_kind="self_reported",
         )
 
     def check(self):
@@ -75,12 +75,12 @@ class Seer:
 
 @hookimpl
 def register_ai_providers(settings):
-    yield "seer", Seer
+    yield "sample_ai", SampleProvider
 ''',
-    "attic": '''
-class Attic:
+    "sample_storage": '''
+class SampleStorage:
     def start(self, context):
-        wait_for("gate-attic", context)
+        wait_for("gate-sample_storage", context)
         self.folder = context.data_dir
 
     def path(self, public_id):
@@ -88,7 +88,7 @@ class Attic:
 
     def save(self, public_id, file, content_type):
         self.path(public_id).write_bytes(file.read())
-        return f"https://attic.example/{public_id}"
+        return f"https://images.example/{public_id}"
 
     def open(self, public_id):
         return self.path(public_id).open("rb")
@@ -102,31 +102,31 @@ class Attic:
 
 @hookimpl
 def register_storage_backends(settings):
-    yield "attic", Attic
+    yield "sample_storage", SampleStorage
 ''',
-    "bell": '''
+    "sample_notifier": '''
 import json
 
 
-class Bell:
+class SampleNotifier:
     durable = True
 
     async def start(self, context):
-        wait_for("gate-bell", context)
+        wait_for("gate-sample_notifier", context)
         self.folder = context.data_dir
 
     async def notify(self, notification):
-        with (self.folder / "rung").open("a") as file:
+        with (self.folder / "delivered").open("a") as file:
             print(json.dumps({"asset": notification.event["assetId"]}), file=file)
 
 
 @hookimpl
 def register_notifiers(settings):
-    yield "bell", Bell
+    yield "sample_notifier", SampleNotifier
 ''',
-    "police": '''
+    "sample_filter": '''
 def start(context):
-    wait_for("gate-police", context)
+    wait_for("gate-sample_filter", context)
 
 
 @hookimpl
@@ -134,7 +134,7 @@ def validate_upload(upload):
     pass
 ''',
 }
-GATES = ("gate-attic", "gate-police", "gate-seer", "gate-bell")
+GATES = ("gate-sample_storage", "gate-sample_filter", "gate-sample_ai", "gate-sample_notifier")
 
 
 @pytest.fixture
@@ -143,14 +143,14 @@ def service(tmp_path: Path) -> Iterator[Service]:
     folder = tmp_path / "one-file"
     folder.mkdir()
     for name, source in PLUGINS.items():
-        (folder / f"{name}.py").write_text(SEEN_HEAD + source)
+        (folder / f"{name}.py").write_text(HEAD + source)
     own = {
         "PLUGINS_DIR": str(folder),
         "AI_PROVIDER": "http",
-        "AI_PROVIDER_BY_CATEGORY": "sneaker=seer,lego=seer+http",
-        "STORAGE_BACKEND": "attic",
-        "NOTIFIERS": "websocket,bell",
-        "FILTERS_REQUIRED": "police",
+        "AI_PROVIDER_BY_CATEGORY": "sneaker=sample_ai,lego=sample_ai+http",
+        "STORAGE_BACKEND": "sample_storage",
+        "NOTIFIERS": "websocket,sample_notifier",
+        "FILTERS_REQUIRED": "sample_filter",
         BREAKER_PROBE_SECONDS: "1",
         "CATEGORIES": "sneaker,lego",
     }
@@ -192,21 +192,21 @@ def test_plugins_that_are_not_ready_hold_their_work_until_they_start(service: Se
     assert "storage" in service.get("/readyz").json()["error"]["message"]
     _check_refusals(service)
     asset_id = accepted(service)["assetId"]
-    service.wait_log("provider_failed", plugin="seer")
-    open_gate(service, "gate-seer")
+    service.wait_log("provider_failed", plugin="sample_ai")
+    open_gate(service, "gate-sample_ai")
     asset = until(lambda: (shown := service.asset(asset_id))["status"] == "active" and shown)
     _check_result(service, asset)
     _check_formats_and_categories(service)
-    rung = service.data_dir / "plugins/bell/rung"
-    assert not rung.exists()
-    open_gate(service, "gate-bell")
-    until(lambda: rung.exists() and len(rung.read_text().splitlines()) == 3)
-    assert asset_id in rung.read_text()
-    assert (service.data_dir / "plugins/seer/note").read_text() == "written by a task"
-    assert stat.S_IMODE((service.data_dir / "plugins/seer").stat().st_mode) == 0o700
+    delivered = service.data_dir / "plugins/sample_notifier/delivered"
+    assert not delivered.exists()
+    open_gate(service, "gate-sample_notifier")
+    until(lambda: delivered.exists() and len(delivered.read_text().splitlines()) == 3)
+    assert asset_id in delivered.read_text()
+    assert (service.data_dir / "plugins/sample_ai/note").read_text() == "written by a task"
+    assert stat.S_IMODE((service.data_dir / "plugins/sample_ai").stat().st_mode) == 0o700
     states = {each["name"]: each for each in service.get("/readyz", verbose="").json()["data"]["plugins"]}
-    assert (states["seer"]["state"], states["seer"]["reason"]) == ("failing", "check returned False")
-    assert states["police"]["state"] == "ok"
+    assert (states["sample_ai"]["state"], states["sample_ai"]["reason"]) == ("failing", "check returned False")
+    assert states["sample_filter"]["state"] == "ok"
     service.stop()
     service.start()
     after_restart = accepted(service)["assetId"]
@@ -216,10 +216,10 @@ def test_plugins_that_are_not_ready_hold_their_work_until_they_start(service: Se
 
 def _check_refusals(service: Service) -> None:
     """Check that uploads are refused, first because of the filter and then because of the storage."""
-    for gate, next_refusal in (("gate-police", "Image storage unavailable"), ("gate-attic", None)):
+    for gate, next_refusal in (("gate-sample_filter", "Image storage unavailable"), ("gate-sample_storage", None)):
         refused = service.upload()
         assert refused.status_code == 503 and int(refused.headers["Retry-After"]) >= 1
-        if gate == "gate-police":
+        if gate == "gate-sample_filter":
             assert "cannot be checked" in refused.json()["error"]["message"]
         open_gate(service, gate)
         if next_refusal is not None:
@@ -233,12 +233,12 @@ def _check_result(service: Service, asset: dict[str, Any]) -> None:
     asked = [each["attempt"] for each in asset["attempts"]]
     assert len(asked) > 1 and set(asked) == {1}, "the wait for the provider spent no attempt"
     assert asset["aiMetadata"]["extra"] == {"format": "jpeg", "starts": 1}
-    refused = service.wait_log("extra_refused", plugin="seer")["reason"]
+    refused = service.wait_log("extra_refused", plugin="sample_ai")["reason"]
     assert "'stray' is none of its extra_fields" in refused and "'side'" in refused
     provenance = asset["provenance"]
     names = ("provider", "model", "promptVersion", "confidenceKind", "usage")
     assert {name: provenance[name] for name in names} == {
-        **{"provider": "seer", "model": "seer-1", "promptVersion": "7", "confidenceKind": "self_reported"},
+        **{"provider": "sample_ai", "model": "sample-model-1", "promptVersion": "7", "confidenceKind": "self_reported"},
         "usage": {"inputTokens": 1200, "outputTokens": 34, "cost": 0.0042, "currency": "EUR"},
     }
 
@@ -254,4 +254,4 @@ def _check_formats_and_categories(service: Service) -> None:
     asset = until(lambda: (shown := service.asset(lego))["status"] == "active" and shown)
     assert asset["provenance"]["provider"] == "http", "the first provider has no such category"
     metrics = service.get("/metrics").text
-    assert 'pipeline_plugin_seer_asked_total{format="jpeg"} 2.0' in metrics
+    assert 'pipeline_plugin_sample_ai_asked_total{format="jpeg"} 2.0' in metrics

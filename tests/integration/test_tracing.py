@@ -190,10 +190,10 @@ def test_retry_of_an_asset_is_in_the_trace_of_its_request(
     headers = service.headers() | {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
     httpx.post(f"{service.url}/api/assets/{asset_id}/retry", headers=headers).raise_for_status()
     spans = collector.wait(has(UPLOAD, ATTEMPT, RETRY, ATTEMPT))
-    ours = [span for span in spans if span.trace_id == TRACE_ID]
-    enqueued = only(ours, "enqueue ai-processing")
-    assert enqueued.parent_id == only(ours, RETRY).span_id
-    assert only(ours, ATTEMPT).parent_id == enqueued.span_id
+    spans_of_retry = [span for span in spans if span.trace_id == TRACE_ID]
+    enqueued = only(spans_of_retry, "enqueue ai-processing")
+    assert enqueued.parent_id == only(spans_of_retry, RETRY).span_id
+    assert only(spans_of_retry, ATTEMPT).parent_id == enqueued.span_id
 
 
 def test_durable_notification_stays_in_the_trace(

@@ -272,8 +272,8 @@ def test_wrong_key_holds_its_provider_and_fails_no_photo(
     fakes, service = running
     fakes["gemini"].key = "another"
     ids = {each: service.upload(category=each).json()["data"]["assetId"] for each in ("camera", "sneaker", "lego")}
-    held = service.wait_log("plugin_held", plugin="gemini")
-    assert "see PLUGIN_GEMINI_API_KEY" in held["cause"] and KEY not in json.dumps(service.lines)
+    line = service.wait_log("plugin_held", plugin="gemini")
+    assert "see PLUGIN_GEMINI_API_KEY" in line["cause"] and KEY not in json.dumps(service.lines)
     for category, name in (("sneaker", "openai"), ("lego", "anthropic")):
         service.wait_log("job_completed", assetId=ids[category])
         asset = service.asset(ids[category])

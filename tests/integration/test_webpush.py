@@ -275,5 +275,5 @@ def test_page_subscribes_and_gets_an_event(tmp_path: Path, ai_service: AiService
         where, admin = f"{service.url}/plugins/webpush/subscriptions", service.headers("boss", role="admin")
         erased = httpx.delete(f"{service.url}/api/users/user-1", headers=admin, timeout=30)
         assert erased.status_code == 200, erased.text
-        gone = httpx.delete(f"{where}/{subscribed.json()['id']}", headers=service.headers())
-        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "NOT_FOUND")
+        removal = httpx.delete(f"{where}/{subscribed.json()['id']}", headers=service.headers())
+        assert (removal.status_code, removal.json()["error"]["code"]) == (404, "NOT_FOUND")

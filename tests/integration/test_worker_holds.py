@@ -23,7 +23,7 @@ class Provider:
         self.breaker = Breaker(5, 0.2)
         self.holds = SharedBreakers({"acme": self.breaker}, {"": ("acme",)})
 
-    async def ask(self, job: Job) -> None:
+    async def call(self, job: Job) -> None:
         if job.tries:
             self.breaker.tries()
         elif not self.breaker.lets_through():
@@ -64,10 +64,10 @@ async def test_retry_after_holds_every_worker_and_spends_no_attempt(bench: Bench
     bench.queue_options["lanes"] = {"": ("acme",)}
     limited, idle = Provider(), Provider()
     limited.error = RetryableJobError("Busy", retry_after_seconds=0.5)
-    first, second = Handler(limited.ask), Handler(idle.ask)
+    first, second = Handler(limited.call), Handler(idle.call)
     bench.start(first, concurrency=1, holds=limited.holds)
     await bench.enqueue(1)
-    held = await first.started.get()
+    limited_job = await first.started.get()
     await bench.until(lambda stats: stats.holds)
     limited.error = None
     bench.start(second, holds=idle.holds)
@@ -76,8 +76,8 @@ async def test_retry_after_holds_every_worker_and_spends_no_attempt(bench: Bench
     assert stats.failed == 0
     jobs = started(first) + started(second)
     assert sorted(job.attempt for job in jobs) == [1, 1]
-    assert min(job.claimed_at_ms for job in jobs) - held.claimed_at_ms >= 500
-    assert (await first.refunded.get()).id == held.id
+    assert min(job.claimed_at_ms for job in jobs) - limited_job.claimed_at_ms >= 500
+    assert (await first.refunded.get()).id == limited_job.id
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -86,7 +86,7 @@ async def test_outage_of_a_provider_fails_no_job(bench: Bench, short_waits: None
     bench.queue_options["lanes"] = {"": ("acme",)}
     provider = Provider()
     provider.error = RetryableJobError("AI service unavailable", spends_attempt=False)
-    handler = Handler(provider.ask)
+    handler = Handler(provider.call)
     _, metrics = bench.start(handler, RetryPolicy(backoff_ms=100), holds=provider.holds)
     await bench.enqueue(25)
     # Many more tries than a job has attempts, each by one job.
@@ -111,7 +111,7 @@ async def test_job_that_is_refunded_for_too_long_fails_with_the_last_reason(
     wait = {"retry_after_seconds": 0.1} if error == "busy" else {"spends_attempt": False}
     provider.error = RetryableJobError("No answer", **wait)  # type: ignore[arg-type]
     away = DependencyUnavailable("No answer")
-    handler = Handler(failing(away) if error == "store" else provider.ask)
+    handler = Handler(failing(away) if error == "store" else provider.call)
     bench.start(handler, RetryPolicy(backoff_ms=20, max_age_seconds=0.6), holds=provider.holds)
     await bench.enqueue(3)
     for _ in range(3):
@@ -144,7 +144,7 @@ async def test_only_process_that_cannot_reach_the_provider_stops_claiming(
     bench.queue_options["lanes"] = {"": ("acme",)}
     unreachable, reachable = Provider(), Provider()
     unreachable.error = RetryableJobError("AI service unavailable", spends_attempt=False)
-    broken, good = Handler(unreachable.ask), Handler(reachable.ask)
+    broken, good = Handler(unreachable.call), Handler(reachable.call)
     bench.start(broken, holds=unreachable.holds)
     bench.start(good, holds=reachable.holds)
     for number in range(300):
