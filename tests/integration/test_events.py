@@ -22,7 +22,7 @@ from pipeline.rooms.tickets import Tickets
 from pipeline.usecases.replay import Replay
 from tests.contract import contracts
 from tests.factories import make_token
-from tests.integration.test_replay import NOON, SECOND, finish
+from tests.integration.missed_events import NOON, SECOND, finish
 from tests.redis_server import RedisServer
 from tests.sockets import WAIT_SECONDS, Process, Stream, make_event, reset
 

@@ -11,7 +11,7 @@ from tornado.ioloop import IOLoop
 from pipeline.queue.job import Finish, JobState, NewJob, Outcome
 from pipeline.queue.queue import LONGEST_POSTPONEMENT_SECONDS, JobQueue
 from pipeline.queue.snapshot import POSTPONED
-from tests.integration.test_queue import enqueue, ids_of
+from tests.integration.queue_jobs import enqueue, ids_of
 from tests.workers import Claimer
 
 POSTPONED_KEY = "pipeline:{ai-processing}:postponed"

@@ -1,4 +1,7 @@
-"""What a job asks of Redis. Counts do not wobble with the machine, so they are held here; times are for benchmarks/."""
+"""The number of calls and commands that a job costs in Redis.
+
+Counts do not vary with the machine, so these tests limit them; times are measured in benchmarks/.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,8 @@ def redis(own_redis: RedisServer) -> Iterator[Redis]:
     yield own_redis.client()
 
 
-def asked(redis: Redis) -> tuple[int, int]:
-    """Return how often clients were heard and how many commands were run, those inside scripts included."""
+def counts(redis: Redis) -> tuple[int, int]:
+    """Return how many calls clients made and how many commands Redis ran, those inside scripts included."""
     stats: dict[str, dict[str, int]] = redis.info("commandstats")  # type: ignore[assignment]
     commands = sum(figures["calls"] for name, figures in stats.items() if "info" not in name and "zcard" not in name)
     calls = sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "blpop"))
@@ -35,7 +38,7 @@ def asked(redis: Redis) -> tuple[int, int]:
 @pytest.mark.parametrize(("group", "most"), [("", 4), ("user-1", 7)])
 @pytest.mark.gen_test(timeout=60)
 async def test_job_costs_few_calls_and_commands(own_redis: RedisServer, redis: Redis, group: str, most: int) -> None:
-    """Five slots: one call acknowledges five jobs and claims five; what concerns them all is one command."""
+    """With five slots one call acknowledges five jobs and claims five, with single commands for all of them."""
     queue = JobQueue(own_redis.url)
     await queue.restore([NewJob(f"ai-processing:{number:024x}", {"n": number}, group=group) for number in range(JOBS)])
     done = asyncio.Event()
@@ -48,12 +51,12 @@ async def test_job_costs_few_calls_and_commands(own_redis: RedisServer, redis: R
             done.set()
 
     worker = Worker(queue, Handler(work), RetryPolicy(), Metrics())
-    calls, commands = asked(redis)
+    calls, commands = counts(redis)
     worker.start()
     await done.wait()
     while redis.zcard("pipeline:{ai-processing}:completed") < JOBS:
         await asyncio.sleep(0.01)
-    calls_after, commands_after = asked(redis)
+    calls_after, commands_after = counts(redis)
     assert (calls_after - calls) / JOBS <= 0.25
     assert (commands_after - commands) / JOBS <= most
     await worker.drain(1)
@@ -62,7 +65,7 @@ async def test_job_costs_few_calls_and_commands(own_redis: RedisServer, redis: R
 
 @pytest.mark.gen_test(timeout=60)
 async def test_completed_job_leaves_its_id_and_nothing_else(own_redis: RedisServer, redis: Redis) -> None:
-    """A day of finished jobs is a day of ids, not of payloads."""
+    """Redis stores the id of a completed job, not its payload."""
     queue = JobQueue(own_redis.url)
     await queue.restore([NewJob(f"ai-processing:{number:024x}", {"n": "x" * 300}) for number in range(50)])
     worker = Worker(queue, Handler(nothing), RetryPolicy(), Metrics())

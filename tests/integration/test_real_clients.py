@@ -1,6 +1,6 @@
-"""Uploads with the HTTP clients that people use, against the real service: each one sends, and reads its answer.
+"""Uploads with common HTTP clients to the real service: each client sends a photo and reads the reply.
 
-Clients of other languages are programs that tests/clients/install builds; docs/clients.md has the table.
+Clients in other languages are programs that tests/clients/install builds; docs/clients.md has the table.
 """
 
 from __future__ import annotations
@@ -35,7 +35,11 @@ PNG = make_image("PNG")
 
 @dataclass(frozen=True)
 class Case:
-    """One upload. size: of the photo in bytes, or 0 for a small one; reason: what the client must be able to read."""
+    """One upload and the reply to it.
+
+    size: of the photo in bytes, or 0 for a small one.
+    reason: the text that the client must be able to read in the reply.
+    """
 
     size: int
     category: str
@@ -56,7 +60,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Sent:
-    """What a client is given."""
+    """One upload as a client gets it to send."""
 
     client: str
     url: str
@@ -78,15 +82,15 @@ Client = Callable[[list[Sent]], list[Answer]]
 
 
 def program(name: str) -> Client:
-    """Return a client that is a program of tests/clients; one process sends all."""
+    """Return a client that is a program of tests/clients; one process sends all uploads."""
 
     def send_all(uploads: list[Sent]) -> list[Answer]:
         command = requirements.program(name, hint="tests/clients/install FOLDER builds it")
         lines = [
             "\t".join([sent.client, sent.url, sent.token, sent.category, str(sent.file), FILENAME]) for sent in uploads
         ]
-        given = "".join(f"{line}\n" for line in lines).encode()
-        ran = subprocess.run([command], input=given, capture_output=True, timeout=60)
+        standard_input = "".join(f"{line}\n" for line in lines).encode()
+        ran = subprocess.run([command], input=standard_input, capture_output=True, timeout=60)
         assert ran.returncode == 0, ran.stderr
         printed = [line.split("\t", 3) for line in ran.stdout.decode().splitlines()]
         return [(int(status), body) for _client, _version, status, body in printed]
@@ -95,26 +99,26 @@ def program(name: str) -> Client:
 
 
 def each(send: Callable[[Sent], Answer]) -> Client:
-    """Return a client that sends one after the other."""
+    """Return a client that sends one upload after the other."""
     return lambda uploads: [send(sent) for sent in uploads]
 
 
 def curl(*options: str, is_form: bool = True) -> Client:
-    """Return curl with these options, which sends a form of its own or one that was made by hand."""
+    """Return curl with these options, which sends its own form, or one that the test makes."""
 
     def send(sent: Sent) -> Answer:
         command = [requirements.program("curl"), "--silent", "--show-error", "--noproxy", "*", *options]
         command += ["--write-out", "\n%{http_code}"]
         command += ["--header", f"Authorization: Bearer {sent.token}"]
-        given = b""
+        standard_input = b""
         if is_form:
             for name, value in sent.fields.items():
                 command += ["--form", f"{name}={value}"]
             command += ["--form", f'image=@{sent.file};type=image/png;filename="{FILENAME}"']
         else:
             command += ["--header", "Content-Type: multipart/form-data; boundary=by-hand"]
-            given = form_by_hand(sent, "by-hand")
-        ran = subprocess.run([*command, sent.url], input=given, capture_output=True, timeout=60)
+            standard_input = form_by_hand(sent, "by-hand")
+        ran = subprocess.run([*command, sent.url], input=standard_input, capture_output=True, timeout=60)
         assert ran.returncode == 0, ran.stderr
         body, _, status = ran.stdout.decode().rpartition("\n")
         return int(status), body
@@ -123,7 +127,7 @@ def curl(*options: str, is_form: bool = True) -> Client:
 
 
 def form_by_hand(sent: Sent, boundary: str, *, is_dio: bool = False) -> bytes:
-    """Return a form as a script writes it, or as the HTTP client dio of Flutter does: in small letters."""
+    """Return a form as a script writes it, or as the HTTP client dio of Flutter writes it: in small letters."""
     disposition, kind = ("content-disposition", "content-type") if is_dio else ("Content-Disposition", "Content-Type")
     body = b""
     for name, value in sent.fields.items():
@@ -176,7 +180,7 @@ def with_aiohttp(sent: Sent) -> Answer:
         async with aiohttp.ClientSession(connector=connector) as session:
             async with session.post(sent.url, headers=sent.headers, data=form) as reply:
                 answer = reply.status, await reply.text()
-        # A connection that was refused in the middle of a body is closed a little later than its session.
+        # A connection whose request was refused before its end is closed a little later than its session.
         while any(each.fileno() != -1 for each in sockets):
             await asyncio.sleep(0.01)
         return answer
@@ -185,7 +189,7 @@ def with_aiohttp(sent: Sent) -> Answer:
 
 
 def with_chromium(uploads: list[Sent]) -> list[Answer]:
-    """A page of the service itself, with files as `<input type=file>` and dropping give them."""
+    """Upload from a page of the service, with `File` objects as `<input type=file>` makes them."""
     require(BROWSER is not None, "needs Chromium")
     scripts = [
         f"""(async () => {{
@@ -231,7 +235,7 @@ CLIENTS: dict[str, Client] = {
     "Flutter dio (its bytes)": each(dio),
 }
 
-# Java's client, at least to version 17, waits for "100 Continue" for ever when the answer to its question is a refusal.
+# Java's client, at least to version 17, waits for "100 Continue" without end when the reply is a refusal instead.
 HANGS = {("Java HttpClient, expectContinue", "30 MB"), ("Java HttpClient, expectContinue", "9 MB with a bad token")}
 
 
@@ -243,7 +247,7 @@ def cases_of(client: str) -> dict[str, Case]:
 def service(tmp_path_factory: pytest.TempPathFactory, held_ai_service: str) -> Iterator[Service]:
     with Service(tmp_path_factory.mktemp("service"), held_ai_service) as service:
         yield service
-        service.kill()  # its jobs are held, and would be waited for
+        service.kill()  # a stop would wait for its jobs, which the AI service never answers
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +265,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.mark.fault("U8")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_client_uploads_and_reads_its_answers(service: Service, photos: dict[int, Path], client: str) -> None:
-    """Small and large photos are taken; a refusal is read with its reason, not seen as a broken connection."""
+    """Small and large photos are accepted; after a refusal the client reads the reason and has no connection error."""
     uploads = []
     for case in cases_of(client).values():
         token = make_token() if case.has_good_token else "not.a.token"
@@ -273,8 +277,8 @@ def test_client_uploads_and_reads_its_answers(service: Service, photos: dict[int
     assert shown == {name: (case.status, True) for name, case in cases_of(client).items()}
 
 
-def test_table_of_clients_is_that_of_these_tests() -> None:
-    """docs/clients.md has a row for each client, a column for each case, and in it the answer that was asserted."""
+def test_table_of_clients_matches_these_tests() -> None:
+    """docs/clients.md has a row for each client, a column for each case, and the status that is asserted here."""
     lines = [line for line in (ROOT / "docs" / "clients.md").read_text("utf-8").splitlines() if line.startswith("| ")]
     heading, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert heading[2:] == list(CASES)
@@ -285,8 +289,8 @@ def test_table_of_clients_is_that_of_these_tests() -> None:
 
 
 @pytest.mark.fault("U10")
-def test_socket_of_an_old_version_is_told_so_in_the_envelope(service: Service) -> None:
-    """A WebSocket of a draft gets a 426 with the version that is spoken."""
+def test_socket_of_an_old_version_gets_a_426_in_the_envelope(service: Service) -> None:
+    """A WebSocket handshake with a draft version gets a 426 that names the version of the service."""
     headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg=="}
     reply = httpx.get(service.url + "/ws", headers=headers | {"Sec-WebSocket-Version": "8"})
     assert (reply.status_code, reply.headers["Sec-WebSocket-Version"]) == (426, "13")

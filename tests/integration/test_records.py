@@ -1,4 +1,4 @@
-"""Charts, busiest users, the audit list and deliveries on the running service, each reply held against the contract."""
+"""Charts, busiest users, the audit list and deliveries on a running service; each reply is checked by the contract."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService, receiver: F
 
 
 def call(service: Service, path: str, method: str = "GET", *, role: str | None = "admin", **options: Any) -> Any:
-    """Call a route as an operator, hold the reply against the contract, and return the data of one that is good."""
+    """Call a route as an operator and check the reply by the contract; return its data, or the status of an error."""
     options.setdefault("headers", service.headers("ops-1", role=role))
     response = httpx.request(method, service.url + path, timeout=WAIT_SECONDS, **options)
     check_reply(method, path, response.status_code, response.json() if response.content else None, response.headers)
@@ -62,7 +62,7 @@ def call(service: Service, path: str, method: str = "GET", *, role: str | None =
 
 
 def until(read: Callable[[], Any], is_enough: Callable[[Any], Any]) -> Any:
-    """Return what was read once it is enough."""
+    """Read until is_enough accepts the result, and return it."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not is_enough(found := read()):
         assert time.monotonic() < deadline, found
@@ -82,7 +82,7 @@ def audit(service: Service, **params: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", LISTS)
 def test_lists_are_for_operators(service: Service, path: str) -> None:
-    """Readers and admins see them, a user does not; what is wrong with a query is said."""
+    """The lists are shown to readers and admins, not to a user; a wrong query is refused."""
     assert call(service, path, role="operator-read") is not None
     assert call(service, path, role=None) == 403
     assert call(service, path, headers={}) == 401
@@ -91,8 +91,8 @@ def test_lists_are_for_operators(service: Service, path: str) -> None:
         assert call(service, path, params=wrong) == 400
 
 
-def test_charts_show_what_jobs_did(service: Service, ai: AiService) -> None:
-    """Each job is counted once as it came, as it ended, and once for each attempt that failed; idle steps are 0."""
+def test_charts_count_jobs_by_what_happened(service: Service, ai: AiService) -> None:
+    """A job is counted when it is enqueued, when it ends, and for each attempt that failed; idle steps are 0."""
     ai.order(replies=[{"status": 503, "times": 1}, REFUSED])
     for _ in range(2):
         service.upload()
@@ -112,7 +112,7 @@ def test_charts_show_what_jobs_did(service: Service, ai: AiService) -> None:
 
 
 def test_busiest_users_come_first(service: Service, ai: AiService) -> None:
-    """Users are listed by their unfinished jobs, what runs told apart from what waits."""
+    """Users are listed by their unfinished jobs, with separate numbers of active and waiting jobs."""
     ai.order(held=True)
     for user, count in (("busy-1", 6), ("busy-2", 3)):
         for _ in range(count):
@@ -128,14 +128,14 @@ def test_busiest_users_come_first(service: Service, ai: AiService) -> None:
     service.wait_status(waiting=0, active=0)
 
 
-def test_deliveries_tell_how_it_went_and_are_sent_again(
+def test_deliveries_show_their_state_and_can_be_sent_again(
     service: Service, ai: AiService, receiver: FakeReceiver
 ) -> None:
     """A delivery is listed with its last state; one that failed and one that was delivered can be sent again."""
-    # Events of the tests before would take the two answers.
+    # Events of earlier tests would use up the two scripted replies.
     until(lambda: deliveries(service, state="waiting"), lambda found: not found)
     receiver.script(Reply(500), Reply(500))
-    asset_id = service.upload("told-1").json()["data"]["assetId"]
+    asset_id = service.upload("delivered-1").json()["data"]["assetId"]
     (failed,) = until(lambda: deliveries(service, asset=asset_id, state="failed"), bool)
     assert (failed["attempts"], failed["response"], failed["notifier"]) == (2, None, "webhook")
     assert "HTTP 500" in failed["reason"]
@@ -143,32 +143,32 @@ def test_deliveries_tell_how_it_went_and_are_sent_again(
     path = f"/api/queue/deliveries/{failed['deliveryId']}/retry"
     assert call(service, path, "POST", role="operator-read") == 403
     for times in (1, 2):
-        # One that was delivered a moment ago is acknowledged a moment later.
+        # A delivery is acknowledged a moment after it has arrived; until then a retry is a 409.
         answer = until(lambda: call(service, path, "POST"), lambda answer: answer != 409)
         assert answer["jobId"] == failed["deliveryId"]
-        told = until(lambda: deliveries(service, asset=asset_id)[0], lambda found: found["state"] == "delivered")
-        assert (told["attempts"], told["response"], told["reason"]) == (1, "HTTP 204", None)
+        delivered = until(lambda: deliveries(service, asset=asset_id)[0], lambda found: found["state"] == "delivered")
+        assert (delivered["attempts"], delivered["response"], delivered["reason"]) == (1, "HTTP 204", None)
         sent = [each.headers["Webhook-Id"] for each in receiver.taken]
         assert sent.count(failed["deliveryId"]) == times
     assert call(service, f"/api/queue/jobs/{asset_id}")["deliveries"] == deliveries(service, asset=asset_id)
     receiver.hold()
     until(lambda: call(service, path, "POST"), lambda answer: answer != 409)
-    assert call(service, path, "POST") == 409, "it is on its way"
+    assert call(service, path, "POST") == 409, "the delivery is not finished"
     receiver.release()
     until(lambda: deliveries(service, asset=asset_id)[0], lambda found: found["state"] == "delivered")
     assert call(service, f"/api/queue/deliveries/notifications:{'0' * 24}/retry", "POST") == 404
 
 
-def test_client_of_an_operator_reads_them_all(service: Service) -> None:
-    """The Python client yields every page of a list, and sends an event again."""
+def test_client_of_an_operator_reads_every_list(service: Service) -> None:
+    """The Python client yields every page of a list, and can send an event a second time."""
 
     async def work() -> None:
         async with Operator(service.url, make_token("ops-9", role="admin")) as client:
             assert len((await client.charts("7d"))["points"]) == 168
             assert (await client.busiest_users())["fairness"] == "fifo"
-            told = [each async for each in client.deliveries(asset_id=None, state="delivered", notifier="webhook")]
-            assert len(told) > 2 and {each["state"] for each in told} == {"delivered"}
-            assert (await client.send_again(told[0]["deliveryId"]))["jobId"] == told[0]["deliveryId"]
+            delivered = [each async for each in client.deliveries(asset_id=None, state="delivered", notifier="webhook")]
+            assert len(delivered) > 2 and {each["state"] for each in delivered} == {"delivered"}
+            assert (await client.send_again(delivered[0]["deliveryId"]))["jobId"] == delivered[0]["deliveryId"]
             while not [each async for each in client.audit(who="ops-9", action="send delivery again")]:
                 await asyncio.sleep(0.02)
 
@@ -190,8 +190,8 @@ def test_deliveries_come_page_by_page(service: Service) -> None:
     assert seen == every
 
 
-def test_audit_names_who_changed_what(service: Service) -> None:
-    """Each change of an operator is an entry: done or refused; what only reads, or is not allowed, is none."""
+def test_audit_list_names_the_operator_of_each_change(service: Service) -> None:
+    """Each change by an operator is an entry, done or refused; a preview and a forbidden call have no entry."""
     asset_id = service.upload("other-1").json()["data"]["assetId"]
     service.wait_status(waiting=0, active=0)
     admin = service.headers("ops-7", role="admin")
@@ -225,9 +225,10 @@ def test_audit_names_who_changed_what(service: Service) -> None:
     assert page["items"] == entries[1:]
 
 
-def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiService, mongo_uri: str) -> None:
-    """On MongoDB, too: the jobs of two processes are in one chart; a killed process keeps what it has written. What it
-    has changed is in the audit list. What is too old goes by itself.
+def test_charts_add_up_processes_and_survive_a_kill(tmp_path: Path, ai: AiService, mongo_uri: str) -> None:
+    """With MongoDB a chart adds up the jobs of two processes, also those of a process that was killed.
+
+    Its changes stay in the audit list. Records that are too old are removed without a request.
     """
     with RedisServer() as redis:
         options = {"REDIS_URL": redis.url, "MONGODB_URI": mongo_uri}
@@ -235,7 +236,7 @@ def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiServic
             for service in (first, second, second):
                 service.upload()
             first.wait_status(waiting=0, active=0, completed=3)
-            # Reading a chart writes what the process has counted.
+            # A request for a chart writes the counts of its process.
             own = call(first, "/api/queue/charts")["points"], call(second, "/api/queue/charts")["points"]
             assert sum(point["enqueued"] for point in own[1]) == 3
             call(first, "/api/queue/resume", "POST")
@@ -243,12 +244,12 @@ def test_charts_add_up_processes_and_outlive_a_kill(tmp_path: Path, ai: AiServic
             first.kill()
             assert second.stop() == 0
         with pymongo.MongoClient(mongo_uri) as client:
-            kept = client.get_default_database()["kept"]
+            records = client.get_default_database()["kept"]
             for kind in ("audit", "delivery", "tally 3600"):
                 old = {"kind": kind, "at": datetime(2026, 1, 31, tzinfo=UTC), "data": "{}"}
-                kept.insert_one({"_id": f"{kind} old"} | old)
+                records.insert_one({"_id": f"{kind} old"} | old)
             with Service(tmp_path, ai.url, **options | {RECONCILE_SECONDS: "0.2"}) as third:
-                until(lambda: kept.count_documents({"_id": {"$regex": " old$"}}), lambda count: count == 0)
+                until(lambda: records.count_documents({"_id": {"$regex": " old$"}}), lambda count: count == 0)
                 points = call(third, "/api/queue/charts", params={"window": "7d"})["points"]
                 assert len(points) == 168
                 assert [sum(point[name] for point in points) for name in ("enqueued", "completed")] == [3, 3]

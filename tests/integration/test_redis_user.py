@@ -1,4 +1,4 @@
-"""The service as a Redis user that may do no more than docs/operations.md says."""
+"""The service as a Redis user with no more rights than docs/operations.md lists."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from tests.service import AiService, Service
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
+    """A Redis with the user `pipeline`, who has the documented rights."""
     with RedisServer() as server:
         server.client().execute_command("ACL", "SETUSER", "pipeline", "on", ">word", *acl_rules("pipeline"))
         yield server
 
 
 @pytest.mark.fault("O7")
-def test_service_works_with_the_rights_that_are_documented(
+def test_service_works_with_the_documented_rights(
     server: RedisServer, tmp_path: Path, ai_service: AiService
 ) -> None:
-    """Jobs, a retry, a dead letter, pause and resume, events from another process, the console: all works, readiness is
-    green, and Redis has refused nothing.
+    """Jobs, retries, dead letters, pause, events of another process and the console work with these rights.
+
+    Readiness is green, and Redis has refused no command.
     """
     url = f"redis://pipeline:word@127.0.0.1:{server.port}/0"
     ai_service.order(replies=[{"status": 500, "times": 1}, {"status": 422, "times": 1}])
@@ -47,7 +49,7 @@ def test_service_works_with_the_rights_that_are_documented(
                     statuses.append(event["status"])
                 if len(statuses) == 3:
                     return set(statuses)
-        raise AssertionError("no more events")
+        raise AssertionError("the stream of events ended")
 
     with one, two:
         assert asyncio.run(see(one)) == {"active", "failed"}

@@ -1,4 +1,4 @@
-"""The decoding service of the sandbox: what a photo is said to cost is enough, and no photo hurts the next one."""
+"""The decoding service of the sandbox: the computed cost of a photo is enough, and no photo harms the next one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COSTLY: dict[str, Callable[[], bytes]] = {
     "webp": lambda: encode(gradient(LARGE), "WEBP", method=0),
     "webp lossless": lambda: encode(gradient(LARGE), "WEBP", lossless=True, method=0, quality=0),
     "webp lossless alpha": lambda: encode(gradient(LARGE, "RGBA"), "WEBP", lossless=True, method=0, quality=0),
-    "webp moving": lambda: animated_webp(20, canvas=LARGE),
+    "webp animated": lambda: animated_webp(20, canvas=LARGE),
     "avif": lambda: encode(gradient(LARGE), "AVIF", speed=10),
     "avif 4:4:4 alpha": lambda: encode(gradient(LARGE, "RGBA"), "AVIF", speed=10, subsampling="4:4:4"),
     "avif grey": lambda: encode(gradient(LARGE, "L"), "AVIF", speed=10),
@@ -49,8 +49,8 @@ COSTLY: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", COSTLY)
 @pytest.mark.gen_test(timeout=60)
-async def test_photo_is_decoded_within_what_it_is_said_to_cost(name: str) -> None:
-    """Whatever the border takes can be decoded: a child that may take no more memory than reckoned does it."""
+async def test_photo_is_decoded_within_its_computed_memory(name: str) -> None:
+    """A child that may use no more memory than decode_mb computes can decode each kind of photo."""
     content = COSTLY[name]()
     with Image.open(io.BytesIO(content)) as image:
         header = header_of(image)
@@ -65,7 +65,7 @@ async def test_photo_is_decoded_within_what_it_is_said_to_cost(name: str) -> Non
 
 @pytest.mark.gen_test
 async def test_sandbox_reduces_photos(sandbox: Sandbox) -> None:
-    """As pixels or as a JPEG, upright and of the size that was asked for."""
+    """A photo is reduced to pixels or to a JPEG, upright and of the requested size."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     content = encode(gradient((1000, 500)), "JPEG", exif=exif)
@@ -86,16 +86,17 @@ async def test_sandbox_reduces_photos(sandbox: Sandbox) -> None:
     ids=["webp", "jpeg", "none"],
 )
 @pytest.mark.gen_test
-async def test_sandbox_refuses_what_costs_too_much(sandbox: Sandbox, content: bytes, message: str) -> None:
-    """What came into the storage by another way is held to the same limits, for good."""
+async def test_sandbox_refuses_a_photo_that_costs_too_much(sandbox: Sandbox, content: bytes, message: str) -> None:
+    """The limits of an upload are also checked for photos that came to the storage in another way."""
     with pytest.raises(PermanentJobError, match=message):
         await sandbox.reduce(content)
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_sandbox_outlives_any_photo() -> None:
-    """After photos that reach a limit of time (libavif compares each item with each) or memory, thirty good ones are
-    decoded, one after the other.
+async def test_sandbox_works_after_photos_that_reach_a_limit() -> None:
+    """After photos that reach the limit of time or of memory, thirty good photos are decoded, one after the other.
+
+    libavif compares each item with each other item, so many items take much time.
     """
     sandbox = Sandbox()
     good = encode(gradient((800, 600)), "JPEG")

@@ -1,4 +1,4 @@
-"""What a snapshot of the queue tells on a real Redis, what it costs, and how often it is asked for."""
+"""Snapshots of the queue on a real Redis: what they contain, and how often Redis is asked for one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def job_id(number: int) -> str:
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("users", [0, 1, 7, 400], ids=lambda users: f"{users} users")
 async def test_positions_are_the_order_in_which_jobs_are_claimed(bench: Bench, users: int) -> None:
-    """Whether the users take turns or not, the line is what the queue does; jobs without a group go first."""
+    """Positions are the order of the claims, with and without groups; jobs without a group are claimed first."""
     chosen = random.Random(users)
     jobs = [NewJob(job_id(n), {}, group=f"user-{chosen.randrange(users)}" if users else "") for n in range(1000)]
     jobs += [NewJob(job_id(1000 + n), {}) for n in range(5)]
@@ -39,13 +39,13 @@ async def test_positions_are_the_order_in_which_jobs_are_claimed(bench: Bench, u
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("users", [0, 3], ids=lambda users: f"{users} users")
 async def test_positions_are_exact_in_the_first_ten_thousand(bench: Bench, users: int) -> None:
-    """Of a longer line the rest has no position: such a job waits, as the snapshot tells when it is asked."""
+    """A job after the first ten thousand has no position; a snapshot that is asked for it shows it as waiting."""
     await bench.queue.restore(
         [NewJob(job_id(number), {}, group=f"user-{number % users}" if users else "") for number in range(12_000)]
     )
     snapshot = await bench.queue.snapshot([job_id(11_999)])
-    places = [snapshot.info(job_id(number)) for number in (0, 9_999)]
-    assert [(each.state, each.position) for each in places if each] == [
+    infos = [snapshot.info(job_id(number)) for number in (0, 9_999)]
+    assert [(each.state, each.position) for each in infos if each] == [
         (JobState.WAITING, 1), (JobState.WAITING, LINE_AT_MOST)
     ]
     assert snapshot.info(job_id(10_000)) is None
@@ -54,8 +54,8 @@ async def test_positions_are_exact_in_the_first_ten_thousand(bench: Bench, users
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_jobs_beside_the_line_are_told_too(bench: Bench) -> None:
-    """A job that runs, one that waits for its retry, one given back, completed and unknown ones."""
+async def test_snapshot_has_jobs_that_are_not_waiting(bench: Bench) -> None:
+    """A snapshot shows an active job, a job before its retry, a refunded one, a completed one and an unknown one."""
     ids = await bench.enqueue(5)
     claim = Claimer(bench.queue)
     running, retried, given_back, done = await claim(4)
@@ -80,8 +80,8 @@ async def test_jobs_beside_the_line_are_told_too(bench: Bench) -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_queue_says_whether_somebody_asks(bench: Bench) -> None:
-    """Nobody has asked: no process is told so. After a snapshot each step and each enqueue tells."""
+async def test_queue_reports_that_it_is_watched(bench: Bench) -> None:
+    """After a snapshot the reply to each step and each enqueue says that the queue is watched; before, it does not."""
     worker = bench.make_queue()
     bench.queues.append(worker)
     calls: list[str] = []
@@ -98,12 +98,9 @@ async def test_queue_says_whether_somebody_asks(bench: Bench) -> None:
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_whatever_is_asked_the_queue_is_asked_once_a_second(bench: Bench, redis: Redis) -> None:
-    """A thousand clients that ask for a thousand photos for two seconds make three calls at most, all answered."""
-    assets = [
-        make_asset(processing_job_id=job_id(number))
-        for number in range(1000)
-    ]
+async def test_redis_is_asked_for_one_snapshot_a_second(bench: Bench, redis: Redis) -> None:
+    """A thousand clients that ask for a photo each, for two seconds, cause three calls at most, and all get a reply."""
+    assets = [make_asset(processing_job_id=job_id(number)) for number in range(1000)]
     await bench.queue.restore([NewJob(job_id(number), {}) for number in range(1000)])
     progress = Progress(bench.queue, {}, ImageUrls(MemoryStorage()))
     calls = counted_snapshots(bench)
@@ -117,24 +114,21 @@ async def test_whatever_is_asked_the_queue_is_asked_once_a_second(bench: Bench, 
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_photo_that_no_snapshot_knew_is_not_shown_with_an_old_one(bench: Bench) -> None:
-    """A photo uploaded right after a snapshot is shown with the next one, also when another is just under way."""
+async def test_photo_newer_than_a_snapshot_is_shown_with_the_next_one(bench: Bench) -> None:
+    """A photo uploaded after a snapshot began is shown with the next snapshot, also while the first one is read."""
     progress = Progress(bench.queue, {}, ImageUrls(MemoryStorage()))
     await bench.queue.restore([NewJob(job_id(0), {})])
-    old, new, lost = (
-        make_asset(processing_job_id=job_id(number))
-        for number in range(3)
-    )
-    under_way = asyncio.ensure_future(progress.shown([old]))
+    old, new, lost = (make_asset(processing_job_id=job_id(number)) for number in range(3))
+    first = asyncio.ensure_future(progress.shown([old]))
     await asyncio.sleep(0)
     await bench.queue.restore([NewJob(job_id(1), {})])
-    shown = await asyncio.gather(under_way, progress.shown([new]), progress.shown([lost]))
-    told = [each["progress"] for (each,) in shown]
-    assert [(each["state"], each["position"]) for each in told] == [("queued", 1), ("queued", 2), ("queued", None)]
+    shown = await asyncio.gather(first, progress.shown([new]), progress.shown([lost]))
+    found = [each["progress"] for (each,) in shown]
+    assert [(each["state"], each["position"]) for each in found] == [("queued", 1), ("queued", 2), ("queued", None)]
 
 
 def counted_snapshots(bench: Bench) -> list[None]:
-    """Return a list that grows with each snapshot that Redis is asked for."""
+    """Return a list that gets an entry with each snapshot that Redis is asked for."""
     calls: list[None] = []
     ask = bench.queue.snapshot
 

@@ -1,5 +1,6 @@
-"""What the service lends a plugin, and that one which is not ready is waited for: a real service whose provider,
-storage, notifier and filter are plugins of one file each.
+"""Plugins that are not ready at the start of the service, and the parts that the service gives to a plugin.
+
+The service is real; its provider, storage, notifier and filter are plugins of one file each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.contract.contracts import check_reply
 from tests.pictures import encode, gradient
 from tests.service import WAIT_SECONDS, AiService, Service
 
-SEEN_HEAD = '''
+HEAD = '''
 from pathlib import Path
 
 from pipeline.errors import PermanentJobError
@@ -35,8 +36,8 @@ def wait_for(name, context):
 '''
 
 PLUGINS = {
-    "seer": '''
-class Seer:
+    "sample_ai": '''
+class SampleProvider:
     categories = ("sneaker",)
     needs_image = True
     image_formats = ("jpeg", "png")
@@ -44,7 +45,7 @@ class Seer:
     extra_fields = {"format": {"type": "string"}, "starts": {"type": "integer"}, "side": {"type": "integer"}}
 
     async def start(self, context):
-        wait_for("gate-seer", context)
+        wait_for("gate-sample_ai", context)
         self.context = context
         self.asked = context.counter("asked", "How often it was asked.", "format")
         starts = (await context.store.get("starts") or 0) + 1
@@ -65,7 +66,7 @@ class Seer:
         usage = Usage(1200, 34, 0.0042, "EUR")
         return Analysis(
             brand=Attribute("Nike", 0.9), model=Attribute("501", 0.4), extra=extra, usage=usage,
-            ai_model="seer-1", prompt_version="7", confidence_kind="self_reported",
+            ai_model="sample-model-1", prompt_version="7", confidence_kind="self_reported",
         )
 
     def check(self):
@@ -74,12 +75,12 @@ class Seer:
 
 @hookimpl
 def register_ai_providers(settings):
-    yield "seer", Seer
+    yield "sample_ai", SampleProvider
 ''',
-    "attic": '''
-class Attic:
+    "sample_storage": '''
+class SampleStorage:
     def start(self, context):
-        wait_for("gate-attic", context)
+        wait_for("gate-sample_storage", context)
         self.folder = context.data_dir
 
     def path(self, public_id):
@@ -87,7 +88,7 @@ class Attic:
 
     def save(self, public_id, file, content_type):
         self.path(public_id).write_bytes(file.read())
-        return f"https://attic.example/{public_id}"
+        return f"https://images.example/{public_id}"
 
     def open(self, public_id):
         return self.path(public_id).open("rb")
@@ -101,31 +102,31 @@ class Attic:
 
 @hookimpl
 def register_storage_backends(settings):
-    yield "attic", Attic
+    yield "sample_storage", SampleStorage
 ''',
-    "bell": '''
+    "sample_notifier": '''
 import json
 
 
-class Bell:
+class SampleNotifier:
     durable = True
 
     async def start(self, context):
-        wait_for("gate-bell", context)
+        wait_for("gate-sample_notifier", context)
         self.folder = context.data_dir
 
     async def notify(self, notification):
-        with (self.folder / "rung").open("a") as file:
+        with (self.folder / "delivered").open("a") as file:
             print(json.dumps({"asset": notification.event["assetId"]}), file=file)
 
 
 @hookimpl
 def register_notifiers(settings):
-    yield "bell", Bell
+    yield "sample_notifier", SampleNotifier
 ''',
-    "police": '''
+    "sample_filter": '''
 def start(context):
-    wait_for("gate-police", context)
+    wait_for("gate-sample_filter", context)
 
 
 @hookimpl
@@ -133,23 +134,23 @@ def validate_upload(upload):
     pass
 ''',
 }
-GATES = ("gate-attic", "gate-police", "gate-seer", "gate-bell")
+GATES = ("gate-sample_storage", "gate-sample_filter", "gate-sample_ai", "gate-sample_notifier")
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """A service whose plugins are closed; lego is the AI service's."""
+    """A service whose plugins are not ready; the AI service analyzes the category lego."""
     folder = tmp_path / "one-file"
     folder.mkdir()
     for name, source in PLUGINS.items():
-        (folder / f"{name}.py").write_text(SEEN_HEAD + source)
+        (folder / f"{name}.py").write_text(HEAD + source)
     own = {
         "PLUGINS_DIR": str(folder),
         "AI_PROVIDER": "http",
-        "AI_PROVIDER_BY_CATEGORY": "sneaker=seer,lego=seer+http",
-        "STORAGE_BACKEND": "attic",
-        "NOTIFIERS": "websocket,bell",
-        "FILTERS_REQUIRED": "police",
+        "AI_PROVIDER_BY_CATEGORY": "sneaker=sample_ai,lego=sample_ai+http",
+        "STORAGE_BACKEND": "sample_storage",
+        "NOTIFIERS": "websocket,sample_notifier",
+        "FILTERS_REQUIRED": "sample_filter",
         BREAKER_PROBE_SECONDS: "1",
         "CATEGORIES": "sneaker,lego",
     }
@@ -158,7 +159,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 
 def until(ask: Callable[[], Any]) -> Any:
-    """Return the first answer that is one: single uploads and jobs try what is held, after a second or so."""
+    """Repeat the call until its result is true, and return it: a held plugin is tried about once a second."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not (answer := ask()):
         assert time.monotonic() < deadline
@@ -167,11 +168,12 @@ def until(ask: Callable[[], Any]) -> Any:
 
 
 def open_gate(service: Service, name: str) -> None:
+    """Make the plugin that waits for this gate ready."""
     (service.data_dir / name).touch()
 
 
 def accepted(service: Service, **upload: Any) -> dict[str, Any]:
-    """Return what the upload is told once it is taken."""
+    """Return the data of the reply once an upload is accepted."""
     reply = until(lambda: (given := service.upload(**upload)).status_code == 202 and given)
     data: dict[str, Any] = reply.json()["data"]
     return data
@@ -179,9 +181,10 @@ def accepted(service: Service, **upload: Any) -> dict[str, Any]:
 
 @pytest.mark.fault("P1")
 @pytest.mark.fault("P4")
-def test_what_is_not_ready_is_waited_for_and_then_has_all_it_was_lent(service: Service, tmp_path: Path) -> None:
-    """Uploads are refused while the storage or the required filter is not ready, jobs and deliveries wait without
-    spending an attempt; then each goes on, and everything a plugin is lent works, after a restart too.
+def test_plugins_that_are_not_ready_hold_their_work_until_they_start(service: Service, tmp_path: Path) -> None:
+    """Uploads are refused while the storage or the required filter is not ready; jobs and deliveries wait.
+
+    The wait spends no attempt. Later all parts that the service gives to a plugin work, also after a restart.
     """
     states = {each["name"]: each for each in service.get("/readyz", verbose="").json()["data"]["plugins"]}
     for name in PLUGINS:
@@ -189,64 +192,66 @@ def test_what_is_not_ready_is_waited_for_and_then_has_all_it_was_lent(service: S
     assert "storage" in service.get("/readyz").json()["error"]["message"]
     _check_refusals(service)
     asset_id = accepted(service)["assetId"]
-    service.wait_log("provider_failed", plugin="seer")
-    open_gate(service, "gate-seer")
+    service.wait_log("provider_failed", plugin="sample_ai")
+    open_gate(service, "gate-sample_ai")
     asset = until(lambda: (shown := service.asset(asset_id))["status"] == "active" and shown)
     _check_result(service, asset)
     _check_formats_and_categories(service)
-    rung = service.data_dir / "plugins/bell/rung"
-    assert not rung.exists()
-    open_gate(service, "gate-bell")
-    until(lambda: rung.exists() and len(rung.read_text().splitlines()) == 3)
-    assert asset_id in rung.read_text()
-    assert (service.data_dir / "plugins/seer/note").read_text() == "written by a task"
-    assert stat.S_IMODE((service.data_dir / "plugins/seer").stat().st_mode) == 0o700
+    delivered = service.data_dir / "plugins/sample_notifier/delivered"
+    assert not delivered.exists()
+    open_gate(service, "gate-sample_notifier")
+    until(lambda: delivered.exists() and len(delivered.read_text().splitlines()) == 3)
+    assert asset_id in delivered.read_text()
+    assert (service.data_dir / "plugins/sample_ai/note").read_text() == "written by a task"
+    assert stat.S_IMODE((service.data_dir / "plugins/sample_ai").stat().st_mode) == 0o700
     states = {each["name"]: each for each in service.get("/readyz", verbose="").json()["data"]["plugins"]}
-    assert (states["seer"]["state"], states["seer"]["reason"]) == ("failing", "check returned False")
-    assert states["police"]["state"] == "ok"
+    assert (states["sample_ai"]["state"], states["sample_ai"]["reason"]) == ("failing", "check returned False")
+    assert states["sample_filter"]["state"] == "ok"
     service.stop()
     service.start()
-    again = accepted(service)["assetId"]
-    asset = until(lambda: (shown := service.asset(again))["status"] == "active" and shown)
-    assert asset["aiMetadata"]["extra"]["starts"] == 2, "what it kept is there"
+    after_restart = accepted(service)["assetId"]
+    asset = until(lambda: (shown := service.asset(after_restart))["status"] == "active" and shown)
+    assert asset["aiMetadata"]["extra"]["starts"] == 2, "the stored number is still there"
 
 
 def _check_refusals(service: Service) -> None:
-    for gate, told in (("gate-police", "Image storage unavailable"), ("gate-attic", None)):
+    """Check that uploads are refused, first because of the filter and then because of the storage."""
+    for gate, next_refusal in (("gate-sample_filter", "Image storage unavailable"), ("gate-sample_storage", None)):
         refused = service.upload()
         assert refused.status_code == 503 and int(refused.headers["Retry-After"]) >= 1
-        if gate == "gate-police":
+        if gate == "gate-sample_filter":
             assert "cannot be checked" in refused.json()["error"]["message"]
         open_gate(service, gate)
-        if told is not None:
-            until(lambda: told in service.upload().json()["error"]["message"])
+        if next_refusal is not None:
+            until(lambda: next_refusal in service.upload().json()["error"]["message"])
 
 
 def _check_result(service: Service, asset: dict[str, Any]) -> None:
+    """Check the attempts, the extra fields and the provenance of the first asset."""
     reply = service.get(f"/api/assets/{asset['id']}")
     check_reply("GET", f"/api/assets/{asset['id']}", 200, reply.json(), reply.headers)
     asked = [each["attempt"] for each in asset["attempts"]]
-    assert len(asked) > 1 and set(asked) == {1}, "what was given back spent no attempt"
+    assert len(asked) > 1 and set(asked) == {1}, "the wait for the provider spent no attempt"
     assert asset["aiMetadata"]["extra"] == {"format": "jpeg", "starts": 1}
-    refused = service.wait_log("extra_refused", plugin="seer")["reason"]
+    refused = service.wait_log("extra_refused", plugin="sample_ai")["reason"]
     assert "'stray' is none of its extra_fields" in refused and "'side'" in refused
     provenance = asset["provenance"]
     names = ("provider", "model", "promptVersion", "confidenceKind", "usage")
-    told = {name: provenance[name] for name in names}
-    assert told == {
-        **{"provider": "seer", "model": "seer-1", "promptVersion": "7", "confidenceKind": "self_reported"},
+    assert {name: provenance[name] for name in names} == {
+        **{"provider": "sample_ai", "model": "sample-model-1", "promptVersion": "7", "confidenceKind": "self_reported"},
         "usage": {"inputTokens": 1200, "outputTokens": 34, "cost": 0.0042, "currency": "EUR"},
     }
 
 
 def _check_formats_and_categories(service: Service) -> None:
+    """Check that a photo is converted for the provider, and that each category has its own provider."""
     heic = encode(gradient((64, 48)), "HEIF")
     assert Image.open(io.BytesIO(heic)).format == "HEIF"
     sneaker = accepted(service, image=heic)["assetId"]
     lego = accepted(service, category="lego")["assetId"]
     asset = until(lambda: (shown := service.asset(sneaker))["status"] == "active" and shown)
-    assert asset["aiMetadata"]["extra"]["format"] == "jpeg", "it was brought into a form that the provider takes"
+    assert asset["aiMetadata"]["extra"]["format"] == "jpeg", "the photo was converted for the provider"
     asset = until(lambda: (shown := service.asset(lego))["status"] == "active" and shown)
-    assert asset["provenance"]["provider"] == "http", "the other one does not take that category"
+    assert asset["provenance"]["provider"] == "http", "the first provider has no such category"
     metrics = service.get("/metrics").text
-    assert 'pipeline_plugin_seer_asked_total{format="jpeg"} 2.0' in metrics
+    assert 'pipeline_plugin_sample_ai_asked_total{format="jpeg"} 2.0' in metrics

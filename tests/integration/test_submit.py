@@ -1,4 +1,4 @@
-"""`submit` as scripts and people have it: how long it waits, its exit codes, and what it prints where."""
+"""The command `submit` in scripts and on a terminal: how long it waits, its exit codes, and what it prints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Sequence[str]:
-    """Five photos, the first of a hostile name."""
+    """Five photos; the first has a hostile name."""
     paths = [tmp_path / name for name in (HOSTILE, "b.jpg", "c.jpg", "d.jpg", "e.jpg")]
     for path in paths:
         path.write_bytes(make_image())
@@ -39,7 +39,7 @@ def photos(tmp_path: Path) -> Sequence[str]:
 
 @pytest.fixture
 def submit(service: Service) -> Submit:
-    """A function that starts `submit`, in a window of 20 columns."""
+    """A function that starts `submit` with a window of 20 columns."""
 
     def submit(*arguments: str, **streams: int) -> subprocess.Popen[str]:
         command = [sys.executable, "run.py", "submit", "--category", "lego", *arguments]
@@ -50,31 +50,35 @@ def submit(service: Service) -> Submit:
 
 
 def done(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Wait for the process, and return its exit code and what it printed."""
     out, err = process.communicate(timeout=120)
     return process.returncode, out, err
 
 
 def shown(path: str) -> str:
+    """Return the path as `submit` prints it: without control characters."""
     return re.sub("\x1b\\[31m|\u202e", "", path).replace("\n", " ")
 
 
 @pytest.mark.fault("O3")
-def test_submit_waits_as_long_as_photos_get_on(submit: Submit, photos: Sequence[str], ai_service: AiService) -> None:
-    """All of them take longer than its patience, which is for the time without any progress. One line for each photo:
-    id, status, file.
+def test_submit_waits_while_there_is_progress(submit: Submit, photos: Sequence[str], ai_service: AiService) -> None:
+    """`--patience` limits the time without progress, so the five photos together may take longer.
+
+    Each photo is one line: id, status, file.
     """
     ai_service.order(delay_ms=1300)
     code, out, err = done(submit("--watch", "--patience", "5", *photos))
     assert code == 0, err
-    told = sorted(line.split(" ", 2)[1:] for line in out.splitlines())
-    assert told == sorted(["active", shown(each)] for each in photos)
+    printed = sorted(line.split(" ", 2)[1:] for line in out.splitlines())
+    assert printed == sorted(["active", shown(each)] for each in photos)
     assert all(re.fullmatch("[0-9a-f]{24}", line.split(" ")[0]) for line in out.splitlines())
 
 
 @pytest.mark.fault("O3")
-def test_submit_tells_unfinished_from_failed(submit: Submit, photos: Sequence[str], ai_service: AiService) -> None:
-    """3 when some photos are not finished in time, 1 when one has failed as well, 130 after Ctrl-C; each time it says
-    which, and how to go on.
+def test_submit_has_an_exit_code_for_each_outcome(submit: Submit, photos: Sequence[str], ai_service: AiService) -> None:
+    """The exit code is 3 if a photo is not finished in time, 1 if one was also refused, and 130 after Ctrl-C.
+
+    Each time the unfinished photos are printed, and how to see their results later.
     """
     ai_service.order(held=True)
     code, out, err = done(submit("--watch", "--patience", "1", *photos[:2]))
@@ -98,27 +102,27 @@ def test_submit_tells_unfinished_from_failed(submit: Submit, photos: Sequence[st
 
 @pytest.mark.fault("O3")
 def test_submit_alone_prints_ids(submit: Submit, photos: Sequence[str], service: Service) -> None:
-    """An id on each line, for a script; `watch --since` tells later what became of them."""
+    """Without `--watch` the ids are printed, one on each line; `watch --since` shows their results later."""
     code, out, err = done(submit(*photos))
     assert (code, err) == (0, "") and re.fullmatch("([0-9a-f]{24}\n){5}", out)
     first = service.asset(out.split()[0], "demo")["createdAt"]
     command = [sys.executable, "run.py", "watch", "--since", first]
     with subprocess.Popen(command, cwd=ROOT, env=service.environment, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout is not None
-        told = {json.loads(watching.stdout.readline())["assetId"] for _ in range(5)}
+        watched = {json.loads(watching.stdout.readline())["assetId"] for _ in range(5)}
         watching.send_signal(signal.SIGINT)
         assert watching.wait(30) == 0
-    assert told == set(out.split())
+    assert watched == set(out.split())
 
 
 @pytest.mark.fault("O6")
-def test_submit_shows_names_as_they_are_on_a_terminal(submit: Submit, photos: Sequence[str]) -> None:
-    """No emoji, no markup, no line broken in a narrow window, and nothing of a file's name steers the terminal."""
+def test_submit_prints_file_names_literally_on_a_terminal(submit: Submit, photos: Sequence[str]) -> None:
+    """A file name makes no emoji, no markup and no terminal command, and a narrow window breaks no line."""
     terminal, inside = pty.openpty()
     process = submit("--watch", photos[0], stdout=inside, stderr=inside)
     os.close(inside)
     chunks = []
-    with suppress(OSError):  # so a terminal ends
+    with suppress(OSError):  # a terminal ends with this error
         while chunk := os.read(terminal, 65536):
             chunks.append(chunk)
     os.close(terminal)

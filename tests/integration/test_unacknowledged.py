@@ -1,4 +1,4 @@
-"""Jobs are acknowledged when their event is published, on a real queue; the publishing is what the test says it is."""
+"""Jobs are acknowledged when their event is published, on a real queue; the test decides when that is."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ pytestmark = pytest.mark.fault("R4")
 
 
 class Events:
-    """The events of the jobs: published when the test says so."""
+    """The events of the jobs, which are published when the test calls `publish`."""
 
     def __init__(self) -> None:
-        self.owed: dict[str, asyncio.Future[None]] = {}
+        self.unpublished: dict[str, asyncio.Future[None]] = {}
 
     def __call__(self, job: Job) -> asyncio.Future[None]:
-        return self.owed.setdefault(job.id, asyncio.get_running_loop().create_future())
+        return self.unpublished.setdefault(job.id, asyncio.get_running_loop().create_future())
 
     def publish(self) -> None:
-        """Redis has them all."""
-        for event in self.owed.values():
+        """Report all events as published."""
+        for event in self.unpublished.values():
             event.set_result(None)
 
 
 def start(bench: Bench, handler: Handler, events: Events, **options: Any) -> Any:
+    """Start a worker with a short lease whose jobs wait for these events."""
     return bench.start(handler, unpublished=events, **{"lease_seconds": 1, "renew_seconds": 0.2} | options)
 
 
 @pytest.mark.gen_test(timeout=20)
 async def test_job_is_acknowledged_when_its_event_is_published(bench: Bench) -> None:
-    """Until then it is active and its lease goes on; its slot takes the next job."""
+    """Until the event is published the job is active and its lease is renewed, but its slot takes the next job."""
     events, handler = Events(), Handler(nothing)
     bench.queue_options |= {"lease_seconds": 1}
     _, metrics = start(bench, handler, events, concurrency=1)
@@ -47,7 +48,7 @@ async def test_job_is_acknowledged_when_its_event_is_published(bench: Bench) -> 
     for _ in range(3):
         await handler.started.get()
     await bench.until(lambda stats: (stats.active, stats.waiting) == (3, 0))
-    # Three leases' length: whoever lets one run out loses its job.
+    # As long as three leases: a lease that is not renewed expires in that time.
     ends_at = time.monotonic() + 3
     while time.monotonic() < ends_at:
         assert (await bench.queue.stats()).active == 3
@@ -61,7 +62,7 @@ async def test_job_is_acknowledged_when_its_event_is_published(bench: Bench) -> 
 
 @pytest.mark.gen_test(timeout=20)
 async def test_dead_letter_waits_for_its_event_too(bench: Bench) -> None:
-    """A failure is as much of an event; an attempt that will be repeated has none."""
+    """A job that is given up has an event, too, and stays active until it is published."""
     events, handler = Events(), Handler(failing(PermanentJobError("no")))
     start(bench, handler, events)
     await bench.enqueue(1)
@@ -72,25 +73,25 @@ async def test_dead_letter_waits_for_its_event_too(bench: Bench) -> None:
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_drain_hands_back_what_is_not_published(bench: Bench) -> None:
-    """It waits a second; the next process gets the job with its attempt given back, and no stall."""
+async def test_drain_releases_jobs_with_an_unpublished_event(bench: Bench) -> None:
+    """A drain waits a second; then the next process gets the job with its attempt refunded, and no stall."""
     events, handler = Events(), Handler(nothing)
     worker, _ = start(bench, handler, events)
     (job_id,) = await bench.enqueue(1)
     await handler.started.get()
-    begun = time.monotonic()
+    started_at = time.monotonic()
     await worker.drain(30)
-    assert time.monotonic() - begun < 2 * slowdown()
-    again = Handler(nothing)
-    bench.start(again)
-    job = await again.started.get()
+    assert time.monotonic() - started_at < 2 * slowdown()
+    next_handler = Handler(nothing)
+    bench.start(next_handler)
+    job = await next_handler.started.get()
     assert (job.id, job.attempt, job.stalls) == (job_id, 1, 0)
     await bench.until(lambda stats: stats.completed == 1)
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_drain_acknowledges_what_is_published_meanwhile(bench: Bench) -> None:
-    """An event that comes through in that second costs no repetition."""
+async def test_drain_acknowledges_jobs_whose_event_is_published_in_time(bench: Bench) -> None:
+    """A job whose event is published within that second is not repeated."""
     events, handler = Events(), Handler(nothing)
     worker, _ = start(bench, handler, events)
     await bench.enqueue(1)
@@ -102,8 +103,10 @@ async def test_drain_acknowledges_what_is_published_meanwhile(bench: Bench) -> N
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_jobs_go_on_where_nothing_can_be_published(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound the oldest is acknowledged all the same: a photo must not wait for a right in Redis."""
+async def test_oldest_jobs_are_acknowledged_when_no_event_can_be_published(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond a number of jobs the oldest is acknowledged, so that jobs end when Redis refuses to publish."""
     monkeypatch.setattr(pipeline.queue.unacknowledged, "UNACKNOWLEDGED_AT_MOST", 3)
     events, handler = Events(), Handler(nothing)
     start(bench, handler, events)
@@ -113,8 +116,8 @@ async def test_jobs_go_on_where_nothing_can_be_published(bench: Bench, monkeypat
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_lease_that_is_lost_meanwhile_is_let_go(bench: Bench, redis: Redis) -> None:
-    """Another process sees to the job; this one forgets it and is not kept from ending."""
+async def test_job_whose_lease_is_lost_is_forgotten(bench: Bench, redis: Redis) -> None:
+    """Another process takes over such a job; this process forgets it, and can drain."""
     events, handler = Events(), Handler(nothing)
     worker, metrics = start(bench, handler, events)
     await bench.enqueue(1)
@@ -122,7 +125,7 @@ async def test_lease_that_is_lost_meanwhile_is_let_go(bench: Bench, redis: Redis
     await bench.until(lambda stats: stats.active == 1)
     redis.delete("pipeline:{ai-processing}:leases")
     await bench.queue.enqueue("ai-processing:" + "0" * 24, {})
-    # It stands in line again, and comes to whoever asks first: this worker.
+    # The job is waiting after its lease was lost, and this worker is the only one that claims it.
     await handler.started.get()
     events.publish()
     await bench.until(lambda stats: (stats.completed, stats.active) == (1, 0))

@@ -1,4 +1,4 @@
-"""Bringing documents of version 0.1 up to date: by one process at a time, from where the last one ended."""
+"""The upgrade of documents of version 0.1: one process at a time, from the document where the last process ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.factories import make_asset
 
 
 class Storages:
-    """The current storage; opened: which others were asked for."""
+    """The current storage; `opened` has the names of the others that were requested."""
 
     backends = ("memory",)
 
@@ -29,7 +29,7 @@ class Storages:
 
 
 async def make_old(store: SqliteAssetStore, count: int) -> list[str]:
-    """Return the ids of assets as version 0.1 wrote them."""
+    """Create assets as version 0.1 wrote them, and return their ids."""
     ids = []
     for number in range(count):
         asset = make_asset(id=f"65f0{number:020x}")
@@ -44,6 +44,7 @@ async def make_old(store: SqliteAssetStore, count: int) -> list[str]:
 
 
 async def backends(store: SqliteAssetStore) -> list[str]:
+    """Return the storage of each asset's original, in the order of the ids."""
     rows = await store._read("SELECT json_extract(original, '$.backend') AS backend FROM assets ORDER BY id", {})
     return [row["backend"] for row in rows]
 
@@ -61,30 +62,30 @@ def make_queue(redis_url: str, io_loop: object) -> Callable[[], JobQueue]:
 async def test_upgrade_goes_on_where_another_process_ended(
     store: SqliteAssetStore, make_queue: Callable[[], JobQueue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its place is kept with each page; when all is done that is noted, and nothing is read again."""
+    """The progress is stored after each page; when the upgrade is done, that is stored and no document is read."""
     monkeypatch.setattr(upgrade, "PAGE", 2)
     ids = await make_old(store, 5)
     queue = make_queue()
     first = make_upgrade(store, queue)
-    turns = 0
+    locks = 0
 
     async def acquire_lock(name: str, owner: str, seconds: float) -> bool:
-        nonlocal turns
-        turns += 1
-        return turns <= 2
+        nonlocal locks
+        locks += 1
+        return locks <= 2
 
     monkeypatch.setattr(queue, "acquire_lock", acquire_lock)
     assert not await first.upgrade()
-    (kept,) = await store.records(SCHEMA_KIND, limit=10)
-    assert kept.data == {"version": SCHEMA, "after": ids[3], "count": 4, "isDone": False}
+    (record,) = await store.records(SCHEMA_KIND, limit=10)
+    assert record.data == {"version": SCHEMA, "after": ids[3], "count": 4, "isDone": False}
     assert await backends(store) == ["acme"] * 4 + [None]
     assert await names_in_use(store) == ["acme"]
     monkeypatch.undo()
     assert await make_upgrade(store, queue).upgrade()
     assert await backends(store) == ["acme"] * 5
-    (kept,) = await store.records(SCHEMA_KIND, limit=10)
-    assert kept.data == {"version": SCHEMA, "after": None, "count": 5, "isDone": True}
-    # Done is done, also without Redis.
+    (record,) = await store.records(SCHEMA_KIND, limit=10)
+    assert record.data == {"version": SCHEMA, "after": None, "count": 5, "isDone": True}
+    # A finished upgrade needs no lock in Redis.
     assert await make_upgrade(store, JobQueue("redis://127.0.0.1:1/0")).upgrade()
     await queue.close()
 
@@ -93,7 +94,7 @@ async def test_upgrade_goes_on_where_another_process_ended(
 async def test_upgrade_is_one_process_at_a_time(
     store: SqliteAssetStore, make_queue: Callable[[], JobQueue]
 ) -> None:
-    """A second one leaves it to the first."""
+    """Without the lock a process upgrades nothing."""
     await make_old(store, 1)
     queue = make_queue()
     assert await queue.acquire_lock(upgrade.LOCK, "another process", 60)
@@ -104,8 +105,8 @@ async def test_upgrade_is_one_process_at_a_time(
 
 @pytest.mark.fault("U12")
 @pytest.mark.gen_test
-async def test_storages_of_before_are_opened_at_the_start(store: SqliteAssetStore) -> None:
-    """What is swept and removed includes them, also before any image in them is asked for."""
+async def test_storages_in_use_are_opened_at_the_start(store: SqliteAssetStore) -> None:
+    """A sweep and a removal include earlier storages, also before an image in them is requested."""
     storages = Storages()
     in_use = StoragesInUse(store, storages)
     await in_use.note(["object", ""])

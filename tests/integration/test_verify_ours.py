@@ -1,4 +1,4 @@
-"""`plugins verify` finds nothing in the plugins that come with the service, against far ends as strict as real ones."""
+"""`plugins verify` finds no fault in the plugins of the service, with fake services as strict as the real ones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.service import ROOT, WAIT_SECONDS, inherited
 from tests.vision_fakes import FAKES, KEY, FakeVision
 
 VISION = ("openai", "anthropic", "gemini")
-# `verify` ends by itself before that.
+# `verify` has its own time limit, which is shorter.
 SECONDS = 60
 
 
 @contextmanager
 def serving(name: str) -> Iterator[FakeVision]:
-    """The endpoint of that provider, on a loop and a thread of its own."""
+    """Yield the fake endpoint of that provider, on its own loop in its own thread."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
@@ -62,8 +62,8 @@ def verify(name: str, folder: Path, **environment: str) -> Mapping[str, object]:
 
 @pytest.mark.fault("P9")
 @pytest.mark.parametrize("name", VISION)
-def test_providers_that_look_at_photos_pass(tmp_path: Path, name: str) -> None:
-    """Nothing is found in them, and their endpoint refuses nothing that they send."""
+def test_vision_providers_pass(tmp_path: Path, name: str) -> None:
+    """The suite finds no fault in a vision provider, and the endpoint gets its requests."""
     with serving(name) as fake:
         prefix = f"PLUGIN_{name.upper()}"
         where = {f"{prefix}_API_KEY": KEY, f"{prefix}_BASE_URL": fake.url, f"{prefix}_MODEL": "a-model"}
@@ -74,7 +74,7 @@ def test_providers_that_look_at_photos_pass(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.fault("P9")
 def test_webpush_passes(tmp_path: Path) -> None:
-    """Its key is made and its routes answer; nobody has subscribed in the suite's store."""
+    """The suite finds no fault in `webpush`: it makes its key, and its routes answer without a subscription."""
     require(find_spec("http_ece") is not None, "needs the extra `webpush`")
     where = {"PLUGIN_WEBPUSH_SUBJECT": "mailto:ops@example.com", "PLUGIN_WEBPUSH_ALLOW_PRIVATE": "true"}
     verdict = verify("webpush", tmp_path, **where)
@@ -83,7 +83,7 @@ def test_webpush_passes(tmp_path: Path) -> None:
 
 @pytest.mark.fault("P9")
 def test_examples_pass(tmp_path: Path) -> None:
-    """The storage on SFTP and the filter that asks a service."""
+    """The suite finds no fault in the example storage on SFTP and the example filter that asks a service."""
     plugins = tmp_path / "plugins"
     plugins.mkdir()
     for name, package in (("sftp", "pipeline-storage-sftp"), ("moderation", "pipeline-filter-moderation")):

@@ -1,4 +1,4 @@
-"""The notifier `webpush` against a push service that reads what it is sent: whom it tells, and what it forgets."""
+"""The notifier `webpush` with a fake push service that decrypts events: which browsers get them, and subscriptions."""
 
 from __future__ import annotations
 
@@ -41,35 +41,35 @@ Make = Callable[..., Awaitable[WebpushNotifier]]
 
 @pytest.fixture
 def make(io_loop: IOLoop, store: SqliteAssetStore) -> Iterator[Make]:
-    """Returns started notifiers, each as a process of its own has it, on one asset store."""
+    """A function that starts a notifier; each is as in a process of its own, and all share one asset store."""
     require(find_spec("http_ece") is not None, "needs the extra `webpush`")
-    lenders: list[ContextFactory] = []
+    factories: list[ContextFactory] = []
 
     async def started(**own: str) -> WebpushNotifier:
         settings = Settings().with_plugin_variables(ALLOWED | own)
-        lenders.append(ContextFactory(settings, Metrics(), lambda name: PluginValues(store, name)))
+        factories.append(ContextFactory(settings, Metrics(), lambda name: PluginValues(store, name)))
         notifier = WebpushNotifier(settings.plugin("webpush", WebpushSettings), 5)
-        await notifier.start(lenders[-1].for_plugin("webpush"))
+        await notifier.start(factories[-1].for_plugin("webpush"))
         return notifier
 
     yield started
-    for contexts in lenders:
+    for contexts in factories:
         io_loop.run_sync(contexts.close)
 
 
 class TestWebpushSuite(NotifierSuite):
-    """What every notifier must bear."""
+    """The suite that every notifier must pass."""
 
     @pytest.fixture
     def notifier(self, make: Make, io_loop: IOLoop) -> Notifier:
-        """The notifier, of users without a browser."""
+        """A notifier without subscriptions."""
         notifier: Notifier = io_loop.run_sync(make)
         return notifier
 
 
-async def subscribe(notifier: WebpushNotifier, said: Browser | Any, user_id: str = "user-1") -> str:
-    """Return the id of the subscription."""
-    body = json.dumps(said.subscription if isinstance(said, Browser) else said).encode()
+async def subscribe(notifier: WebpushNotifier, subscription: Browser | Any, user_id: str = "user-1") -> str:
+    """Subscribe, and return the id of the subscription."""
+    body = json.dumps(subscription.subscription if isinstance(subscription, Browser) else subscription).encode()
     reply = await notifier.subscribe(PluginRequest("POST", body=body, user_id=user_id))
     assert reply.status == 201
     return str(reply.json["id"])
@@ -80,18 +80,18 @@ def make_notification(event: Mapping[str, Any] = SUCCESS_EVENT, user_id: str = "
 
 
 def paths(receiver: FakeReceiver) -> list[str]:
-    """Return which browsers were sent to, in order of their names."""
+    """Return the paths of the requests, which name the browsers, in order of the names."""
     return sorted(request.path for request in receiver.requests)
 
 
 async def key_of(notifier: WebpushNotifier) -> str:
-    """Return the key that pages are given."""
+    """Return the public key that pages get."""
     return str((await notifier.show_key(PluginRequest("GET"))).json["key"])
 
 
 @pytest.mark.gen_test
 async def test_each_browser_of_the_owner_reads_the_event(make: Make, receiver: FakeReceiver) -> None:
-    """Encrypted for each, signed for its push service by the key of all processes, a topic for each photo."""
+    """The event is encrypted for each browser and signed with the key of all processes; the topic is the photo."""
     first, second = await make(), await make()
     assert await key_of(first) == await key_of(second)
     browsers = {f"/{name}": Browser(f"{receiver.url}/{name}") for name in ("phone", "laptop", "foreign")}
@@ -106,14 +106,14 @@ async def test_each_browser_of_the_owner_reads_the_event(make: Make, receiver: F
         headers = [request.headers[name] for name in ("Ttl", "Urgency", "Topic")]
         assert headers == ["86400", "normal", SUCCESS_EVENT["assetId"]]
     assert await first.notify(make_notification(user_id="user-3")) == "0 delivered"
-    # Who signs in at a browser takes it over: its former user's events are not for it.
+    # A browser belongs to the user who subscribed last: it gets no event of the former user.
     await subscribe(first, browsers["/phone"], "user-2")
     assert await first.notify(make_notification()) == "1 delivered"
 
 
 @pytest.mark.gen_test
-async def test_one_that_was_told_is_not_told_again(make: Make, receiver: FakeReceiver) -> None:
-    """Whichever process has the next try: the event waits as long as the slowest service asks, for that one alone."""
+async def test_retry_sends_only_to_browsers_that_were_not_reached(make: Make, receiver: FakeReceiver) -> None:
+    """A retry in any process sends to the remaining browsers, after the longest Retry-After of their services."""
     notifier, other = await make(), await make()
     for name in ("a", "b", "c"):
         await subscribe(notifier, Browser(f"{receiver.url}/{name}"))
@@ -126,23 +126,23 @@ async def test_one_that_was_told_is_not_told_again(make: Make, receiver: FakeRec
         await other.notify(make_notification())
     assert await notifier.notify(make_notification()) == "3 delivered"
     assert paths(receiver) == ["/a"] * 2 + ["/b"] * 3 + ["/c"]
-    # Nothing is left of it: should it come once more, as after a crash, all are told.
+    # The records of this delivery are removed: if it is repeated, as after a crash, all browsers get it.
     assert await notifier.notify(make_notification()) == "3 delivered"
     assert len(receiver.requests) == 9
 
 
 @pytest.mark.gen_test
-async def test_a_browser_that_is_gone_is_forgotten(make: Make, receiver: FakeReceiver) -> None:
-    """At 404 and 410; one that refuses stays, and a service that nobody reaches is tried again."""
+async def test_subscription_that_has_ended_is_removed(make: Make, receiver: FakeReceiver) -> None:
+    """After a 404 or a 410 the subscription is removed; after a 403 it stays, and an unreachable service is retried."""
     notifier = await make()
     for name in ("a", "b", "c"):
         await subscribe(notifier, Browser(f"{receiver.url}/{name}"))
     receiver.script(Reply(410, path="/a"), Reply(404, path="/b"), Reply(403, path="/c"))
     with capture_logs() as logs, pytest.raises(PermanentJobError, match="All 1 push services refused"):
         await notifier.notify(make_notification())
-    told = sorted((line["outcome"], line["cause"]) for line in logs)
-    assert told == [("gone", "HTTP 404"), ("gone", "HTTP 410"), ("refused", "HTTP 403")]
-    # Who has the rest of the address may send to that browser.
+    logged = sorted((line["outcome"], line["cause"]) for line in logs)
+    assert logged == [("gone", "HTTP 404"), ("gone", "HTTP 410"), ("refused", "HTTP 403")]
+    # The complete address permits to send to that browser, so the log has the host only.
     assert all(line["host"] == "127.0.0.1" and receiver.url not in str(line) for line in logs)
     assert await notifier.notify(make_notification()) == "1 delivered"
     assert paths(receiver) == ["/a", "/b", "/c", "/c"]
@@ -152,15 +152,15 @@ async def test_a_browser_that_is_gone_is_forgotten(make: Make, receiver: FakeRec
 
 
 @pytest.mark.gen_test
-async def test_a_user_has_some_browsers(make: Make, store: SqliteAssetStore) -> None:
-    """The oldest go; a subscription that is sent twice is one; only its user may end it; all go with the user."""
+async def test_subscriptions_of_a_user_are_limited(make: Make, store: SqliteAssetStore) -> None:
+    """The oldest subscriptions are removed; a repeated one is the same; only its user can remove a subscription."""
     notifier = await make()
     browsers = [Browser(f"https://push.example/{number}") for number in range(SUBSCRIPTIONS_AT_MOST + 2)]
     ids = [await subscribe(notifier, browser) for browser in browsers]
     assert await subscribe(notifier, browsers[-1]) == ids[-1]
     values = PluginValues(store, "webpush")
-    kept = {key.split()[-1] async for key, _ in values.of_user("user-1")}
-    assert kept == set(ids[2:])
+    found = {key.split()[-1] async for key, _ in values.of_user("user-1")}
+    assert found == set(ids[2:])
 
     async def unsubscribe(id: str, user_id: str) -> None:
         await notifier.unsubscribe(PluginRequest("DELETE", {"id": id}, user_id=user_id))
@@ -182,7 +182,7 @@ BAD_ENDPOINTS = [
 
 
 @pytest.mark.parametrize(
-    ("said", "fields"),
+    ("subscription", "fields"),
     [
         *((GOOD | {"endpoint": endpoint}, ["endpoint"]) for endpoint in BAD_ENDPOINTS),
         (GOOD | {"keys": GOOD["keys"] | {"p256dh": "A" * 87}}, ["keys.p256dh"]),
@@ -193,17 +193,17 @@ BAD_ENDPOINTS = [
     ],
 )
 @pytest.mark.gen_test
-async def test_what_is_no_subscription_is_refused(make: Make, said: Any, fields: list[str]) -> None:
-    """Every fault is named; nobody makes this service ask addresses of its own network."""
+async def test_malformed_subscription_is_refused(make: Make, subscription: Any, fields: list[str]) -> None:
+    """Every faulty field is named; an address of the service's own network is refused."""
     notifier = await make(PLUGIN_WEBPUSH_ALLOW_PRIVATE="false")
     with pytest.raises(ValidationError) as caught:
-        await subscribe(notifier, said)
+        await subscribe(notifier, subscription)
     assert [each["field"] for each in caught.value.details or ()] == fields
 
 
 @pytest.mark.gen_test
-async def test_an_address_that_became_private_is_not_asked(make: Make, receiver: FakeReceiver) -> None:
-    """Also when the subscription is from a time at which it was allowed."""
+async def test_private_address_is_not_requested(make: Make, receiver: FakeReceiver) -> None:
+    """A subscription with a private address, from a time when that was allowed, gets no request."""
     await subscribe(await make(), Browser(receiver.url.replace("127.0.0.1", "localhost") + "/a"))
     notifier = await make(PLUGIN_WEBPUSH_ALLOW_PRIVATE="false")
     with pytest.raises(PermanentJobError):
@@ -223,15 +223,15 @@ async def test_an_address_that_became_private_is_not_asked(make: Make, receiver:
     ],
     ids=["url", "texts", "error"],
 )
-def test_what_is_too_large_is_left_out(event: dict[str, Any], left: set[str]) -> None:
-    """Every push service takes what is left."""
+def test_large_members_of_an_event_are_left_out(event: dict[str, Any], left: set[str]) -> None:
+    """The remaining members have at most 3000 bytes, which every push service accepts."""
     text = encode(make_notification(event))
     assert len(text) <= 3000
     assert json.loads(text).keys() == {*left, "category"}
 
 
 def test_settings_are_checked() -> None:
-    """At start, without showing the key."""
+    """A wrong setting is refused at the start, and the error does not show the key."""
     pem = ec.generate_private_key(ec.SECP384R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -253,8 +253,8 @@ def test_settings_are_checked() -> None:
     assert len(public_point(read_key(new_key()))) == 87
 
 
-def test_a_page_subscribes_and_is_told(tmp_path: Path, ai_service: AiService, receiver: FakeReceiver) -> None:
-    """Through the routes, and after a restart with the same key; what an erased user had goes with the user."""
+def test_page_subscribes_and_gets_an_event(tmp_path: Path, ai_service: AiService, receiver: FakeReceiver) -> None:
+    """A page subscribes by the routes; after a restart the key is the same; an erased user has no subscription."""
     require(find_spec("http_ece") is not None, "needs the extra `webpush`")
     with Service(tmp_path, ai_service.url, NOTIFIERS="websocket,webpush", **ALLOWED) as service:
         key = service.get("/plugins/webpush/key").json()["key"]
@@ -275,5 +275,5 @@ def test_a_page_subscribes_and_is_told(tmp_path: Path, ai_service: AiService, re
         where, admin = f"{service.url}/plugins/webpush/subscriptions", service.headers("boss", role="admin")
         erased = httpx.delete(f"{service.url}/api/users/user-1", headers=admin, timeout=30)
         assert erased.status_code == 200, erased.text
-        gone = httpx.delete(f"{where}/{subscribed.json()['id']}", headers=service.headers())
-        assert (gone.status_code, gone.json()["error"]["code"]) == (404, "NOT_FOUND")
+        removal = httpx.delete(f"{where}/{subscribed.json()['id']}", headers=service.headers())
+        assert (removal.status_code, removal.json()["error"]["code"]) == (404, "NOT_FOUND")
