@@ -33,7 +33,7 @@ from pipeline.usecases.store_copying import Copied, StoreCopy
 from pipeline.usecases.moving_processes import abandon
 from pipeline.usecases.store_moving import StoreMove
 from tests.factories import make_asset
-from tests.integration.test_asset_store import FOUND, NOON, damage
+from tests.integration.asset_stores import FOUND, NOON, damage
 from tests.integration.test_moving import Uploads, command, read
 from tests.service import ROOT, AiService, Service
 
