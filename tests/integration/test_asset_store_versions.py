@@ -129,7 +129,7 @@ async def test_documents_of_version_0_1_are_read_and_upgraded(
 
 
 @pytest.mark.gen_test
-    """The caller knows which storage version 0.1 used. An image on another server gets no storage."""
+async def test_upgrade_records_the_storage_of_the_caller(store: AssetStore, put_old: Callable[[], None]) -> None:
     """The caller knows which storage version 0.1 used; an image on another server gets no storage of ours."""
     put_old()
     assert await store.upgrade("", limit=9, backend_of=lambda public_id, url: "acme") == (4, None)
