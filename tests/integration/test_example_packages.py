@@ -1,4 +1,4 @@
-"""The example plugins do what they are for, in a real service: as one-file plugins, which is all that they are."""
+"""The example plugins in a real service, each loaded as a plugin of one file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ EXAMPLES = ROOT / "examples"
 
 
 class SftpServer:
-    """A real SFTP server on a thread of its own. environment: what leads the example there."""
+    """A real SFTP server on a thread of its own.
+
+    environment: the settings with which the example finds the server.
+    """
 
     def __init__(self, folder: Path) -> None:
         (folder / "files").mkdir(parents=True)
@@ -84,7 +87,7 @@ def plugins(tmp_path: Path) -> Path:
 def test_images_on_an_sftp_server_are_shown_by_urls_that_end(
     tmp_path: Path, sftp: SftpServer, plugins: Path, ai_service: AiService
 ) -> None:
-    """Whoever asks for the asset later gets a URL that is good then, also of another process."""
+    """Each request for the asset returns a URL that is valid at that time, also from another process."""
     where = {"PLUGINS_DIR": str(plugins), "STORAGE_BACKEND": "sftp", "MEDIA_URL_SECONDS": "60"} | sftp.environment
     photo = make_image()
     with Service(tmp_path / "data", ai_service.url, **where) as service:
@@ -97,17 +100,17 @@ def test_images_on_an_sftp_server_are_shown_by_urls_that_end(
         assert shown.content in [path.read_bytes() for path in sftp.files.rglob("original*")]
         assert httpx.get(url.replace("signature=", "signature=0")).status_code == 404
     with Service(tmp_path / "data", ai_service.url, **where) as service:
-        again = service.get(f"/api/assets/{asset_id}").json()["data"]["images"]["original"]["url"]
-        assert httpx.get(again).content == shown.content
-        # Signed by the process before, which had another port.
+        newer = service.get(f"/api/assets/{asset_id}").json()["data"]["images"]["original"]["url"]
+        assert httpx.get(newer).content == shown.content
+        # The earlier process, with another port, signed this URL.
         assert httpx.get(service.url + url.removeprefix(url.split("/plugins")[0])).content == shown.content
-        gone = httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers("user-1"))
-        assert gone.status_code == 204
-        assert httpx.get(again).status_code == 404
+        deleted = httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers("user-1"))
+        assert deleted.status_code == 204
+        assert httpx.get(newer).status_code == 404
 
 
 class ModerationService(ThreadingHTTPServer):
-    """Answers with `score`; with None it has no answer."""
+    """Replies with `score`; with None it replies 503."""
 
     score: float | None = 0.0
 
@@ -133,10 +136,10 @@ class _ModerationHandler(BaseHTTPRequestHandler):
 
 
 @pytest.mark.fault("P1")
-def test_moderation_that_cannot_answer_lets_nothing_through(
+def test_moderation_that_is_away_refuses_all_uploads(
     tmp_path: Path, plugins: Path, ai_service: AiService
 ) -> None:
-    """What it flags is a 400 with its words; while it is away uploads get 503, and are taken when it is back."""
+    """A flagged upload gets 400 with a reason; while the moderation is away uploads get 503, and later 202."""
     moderation = ModerationService()
     where = {
         "PLUGINS_DIR": str(plugins),
@@ -154,7 +157,7 @@ def test_moderation_that_cannot_answer_lets_nothing_through(
         (detail,) = refused.json()["error"]["details"]
         assert detail == {"field": "image", "message": "This picture cannot be accepted here"}
         moderation.score = None
-        for _ in range(4):  # failing, then held
+        for _ in range(4):  # Two calls fail, then the moderation is held.
             away = service.upload()
             assert away.status_code == 503 and int(away.headers["Retry-After"]) >= 1
             assert away.json()["error"]["message"] == "Uploads cannot be checked now"
