@@ -32,6 +32,11 @@ FOUND = AiMetadata(
     processed_at=NOON,
 )
 PROCESSED = ImageRef("memory", "x/processed-1", "https://images.example/p.webp", "0" * 64)
+FAILURE: dict[str, Any] = {"error": "no", "finished_at": NOON}
+DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "no object": ("aiMetadata = 'damaged'", {"$set": {"aiMetadata": "damaged"}}),
+    "no images": ("original = 'null'", {"$set": {"images.original": None}}),
+}
 MakeStore = Callable[[], AssetStore]
 
 
@@ -69,28 +74,29 @@ async def begin_moved(old: Path, new: Path) -> None:
 
 @pytest.fixture
 def store(io_loop: IOLoop, make_store: MakeStore) -> Iterator[AssetStore]:
+    """An open store on an empty database."""
     store = make_store()
     io_loop.run_sync(store.open)
     yield store
     io_loop.run_sync(store.close)
 
 
-FAILURE: dict[str, Any] = {"error": "no", "finished_at": NOON}
-
-
 async def create(store: AssetStore, *args: Any, **fields: Any) -> Asset:
+    """Store an asset and return it."""
     asset = make_asset(*args, **fields)
     assert await store.create(asset)
     return asset
 
 
 async def begin(store: AssetStore, asset: Asset) -> Asset:
+    """Begin a run of the asset's job; return the asset with its new fence."""
     begun = await store.begin(asset.id, asset.user_id, asset.processing_job_id)
     assert begun is not None
     return begun
 
 
 async def finish(store: AssetStore, asset: Asset, fence: int, **changes: Any) -> Asset | None:
+    """Commit a result, with these fields changed; return the committed asset, or None if nothing matched."""
     result: dict[str, Any] = {"status": AssetStatus.ACTIVE, "ai_metadata": FOUND, "processed": PROCESSED}
     result |= {"finished_at": NOON} | changes
     return await store.finish(asset.id, asset.processing_job_id, fence, **result)
@@ -99,6 +105,7 @@ async def finish(store: AssetStore, asset: Asset, fence: int, **changes: Any) ->
 async def create_finished(
     store: AssetStore, status: AssetStatus, user_id: str = "user-1", at: datetime = NOON
 ) -> Asset:
+    """Store an asset that has finished with this status, and return it."""
     asset = await create(store, user_id)
     begun = await begin(store, asset)
     if status is AssetStatus.FAILED:
@@ -110,36 +117,42 @@ async def create_finished(
 
 
 def ids(assets: Any) -> list[str]:
+    """Return the ids of the assets, in order."""
     return [asset.id for asset in assets]
-
-
-DAMAGED: dict[str, tuple[str, dict[str, Any]]] = {
-    "no object": ("aiMetadata = 'damaged'", {"$set": {"aiMetadata": "damaged"}}),
-    "no images": ("original = 'null'", {"$set": {"images.original": None}}),
-}
 
 
 def damage(store: AssetStore, asset: Asset, mongo_uri: str, how: str = "no object") -> None:
     """Change the asset's document so that the store cannot read it."""
     sql, change = DAMAGED[how]
-    store = getattr(store, "current", store)
-    if isinstance(store, SqliteAssetStore):
-        with closing(sqlite3.connect(store._path)) as connection, connection:
-            connection.execute(f"UPDATE assets SET {sql} WHERE id = ?", (asset.id,))
-        return
-    with pymongo.MongoClient[dict[str, Any]](mongo_uri) as client:
-        client.get_default_database()["assets"].update_one({"_id": ObjectId(asset.id)}, change)
+    statement = f"UPDATE assets SET {sql} WHERE id = ?", (asset.id,)
+    change_database(store, mongo_uri, statement, ("assets", {"_id": ObjectId(asset.id)}, change))
 
 
 def damage_record(store: AssetStore, kind: str, id: str, mongo_uri: str, text: str) -> None:
     """Replace the data of the record with a text that is no JSON object."""
+    statement = "UPDATE kept SET data = ? WHERE kind = ? AND id = ?", (text, kind, id)
+    change_database(store, mongo_uri, statement, ("kept", {"_id": f"{kind} {id}"}, {"$set": {"data": text}}))
+
+
+def change_database(
+    store: AssetStore,
+    mongo_uri: str,
+    statement: tuple[str, tuple[str, ...]],
+    update: tuple[str, dict[str, Any], dict[str, Any]],
+) -> None:
+    """Change the database of the store directly.
+
+    statement: the SQL statement and its values, for a store in a file.
+    update: the collection, the filter and the change, for a store in MongoDB.
+    """
     store = getattr(store, "current", store)
     if isinstance(store, SqliteAssetStore):
         with closing(sqlite3.connect(store._path)) as connection, connection:
-            connection.execute("UPDATE kept SET data = ? WHERE kind = ? AND id = ?", (text, kind, id))
+            connection.execute(*statement)
         return
+    collection, match, change = update
     with pymongo.MongoClient[dict[str, Any]](mongo_uri) as client:
-        client.get_default_database()["kept"].update_one({"_id": f"{kind} {id}"}, {"$set": {"data": text}})
+        client.get_default_database()[collection].update_one(match, change)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Event streams for tests: what they publish, tickets, refused requests, and raw TCP connections."""
+"""Helpers for tests of event streams: published events, tickets, refused requests, and raw TCP connections."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ PATH = "/api/events"
 
 
 async def publish(process: Process, number: int, sub: str = "user-1", **fields: Any) -> dict[str, Any]:
+    """Publish an event to the room of the user, and return it."""
     event = make_event(number) | fields
     await process.fanout.publish(f"user:{sub}", event)
     return event
@@ -29,6 +30,7 @@ async def refusal(process: Process, status: int, method: str = "GET", path: str 
 
 
 async def make_ticket(process: Process, **claims: Any) -> str:
+    """Return a new ticket of a token with these claims."""
     headers = {"Authorization": f"Bearer {make_token(**claims)}"}
     async with process.session.post(process.events_url + "/ticket", headers=headers) as reply:
         body = await reply.json()
@@ -37,21 +39,19 @@ async def make_ticket(process: Process, **claims: Any) -> str:
 
 
 async def begin_raw(process: Process, version: str = "1.1") -> Any:
-    """Open a stream on a TCP connection that does only what the test does; return it after `connected`."""
+    """Open a stream on a TCP connection, from which only the test reads; return the connection after `connected`."""
     loop = asyncio.get_running_loop()
     raw = process.tcp()
     await loop.sock_connect(raw, ("127.0.0.1", process.port))
     head = f"GET {PATH} HTTP/{version}\r\nHost: x\r\nAuthorization: Bearer {make_token()}\r\n\r\n"
     await loop.sock_sendall(raw, head.encode())
-    begun = asyncio.Event()
-    while not begun.is_set():
-        if any(connection.is_started for connection in process.rooms.members("user:user-1")):
-            begun.set()
+    while not any(connection.is_started for connection in process.rooms.members("user:user-1")):
         await asyncio.sleep(0.01)
     return raw
 
 
 async def read_all(raw: Any) -> bytes:
+    """Return all bytes until the service closes the connection."""
     received = b""
     while chunk := await asyncio.get_running_loop().sock_recv(raw, 1 << 20):
         received += chunk
@@ -59,5 +59,6 @@ async def read_all(raw: Any) -> bytes:
 
 
 async def last_code(stream: Stream) -> int:
+    """Return the code of the close event, which follows the frame `goodbye`."""
     assert (await stream.frame())["event"] == "goodbye"
     return await stream.code()

@@ -22,6 +22,7 @@ START = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def at(seconds: float) -> str:
+    """Return the instant so many seconds after START, as the service writes it."""
     return (START + timedelta(seconds=seconds)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -38,6 +39,7 @@ def make_asset_json(number: int) -> dict[str, Any]:
 
 
 def make_accepted() -> web.Response:
+    """Return the reply to an accepted upload."""
     return web.json_response({"success": True, "data": {"assetId": "0" * 24}}, status=202)
 
 
@@ -54,7 +56,7 @@ class Peer:
         await self.send({"event": "connected", "room": "user:user-1", "serverTime": server_time})
 
     async def send(self, *frames: dict[str, Any]) -> None:
-        """Send frames."""
+        """Send these frames, one after the other."""
         for frame in frames:
             await self.socket.send_json(frame)
 
@@ -74,7 +76,7 @@ Script = Callable[[Peer], Awaitable[None]]
 
 
 class ScriptedService:
-    """A service that follows scripts: each connection runs the next script, all later connections run the last one.
+    """A service that follows scripts: each connection runs the next script; after the last one, the last script.
 
     requests: the handshakes of the connections, in order.
     replies: the replies to requests under /api, in order; each is a response or a function of the request.
@@ -135,6 +137,7 @@ async def next_events(client: Client, count: int) -> list[dict[str, Any]]:
 
 
 def numbers(events: list[dict[str, Any]]) -> list[int]:
+    """Return the numbers with which make_event made the events."""
     return [int(event["assetId"], 16) for event in events]
 
 
@@ -158,21 +161,25 @@ def drawn_waits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
 
 
 async def accept_and_wait(peer: Peer) -> None:
+    """Accept the client and wait until it closes the connection."""
     await peer.accept()
     await peer.wait_until_closed()
 
 
 async def accept_and_end(peer: Peer) -> None:
+    """Accept the client and close the connection with 1011."""
     await peer.accept()
     await peer.end(1011)
 
 
 def page(of: Any, cursor: str | None = None) -> web.Response:
+    """Return a page of the list: the assets of these numbers, and the cursor of the next page."""
     items = [make_asset_json(number) for number in of]
     return web.json_response({"success": True, "data": {"items": items, "nextCursor": cursor}})
 
 
 async def cut(request: web.Request) -> web.Response:
+    """Close the connection of the request without a reply."""
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
@@ -180,6 +187,7 @@ async def cut(request: web.Request) -> web.Response:
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
+    """The path of a photo."""
     path = tmp_path / "photo.jpg"
     path.write_bytes(make_image())
     return path

@@ -17,12 +17,20 @@ from tests.integration.demo_photos import EXPECTED, PHOTOS
 from tests.requirements import require
 
 
+def run_with_photo(program: str) -> None:
+    """Run the program in a new process with the path of a photo: it must succeed and print nothing."""
+    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(PHOTOS["camera"])], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_service_process_loads_no_models() -> None:
     """Only the child processes load OpenCV, numpy and the models.
 
     The process that builds and uses the provider prints nothing and leaves no child process running.
     """
-    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
     program = """
 import asyncio, sys
 from pipeline.hooks import AnalyzeRequest
@@ -42,16 +50,11 @@ async def main():
 
 asyncio.run(main())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(PHOTOS["camera"])], capture_output=True, text=True, timeout=60, check=False
-    )
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    run_with_photo(program)
 
 
 def test_reading_does_not_use_the_network() -> None:
     """The work of a child process, also loading the models, opens no network connection."""
-    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
     program = """
 import io, socket, sys
 def refuse(*args, **kwargs): raise SystemExit("network used")
@@ -61,11 +64,7 @@ from pipeline.plugins.ai_local import work
 photo = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 assert work.read(*photo.size, photo.tobytes(), "camera", 9.0)["brand"][0] == "Canon"
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(PHOTOS["camera"])], capture_output=True, text=True, timeout=60, check=False
-    )
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    run_with_photo(program)
 
 
 class NoTimeToCutOut(Sandbox):

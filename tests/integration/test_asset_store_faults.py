@@ -45,8 +45,8 @@ UNSTORABLE = {
 @pytest.mark.fault("E32")
 @pytest.mark.gen_test(timeout=30)
 @pytest.mark.parametrize("kind", UNSTORABLE)
-async def test_create_refuses_a_value_that_no_document_can_hold(store: AssetStore, kind: str) -> None:
-    """NotStorable names the reason; that asset is not inserted, and the assets of the same batch are."""
+async def test_create_refuses_a_value_that_cannot_be_stored(store: AssetStore, kind: str) -> None:
+    """NotStorable names the reason; that asset is not inserted; the other assets of the batch are inserted."""
     value, why = UNSTORABLE[kind]
     assets = [make_asset() for _ in range(4)]
     refused = make_asset()
@@ -63,7 +63,7 @@ async def test_create_refuses_a_value_that_no_document_can_hold(store: AssetStor
 @pytest.mark.fault("E32")
 @pytest.mark.gen_test(timeout=30)
 @pytest.mark.parametrize("kind", UNSTORABLE)
-async def test_finish_refuses_a_value_that_no_document_can_hold(store: AssetStore, kind: str) -> None:
+async def test_finish_refuses_a_value_that_cannot_be_stored(store: AssetStore, kind: str) -> None:
     """The asset stays as it was, so that its job can fail it under the same fence."""
     value, why = UNSTORABLE[kind]
     asset = await create(store)
@@ -200,15 +200,15 @@ async def test_damaged_record_takes_no_place_in_a_list(
     store: AssetStore, uri: str, logs: list[Any], text: str
 ) -> None:
     """Lists pass over the damaged record and return full pages; it is logged once and found by its user."""
-    kept = [Record("kind", str(number), NOON + number * MINUTE, {"n": number}, "user-1") for number in range(5)]
-    for each in kept:
+    stored = [Record("kind", str(number), NOON + number * MINUTE, {"n": number}, "user-1") for number in range(5)]
+    for each in stored:
         await store.put_record(each)
     for number in "02":
         damage_record(store, "kind", number, uri, text)
-    left = [kept[1], kept[3], kept[4]]
+    left = [stored[1], stored[3], stored[4]]
     assert await store.records("kind", limit=2) == left[:2]
     assert await store.records("kind", limit=9) == left
-    assert await store.records("kind", limit=2, after=(kept[1].at, "1")) == left[1:]
+    assert await store.records("kind", limit=2, after=(stored[1].at, "1")) == left[1:]
     assert await store.newest_records("kind", limit=3) == left[::-1]
     assert [each for each in await store.all_records(limit=9) if each.kind == "kind"] == left
     assert await store.find_record("kind", "0") is None

@@ -67,7 +67,7 @@ async def test_purge_removes_old_keys(store: AssetStore) -> None:
 async def test_identity_is_the_same_for_all_processes(store: AssetStore, make_store: MakeStore) -> None:
     """Two stores that open a new database at the same time get the same id, also later.
 
-    Insert_record, which identity uses, keeps one of several records that are inserted at the same time.
+    Identity uses insert_record, which stores only one of several records that are inserted at the same time.
     """
     other = make_store()
     await other.open()
@@ -86,18 +86,18 @@ async def test_identity_is_the_same_for_all_processes(store: AssetStore, make_st
 @pytest.mark.gen_test
 async def test_records_are_listed_in_order(store: AssetStore) -> None:
     """Records of one kind are listed oldest or newest first, in pages, until they are replaced, deleted or purged."""
-    kept = [Record("job of q", f"q:{n}", NOON + n // 2 * MINUTE, {"a.b": n, "$c": ["\ud800"]}) for n in range(5)]
-    for each in (*reversed(kept), Record("pause", "q:0", NOON, {})):
+    written = [Record("job of q", f"q:{n}", NOON + n // 2 * MINUTE, {"a.b": n, "$c": ["\ud800"]}) for n in range(5)]
+    for each in (*reversed(written), Record("pause", "q:0", NOON, {})):
         await store.put_record(each)
     first = await store.records("job of q", limit=3)
-    assert first == kept[:3]
-    assert await store.records("job of q", limit=3, after=(first[-1].at, first[-1].id)) == kept[3:]
+    assert first == written[:3]
+    assert await store.records("job of q", limit=3, after=(first[-1].at, first[-1].id)) == written[3:]
     last = await store.newest_records("job of q", limit=3)
-    assert last == kept[:1:-1]
-    assert await store.newest_records("job of q", limit=3, after=(last[-1].at, last[-1].id)) == kept[1::-1]
+    assert last == written[:1:-1]
+    assert await store.newest_records("job of q", limit=3, after=(last[-1].at, last[-1].id)) == written[1::-1]
     assert await store.newest_records("job of q", limit=3, after=(NOON - MINUTE, "q:9")) == []
-    await store.put_record(replace(kept[1], at=NOON + 9 * MINUTE, data={"n": 1}))
-    await store.delete_records("job of q", kept[0].id, kept[2].id, "not there")
+    await store.put_record(replace(written[1], at=NOON + 9 * MINUTE, data={"n": 1}))
+    await store.delete_records("job of q", written[0].id, written[2].id, "not there")
     assert [each.id for each in await store.records("job of q", limit=9)] == ["q:3", "q:4", "q:1"]
     assert await store.purge_records("job of q", NOON + 2 * MINUTE) == 1
     assert [each.id for each in await store.records("job of q", limit=9)] == ["q:4", "q:1"]

@@ -79,7 +79,7 @@ def check_knowing(knowing: dict[str, Any], camera_id: str) -> None:
 
 
 def test_eval_prints_a_table(invoke: Invoke, assets: dict[str, Asset]) -> None:
-    """The table has the scores of each field and the totals of each provider, and prints no markup of a result."""
+    """The table has the scores of each field and the totals of each provider, but no value of a result."""
     table = invoke("--provider", "knowing", "--provider", "choosy", "--category", "sneaker", "--yes")
     assert table.exit_code == 0 and "Adidas" not in table.stdout
     rows = [line.split() for line in table.stdout.splitlines()]
@@ -185,6 +185,6 @@ def test_eval_refuses_damaged_labels(invoke: Invoke, photos: Path) -> None:
         ("エア", "エア ", True),
     ],
 )
-def test_values_are_compared_without_spelling(value: str, wanted: str, same: bool) -> None:
+def test_values_are_compared_without_case_and_punctuation(value: str, wanted: str, same: bool) -> None:
     """Capitals, accents, blanks and punctuation are ignored, except in a value without letters."""
     assert is_same(value, wanted) is same

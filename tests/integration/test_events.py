@@ -68,7 +68,7 @@ async def test_stream_without_a_good_token_is_refused(redis_url: str) -> None:
 
 @pytest.mark.fault("R9")
 @pytest.mark.gen_test(timeout=30)
-async def test_token_that_is_not_valid_yet_says_when(redis_url: str) -> None:
+async def test_token_that_is_not_valid_yet_gets_retry_after(redis_url: str) -> None:
     """The reply is 401 with Retry-After."""
     async with Process(redis_url) as process:
         headers = {"Authorization": f"Bearer {make_token(nbf=time.time() + 60)}"}
