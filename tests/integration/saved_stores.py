@@ -21,7 +21,7 @@ from tests.memory_storage import MemoryStorage
 
 
 def with_photo(storage: MemoryStorage, content: bytes = b"photo" * 50, **fields: Any) -> Asset:
-    """Return an asset whose image is stored."""
+    """Return an asset whose image is in the storage."""
     asset = make_asset(**fields)
     digest = hashlib.sha256(content).hexdigest()
     storage.put(asset.original.public_id)
@@ -31,7 +31,7 @@ def with_photo(storage: MemoryStorage, content: bytes = b"photo" * 50, **fields:
 
 @pytest.fixture
 def other(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
-    """An empty store."""
+    """An empty store, for a restore."""
     other = SqliteAssetStore(tmp_path / "other.sqlite")
     io_loop.run_sync(other.open)
     yield other

@@ -106,7 +106,7 @@ async def test_records_are_listed_in_order(store: AssetStore) -> None:
 
 @pytest.mark.gen_test
 async def test_discard_removes_all_keys_of_an_asset(store: AssetStore) -> None:
-    """The keys of other assets stay."""
+    """All keys of the asset are removed, and the keys of other assets stay."""
     for key, asset_id in (("a", "1" * 24), ("b", "1" * 24), ("c", "2" * 24)):
         await store.claim_key(key, KeyRecord(asset_id, "print"), NOON)
     await store.discard_keys("1" * 24)

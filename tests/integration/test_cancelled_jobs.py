@@ -97,7 +97,7 @@ async def test_cancel_does_not_change_dead_letters_and_unknown_jobs(bench: Bench
 
 @pytest.mark.gen_test(timeout=20)
 async def test_running_job_ends_on_the_process_that_gets_the_cancel(bench: Bench) -> None:
-    """Its handler is cancelled at once, its slot takes the next job, and it is no dead letter."""
+    """The job's handler is cancelled at once, the slot takes the next job, and no job becomes a dead letter."""
     handler = Handler(hang)
     worker, metrics = bench.start(handler, concurrency=1)
     first, second = await bench.enqueue(2)

@@ -59,7 +59,7 @@ def test_check_names_the_rights_that_a_redis_user_lacks() -> None:
 
 @pytest.mark.fault("O7")
 def test_check_refuses_replicas() -> None:
-    """Also a replica that accepts writes, and a replica whose user has no right to INFO."""
+    """A replica is refused, also one that accepts writes and one whose user has no right to INFO."""
     with RedisServer() as server, RedisServer("--replicaof", "127.0.0.1", str(server.port)) as replica:
         assert "it is a replica" in refusal(replica.url)
         replica.client().config_set("replica-read-only", "no")

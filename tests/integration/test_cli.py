@@ -246,7 +246,7 @@ def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None
 
 
 def test_queue_top_and_processes_show_all_processes(run: Run, environment: dict[str, str]) -> None:
-    """They print text or JSON, also with a token of a reader. Only an admin drains, and the state changes at once."""
+    """Both commands print text or JSON, also with a token of a reader. Only an admin drains a process, at once."""
     reader = {"PIPELINE_ADMIN_TOKEN": make_token(role="operator-read")}
     with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
         while not run("processes", "--json").stdout:

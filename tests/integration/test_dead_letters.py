@@ -107,7 +107,7 @@ def test_retry_of_a_dead_letter_starts_a_new_job(service: Service, ai_service: A
 
 
 def test_retry_refuses_a_dead_letter_of_an_active_asset(service: Service, ai_service: AiService) -> None:
-    """After the owner's own retry, the operator's retry is 409 and starts no job; the dead letter can be removed."""
+    """After the owner's own retry, the operator's retry gets 409 and starts no job; the dead letter can be removed."""
     (asset_id,) = fail(service, ai_service)
     job_id = httpx.post(f"{service.url}/api/assets/{asset_id}/retry", headers=service.headers()).json()["data"]["jobId"]
     service.wait_log("job_completed", jobId=job_id)
@@ -128,7 +128,7 @@ def lose(service: Service, asset_id: str) -> None:
 
 
 def test_dead_letter_of_a_lost_asset_cannot_be_retried(service: Service, ai_service: AiService) -> None:
-    """The retry is 404 and names the missing asset; the dead letter stays until it is removed."""
+    """The reply is 404 and names the reason; the dead letter stays until an operator removes it."""
     (asset_id,) = fail(service, ai_service)
     lose(service, asset_id)
     response = call(service, "POST", f"/api/queue/failed/{job_of(asset_id)}/retry")

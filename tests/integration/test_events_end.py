@@ -56,7 +56,7 @@ async def test_stream_of_a_disconnected_client_is_closed(redis_url: str) -> None
 async def test_client_that_disconnects_during_the_lookup_of_its_ticket_is_removed(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No connection stays, and no error is logged."""
+    """The connection of the client is removed, and no error is logged."""
     requested, disconnected = asyncio.Event(), asyncio.Event()
     take, close = Tickets.take, EventsHandler.on_connection_close
 
@@ -116,7 +116,7 @@ async def test_client_that_disconnects_before_a_refusal_is_counted_once(
 
 @pytest.mark.gen_test(timeout=60)
 async def test_stream_that_is_not_read_is_ended(redis_url: str) -> None:
-    """Its outbox is limited and delays no other stream; unread events do not keep its connection open."""
+    """The outbox of the stream is limited and delays no other stream; unread events keep no connection open."""
     async with Process(redis_url) as process:
         raw, quick = await begin_raw(process), await process.stream()
         for number in range(2000):
