@@ -118,7 +118,7 @@ def test_running_job_ends_on_another_process(tmp_path: Path, ai_service: AiServi
 
 
 def test_cancel_refuses_other_users_and_finished_assets(service: Service, ai_service: AiService) -> None:
-    """The reply is 404 for another user's asset, 409 for a finished one, 400 for a malformed id. An admin may cancel."""
+    """The reply is 404 for another user's asset, 409 for a finished one, 400 for a malformed id; admins may cancel."""
     done = upload(service)
     service.wait_log("asset_finished", assetId=done)
     response = cancel(service, done)
