@@ -51,11 +51,11 @@ async def test_sqlite_reads_are_served_by_indexes(tmp_path: Path, monkeypatch: p
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
     read = store._read
 
-    async def remember(sql: str, values: Any) -> Any:
+    async def record_read(sql: str, values: Any) -> Any:
         statements.append((sql, values))
         return await read(sql, values)
 
-    monkeypatch.setattr(store, "_read", remember)
+    monkeypatch.setattr(store, "_read", record_read)
     await store.open()
     after = (NOON, "0" * 24)
     await store.get("0" * 24)
@@ -75,18 +75,18 @@ async def test_sqlite_reads_of_retention_and_erase_are_served_by_indexes(io_loop
     """No statement of retention, erase or keys scans a table."""
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
     await store.open()
-    seen: list[tuple[str, Any]] = []
+    statements: list[tuple[str, Any]] = []
     read, write = store._read, store._write
 
-    async def reading(sql: str, values: Any) -> Any:
-        seen.append((sql, values))
+    async def record_read(sql: str, values: Any) -> Any:
+        statements.append((sql, values))
         return await read(sql, values)
 
-    async def writing(sql: str, values: Any) -> Any:
-        seen.append((sql, values))
+    async def record_write(sql: str, values: Any) -> Any:
+        statements.append((sql, values))
         return await write(sql, values)
 
-    store._read, store._write = reading, writing  # type: ignore[method-assign]
+    store._read, store._write = record_read, record_write  # type: ignore[method-assign]
     for after in (None, (NOON, "a" * 24)):
         await store.expired(NOON, limit=10, after=after)
         await store.originals_before(NOON, limit=10, after=after)
@@ -97,7 +97,7 @@ async def test_sqlite_reads_of_retention_and_erase_are_served_by_indexes(io_loop
     await store.discard_keys("a" * 24)
     await store.damaged_of("user-1")
     await store.existing_ids(["a" * 24])
-    plans = [await read(f"EXPLAIN QUERY PLAN {sql}", values) for sql, values in seen]
+    plans = [await read(f"EXPLAIN QUERY PLAN {sql}", values) for sql, values in statements]
     steps = [row["detail"] for plan in plans for row in plan]
     assert len(plans) == 14
     assert [step for step in steps if "json_each" not in step and not step.startswith(("SEARCH", "LIST"))] == []
