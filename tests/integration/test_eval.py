@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def test_eval_asks_before_it_calls_a_provider(invoke: Invoke, assets: dict[str, 
     refused = invoke(*CHOSEN, input="n\n")
     assert refused.exit_code == 1 and refused.stdout == ""
     assert f"knowing: 3 photos, {BOLD}: 3 photos, choosy: 1 photos" in refused.stderr
+    assert sys.modules["knowing"].Shut.calls == 0
 
 
 def test_eval_compares_providers_on_corrected_assets(
