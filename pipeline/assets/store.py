@@ -1,6 +1,6 @@
 """AssetStore: where the truth about every photo is stored, and what each method promises.
 
-Two implementations pass one conformance suite (tests/integration/test_asset_store.py): mongo.py and sqlite.py. All
+Two implementations pass one conformance suite (tests/integration/test_asset_store*.py): mongo.py and sqlite.py. All
 methods run on the event loop. The rules for all of them:
 - A damaged document is passed over, logged and counted; it stops no list and no search.
 - Any failure to reach the database is raised as DependencyUnavailable with the driver's error chained.

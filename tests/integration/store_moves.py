@@ -22,7 +22,7 @@ from pipeline.usecases.outage_retry import OutageRetry
 from pipeline.usecases.store_copying import Copied
 from pipeline.usecases.store_moving import StoreMove
 from tests.factories import make_asset
-from tests.integration.test_asset_store import FOUND, NOON
+from tests.integration.asset_stores import FOUND, NOON
 
 
 @pytest.fixture(autouse=True)

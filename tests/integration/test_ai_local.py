@@ -1,11 +1,9 @@
-"""The local AI provider with its real models, on the demo pictures and what phones and people make of them."""
+"""The local AI provider with its real models: the demo pictures, turned, dark and damaged photos, other formats."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from time import monotonic
@@ -14,32 +12,24 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFont, ImageOps, ImageStat
 
-from pipeline.demo import pictures
-from pipeline.errors import PermanentJobError, RetryableJobError, SandboxLimit
+from pipeline.errors import PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, AIProvider, Analysis, AnalyzeRequest
 from pipeline.hooks.checks import find_fault
 from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from pipeline.testing import AIProviderSuite
-from pipeline.plugins.ai_local import register_ai_providers, work
+from pipeline.plugins.ai_local import register_ai_providers
 from pipeline.plugins.ai_local.provider import LocalProvider
 from tests import sandboxed
 from tests.factories import make_image
+from tests.integration.demo_photos import EXPECTED, PHOTOS
 from tests.requirements import require
 from tests.slowdown import slowdown
-
-EXPECTED = {
-    "camera": ("Canon", "EOS R5", "Black"),
-    "lego": ("LEGO", "City 60316", "Blue"),
-    "sneaker": ("Nike", "Air Max 90", "White"),
-    "other": ("Sony", "ICF-306", "Red"),
-}
-PHOTOS = {category: file for file, category in pictures()}
 
 
 @pytest.fixture(scope="module")
 def provider(sandbox: Sandbox) -> Iterator[LocalProvider]:
-    """The provider as the service builds it; its child holds the models for all tests."""
+    """The provider as the service builds it; its child process loads the models once for all tests."""
     require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
     ((name, build),) = register_ai_providers(Settings(), sandbox)
     assert name == "local"
@@ -50,7 +40,7 @@ def provider(sandbox: Sandbox) -> Iterator[LocalProvider]:
 
 
 class TestLocalProvider(AIProviderSuite):
-    """The built-in provider `local` passes the suite plugin authors get."""
+    """The built-in provider `local` passes the test suite for plugin authors."""
 
     @pytest.fixture
     def provider(self, sandbox: Sandbox) -> AIProvider:
@@ -86,13 +76,13 @@ def processed(analysis: Analysis) -> Image.Image:
 
 
 def background_share(image: Image.Image) -> float:
-    """Return how much of an image is the clean background."""
+    """Return the share of the pixels that are clean background, from 0 to 1."""
     counts = image.convert("L").histogram()
     return sum(counts[245:250]) / (image.width * image.height)
 
 
 @pytest.mark.parametrize("category", EXPECTED)
-def test_demo_picture_is_named_and_cleaned(provider: LocalProvider, category: str) -> None:
+def test_demo_picture_gets_names_and_a_clean_background(provider: LocalProvider, category: str) -> None:
     """Brand, model and colour of a demo picture are right, and the product stands upright on a clean background."""
     analysis = analyze(provider, PHOTOS[category].read_bytes(), category)
 
@@ -104,7 +94,7 @@ def test_demo_picture_is_named_and_cleaned(provider: LocalProvider, category: st
     original, clean = open_photo(category), processed(analysis)
     assert clean.width * clean.height < 0.8 * original.width * original.height
     assert 0.08 < background_share(clean) < 0.6
-    # In the corners there was table before.
+    # In the original the corners show the table.
     assert all(abs(level - 247) < 6 for level in clean.getpixel((2, 2)))  # type: ignore[union-attr]
 
 
@@ -123,10 +113,10 @@ VARIANTS: list[tuple[str, Callable[[Image.Image], bytes], str]] = [
 
 
 @pytest.mark.parametrize(("category", "change", "remark"), VARIANTS, ids=[variant[2] for variant in VARIANTS])
-def test_changed_picture_is_still_named(
+def test_changed_picture_gets_the_same_names(
     provider: LocalProvider, category: str, change: Callable[[Image.Image], bytes], remark: str
 ) -> None:
-    """A turned, dark, compressed, small, large or otherwise encoded photo is read all the same."""
+    """A turned, dark, compressed, small or large photo, or one in another format, gets the same brand and model."""
     analysis = analyze(provider, change(open_photo(category)), category)
 
     brand, model, color = EXPECTED[category]
@@ -134,19 +124,19 @@ def test_changed_picture_is_still_named(
     assert analysis.colorway is not None and color in analysis.colorway.value.split("/")
 
 
-def test_turned_picture_comes_back_upright(provider: LocalProvider) -> None:
-    """The processed image stands as its lettering reads, whichever way the phone was held."""
+def test_processed_image_of_a_turned_picture_is_upright(provider: LocalProvider) -> None:
+    """The lettering of the processed image is upright, whichever way the phone was turned."""
     upright = processed(analyze(provider, PHOTOS["lego"].read_bytes(), "lego"))
     for angle in (90, 180, 270):
         turned = encode(open_photo("lego").rotate(angle, expand=True))
-        again = processed(analyze(provider, turned, "lego")).resize(upright.size)
-        difference = ImageStat.Stat(ImageChops.difference(upright, again)).mean
+        result = processed(analyze(provider, turned, "lego")).resize(upright.size)
+        difference = ImageStat.Stat(ImageChops.difference(upright, result)).mean
         assert max(difference) < 25, f"turned by {angle}"
 
 
 @pytest.mark.parametrize("category", EXPECTED)
 def test_picture_without_lettering_is_unknown(provider: LocalProvider, category: str) -> None:
-    """Where nothing is written nothing is claimed, and where no subject is found there is no processed image."""
+    """Without lettering, brand and model are unknown; without a product, there is no processed image."""
     analysis = analyze(provider, encode(Image.new("RGB", (800, 600), (200, 198, 190))), category)
 
     assert (analysis.brand, analysis.model) == (UNKNOWN, UNKNOWN)
@@ -155,14 +145,14 @@ def test_picture_without_lettering_is_unknown(provider: LocalProvider, category:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000), (1600, 40)], ids=str)
-def test_picture_of_odd_shape_is_answered(provider: LocalProvider, size: tuple[int, int]) -> None:
-    """A picture too small or narrow for any product is analyzed without complaint."""
+def test_picture_of_odd_shape_gets_a_result(provider: LocalProvider, size: tuple[int, int]) -> None:
+    """A picture that is too small or narrow for any product is analyzed without an error."""
     analysis = analyze(provider, encode(Image.new("RGB", size, (200, 100, 50)), "PNG"), "other")
 
     assert (analysis.brand, analysis.model, analysis.processed_image) == (UNKNOWN, UNKNOWN, None)
 
 
-def test_foreign_lettering_names_nothing(provider: LocalProvider) -> None:
+def test_ordinary_words_name_no_brand(provider: LocalProvider) -> None:
     """Ordinary words in a photo do not become a brand."""
     sign = Image.new("RGB", (900, 500), (240, 240, 235))
     pen = ImageDraw.Draw(sign)
@@ -181,17 +171,17 @@ def test_foreign_lettering_names_nothing(provider: LocalProvider) -> None:
         (b"%PDF-1.7 and so on", "no image"),
         (make_image()[:300], "cut off"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "drawing instructions"),
-        (make_image("BMP"), "a format nobody asked for"),
+        (make_image("BMP"), "a format that is not accepted"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_unreadable_image_fails_for_good(provider: LocalProvider, image: bytes, remark: str) -> None:
-    """Bytes that are no usable photo raise PermanentJobError with words for a person."""
+def test_unreadable_image_fails_permanently(provider: LocalProvider, image: bytes, remark: str) -> None:
+    """Bytes that are no usable photo raise PermanentJobError with a message for the user."""
     with pytest.raises(PermanentJobError, match="^The photo (is empty|cannot be read)"):
         analyze(provider, image, "other")
 
 
-def test_analysis_is_the_same_when_a_job_runs_again(provider: LocalProvider) -> None:
+def test_analysis_is_the_same_when_a_job_is_repeated(provider: LocalProvider) -> None:
     """The same photo gives exactly the same result, so a repeated step changes nothing."""
     image = PHOTOS["other"].read_bytes()
 
@@ -199,7 +189,7 @@ def test_analysis_is_the_same_when_a_job_runs_again(provider: LocalProvider) -> 
 
 
 def test_event_loop_stays_free_during_an_analysis(provider: LocalProvider) -> None:
-    """While a photo is analyzed in the children the loop goes on answering."""
+    """While the child processes analyze a photo, the event loop is never blocked for 0.25 seconds."""
     request = AnalyzeRequest("", "sneaker", "", "", "", 1, 90.0, PHOTOS["sneaker"].read_bytes())
 
     async def longest_wait() -> float:
@@ -215,63 +205,13 @@ def test_event_loop_stays_free_during_an_analysis(provider: LocalProvider) -> No
     assert asyncio.run(longest_wait()) < 0.25
 
 
-def test_service_loads_nothing_heavy() -> None:
-    """OpenCV, numpy and the models are the children's alone: the process that builds and uses the provider has none of
-    them, says nothing, and leaves no child behind.
-    """
-    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
-    program = """
-import asyncio, sys
-from pipeline.hooks import AnalyzeRequest
-from pipeline.hooks.catalogue import Catalogue
-from pipeline.hooks.kinds import PROVIDER
-from pipeline.settings import Settings
-
-async def main():
-    catalogue = Catalogue(Settings())
-    provider = catalogue.make(PROVIDER, "local")
-    await provider.check()
-    request = AnalyzeRequest("", "camera", "", "", "", 1, 90.0, open(sys.argv[1], "rb").read())
-    analysis = await provider.analyze(request)
-    await catalogue.sandbox.close()
-    assert analysis.brand.value == "Canon"
-    assert not {"numpy", "cv2", "onnxruntime", "rapidocr", "rapidfuzz"} & set(sys.modules), "heavy"
-
-asyncio.run(main())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(PHOTOS["camera"])], capture_output=True, text=True, timeout=60, check=False
-    )
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_reading_fetches_nothing() -> None:
-    """What a child does, models included, never touches the network."""
-    require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
-    program = """
-import io, socket, sys
-def refuse(*args, **kwargs): raise SystemExit("network used")
-socket.socket.connect = socket.getaddrinfo = refuse
-from PIL import Image, ImageOps
-from pipeline.plugins.ai_local import work
-photo = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
-assert work.read(*photo.size, photo.tobytes(), "camera", 9.0)["brand"][0] == "Canon"
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(PHOTOS["camera"])], capture_output=True, text=True, timeout=60, check=False
-    )
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
 FLAT = [("white", (400, 200)), ("red", (128, 64)), ("white", (200, 100)), ((250, 250, 250), (1200, 600))]
 
 
 @pytest.mark.fault("E2")
 @pytest.mark.parametrize(("color", "size"), FLAT, ids=str)
-def test_flat_picture_is_answered_soon(provider: LocalProvider, color: Any, size: tuple[int, int]) -> None:
-    """One colour all over, on some of which OpenCV's cut-out never ends, is a picture like any other."""
+def test_picture_of_one_colour_gets_a_result(provider: LocalProvider, color: Any, size: tuple[int, int]) -> None:
+    """A picture of one colour gets a result, although OpenCV's cut-out never ends for some of these."""
     started_at = monotonic()
     analysis = analyze(provider, encode(Image.new("RGB", size, color), "PNG"), "camera")
 
@@ -279,46 +219,20 @@ def test_flat_picture_is_answered_soon(provider: LocalProvider, color: Any, size
     assert monotonic() - started_at < 10 * slowdown()
 
 
-class Short(Sandbox):
-    """A sandbox in which cutting out is given no time."""
-
-    async def run(self, function: Any, *args: Any, **limits: Any) -> Any:
-        """Fail where cutting out would."""
-        if function is work.finish and args[-1]:
-            raise SandboxLimit("Reading the photo takes too long", "cpu")
-        return await super().run(function, *args, **limits)
-
-
-def test_picture_that_cannot_be_cut_out_is_answered() -> None:
-    """When cutting out reaches its limit the photo is still named, and there is no processed image."""
-    short = Short()
-    provider = LocalProvider(short, 1)
-
-    async def both() -> Analysis:
-        request = AnalyzeRequest("", "lego", "", "", "", 1, 90.0, PHOTOS["lego"].read_bytes())
-        analysis = await provider.analyze(request)
-        await short.close()
-        return analysis
-
-    analysis = asyncio.run(both())
-    assert (analysis.brand.value, analysis.model.value) == EXPECTED["lego"][:2]
-    assert analysis.processed_image is None
-
-
 @pytest.mark.fault("E5")
-def test_photo_whose_turn_does_not_come_was_not_asked_about(provider: LocalProvider) -> None:
-    """Waiting and working fit into the call's time, and waiting alone spends no attempt."""
+def test_photo_that_waits_too_long_spends_no_attempt(provider: LocalProvider) -> None:
+    """A call that waits for a child process until its time is over raises an error that spends no attempt."""
     request = AnalyzeRequest("", "lego", "", "", "", 1, 1.0, PHOTOS["lego"].read_bytes())
 
-    async def behind_others() -> tuple[BaseException, float]:
+    async def behind_another_call() -> tuple[BaseException, float]:
         first = asyncio.create_task(provider._readers.run(sandboxed.spin, seconds=8))
-        await asyncio.sleep(0)  # it has the only child
+        await asyncio.sleep(0)  # The first call takes the only child process.
         started_at = monotonic()
         error = (await asyncio.gather(provider.analyze(request), return_exceptions=True))[0]
         first.cancel()
         assert isinstance(error, BaseException)
         return error, monotonic() - started_at
 
-    error, seconds = asyncio.run(behind_others())
+    error, seconds = asyncio.run(behind_another_call())
     assert isinstance(error, RetryableJobError) and error.spends_attempt is False
     assert seconds < 1.5 * slowdown()

@@ -1,4 +1,4 @@
-"""From a fault to the operator: what is scraped, which alert fires, where its link leads, and what is kept back.
+"""From a fault to the operator: what Prometheus scrapes, which alert fires, where its link leads, what is inhibited.
 
 Real processes of the service, a real Prometheus and a real Alertmanager.
 """
@@ -38,7 +38,7 @@ DISCOVERIES = sorted(path.name for path in DEPLOY.glob("*.yml") if path != CONFI
 
 
 def rules() -> dict[str, str]:
-    """Return the severity of each alert, as it is written."""
+    """Return the severity of each alert in alerts.yml."""
     groups = yaml.safe_load((GRAFANA / "alerts.yml").read_text())["groups"]
     return {rule["alert"]: rule["labels"]["severity"] for group in groups for rule in group["rules"]}
 
@@ -50,11 +50,8 @@ def run(*command: str, folder: Path) -> str:
     return done.stdout
 
 
-# the examples in deploy/
-
-
-def test_there_is_an_example_for_each_way_to_find_processes() -> None:
-    """Files, DNS, Kubernetes and fixed addresses; all with our intervals and our job name."""
+def test_each_discovery_of_processes_has_an_example() -> None:
+    """Files, DNS, Kubernetes and fixed addresses have an example, each with our intervals and our job name."""
     assert DISCOVERIES == ["dns_sd.yml", "file_sd.yml", "kubernetes_sd.yml", "static.yml"]
     ours = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())["global"]
     for name in DISCOVERIES:
@@ -65,7 +62,10 @@ def test_there_is_an_example_for_each_way_to_find_processes() -> None:
 
 @pytest.mark.parametrize("name", DISCOVERIES)
 def test_promtool_accepts_the_example(name: str, tmp_path: Path) -> None:
-    """Beside the alerts, as the operator is told to put it. Debian's Prometheus knows no Kubernetes: less that part."""
+    """The example is valid next to alerts.yml, where the operator puts it.
+
+    Debian's Prometheus does not know Kubernetes: the test removes that part.
+    """
     shutil.copytree(DEPLOY, tmp_path, dirs_exist_ok=True)
     shutil.copy(GRAFANA / "alerts.yml", tmp_path)
     loaded = yaml.safe_load((DEPLOY / name).read_text())
@@ -94,7 +94,7 @@ NAMES = [each["name"] for each in PODS]
 def test_relabelling_leaves_the_name_that_a_message_shows(
     name: str, pods: list[dict[str, str]], instances: dict[str | None, str | None], tmp_path: Path
 ) -> None:
-    """Prometheus' own relabelling on what discovery finds, here given in a file; pods of others and ended ones go."""
+    """Prometheus relabels what discovery finds, here given in a file; other and ended pods are dropped."""
     (scraped,) = yaml.safe_load((DEPLOY / name).read_text())["scrape_configs"]
     scraped = {key: value for key, value in scraped.items() if not key.endswith("_configs") or "relabel" in key}
     scraped["file_sd_configs"] = [{"files": ["found.json"]}]
@@ -103,33 +103,33 @@ def test_relabelling_leaves_the_name_that_a_message_shows(
     target = "photos-1.internal:8081"
     (tmp_path / "found.json").write_text(json.dumps([{"targets": [target], "labels": labels} for labels in found]))
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scraped]}))
-    # It waits for so long for more targets.
+    # Promtool waits for more targets until this timeout.
     timeout = ("--timeout", "1s")
-    said = run("promtool", "check", "service-discovery", *timeout, "prometheus.yml", "pipeline", folder=tmp_path)
-    # In any order.
+    output = run("promtool", "check", "service-discovery", *timeout, "prometheus.yml", "pipeline", folder=tmp_path)
+    # Promtool prints the targets in any order.
     shown = {each["discoveredLabels"].get("__meta_kubernetes_pod_name"): each.get("labels", {})
-             for each in json.loads(said)}
+             for each in json.loads(output)}
     assert {pod: labels.get("instance") for pod, labels in shown.items()} == instances
-    # KEDA's queries, in the chart, go by it.
+    # KEDA's queries in the Helm chart select by the namespace.
     namespaces = {labels.get("namespace") for labels in shown.values() if labels}
     assert namespaces == {"shop" if "kubernetes" in name else None}
 
 
 def test_amtool_accepts_the_alertmanager_configuration() -> None:
-    """And sends what is critical to the pager, the rest to the chat."""
+    """The configuration is valid; critical alerts are sent to the pager, the others to the chat."""
     run("amtool", "check-config", CONFIGURATION.name, folder=DEPLOY)
     for severity, receiver in (("critical", "pager"), ("warning", "chat")):
         arguments = ("config", "routes", "test", f"--config.file={CONFIGURATION.name}", f"severity={severity}")
         assert run("amtool", *arguments, folder=DEPLOY).strip() == receiver
 
 
-def test_alertmanager_names_alerts_there_are_and_a_warning_keeps_no_critical_one_back() -> None:
-    """An alert that is renamed takes its inhibition along."""
+def test_warning_inhibits_no_critical_alert() -> None:
+    """Each inhibit rule names alerts of alerts.yml, and a warning inhibits only warnings."""
     severities = rules()
     for rule in yaml.safe_load(CONFIGURATION.read_text())["inhibit_rules"]:
         sources, targets = (named(rule[side]) for side in ("source_matchers", "target_matchers"))
         assert sources | targets <= severities.keys()
-        assert not sources & targets or "name=" in str(rule["source_matchers"]), "an alert must not keep itself back"
+        assert not sources & targets or "name=" in str(rule["source_matchers"]), "an alert must not inhibit itself"
         if any(severities[name] == "warning" for name in sources):
             assert {severities[name] for name in targets} == {"warning"}, rule
 
@@ -139,47 +139,41 @@ def named(matchers: list[str]) -> set[str]:
     return set(re.findall(r"Pipeline\w+", str(matchers)))
 
 
-# one outage is one message
-
-
 def alert(alertname: str, severity: str = "critical", **labels: str) -> dict[str, Any]:
     ends_at = datetime.now(UTC) + timedelta(minutes=5)
     return {"labels": {"alertname": alertname, "severity": severity} | labels, "endsAt": ends_at.isoformat()}
 
 
 @pytest.fixture
-def far_end() -> Iterator[FakeReceiver]:
+def message_receiver() -> Iterator[FakeReceiver]:
     with running_in_thread() as receiver:
         yield receiver
 
 
-def test_one_outage_is_one_message(far_end: FakeReceiver, tmp_path: Path) -> None:
-    """Redis goes for two processes and draws other alerts after it: the pager gets one message, about Redis alone."""
-    text = CONFIGURATION.read_text().replace("http://127.0.0.1:9099", far_end.url)
-    # The two processes come with one request.
+def test_one_outage_is_one_message(message_receiver: FakeReceiver, tmp_path: Path) -> None:
+    """Redis fails for two processes, which causes other alerts: the pager gets one message, about Redis only."""
+    text = CONFIGURATION.read_text().replace("http://127.0.0.1:9099", message_receiver.url)
+    # One request posts the alerts of both processes: no need to wait longer.
     (tmp_path / "alertmanager.yml").write_text(text.replace("group_wait: 15s", "group_wait: 1s"))
     away = [alert("PipelineDependencyDown", instance=each, name=name) for each in "ab" for name in ("redis", "queue")]
-    drawn = [
+    caused = [
         alert("PipelineDependencyDown", instance="b", name="rooms"),
         alert("PipelineQueueStuck", queue="ai-processing"),
         alert("PipelineEventsLate", "warning"),
     ]
-    apart = alert("PipelineDiskFilling", "warning", instance="c")
+    unrelated = alert("PipelineDiskFilling", "warning", instance="c")
     with running_alertmanager(tmp_path, tmp_path / "alertmanager.yml") as alertmanager:
-        alertmanager.post("/api/v2/alerts", json=[*away, *drawn, apart]).raise_for_status()
-        far_end.wait_for_requests(2)
-        told = {request.path: json.loads(request.body) for request in far_end.requests}
+        alertmanager.post("/api/v2/alerts", json=[*away, *caused, unrelated]).raise_for_status()
+        message_receiver.wait_for_requests(2)
+        sent = {request.path: json.loads(request.body) for request in message_receiver.requests}
         shown = alertmanager.get("/api/v2/alerts").json()
-    assert {path: sorted(each["labels"]["alertname"] for each in body["alerts"]) for path, body in told.items()} == {
+    assert {path: sorted(each["labels"]["alertname"] for each in body["alerts"]) for path, body in sent.items()} == {
         "/pager": ["PipelineDependencyDown"] * 2,
         "/chat": ["PipelineDiskFilling"],
     }
-    assert {each["labels"]["name"] for each in told["/pager"]["alerts"]} == {"redis"}
-    kept_back = [each for each in shown if each["status"]["inhibitedBy"]]
-    assert len(kept_back) == len(away) // 2 + len(drawn)
-
-
-# from a real fault to the page of the runbook
+    assert {each["labels"]["name"] for each in sent["/pager"]["alerts"]} == {"redis"}
+    inhibited = [each for each in shown if each["status"]["inhibitedBy"]]
+    assert len(inhibited) == len(away) // 2 + len(caused)
 
 
 def firing(prometheus: httpx.Client, alertname: str, **labels: str) -> dict[str, Any] | None:
@@ -190,10 +184,11 @@ def firing(prometheus: httpx.Client, alertname: str, **labels: str) -> dict[str,
 
 @pytest.mark.fault("O13")
 def test_idle_service_reports_a_dead_dependency_and_a_lost_process_and_the_links_work(tmp_path: Path) -> None:
-    """No upload and no request for readiness: the AI service stops, and one of two processes is killed.
+    """Alerts fire without an upload and without a request for readiness.
 
-    Prometheus finds the processes by the example's file and is made to forget the killed one, whose `up` is gone then.
-    Each link leads to a section of a page that the process left serves.
+    The AI service stops, and one of two processes is killed. Prometheus finds the processes by the example's file, from
+    which the test removes the killed one, so that Prometheus drops its `up`. Each link of an alert leads to a section
+    of a page that the other process serves.
     """
     targets = tmp_path / "targets"
     targets.mkdir()
@@ -232,8 +227,8 @@ def up(prometheus: httpx.Client) -> dict[str, str]:
     return {each["metric"]["instance"]: each["value"][1] for each in reply["data"]["result"]}
 
 
-def test_runbooks_page_is_whole_without_anything_beside_it(tmp_path: Path, redis_url: str) -> None:
-    """Also from a process that runs jobs only: no token, a section for each alert, no link that leads nowhere."""
+def test_runbooks_page_is_complete_without_other_pages(tmp_path: Path, redis_url: str) -> None:
+    """A worker process serves the page without a token; it has a section for each alert and no broken link."""
     with Service(tmp_path, "http://127.0.0.1:9", REDIS_URL=redis_url, ROLE="worker") as service:
         reply = httpx.get(f"{service.url}/runbooks")
     assert reply.status_code == 200 and reply.headers["Content-Type"] == "text/html; charset=UTF-8"

@@ -1,4 +1,4 @@
-"""Jobs in the background: claimed when no other job is ready, in order, and with all that can happen to other jobs."""
+"""Background jobs: claimed in order when no other job is ready; paused, cancelled and restored as other jobs are."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.workers import Bench, Claimer, Handler, Job
 LANES = {"": ("acme",), lane_behind(""): ("acme",), lane_behind("", "other"): ("other",)}
 
 
-async def behind(queue: JobQueue, *names: str, lane: str = BACKGROUND) -> list[str]:
-    """Enqueue jobs in the background; return their ids."""
+async def enqueue_background(queue: JobQueue, *names: str, lane: str = BACKGROUND) -> list[str]:
+    """Enqueue background jobs; return their ids."""
     ids = [f"ai-processing:{name}" for name in names]
     for job_id in ids:
         await queue.enqueue(job_id, {"n": job_id}, group=BACKGROUND, lane=lane)
@@ -24,10 +24,10 @@ async def behind(queue: JobQueue, *names: str, lane: str = BACKGROUND) -> list[s
 
 @pytest.mark.parametrize("group", ["", "user-1"])
 @pytest.mark.gen_test
-async def test_background_comes_last_and_in_order(bench: Bench, group: str) -> None:
-    """Whatever is enqueued later goes first; only then the oldest of the background, but never for reserved slots."""
+async def test_background_jobs_are_claimed_last_and_in_order(bench: Bench, group: str) -> None:
+    """Other jobs are claimed first, also later ones; then the oldest background job, but not in a reserved slot."""
     queue, claim = bench.queue, Claimer(bench.queue)
-    a, b, c, d = await behind(queue, *"abcd")
+    a, b, c, d = await enqueue_background(queue, *"abcd")
     for name in "xyz":
         await queue.enqueue(name, {}, group=group)
     assert [job.id for job in await claim(2)] == ["x", "y"]
@@ -40,7 +40,7 @@ async def test_background_comes_last_and_in_order(bench: Bench, group: str) -> N
     assert (await queue.step("w:2", [], 1, reserved=1)).claimed == []
     (job,) = await claim(1)
     assert job.id == b and job.group == BACKGROUND
-    # A start that is given back, and one whose worker is lost, go back into the background, to its front.
+    # A released job, and a job of a worker process that was lost, return to the front of the background.
     await claim(0, Finish(job, Outcome.RELEASED, refunds_attempt=True))
     queue.clock_offset_ms += 60_000
     assert a in await queue.recover()
@@ -50,10 +50,10 @@ async def test_background_comes_last_and_in_order(bench: Bench, group: str) -> N
 
 
 @pytest.mark.gen_test
-async def test_background_is_paused_cancelled_postponed_and_restored(bench: Bench) -> None:
-    """As any other job; what Redis has lost comes back once."""
+async def test_background_jobs_are_paused_cancelled_postponed_and_retried(bench: Bench) -> None:
+    """A background job is paused, cancelled, postponed and retried as any other job; its id is enqueued only once."""
     queue, claim = bench.queue, Claimer(bench.queue)
-    a, b, c = await behind(queue, *"abc")
+    a, b, c = await enqueue_background(queue, *"abc")
     await queue.pause()
     assert await claim(5) == []
     await queue.resume()
@@ -71,12 +71,12 @@ async def test_background_is_paused_cancelled_postponed_and_restored(bench: Benc
 
 
 @pytest.mark.gen_test
-async def test_held_provider_parks_the_background_apart(redis_url: str) -> None:
-    """Jobs that may ask another go on; parked ones are no backlog, and no upload is parked behind them."""
+async def test_held_provider_parks_only_its_background_jobs(redis_url: str) -> None:
+    """Jobs of another provider are claimed; parked background jobs are no backlog and delay no upload."""
     queue = JobQueue(redis_url, lanes=LANES)
     claim = Claimer(queue)
-    parked = await behind(queue, *"abc")
-    (free,) = await behind(queue, "d", lane=lane_behind("", "other"))
+    parked = await enqueue_background(queue, *"abc")
+    (free,) = await enqueue_background(queue, "d", lane=lane_behind("", "other"))
     busy = ProviderReport("acme", ProviderState.BUSY, 5, "busy", "")
     step = await queue.step("w:1", [], 5, [busy])
     assert [job.id for job in step.claimed] == [free]
@@ -90,8 +90,8 @@ async def test_held_provider_parks_the_background_apart(redis_url: str) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_upload_starts_at_once_beside_a_long_background(bench: Bench) -> None:
-    """500 jobs wait in the background and four of five slots run some: an upload finds the fifth."""
+async def test_upload_starts_at_once_with_many_background_jobs(bench: Bench) -> None:
+    """500 background jobs wait and four of the five slots run such jobs: an upload starts in the fifth slot."""
     release = asyncio.Event()
 
     async def work(job: Job) -> None:
@@ -100,7 +100,7 @@ async def test_upload_starts_at_once_beside_a_long_background(bench: Bench) -> N
 
     handler = Handler(work)
     names = [f"{number:04}" for number in range(500)]
-    await behind(bench.queue, *names)
+    await enqueue_background(bench.queue, *names)
     bench.start(handler)
     assert [(await handler.started.get()).group for _ in range(4)] == [BACKGROUND] * 4
     for number in range(20):

@@ -1,4 +1,4 @@
-"""The Python client without an event loop: from any thread, and closed for good."""
+"""The Python client without an event loop: it works from any thread, and a closed client stays closed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.service import ROOT, AiService, Service
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with an AI that answers at once."""
+    """A service with an AI service that replies at once."""
     with AiService() as ai_service, Service(tmp_path_factory.mktemp("data"), ai_service.url) as service:
         yield service
 
@@ -31,7 +31,7 @@ def photo(tmp_path: Path) -> Path:
 
 
 def test_blocking_client_uploads_waits_and_watches(service: Service, photo: Path) -> None:
-    """Each method returns its result; events end when none comes any more."""
+    """Each method returns its result; the iterator of events ends after a second without an event."""
     transports: list[str] = []
     with BlockingClient(service.url, lambda: make_token("sync-1"), on_transport=transports.append) as client:
         assert client.transport is None and client.since is None
@@ -49,7 +49,7 @@ def test_blocking_client_uploads_waits_and_watches(service: Service, photo: Path
 
 
 def test_blocking_client_serves_many_threads(service: Service, photo: Path) -> None:
-    """Eight threads upload and wait at a time, with one client."""
+    """Eight threads upload and wait at the same time with one client."""
     with BlockingClient(service.url, make_token("sync-2")) as client, ThreadPoolExecutor(8) as pool:
 
         def work(_: int) -> str:
@@ -60,8 +60,8 @@ def test_blocking_client_serves_many_threads(service: Service, photo: Path) -> N
         assert len(set(pool.map(work, range(16)))) == 16
 
 
-def test_wait_of_a_client_ends_in_time(tmp_path: Path, held_ai_service: str, photo: Path) -> None:
-    """TimeoutError when the asset is not finished by then."""
+def test_wait_of_a_blocking_client_has_a_timeout(tmp_path: Path, held_ai_service: str, photo: Path) -> None:
+    """Wait raises TimeoutError when the asset is not finished in time."""
     with Service(tmp_path / "data", held_ai_service, SHUTDOWN_SECONDS="1") as service:
         with BlockingClient(service.url, make_token()) as client:
             asset_id = client.upload(photo, "lego")["assetId"]
@@ -69,8 +69,8 @@ def test_wait_of_a_client_ends_in_time(tmp_path: Path, held_ai_service: str, pho
                 client.wait(asset_id, timeout_seconds=0.5)
 
 
-def test_closed_blocking_client_lets_everyone_go(service: Service) -> None:
-    """Who waits in another thread gets an error, and so does who comes later; closing twice does no harm."""
+def test_closed_blocking_client_ends_waiting_calls(service: Service) -> None:
+    """A call that waits in another thread and each later call raise an error; close may be called twice."""
     client = BlockingClient(service.url, make_token("sync-3"))
     client.listen()
     errors: list[BaseException] = []
@@ -92,33 +92,33 @@ def test_closed_blocking_client_lets_everyone_go(service: Service) -> None:
     assert not [each for each in threading.enumerate() if each.name == "pipeline client"]
 
 
-def test_function_of_a_blocking_client_cannot_wait_for_it(service: Service) -> None:
-    """That would wait for itself for ever; it is an error at once."""
+def test_callback_of_a_blocking_client_cannot_call_the_client(service: Service) -> None:
+    """Such a call would wait for itself for ever; it raises an error at once."""
     errors: list[str] = []
 
-    def ask(transport: str) -> None:
+    def call_client(transport: str) -> None:
         try:
             client.listen()
         except ClientError as error:
             errors.append(str(error))
 
-    with BlockingClient(service.url, make_token("sync-4"), on_transport=ask) as client:
+    with BlockingClient(service.url, make_token("sync-4"), on_transport=call_client) as client:
         client.listen()
     assert errors == ["A function that the client calls must not use the client"]
 
 
-def test_program_that_forgets_to_close_it_ends(service: Service) -> None:
-    """As a REPL does: it ends at once and prints nothing, whether the client was forgotten or is still held."""
+def test_program_that_does_not_close_its_client_ends(service: Service) -> None:
+    """The program ends and prints no warning, with one client that is no longer referenced and one that still is."""
     code = f"""
 from pipeline.client import BlockingClient
-def forgotten():
+def unreferenced():
     BlockingClient({service.url!r}, {make_token("sync-5")!r}).listen()
-forgotten()
+unreferenced()
 client = BlockingClient({service.url!r}, {make_token("sync-5")!r})
 client.listen()
 print(client.transport)
 """
-    # Not -X dev: it also complains when the machine is slow.
+    # Not -X dev: it also warns when the machine is slow.
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "socket\n", "")

@@ -1,4 +1,4 @@
-"""Jobs that nobody wants any more, on a real Redis: they leave the queue, or their worker lets go of them."""
+"""Cancelled jobs on a real Redis: a waiting job leaves the queue, and the worker ends a running job."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ async def hang(job: Job) -> None:
 
 @pytest.mark.parametrize("group", ["", "user-1"])
 @pytest.mark.gen_test
-async def test_waiting_job_leaves_the_line(bench: Bench, redis: Redis, group: str) -> None:
-    """Those around it keep their order; it counts as completed, and enqueueing it again changes nothing."""
+async def test_cancelled_waiting_job_leaves_the_queue(bench: Bench, redis: Redis, group: str) -> None:
+    """The other jobs keep their order; the job counts as completed; enqueueing its id a second time does nothing."""
     queue, ids = bench.queue, [f"ai-processing:{number:024x}" for number in range(3)]
     for job_id in ids:
         await queue.enqueue(job_id, {}, group=group)
@@ -39,8 +39,8 @@ async def test_waiting_job_leaves_the_line(bench: Bench, redis: Redis, group: st
 
 
 @pytest.mark.gen_test
-async def test_group_of_a_cancelled_job_has_its_turn_again(bench: Bench, redis: Redis) -> None:
-    """A group that is emptied leaves the ring, and comes back once with its next job."""
+async def test_group_of_a_cancelled_job_is_claimed_with_its_next_job(bench: Bench, redis: Redis) -> None:
+    """An empty group leaves the ring of groups, and its next job adds it once."""
     queue = bench.queue
     await queue.enqueue("ai-processing:a", {}, group="user-1")
     assert await queue.cancel("ai-processing:a") is JobState.WAITING
@@ -52,8 +52,8 @@ async def test_group_of_a_cancelled_job_has_its_turn_again(bench: Bench, redis: 
 
 
 @pytest.mark.gen_test
-async def test_delayed_job_is_never_due(bench: Bench) -> None:
-    """A job in its backoff ends as one that waits does."""
+async def test_cancelled_delayed_job_is_never_claimed(bench: Bench) -> None:
+    """A cancel of a job that waits for its retry ends the job as completed."""
     queue, claim = bench.queue, Claimer(bench.queue)
     (job_id,) = await bench.enqueue(1)
     (job,) = await claim()
@@ -66,8 +66,8 @@ async def test_delayed_job_is_never_due(bench: Bench) -> None:
 
 
 @pytest.mark.gen_test
-async def test_lane_whose_parked_job_was_cancelled_goes_on(redis_url: str) -> None:
-    """Nobody is left to try the provider; the next job of the lane does."""
+async def test_lane_of_a_cancelled_parked_job_is_claimed(redis_url: str) -> None:
+    """No parked job is left to try the provider: the next job of the lane tries it."""
     queue = JobQueue(redis_url, lanes={"sneaker": ("acme",), "": ("acme",)})
     claim = Claimer(queue)
     await queue.enqueue("ai-processing:a", {}, lane="sneaker")
@@ -84,8 +84,8 @@ async def test_lane_whose_parked_job_was_cancelled_goes_on(redis_url: str) -> No
 
 
 @pytest.mark.gen_test
-async def test_dead_letter_and_unknown_job_are_left_alone(bench: Bench) -> None:
-    """There is nothing to end."""
+async def test_cancel_does_not_change_dead_letters_and_unknown_jobs(bench: Bench) -> None:
+    """Cancelling a dead letter or an unknown job returns None."""
     claim = Claimer(bench.queue)
     (job_id,) = await bench.enqueue(1)
     (job,) = await claim()
@@ -96,8 +96,8 @@ async def test_dead_letter_and_unknown_job_are_left_alone(bench: Bench) -> None:
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_running_job_ends_on_the_process_that_is_asked(bench: Bench) -> None:
-    """Its handler is cancelled at once, its slot takes the next job, and it is no dead letter."""
+async def test_running_job_ends_on_the_process_that_gets_the_cancel(bench: Bench) -> None:
+    """The job's handler is cancelled at once, the slot takes the next job, and no job becomes a dead letter."""
     handler = Handler(hang)
     worker, metrics = bench.start(handler, concurrency=1)
     first, second = await bench.enqueue(2)
@@ -114,7 +114,7 @@ async def test_running_job_ends_on_the_process_that_is_asked(bench: Bench) -> No
 
 @pytest.mark.gen_test(timeout=20)
 async def test_running_job_ends_on_another_process_with_its_next_renewal(bench: Bench) -> None:
-    """Its process hears of it when it renews the lease; until that is acknowledged the job is active."""
+    """The worker process gets the cancel when it renews the lease; until it acknowledges, the job is active."""
     handler = Handler(hang)
     _, metrics = bench.start(handler, renew_seconds=0.2)
     (job_id,) = await bench.enqueue(1)
@@ -128,8 +128,8 @@ async def test_running_job_ends_on_another_process_with_its_next_renewal(bench: 
 
 @pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.RELEASED, None])
 @pytest.mark.gen_test
-async def test_cancel_ends_the_start_that_it_met_and_no_later_one(bench: Bench, outcome: Outcome | None) -> None:
-    """The job of an id that is used again, whose last start was cancelled too late, runs to its end."""
+async def test_cancel_does_not_end_a_later_start_of_the_job(bench: Bench, outcome: Outcome | None) -> None:
+    """A cancel that came too late for one start of a job does not cancel the next start."""
     queue, claim = bench.queue, Claimer(bench.queue)
     (job_id,) = await bench.enqueue(1)
     (job,) = await claim()
@@ -139,27 +139,27 @@ async def test_cancel_ends_the_start_that_it_met_and_no_later_one(bench: Bench, 
         assert await queue.recover(everything=True) == [job_id]
     else:
         await claim(0, Finish(job, outcome, error="no"))
-    (again,) = await claim()
-    assert await queue.renew([again.lease]) == ([], [])
+    (restarted,) = await claim()
+    assert await queue.renew([restarted.lease]) == ([], [])
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_job_that_turns_out_to_be_over_is_no_dead_letter(bench: Bench) -> None:
-    """A handler that finds at the end that the job has ended otherwise has it acknowledged as completed."""
+async def test_job_that_was_already_over_is_no_dead_letter(bench: Bench) -> None:
+    """When the handler raises AlreadyOver from give_up, the job is acknowledged as completed."""
 
-    class Handler_(Handler):
+    class OverHandler(Handler):
         async def give_up(self, job: Job, message: str) -> None:
             raise AlreadyOver
 
-    bench.start(Handler_(failing(ValueError("no"))), RetryPolicy(attempts=1))
+    bench.start(OverHandler(failing(ValueError("no"))), RetryPolicy(attempts=1))
     await bench.enqueue(1)
     stats = await bench.until(lambda stats: stats.completed == 1)
     assert stats.failed == 0
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_cancel_of_jobs_that_are_claimed_meanwhile_ends_each_once(bench: Bench) -> None:
-    """Two hundred jobs, cancelled while two workers take them: each ends as completed, none stands anywhere."""
+async def test_cancel_of_jobs_during_claims_ends_each_once(bench: Bench) -> None:
+    """200 jobs are cancelled while two workers claim them: each job ends as completed, in no other state."""
     for _ in range(2):
         bench.start(Handler(nothing), renew_seconds=0.1)
     ids = await bench.enqueue(200)

@@ -1,4 +1,4 @@
-"""Cancelling an asset on the running service: whatever its job does, on whatever process, with and without Redis."""
+"""Cancelling an asset on the running service: its job waits or runs, on each process, with and without Redis."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def upload(service: Service, sub: str = "user-1") -> str:
 
 
 def cancel(service: Service, asset_id: str, sub: str = "user-1", **claims: Any) -> httpx.Response:
-    """Return the reply to a cancel, which is as the contract has it."""
+    """Cancel the asset; return the reply, checked against the contract."""
     path = f"/api/assets/{asset_id}/cancel"
     response = httpx.post(service.url + path, headers=service.headers(sub, **claims), timeout=30)
     check_reply("POST", path, response.status_code, response.json(), response.headers)
@@ -44,7 +44,7 @@ def cancel(service: Service, asset_id: str, sub: str = "user-1", **claims: Any) 
 
 
 def cancelled(service: Service, asset_id: str, sub: str = "user-1", **claims: Any) -> dict[str, Any]:
-    """Cancel the asset; return it as the reply has it."""
+    """Cancel the asset; return it from the reply."""
     response = cancel(service, asset_id, sub, **claims)
     assert response.status_code == 200, response.text
     asset: dict[str, Any] = response.json()["data"]
@@ -54,7 +54,7 @@ def cancelled(service: Service, asset_id: str, sub: str = "user-1", **claims: An
 
 @pytest.mark.gen_test(timeout=60)
 async def test_waiting_job_ends_at_once(service: Service, ai_service: AiService) -> None:
-    """The asset is failed, its owner hears of it, the queue has nothing left to do for it, and it can be retried."""
+    """The cancelled asset is failed, its owner gets the event, its job leaves the queue, and a retry is accepted."""
     ai_service.order(held=True)
     async with Client(service.url, make_token()) as client:
         await client.listen()
@@ -83,7 +83,7 @@ async def test_waiting_job_ends_at_once(service: Service, ai_service: AiService)
 
 
 def test_running_job_frees_its_slot_at_once(service: Service, ai_service: AiService) -> None:
-    """The provider's answer is not waited for; the next job starts, and there is no dead letter."""
+    """The next job starts before the provider replies to the cancelled job; no job becomes a dead letter."""
     ai_service.order(held=True)
     first = upload(service)
     service.wait_log("job_claimed", assetId=first)
@@ -99,7 +99,7 @@ def test_running_job_frees_its_slot_at_once(service: Service, ai_service: AiServ
 
 
 def test_running_job_ends_on_another_process(tmp_path: Path, ai_service: AiService, redis_url: str) -> None:
-    """It hears of the cancel when it renews its lease, and its slot takes the next job."""
+    """The worker process gets the cancel when it renews its lease, and its slot takes the next job."""
     shared = {"REDIS_URL": redis_url, "CONCURRENCY": "1", RENEWALS_PER_LEASE: "30"}
     ai_service.order(held=True)
     with (
@@ -117,8 +117,8 @@ def test_running_job_ends_on_another_process(tmp_path: Path, ai_service: AiServi
         assert web.asset(first)["aiMetadata"]["error"] == "Cancelled" and web.asset(second)["status"] == "active"
 
 
-def test_cancel_is_refused_to_others_and_once_it_is_over(service: Service, ai_service: AiService) -> None:
-    """Another user's asset is 404, a finished one 409, a malformed id 400; an admin may cancel everybody's."""
+def test_cancel_refuses_other_users_and_finished_assets(service: Service, ai_service: AiService) -> None:
+    """The reply is 404 for another user's asset, 409 for a finished one, 400 for a malformed id; admins may cancel."""
     done = upload(service)
     service.wait_log("asset_finished", assetId=done)
     response = cancel(service, done)
@@ -137,8 +137,8 @@ def test_cancel_is_refused_to_others_and_once_it_is_over(service: Service, ai_se
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_ten_cancels_at_once_are_one(service: Service, ai_service: AiService) -> None:
-    """One is answered with the asset, the others with a conflict; the owner gets one event."""
+async def test_one_of_ten_concurrent_cancels_succeeds(service: Service, ai_service: AiService) -> None:
+    """One reply has the asset, the other nine are conflicts; the owner gets one event."""
     ai_service.order(held=True)
     async with Client(service.url, make_token()) as client:
         await client.listen()
@@ -152,8 +152,8 @@ async def test_ten_cancels_at_once_are_one(service: Service, ai_service: AiServi
 
 
 @pytest.mark.gen_test(timeout=120)
-async def test_cancel_beside_the_commit_lets_one_of_them_stand(tmp_path: Path, ai_service: AiService) -> None:
-    """Sixty assets cancelled while their results come in: reply, asset and events tell the same of each."""
+async def test_concurrent_cancel_and_commit_agree_everywhere(tmp_path: Path, ai_service: AiService) -> None:
+    """Sixty assets are cancelled while their results are committed: reply, asset and events agree for each asset."""
     ai_service.order(delay_ms=100)
     seen: dict[str, set[str]] = {}
     wait_seconds = 0.1
@@ -161,38 +161,38 @@ async def test_cancel_beside_the_commit_lets_one_of_them_stand(tmp_path: Path, a
         async with Client(service.url, make_token()) as client:
             await client.listen()
 
-            async def one() -> tuple[str, int]:
+            async def cancel_near_the_commit() -> tuple[str, int]:
                 nonlocal wait_seconds
                 asset_id = await asyncio.to_thread(upload, service)
-                # Each time a little nearer to the moment of the commit.
+                # Each asset a little nearer to the moment of the commit.
                 await asyncio.sleep(wait_seconds)
                 code = (await asyncio.to_thread(cancel, service, asset_id)).status_code
                 wait_seconds = wait_seconds * 1.1 if code == 200 else wait_seconds * 0.9
                 return asset_id, code
 
-            replies = dict([await one() for _ in range(60)])
+            replies = dict([await cancel_near_the_commit() for _ in range(60)])
             events = client.events()
             while len(seen) < 60:
                 event = await asyncio.wait_for(anext(events), 30)
                 seen.setdefault(event["assetId"], set()).add(event["status"])
         service.wait_status(active=0, waiting=0, delayed=0, failed=0, completed=60)
-        assert set(replies.values()) == {200, 409}, "the commit was never in reach"
+        assert set(replies.values()) == {200, 409}, "only one of the two outcomes occurred"
         for asset_id, code in replies.items():
             expected = "failed" if code == 200 else "active"
             assert (service.asset(asset_id)["status"], seen[asset_id]) == (expected, {expected})
 
 
 def test_cancel_needs_no_redis(tmp_path: Path, ai_service: AiService, own_redis: RedisServer) -> None:
-    """It is answered within seconds; what comes back with Redis finds the asset cancelled and ends quietly."""
+    """A cancel is answered within four seconds without Redis; when Redis is back, the jobs end as completed."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url, CONCURRENCY="1", REDIS_URL=own_redis.url) as service:
         running, waiting = upload(service), upload(service)
         service.wait_log("job_claimed", assetId=running)
         own_redis.stop()
         for asset_id in (running, waiting):
-            begun = time.monotonic()
+            started_at = time.monotonic()
             cancelled(service, asset_id)
-            assert time.monotonic() - begun < 4
+            assert time.monotonic() - started_at < 4
         service.wait_log("job_cancelled", assetId=running)
         own_redis.start()
         service.wait_status(active=0, waiting=0, delayed=0, completed=2, failed=0)
@@ -201,8 +201,8 @@ def test_cancel_needs_no_redis(tmp_path: Path, ai_service: AiService, own_redis:
         assert ai_service.state()["calls"] == 1
 
 
-def test_durable_notifiers_are_told_of_a_cancel(tmp_path: Path, ai_service: AiService, receiver: FakeReceiver) -> None:
-    """The webhook gets the event of a job that ran and of one that waited, and the store keeps neither job."""
+def test_durable_notifiers_get_a_cancel(tmp_path: Path, ai_service: AiService, receiver: FakeReceiver) -> None:
+    """The webhook gets the event of a cancelled running job and of a cancelled waiting job."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url, CONCURRENCY="1", **webhook(receiver.url)) as service:
         ids = [upload(service), upload(service)]

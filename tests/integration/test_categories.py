@@ -1,4 +1,4 @@
-"""What a photo may be filed under is one setting, which everything follows."""
+"""The categories of photos are one setting: uploads, lists, contracts, demo and command line use it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def finished(service: Service, category: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("categories", [FIFTH, OTHERS], ids=["a fifth", "all others"])
-def test_everything_follows_the_setting(tmp_path: Path, ai_service: AiService, categories: Sequence[str]) -> None:
+def test_uploads_and_contracts_use_the_setting(
+    tmp_path: Path, ai_service: AiService, categories: Sequence[str]
+) -> None:
     """Uploads, refusals, the filter, the AI service's request and the contracts know these categories and no others."""
     with Service(tmp_path, ai_service.url, CATEGORIES=",".join(categories)) as service:
         assets = [finished(service, category) for category in categories]
@@ -63,8 +65,8 @@ def test_everything_follows_the_setting(tmp_path: Path, ai_service: AiService, c
         OpenAPIV31SpecValidator(contract).validate()
 
 
-def test_assets_of_a_category_that_was_taken_out_stay_usable(tmp_path: Path, ai_service: AiService) -> None:
-    """They are read, listed, run again and deleted; their dead letter names the category; only uploads are refused."""
+def test_assets_of_a_removed_category_stay_usable(tmp_path: Path, ai_service: AiService) -> None:
+    """The assets are read, listed, retried and deleted; the dead letter names the category; uploads are refused."""
     ai_service.order(replies=[{"status": 422}])
     with Service(tmp_path, ai_service.url) as service:
         asset_id = finished(service, "lego")["id"]
@@ -97,20 +99,20 @@ def test_assets_of_a_category_that_was_taken_out_stay_usable(tmp_path: Path, ai_
     ids=["none", "too many", "capital", "space", "not ASCII", "too long", "twice"],
 )
 def test_bad_list_is_refused_with_the_reason(given: str, fault: str) -> None:
-    """At the start, in words that name the setting and the bad name."""
+    """The error names the setting and the fault of the list."""
     with pytest.raises(ValueError, match=re.escape(fault)):
         Settings(categories=given)
 
 
-def test_good_lists_are_taken() -> None:
-    """Blanks and empty places do no harm; the limits themselves are within."""
+def test_good_lists_are_accepted() -> None:
+    """Blanks and empty names are ignored; 50 names and a name of 40 characters are accepted."""
     assert Settings(categories=" lego , a_b-2,, ").categories == ("lego", "a_b-2")
     assert len(Settings(categories=",".join(f"c{number}" for number in range(50))).categories) == 50
     assert Settings(categories="x" * 40).categories == ("x" * 40,)
 
 
-def test_provider_of_a_category_there_is_not_is_refused() -> None:
-    """AI_PROVIDER_BY_CATEGORY may name what CATEGORIES has, and nothing else."""
+def test_provider_of_an_unknown_category_is_refused() -> None:
+    """AI_PROVIDER_BY_CATEGORY may name only categories of CATEGORIES."""
     message = "AI_PROVIDER_BY_CATEGORY: there is no category 'lego'; there are watch, other"
     with pytest.raises(ValueError, match=message):
         Settings(categories="watch,other", ai_provider_by_category="lego=local")
@@ -119,7 +121,7 @@ def test_provider_of_a_category_there_is_not_is_refused() -> None:
 
 
 def test_default_contracts_are_the_files_themselves() -> None:
-    """With the specification's four nothing is changed but the address."""
+    """With the four categories of the specification, only the address of the service changes."""
     assert json.loads(openapi(DEFAULT_CATEGORIES, "http://0.0.0.0:8080")) == load("analyze-queue.openapi.json")
     rooms = load("rooms.asyncapi.json")
     assert json.loads(asyncapi(DEFAULT_CATEGORIES, "http://[::]:80"))["servers"] == rooms["servers"]
@@ -127,8 +129,8 @@ def test_default_contracts_are_the_files_themselves() -> None:
     assert json.loads(asyncapi(OTHERS, URL)) == json.loads(asyncapi(DEFAULT_CATEGORIES, URL))
 
 
-def test_job_schema_follows() -> None:
-    """A job of a category of one's own keeps the contract as this installation has it, one of the default's not."""
+def test_job_schema_has_the_categories_of_the_setting() -> None:
+    """A job of a configured category is valid; a job of a default category that is not configured is not."""
     schema = with_categories(JOB, OTHERS)
     job = schema["examples"][0]
     check_value(schema, job)
@@ -136,8 +138,8 @@ def test_job_schema_follows() -> None:
         check_value(schema, job | {"category": "lego"})
 
 
-def test_demo_pictures_have_a_category_that_is_there() -> None:
-    """Their own, else `other`, else the last of the list."""
+def test_demo_pictures_have_a_configured_category() -> None:
+    """A demo picture has its own category, or else `other`, or else the last category of the list."""
     assert [category for _, category in pictures()] == ["camera", "lego", "sneaker", "other"]
     assert [category for _, category in pictures(("lego", "other"))] == ["other", "lego", "other", "other"]
     assert {category for _, category in pictures(OTHERS)} == {OTHERS[-1]}
@@ -146,7 +148,7 @@ def test_demo_pictures_have_a_category_that_is_there() -> None:
 
 
 def test_shell_completes_the_categories_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`submit --category` offers those of CATEGORIES."""
+    """`submit --category` completes the names of CATEGORIES."""
     monkeypatch.setenv("CATEGORIES", ",".join(OTHERS))
     complete = ShellComplete(main, {}, "pipeline", "_PIPELINE_COMPLETE")
     found = [each.value for each in complete.get_completions(["submit", "--category"], "")]
@@ -154,8 +156,8 @@ def test_shell_completes_the_categories_of_the_settings(monkeypatch: pytest.Monk
     assert [each.value for each in complete.get_completions(["submit", "--category"], "bo")] == ["boots_2"]
 
 
-def test_demo_and_submit_follow(tmp_path: Path, ai_service: AiService) -> None:
-    """The command line sends categories of one's own, and says which there are."""
+def test_demo_and_submit_use_the_categories_of_the_setting(tmp_path: Path, ai_service: AiService) -> None:
+    """The command line accepts the configured categories, and its error for another one lists them."""
     service = Service(tmp_path, ai_service.url, CATEGORIES="guitar,boots")
     environment = service.environment
 
@@ -174,8 +176,8 @@ def test_demo_and_submit_follow(tmp_path: Path, ai_service: AiService) -> None:
         assert refused.returncode == 1 and "Invalid category" in refused.stderr
 
 
-def test_events_keep_the_contract(tmp_path: Path, ai_service: AiService) -> None:
-    """The event names no category, so its contract is the same for all."""
+def test_event_of_a_configured_category_matches_the_contract(tmp_path: Path, ai_service: AiService) -> None:
+    """The event names no category, so its contract is the same for all settings."""
     with Service(tmp_path, ai_service.url, CATEGORIES="watch") as service:
         asset = finished(service, "watch")
         headers = service.headers() | {"Accept": "text/event-stream"}

@@ -21,7 +21,7 @@ from tests.redis_server import RedisServer
 
 
 def findings(url: str) -> list[Finding]:
-    """Return what is found that is not well; ConfigurationError when the server cannot be used."""
+    """Return the findings that are not ok; ConfigurationError when the server cannot be used."""
 
     async def collect() -> list[Finding]:
         return [each async for each in RedisChecks(Settings(redis_url=url), Metrics()).external()]
@@ -37,7 +37,10 @@ def refusal(url: str) -> str:
 
 @pytest.mark.fault("O7")
 def test_check_names_the_rights_that_a_redis_user_lacks() -> None:
-    """One that may not ask INFO is well, but for a warning; so is the user of docs/operations.md."""
+    """Missing rights fail the check; a user without the right to INFO gets a warning.
+
+    The user of docs/operations.md has all rights.
+    """
     with RedisServer() as server:
         url, acl = f"redis://one:word@127.0.0.1:{server.port}/0", server.client().execute_command
         acl("ACL", "SETUSER", "one", "on", ">word", *acl_rules("pipeline"))
@@ -56,7 +59,7 @@ def test_check_names_the_rights_that_a_redis_user_lacks() -> None:
 
 @pytest.mark.fault("O7")
 def test_check_refuses_replicas() -> None:
-    """Also one that takes writes, and one whose user may not ask what it is."""
+    """A replica is refused, also one that accepts writes and one whose user has no right to INFO."""
     with RedisServer() as server, RedisServer("--replicaof", "127.0.0.1", str(server.port)) as replica:
         assert "it is a replica" in refusal(replica.url)
         replica.client().config_set("replica-read-only", "no")
@@ -68,8 +71,8 @@ def test_check_refuses_replicas() -> None:
 
 
 @pytest.mark.fault("O7")
-def test_check_says_when_a_url_is_wrong_about_tls(tmp_path: Path) -> None:
-    """In both directions: what the driver says is a time that ran out, or a lost connection."""
+def test_check_names_a_url_with_the_wrong_tls_scheme(tmp_path: Path) -> None:
+    """The driver reports only a timeout or a lost connection; the check names the scheme to set."""
     with RedisServer() as server:
         assert "set redis:// instead of rediss://" in refusal(server.url.replace("redis:", "rediss:"))
     with shaking_hands(Authority(tmp_path, "authority").server_context("127.0.0.1")) as port:
@@ -89,7 +92,7 @@ def test_check_says_when_a_url_is_wrong_about_tls(tmp_path: Path) -> None:
 def test_check_compares_the_limit_of_open_files(
     limit: int, mark: Mark, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With so few that no client gets in it fails; with fewer than MAX_SOCKETS it warns. The soft limit is raised."""
+    """A limit without a connection for clients fails, a limit under MAX_SOCKETS warns; the hard limit counts."""
     monkeypatch.setattr(resource, "getrlimit", lambda what: (64, limit))
 
     async def collect() -> list[Finding]:
@@ -102,7 +105,7 @@ def test_check_compares_the_limit_of_open_files(
 
 @pytest.mark.fault("E26")
 def test_finding_names_a_cause_without_a_text() -> None:
-    """A server that is too slow is no server that answers nonsense: the name of the error is all that says so."""
+    """When the cause has no text, the reason contains the name of its error: only that names a timeout."""
     error = DependencyUnavailable("The keys cannot be read")
     error.__cause__ = TimeoutError()
     assert reason(error) == "The keys cannot be read; TimeoutError"

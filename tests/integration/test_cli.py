@@ -1,4 +1,4 @@
-"""The command line as a person or a script uses it: what it prints, and its exit codes."""
+"""The command line as a user or a script calls it: its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def environment(tmp_path: Path, ai_service: AiService) -> dict[str, str]:
 
 @pytest.fixture
 def run(environment: dict[str, str]) -> Iterator[Run]:
-    """A function that runs `run.py` with arguments; a service a demo left behind is stopped at the end."""
+    """Return a function that runs `run.py` with arguments; at the end, a service that a demo left running is killed."""
 
     def run(*arguments: str, **more: str) -> Done:
         command = [sys.executable, "run.py", *arguments]
@@ -44,7 +44,7 @@ def run(environment: dict[str, str]) -> Iterator[Run]:
 
 
 def test_demo_shows_three_results_and_stops_on_request(run: Run, environment: dict[str, str]) -> None:
-    """The first demo starts a service and leaves it, other commands find it, and --exit ends it."""
+    """The first demo starts a service that keeps running, other commands find it, and --exit ends it."""
     demo = run("demo")
     assert demo.returncode == 0, demo.stderr
     assert demo.stdout.count('"event": "asset_processed"') == 3
@@ -65,8 +65,8 @@ def test_demo_shows_three_results_and_stops_on_request(run: Run, environment: di
     assert run("submit", picture, "--category", "camera").returncode == 1
 
 
-def test_demo_with_exit_leaves_nothing_running(run: Run, environment: dict[str, str]) -> None:
-    """On its own, `demo --exit` is a demo that ends its service afterwards."""
+def test_demo_with_exit_ends_its_service(run: Run, environment: dict[str, str]) -> None:
+    """Without a running service, `demo --exit` starts one, shows the results and ends it."""
     demo = run("demo", "--exit")
     assert demo.returncode == 0, demo.stderr
     assert demo.stdout.count('"event": "asset_processed"') == 3
@@ -74,8 +74,8 @@ def test_demo_with_exit_leaves_nothing_running(run: Run, environment: dict[str, 
 
 
 @pytest.mark.fault("O2")
-def test_demo_shows_what_the_offline_ai_can_do_and_what_not(run: Run) -> None:
-    """With nothing configured the embedded AI reads two of the pictures, and one line says why the third is partial."""
+def test_demo_explains_the_partial_result_of_the_offline_ai(run: Run) -> None:
+    """Without settings the embedded AI reads two of the pictures, and one line explains why the third is partial."""
     require(importlib.util.find_spec("rapidocr") is not None, "needs the extra [local]")
     demo = run("demo", "--exit", AI_SERVICE_URL="")
     assert demo.returncode == 0, demo.stderr
@@ -87,7 +87,7 @@ def test_demo_shows_what_the_offline_ai_can_do_and_what_not(run: Run) -> None:
 
 
 def test_demo_says_what_is_missing_when_it_cannot_start(run: Run, tmp_path: Path) -> None:
-    """Without the heavy packages and without an AI service one line tells both ways out."""
+    """Without the packages of [local] and without an AI service, one line names both ways to repair it."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['rapidocr'] = None")
     demo = run("demo", AI_SERVICE_URL="", PYTHONPATH=str(tmp_path))
     assert demo.returncode == 2
@@ -95,23 +95,23 @@ def test_demo_says_what_is_missing_when_it_cannot_start(run: Run, tmp_path: Path
     assert "[local]" in demo.stderr and "AI_SERVICE_URL" in demo.stderr
 
 
-def test_demo_says_what_its_photos_wait_for(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
-    """A package that is there and cannot be imported, as where a library of the system lacks: its error is told."""
+def test_demo_prints_why_its_photos_wait(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    """When an installed package cannot be imported because a system library is missing, the demo prints the error."""
     require(importlib.util.find_spec("rapidocr") is not None, "needs the extra [local]")
     (tmp_path / "rapidocr.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
     settings = environment | {"AI_SERVICE_URL": "", "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "run.py", "demo"]
     with subprocess.Popen(command, cwd=ROOT, env=settings, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stderr is not None
-        told = next(line for line in demo.stderr if line.startswith("Still waiting"))
+        printed = next(line for line in demo.stderr if line.startswith("Still waiting"))
         demo.kill()
     run("demo", "--exit")
-    assert told.startswith("Still waiting: provider local: analyze: Photos cannot be read at the moment")
-    assert "ImportError: libGL.so.1: cannot open shared object file" in told
+    assert printed.startswith("Still waiting: provider local: analyze: Photos cannot be read at the moment")
+    assert "ImportError: libGL.so.1: cannot open shared object file" in printed
 
 
-def test_submit_tells_what_was_refused(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
-    """A file that is no image: exit code 1 and the service's reason; the good one beside it goes through."""
+def test_submit_prints_the_reason_of_a_refusal(run: Run, environment: dict[str, str], tmp_path: Path) -> None:
+    """A file that is no image gives exit code 1 and the service's reason; the good file is still processed."""
     (tmp_path / "good.jpg").write_bytes(make_image())
     (tmp_path / "bad.jpg").write_text("no image")
     with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]):
@@ -120,15 +120,15 @@ def test_submit_tells_what_was_refused(run: Run, environment: dict[str, str], tm
     assert "bad.jpg: Invalid image" in done.stderr and re.search(r"^[0-9a-f]{24} active .*good.jpg$", done.stdout)
 
 
-def test_submit_fails_when_the_asset_does(run: Run, environment: dict[str, str], ai_service: AiService) -> None:
-    """A script sees by the exit code that the AI refused the photo."""
+def test_submit_fails_when_the_asset_fails(run: Run, environment: dict[str, str], ai_service: AiService) -> None:
+    """The exit code is 1 when the AI service refused the photo."""
     ai_service.order(replies=[{"status": 422}])
     with Service(Path(environment["DATA_DIR"]), ai_service.url):
         assert run("submit", str(pictures()[0][0]), "--category", "camera", "--watch").returncode == 1
 
 
 def test_watch_prints_one_json_line_per_event(environment: dict[str, str]) -> None:
-    """`watch` runs until Ctrl-C, which is no error."""
+    """`watch` prints events until Ctrl-C, and then its exit code is 0."""
     with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
         watching = subprocess.Popen(
             [sys.executable, "run.py", "watch"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
@@ -142,8 +142,8 @@ def test_watch_prints_one_json_line_per_event(environment: dict[str, str]) -> No
         watching.stdout.close()
 
 
-def test_watch_goes_on_over_a_restart(environment: dict[str, str]) -> None:
-    """It says when the connection is lost and when it is back, and ends with the reason when it is refused for good."""
+def test_watch_continues_after_a_restart(environment: dict[str, str]) -> None:
+    """`watch` prints that it lost the connection and that it is back. A refused token ends it with the reason."""
     with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"], PORT=str(free_port())) as service:
         command = [sys.executable, "run.py", "watch"]
         watching = subprocess.Popen(
@@ -163,9 +163,9 @@ def test_watch_goes_on_over_a_restart(environment: dict[str, str]) -> None:
             watching.wait(60)
         finally:
             watching.kill()
-            _, told = watching.communicate()
+            _, printed = watching.communicate()
     assert watching.returncode == 1
-    listening, lost, back, lost_again, error = told.splitlines()
+    listening, lost, back, lost_again, error = printed.splitlines()
     assert listening == "Listening in user:demo" and back == "Connected again"
     assert lost.endswith("trying again") and lost_again == "The service shuts down; trying again"
     assert error == "Error: The service closed the connection: Invalid token (4403)"
@@ -184,7 +184,7 @@ def refused(environment: dict[str, str], ai_service: AiService) -> Iterator[list
 
 
 def test_failed_lists_dead_letters(run: Run, refused: list[str]) -> None:
-    """A line each for people, in a narrow window too, a JSON line each for scripts, newest first, as many as asked."""
+    """Each dead letter has a line in a table, also in a narrow window, or a JSON line, newest first, up to --limit."""
     table = run("failed", "ls").stdout
     assert [word for word in table.split() if word.startswith("ai-processing:")] == refused
     assert table.count("No [photo]") == 3 and refused[0].removeprefix("ai-processing:") in table
@@ -198,8 +198,8 @@ def test_failed_lists_dead_letters(run: Run, refused: list[str]) -> None:
     assert [word for word in narrow.split() if word.startswith("ai-processing:")] == refused
 
 
-def test_failed_retry_runs_those_named_or_all(run: Run, refused: list[str], ai_service: AiService) -> None:
-    """Exit code 1 when one named is refused, which keeps none of the others; --all takes the rest."""
+def test_failed_retry_retries_named_dead_letters_or_all(run: Run, refused: list[str], ai_service: AiService) -> None:
+    """The exit code is 1 when a named one is refused; the others are still retried; --all retries the rest."""
     some = run("failed", "retry", refused[1], "ai-processing:" + "0" * 24, "x/../y")
     assert some.returncode == 1
     assert f"{refused[1]}: runs again as ai-processing:" in some.stdout
@@ -213,7 +213,7 @@ def test_failed_retry_runs_those_named_or_all(run: Run, refused: list[str], ai_s
 
 
 def test_failed_rm_asks_before_it_removes_all(run: Run, refused: list[str]) -> None:
-    """One by its id at once; all only after a yes."""
+    """A dead letter named by its id is removed at once; all are removed only after a confirmation."""
     one = run("failed", "rm", refused[0])
     assert (one.returncode, one.stdout.strip()) == (0, f"{refused[0]}: removed")
     assert run("failed", "rm", refused[0]).returncode == 1
@@ -225,8 +225,10 @@ def test_failed_rm_asks_before_it_removes_all(run: Run, refused: list[str]) -> N
 
 
 def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None:
-    """A script reads the state as JSON; a user's token in PIPELINE_TOKEN does not get in the way. The audit list names
-    each change and who made it, and while the queue is paused `queue users` names whose jobs wait.
+    """The state is printed as JSON, and a user's token in PIPELINE_TOKEN is not used for these commands.
+
+    The audit list names each change and its author. While the queue is paused, `queue users` names the users with
+    waiting jobs.
     """
     with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
         assert run("queue", "pause", PIPELINE_TOKEN="a user's").stdout.strip() == "The queue is paused."
@@ -243,12 +245,12 @@ def test_queue_pauses_and_resumes(run: Run, environment: dict[str, str]) -> None
         assert re.search(r"pause queue +ai-processing", shown.stdout) and "There may be more" in shown.stderr
 
 
-def test_queue_top_and_processes_show_the_whole(run: Run, environment: dict[str, str]) -> None:
-    """For people and as JSON, with a reader's token too; only an admin drains, and it shows at once."""
+def test_queue_top_and_processes_show_all_processes(run: Run, environment: dict[str, str]) -> None:
+    """Both commands print text or JSON, also with a token of a reader. Only an admin drains a process, at once."""
     reader = {"PIPELINE_ADMIN_TOKEN": make_token(role="operator-read")}
     with Service(Path(environment["DATA_DIR"]), environment["AI_SERVICE_URL"]) as service:
         while not run("processes", "--json").stdout:
-            pass  # it tells of itself at once, but not before it serves
+            pass  # The process publishes its record soon after it begins to serve.
         top = run("queue", "top", "--once", **reader)
         assert re.search(r"processes 1  slots 0/5\nai-processing  waiting 0  delayed 0  active 0 ", top.stdout), top
         assert json.loads(run("queue", "top", "--once", "--json").stdout)["redis"]["isEvictionSafe"] is True
@@ -256,9 +258,9 @@ def test_queue_top_and_processes_show_the_whole(run: Run, environment: dict[str,
         assert process["pid"] == service.pid
         refused = run("processes", "drain", process["id"], **reader)
         assert refused.returncode == 1 and "Only for admins" in refused.stderr
-        drained = run("processes", "drain", process["id"], "nobody")
+        drained = run("processes", "drain", process["id"], "absent")
         assert (drained.returncode, drained.stdout) == (1, f"{process['id']}: claims no more jobs\n")
-        assert "nobody: No process of that id is alive" in drained.stderr
+        assert "absent: No process of that id is alive" in drained.stderr
         table = run("processes").stdout
         assert process["id"] in table and "draining" in table and "0/5" in table
         assert run("processes", "resume", process["id"]).stdout.strip() == f"{process['id']}: claims jobs again"
@@ -281,15 +283,15 @@ def test_queue_top_and_processes_show_the_whole(run: Run, environment: dict[str,
         (["unknown"], 2, "unknown"),
     ],
 )
-def test_wrong_use_is_told_in_words(run: Run, arguments: list[str], code: int, words: str) -> None:
-    """2 for wrong use, 1 for what failed; never a trace."""
+def test_wrong_use_prints_an_error_without_a_traceback(run: Run, arguments: list[str], code: int, words: str) -> None:
+    """The exit code is 2 for wrong use and 1 for a failure; the error has no traceback."""
     done = run(*arguments, PORT="1")
     assert (done.returncode, "Traceback" in done.stderr) == (code, False)
     assert words in done.stderr
 
 
-def test_lists_show_settings_and_plugins_without_secrets(run: Run) -> None:
-    """Every setting with its value in force, every plugin with its state, no secret."""
+def test_settings_and_plugins_are_listed_without_secrets(run: Run) -> None:
+    """Each setting is listed with its current value and each plugin with its state, without secrets."""
     settings = run("settings", CONCURRENCY="7")
     assert "CONCURRENCY" in settings.stdout and " 7 " in settings.stdout
     assert SECRET not in settings.stdout

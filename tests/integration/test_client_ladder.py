@@ -1,6 +1,4 @@
-"""How the Python client keeps hearing of events where the network is in a WebSocket's way: behind hostile proxies in
-front of the real service.
-"""
+"""The Python client behind proxies that block or cut WebSockets, in front of the real service: it loses no event."""
 
 from __future__ import annotations
 
@@ -32,19 +30,19 @@ every_rung = pytest.mark.parametrize("rung", PROXY_FOR)
 
 @pytest.fixture(autouse=True)
 def times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten seconds and a minute are as one second; who does not want to climb says so."""
+    """The client waits one second where it usually waits ten or sixty."""
     monkeypatch.setattr(pipeline.client.transports, "CONNECT_SECONDS", 1)
     monkeypatch.setattr(pipeline.client.ladder, "CLIMB_SECONDS", (0.3, 1))
 
 
 @pytest.fixture
-def stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client does not climb, unless the service itself was away."""
+def no_climbing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client does not try a better transport, except after the service was away."""
     monkeypatch.setattr(pipeline.client.ladder, "CLIMB_SECONDS", (600, 600))
 
 
 class Listener:
-    """One client of the user, and what it was told."""
+    """One client of the user, with the transports, notices and events that it received."""
 
     def __init__(self, url: str, token: str | Callable[[], str] | None = None, **options: Any) -> None:
         self.transports: list[str] = []
@@ -54,8 +52,8 @@ class Listener:
         self.client = Client(
             url,
             token or make_token(),
-            on_transport=self._take(self.transports),
-            on_notice=self._take(self.notices),
+            on_transport=self._append_to(self.transports),
+            on_notice=self._append_to(self.notices),
             **options,
         )
 
@@ -74,11 +72,11 @@ class Listener:
     def ids(self) -> list[str]:
         return sorted(event["assetId"] for event in self.events if event["event"] == "asset_processed")
 
-    async def until(self, is_so: Callable[[], bool]) -> None:
-        """Return once it is so."""
+    async def until(self, is_true: Callable[[], bool]) -> None:
+        """Return when the condition is true; it is checked after each event, notice and change of transport."""
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                while not is_so():
+                while not is_true():
                     assert not self._watching.done(), self._watching.exception()
                     self._changed.clear()
                     await self._changed.wait()
@@ -93,12 +91,12 @@ class Listener:
         finally:
             self._changed.set()
 
-    def _take(self, told: list[str]) -> Callable[[str], None]:
-        def take(word: str) -> None:
-            told.append(word)
+    def _append_to(self, received: list[str]) -> Callable[[str], None]:
+        def append(text: str) -> None:
+            received.append(text)
             self._changed.set()
 
-        return take
+        return append
 
 
 async def upload(service: Service, count: int) -> list[str]:
@@ -109,8 +107,9 @@ async def upload(service: Service, count: int) -> list[str]:
 @pytest.mark.parametrize("mode", RUNGS)
 @pytest.mark.gen_test(timeout=90)
 async def test_no_event_is_lost_on_the_ladder(mode: str, tmp_path: Path, ai_service: AiService) -> None:
-    """The client finds the best transport that works, climbs up when the proxy becomes honest, and yields every event
-    once, those of the moments between included.
+    """The client uses the best transport that works, and a better one when the proxy allows it.
+
+    It yields each event once, also events of the moments between two transports.
     """
     with Service(tmp_path, ai_service.url) as service:
         async with HostileProxy(service.url, mode, cut_seconds=1.0) as proxy, Listener(proxy.url) as listener:
@@ -131,8 +130,9 @@ async def test_no_event_is_lost_on_the_ladder(mode: str, tmp_path: Path, ai_serv
 @every_rung
 @pytest.mark.gen_test(timeout=90)
 async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
-    """On every transport: the service is killed with a job under way, later drained; each event comes once. A proxy
-    that answers 502 meanwhile may make the client go down, but not for longer than the service is away.
+    """The service is killed with a running job and later drained: on each transport each event arrives once.
+
+    While the service is away the proxy replies 502, and the client may use a lesser transport for that time.
     """
     port = str(free_port())
     with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, PORT=port) as service:
@@ -152,32 +152,32 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
             assert listener.ids == sorted(ids)
 
 
-@pytest.mark.usefixtures("stays")
+@pytest.mark.usefixtures("no_climbing")
 @every_rung
 @pytest.mark.gen_test(timeout=90)
 async def test_expired_tokens_are_replaced_on_every_rung(rung: str, tmp_path: Path, ai_service: AiService) -> None:
-    """A token that lives for five seconds: an event after its end arrives by the same transport, and nothing else."""
+    """A token expires after five seconds: an event after that arrives by the same transport, once."""
     with Service(tmp_path, ai_service.url) as service:
         async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy:
-            # A stream that ended before the client has left it would come through the proxy that buffers.
+            # The proxy that buffers would pass on a stream that ended before the client closed it.
             expires_at = time.time() + 5
             tokens = [make_token(expires_in=5), make_token()]
             async with Listener(proxy.url, lambda: tokens.pop(0)) as listener:
-                # The service bears with a token for five seconds more; there is no signal for not being cut off.
+                # The service accepts an expired token for five more seconds. No signal exists for "not closed".
                 await asyncio.sleep(expires_at + 6 - time.time())
                 ids = await upload(service, 1)
                 await listener.until(lambda: listener.ids == ids)
-                # A request that waits began before that end, the next one did not.
+                # A poll that waits began before the token expired; the next poll begins after it.
                 await upload(service, 1)
                 await listener.until(lambda: len(listener.ids) == 2)
                 assert (listener.transports, tokens) == ([rung], [])
 
 
-@pytest.mark.usefixtures("stays")
+@pytest.mark.usefixtures("no_climbing")
 @every_rung
 @pytest.mark.gen_test(timeout=90)
 async def test_one_cursor_serves_every_transport(rung: str, tmp_path: Path, ai_service: AiService) -> None:
-    """What was finished while nobody listened comes by whatever the next client listens with."""
+    """Events of the time without a client arrive at the next client, which has the cursor, on each transport."""
     with Service(tmp_path, ai_service.url) as service:
         async with HostileProxy(service.url) as proxy:
             async with Listener(proxy.url) as listener:
@@ -194,11 +194,11 @@ async def test_one_cursor_serves_every_transport(rung: str, tmp_path: Path, ai_s
 
 
 @pytest.mark.fault("R7")
-@pytest.mark.usefixtures("stays")
+@pytest.mark.usefixtures("no_climbing")
 @every_rung
 @pytest.mark.gen_test(timeout=90)
 async def test_cursor_an_hour_ahead_is_reset(rung: str, tmp_path: Path, ai_service: AiService) -> None:
-    """It misses nothing of the last day, and stands at the service's time then."""
+    """The client gets the events of the last day, and its cursor becomes the service's time."""
     with Service(tmp_path, ai_service.url) as service:
         missed = await upload(service, 2)
         await asyncio.to_thread(service.wait_log, "job_completed", count=2)
@@ -215,8 +215,8 @@ async def test_cursor_an_hour_ahead_is_reset(rung: str, tmp_path: Path, ai_servi
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_watch_tells_how_events_come(tmp_path: Path, ai_service: AiService) -> None:
-    """`run.py watch` behind a proxy without WebSockets says so, and prints the event all the same."""
+async def test_watch_prints_the_transport(tmp_path: Path, ai_service: AiService) -> None:
+    """`run.py watch` behind a proxy without WebSockets prints its transport and the event."""
     with Service(tmp_path, ai_service.url) as service:
         async with HostileProxy(service.url, "refuses-upgrade") as proxy:
             watch = [sys.executable, "run.py", "watch", "--url", proxy.url, "--token", make_token()]
@@ -224,8 +224,8 @@ async def test_watch_tells_how_events_come(tmp_path: Path, ai_service: AiService
                 *watch, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
             )
             assert watching.stdout is not None and watching.stderr is not None
-            told = [(await watching.stderr.readline()).decode().strip() for _ in range(2)]
-            assert told == ["Events come by sse now", "Listening in user:user-1"]
+            printed = [(await watching.stderr.readline()).decode().strip() for _ in range(2)]
+            assert printed == ["Events come by sse now", "Listening in user:user-1"]
             ids = await upload(service, 1)
             assert json.loads(await watching.stdout.readline())["assetId"] == ids[0]
             watching.send_signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""The Python client as a distribution of its own: installed where nothing of the service is."""
+"""The Python client as a separate distribution, installed in an environment without the service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.service import AiService, Service
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "clients/python"
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-# What aiohttp brings; of these typing_extensions with old versions of Python only.
+# The client, aiohttp and the packages that aiohttp requires; typing_extensions only with old versions of Python.
 ALLOWED = {
     *("ai_queue_pipeline_client", "aiohttp", "aiohappyeyeballs", "aiosignal", "attrs", "frozenlist", "idna"),
     *("multidict", "propcache", "typing_extensions", "yarl"),
@@ -63,8 +63,9 @@ else:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with the client alone: built by way of its sdist, from a copy of clients/python
-    only.
+    """The interpreter of an environment that has only the client.
+
+    The wheel is built from the sdist, and the sdist from a copy of clients/python alone.
     """
     folder = tmp_path_factory.mktemp("client")
     unwanted = shutil.ignore_patterns("build", "dist", "*.egg-info", "__pycache__")
@@ -85,8 +86,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.fault("O11")
-def test_client_brings_only_what_it_needs(python: Path) -> None:
-    """An environment with the client has a handful of packages, and nothing of the service."""
+def test_client_installs_only_the_packages_it_needs(python: Path) -> None:
+    """An environment with the client has no packages except the client, aiohttp and its requirements."""
     names = [sys.executable, "-m", "pip", "--python", str(python), "list", "--format", "json"]
     listed = subprocess.run(names, capture_output=True, check=True)
     assert {each["name"].replace("-", "_") for each in json.loads(listed.stdout)} <= ALLOWED
@@ -94,8 +95,8 @@ def test_client_brings_only_what_it_needs(python: Path) -> None:
 
 @pytest.mark.fault("O11")
 @pytest.mark.parametrize("way", ["async", "blocking"])
-def test_installed_client_uploads_and_hears(python: Path, tmp_path: Path, ai_service: AiService, way: str) -> None:
-    """A program of a user's, with asyncio and without, against the real service."""
+def test_installed_client_gets_the_event(python: Path, tmp_path: Path, ai_service: AiService, way: str) -> None:
+    """A user's program, with asyncio and without, uploads a photo to the real service and gets its event."""
     program, photo = tmp_path / "program.py", tmp_path / "photo.jpg"
     program.write_text(PROGRAM)
     photo.write_bytes(make_image())
@@ -107,7 +108,7 @@ def test_installed_client_uploads_and_hears(python: Path, tmp_path: Path, ai_ser
 
 @pytest.mark.fault("O11")
 def test_installed_client_is_typed(python: Path, tmp_path: Path) -> None:
-    """A user's program passes the strict checks of mypy, and a wrong one does not."""
+    """A user's program passes mypy in strict mode, and a program with a type error does not."""
     (tmp_path / "good.py").write_text(PROGRAM)
     (tmp_path / "bad.py").write_text("from pipeline_client import Client\nClient(1, 'a token')\n")
     mypy = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), "--cache-dir", str(tmp_path)]
@@ -119,7 +120,7 @@ def test_installed_client_is_typed(python: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((SOURCES / "pipeline_client").glob("*.py")), ids=lambda path: path.name)
 def test_client_imports_nothing_of_the_service(path: Path) -> None:
-    """Only the standard library, aiohttp and its own files, by names that are right in both distributions."""
+    """The client imports only the standard library, aiohttp and its own files, by relative names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.level == 1
@@ -130,7 +131,7 @@ def test_client_imports_nothing_of_the_service(path: Path) -> None:
             assert str(name).split(".")[0] in {*sys.stdlib_module_names, "aiohttp"}, name
 
 
-def test_service_has_the_same_files() -> None:
-    """`pipeline.client` is no copy."""
+def test_service_uses_the_files_of_the_client() -> None:
+    """`pipeline.client` is a link to the files of the client, not a copy."""
     assert (ROOT / "pipeline/client").resolve() == SOURCES / "pipeline_client"
     assert (SOURCES / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

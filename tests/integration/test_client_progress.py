@@ -1,4 +1,4 @@
-"""Both clients see each step of a photo on the real service, and cancel it, over a socket and over a stream."""
+"""Both clients get each progress frame of a photo from the real service and cancel a photo, by socket and by stream."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.scripts import node
 from tests.service import AiService, Service
 
 MODES = {"honest": "socket", "refuses-upgrade": "sse"}
-every_way = pytest.mark.parametrize("mode", MODES)
+every_transport = pytest.mark.parametrize("mode", MODES)
 
 
-@every_way
+@every_transport
 @pytest.mark.gen_test(timeout=90)
 async def test_python_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai_service: AiService) -> None:
-    """From the place in line to the end; a cancelled photo is failed, and its event comes like any other."""
+    """Frames arrive from the position in the queue to the end; a cancelled photo has the event of a failed one."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url, CONCURRENCY="1") as service:
         async with HostileProxy(service.url, mode) as proxy, Client(proxy.url, make_token(), progress=True) as client:
@@ -41,10 +41,10 @@ async def test_python_client_sees_progress_and_cancels(mode: str, tmp_path: Path
             assert "asset_started" not in seen[second]
 
 
-@every_way
+@every_transport
 @pytest.mark.gen_test(timeout=90)
 async def test_js_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai_service: AiService) -> None:
-    """As the Python client."""
+    """The JavaScript client gets the same frames and cancels as the Python client does."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url, CONCURRENCY="1") as service:
         async with HostileProxy(service.url, mode) as proxy, node() as script:

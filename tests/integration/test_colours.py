@@ -1,4 +1,4 @@
-"""Previews have the colours that a browser shows, whatever profile a photo brings."""
+"""Previews have the colours that a browser shows, for photos with any colour profile or none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ WHITE_D50 = (0.9642, 1.0, 0.8249)
 
 
 def icc(space: bytes, connection: bytes, **tags: bytes) -> bytes:
-    """Return a profile. space: which numbers it is of. connection: `XYZ ` or `Lab `. tags: by their names."""
+    """Return a colour profile.
+
+    space: the colour space of its numbers.
+    connection: `XYZ ` or `Lab `.
+    tags: the content of each tag by its name.
+    """
     table, data = b"", b""
     start = 132 + 12 * len(tags)
     for name, content in tags.items():
@@ -42,7 +47,7 @@ def gamma(value: float) -> bytes:
 def green_ink() -> bytes:
     """Return a profile of a press whose first ink is not cyan but a middle grey-green: Lab 50, -40, 40."""
     grid = b""
-    for number in range(16):  # C is the slowest, K the fastest; without ink the paper is white
+    for number in range(16):  # C changes slowest, K fastest; without ink the paper is white.
         cyan, black = number >> 3, number & 1
         grid += bytes((0, 128, 128)) if black else bytes((128, 88, 168)) if cyan else bytes((255, 128, 128))
     line = bytes(range(256))
@@ -52,7 +57,7 @@ def green_ink() -> bytes:
 
 
 def shown(content: bytes) -> tuple[int, ...]:
-    """Return the middle of the preview."""
+    """Return the pixel in the middle of the preview."""
     (made,) = photo.previews(content, [320], *LIMITS)
     with Image.open(io.BytesIO(made[3])) as image:
         found = image.getpixel((image.width // 2, image.height // 2))
@@ -65,7 +70,10 @@ def plain(mode: str, color: Any) -> Image.Image:
 
 
 def heic_of(nclx: tuple[int, int], color: tuple[int, int, int]) -> bytes:
-    """Return a HEIC that names its colours by numbers. nclx: primaries and curve."""
+    """Return a HEIC that names its colours by numbers.
+
+    nclx: the numbers of the primaries and of the curve.
+    """
     file = io.BytesIO()
     picture = pillow_heif.from_pillow(plain("RGB", color))
     picture.save(file, quality=-1, color_primaries=nclx[0], transfer_characteristics=nclx[1], matrix_coefficients=6)
@@ -114,8 +122,8 @@ CASES: dict[str, tuple[bytes, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_preview_has_the_colours_that_are_meant(name: str) -> None:
-    """A profile that fits the picture's numbers is applied; one that does not, or is damaged, counts for nothing."""
+def test_preview_has_the_colours_of_the_profile(name: str) -> None:
+    """A profile of the picture's colour space is applied; a profile of another space or a damaged one is ignored."""
     content, expected = CASES[name]
     found = shown(content)
     assert len(found) == len(expected)
@@ -123,19 +131,19 @@ def test_preview_has_the_colours_that_are_meant(name: str) -> None:
 
 
 def test_providers_see_the_colours_of_previews() -> None:
-    """The same photo, read for the offline provider."""
+    """A photo that is decoded for the offline provider has the same colours as its preview."""
     width, height, pixels = photo.reduce(CASES["P3 jpeg"][0], 320, *LIMITS)
     middle = (height // 2 * width + width // 2) * 3
     assert all(abs(one - other) <= 6 for one, other in zip(pixels[middle : middle + 3], SRGB_ORANGE))
 
 
 def test_numbers_of_an_avif_name_its_colours() -> None:
-    """An AVIF without a profile, of the colours of Display P3."""
+    """An AVIF without a profile whose numbers name Display P3 is converted to sRGB."""
     content = encode(plain("RGB", P3_ORANGE), "AVIF", quality=98)
     at = content.index(b"colrnclx") + 8
     assert all(
         abs(one - other) <= 6
         for one, other in zip(shown(content[:at] + struct.pack(">HH", 12, 13) + content[at + 4 :]), SRGB_ORANGE)
     )
-    # Hybrid log-gamma cannot be shown so.
+    # Hybrid log-gamma cannot be converted: the preview is made without an error.
     shown(content[:at] + struct.pack(">HH", 9, 18) + content[at + 4 :])

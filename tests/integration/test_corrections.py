@@ -1,4 +1,4 @@
-"""A person corrects what the AI said: over HTTP, against runs of the same moment, and what is kept of attempts."""
+"""A user corrects the result of the AI: over HTTP, during a run of the job, and the attempts that an asset stores."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def processing(store: SqliteAssetStore, plugins: Plugins) -> Processing:
 
 
 def patch(service: Service, asset_id: str, body: Any, sub: str = "user-1") -> httpx.Response:
-    """Return the reply to a PATCH, which is as the contract has it."""
+    """Return the reply to a PATCH, checked against the contract."""
     path = f"/api/assets/{asset_id}"
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
     response = httpx.patch(service.url + path, headers=service.headers(sub), timeout=30, **content)
@@ -59,33 +59,34 @@ async def finished(store: SqliteAssetStore, status: AssetStatus, **fields: Any) 
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_owner_corrects_and_every_tab_hears(service: Service) -> None:
-    """The text counts with confidence 1, is told to sockets that ask for progress, and null gives the field back."""
+async def test_correction_is_published_to_the_owners_connections(service: Service) -> None:
+    """A corrected field has confidence 1 and is sent to sockets with progress; null restores the AI's value."""
     async with Client(service.url, make_token(), progress=True) as client:
         await client.listen()
         asset_id = str((await asyncio.to_thread(service.upload, "user-1")).json()["data"]["assetId"])
         event = await client.next_event()
         while event["event"] != "asset_processed":
             event = await client.next_event()
-        said = await client.correct(asset_id, brand="Adidas", colorway="Mint")
-        assert said["aiMetadata"]["brand"] == {"value": "Adidas", "confidence": 1}
-        assert said["aiMetadata"]["model"] == event["aiMetadata"]["model"]
-        assert sorted(said["corrections"]) == ["brand", "colorway"] and said["corrections"]["brand"]["by"] == "user-1"
-        told = await client.next_event()
-        assert (told["event"], told["assetId"], told["fields"]) == ("asset_corrected", asset_id, ["brand", "colorway"])
-        assert told["aiMetadata"] == {name: said["aiMetadata"][name] for name in ("brand", "model", "colorway")}
-        back = await client.correct(asset_id, brand=None)
-        assert back["aiMetadata"]["brand"] == event["aiMetadata"]["brand"]
-        assert back["attempts"][0] | {"startedAt": "", "endedAt": ""} == {
+        reply = await client.correct(asset_id, brand="Adidas", colorway="Mint")
+        assert reply["aiMetadata"]["brand"] == {"value": "Adidas", "confidence": 1}
+        assert reply["aiMetadata"]["model"] == event["aiMetadata"]["model"]
+        assert sorted(reply["corrections"]) == ["brand", "colorway"]
+        assert reply["corrections"]["brand"]["by"] == "user-1"
+        sent = await client.next_event()
+        assert (sent["event"], sent["assetId"], sent["fields"]) == ("asset_corrected", asset_id, ["brand", "colorway"])
+        assert sent["aiMetadata"] == {name: reply["aiMetadata"][name] for name in ("brand", "model", "colorway")}
+        restored = await client.correct(asset_id, brand=None)
+        assert restored["aiMetadata"]["brand"] == event["aiMetadata"]["brand"]
+        assert restored["attempts"][0] | {"startedAt": "", "endedAt": ""} == {
             **{"attempt": 1, "startedAt": "", "endedAt": "", "provider": "http", "model": None},
             **{"outcome": "completed", "reason": None},
         }
-        assert back["provenance"]["provider"] == "http"
+        assert restored["provenance"]["provider"] == "http"
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_what_is_no_correction_is_refused(service: Service) -> None:
-    """Every fault is named; another user's asset does not exist; nothing is changed."""
+async def test_malformed_correction_is_refused(service: Service) -> None:
+    """The error names the field of the fault; another user's asset gives 404, and a missing token 401."""
     asset_id = str(service.upload("user-1").json()["data"]["assetId"])
     for body, field in [
         (b"", "body"),
@@ -107,10 +108,10 @@ async def test_what_is_no_correction_is_refused(service: Service) -> None:
 
 
 @pytest.mark.gen_test
-async def test_correction_stands_against_later_runs(
+async def test_correction_during_a_run_is_not_overwritten(
     store: SqliteAssetStore, processing: Processing, plugins: Plugins
 ) -> None:
-    """Also one that comes while a run is under way: its result is told with what the person said."""
+    """The event of the run has the corrected values, and the asset stores both the AI's values and the correction."""
     asset, job = await submit(store)
     correcting = Corrections(store)
 
@@ -130,7 +131,7 @@ async def test_correction_stands_against_later_runs(
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
-    ("status", "meta", "said", "becomes"),
+    ("status", "meta", "corrections", "expected"),
     [
         (AssetStatus.PARTIAL, FOUND, {"model": "Pegasus"}, AssetStatus.ACTIVE),
         (AssetStatus.PARTIAL, FOUND, {"colorway": "Red"}, AssetStatus.PARTIAL),
@@ -139,21 +140,21 @@ async def test_correction_stands_against_later_runs(
     ],
     ids=["complete", "not complete", "failed, complete", "failed, not complete"],
 )
-async def test_status_follows_what_is_known(
-    store: SqliteAssetStore, status: AssetStatus, meta: AiMetadata, said: dict[str, str], becomes: AssetStatus
+async def test_status_follows_the_corrected_fields(
+    store: SqliteAssetStore, status: AssetStatus, meta: AiMetadata, corrections: dict[str, str], expected: AssetStatus
 ) -> None:
-    """And goes back with the corrections."""
+    """Corrections change the status of the asset; when they are removed, it has its earlier status."""
     asset = await finished(store, status, ai_metadata=meta)
     correcting = Corrections(store)
-    corrected = await correcting.correct(asset.id, asset.user_id, said)
-    assert corrected.status is becomes and corrected.corrected_metadata.error is None
-    back = await correcting.correct(asset.id, asset.user_id, dict.fromkeys(said))
-    assert (back.status, back.corrected_metadata) == (status, meta)
+    corrected = await correcting.correct(asset.id, asset.user_id, corrections)
+    assert corrected.status is expected and corrected.corrected_metadata.error is None
+    restored = await correcting.correct(asset.id, asset.user_id, dict.fromkeys(corrections))
+    assert (restored.status, restored.corrected_metadata) == (status, meta)
 
 
 @pytest.mark.gen_test
-async def test_corrections_at_once_all_stand(store: SqliteAssetStore) -> None:
-    """Three tabs correct three fields at the same moment; only the last corrections are remembered one by one."""
+async def test_concurrent_corrections_are_all_stored(store: SqliteAssetStore) -> None:
+    """Three corrections of three fields at the same time are all stored; the history keeps the newest ones."""
     asset = await finished(store, AssetStatus.PARTIAL, ai_metadata=FOUND)
     correcting = Corrections(store)
     fields = ("brand", "model", "colorway")
@@ -169,8 +170,8 @@ async def test_corrections_at_once_all_stand(store: SqliteAssetStore) -> None:
 
 
 @pytest.mark.gen_test
-async def test_attempts_that_failed_are_kept(store: SqliteAssetStore, processing: Processing, plugins: Plugins) -> None:
-    """With their reason; the last ten of them."""
+async def test_failed_attempts_are_stored(store: SqliteAssetStore, processing: Processing, plugins: Plugins) -> None:
+    """The asset stores the last ten failed attempts with their reason."""
     asset, _ = await submit(store)
     plugins.analysis = RetryableJobError("AI service unavailable")
     for number in range(ATTEMPTS_AT_MOST + 2):

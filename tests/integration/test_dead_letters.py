@@ -1,6 +1,4 @@
-"""What operators do about jobs that failed for good, and about the queue as a whole: on the running service, and where
-a fault must come between two steps, on the use case itself.
-"""
+"""Dead letters and the paused queue on a running service: lists, retries and removals by an operator."""
 
 from __future__ import annotations
 
@@ -10,36 +8,15 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from redis import Redis
-from tornado.ioloop import IOLoop
 
-from pipeline.assets.asset import AiMetadata, Asset, AssetStatus, job_data
-from pipeline.assets.sqlite import SqliteAssetStore
-from pipeline.clock import utc_now
-from pipeline.errors import Conflict, DependencyUnavailable, NotFound
-from pipeline.hooks.threads import DaemonThreads
-from pipeline.metrics import Metrics
-from pipeline.queue.job import JobState
-from pipeline.queue.queue import JobQueue
-from pipeline.usecases import dead_letters
-from pipeline.usecases.dead_letters import DeadLetters
-from pipeline.usecases.image_urls import ImageUrls
-from pipeline.usecases.job_records import JobRecords
-from pipeline.usecases.orphaned_images import OrphanedImages
-from pipeline.usecases.submission import Submission
-from tests.factories import make_asset
-from tests.memory_storage import MemoryStorage
 from tests.service import AiService, Service
 
 BASE = "pipeline:{ai-processing}:"
-
-
-# on the running service
 
 
 @pytest.fixture
@@ -78,7 +55,7 @@ def job_of(asset_id: str) -> str:
     return f"ai-processing:{asset_id}"
 
 
-def test_dead_letter_tells_what_happened(service: Service, ai_service: AiService) -> None:
+def test_dead_letter_names_its_job_and_reason(service: Service, ai_service: AiService) -> None:
     """The list names job, asset, owner, reason, counts and times; nextCursor is null on the last page."""
     (asset_id,) = fail(service, ai_service)
     asset = service.asset(asset_id)
@@ -91,8 +68,8 @@ def test_dead_letter_tells_what_happened(service: Service, ai_service: AiService
     assert data["nextCursor"] is None
 
 
-def test_pages_stay_in_step_while_dead_letters_go_and_come(service: Service, ai_service: AiService) -> None:
-    """Four pages by cursor: what is removed or added in between is neither repeated nor makes one miss another."""
+def test_pages_are_complete_while_dead_letters_change(service: Service, ai_service: AiService) -> None:
+    """Four pages by cursor list each dead letter once, although others are removed and added between them."""
     asset_ids = fail(service, ai_service, 8)
     jobs = [job_of(asset_id) for asset_id in reversed(asset_ids)]
 
@@ -115,8 +92,8 @@ def test_pages_stay_in_step_while_dead_letters_go_and_come(service: Service, ai_
 
 
 @pytest.mark.parametrize("colon", [":", "%3A", "%3a"])
-def test_dead_letter_runs_again(service: Service, ai_service: AiService, colon: str) -> None:
-    """Its asset gets a new job and becomes active, the dead letter is gone, and the log says who did it."""
+def test_retry_of_a_dead_letter_starts_a_new_job(service: Service, ai_service: AiService, colon: str) -> None:
+    """The asset gets a new job and becomes active, the dead letter is removed, and the log names the operator."""
     (asset_id,) = fail(service, ai_service)
     response = call(service, "POST", f"/api/queue/failed/ai-processing{colon}{asset_id}/retry")
     assert response.status_code == 202
@@ -129,8 +106,8 @@ def test_dead_letter_runs_again(service: Service, ai_service: AiService, colon: 
     service.wait_log("dead_letter_retried", jobId=job_of(asset_id), newJobId=data["jobId"], operator="ops-1")
 
 
-def test_asset_that_did_not_stay_failed_is_left_alone(service: Service, ai_service: AiService) -> None:
-    """Its owner was faster: 409 says so, nothing runs, and the dead letter can be removed."""
+def test_retry_refuses_a_dead_letter_of_an_active_asset(service: Service, ai_service: AiService) -> None:
+    """After the owner's own retry, the operator's retry gets 409 and starts no job; the dead letter can be removed."""
     (asset_id,) = fail(service, ai_service)
     job_id = httpx.post(f"{service.url}/api/assets/{asset_id}/retry", headers=service.headers()).json()["data"]["jobId"]
     service.wait_log("job_completed", jobId=job_id)
@@ -145,13 +122,13 @@ def test_asset_that_did_not_stay_failed_is_left_alone(service: Service, ai_servi
 
 
 def lose(service: Service, asset_id: str) -> None:
-    """Let the asset's document vanish, as with a store that was set back to a backup."""
+    """Delete the asset's document, as when an older backup of the store is restored."""
     with closing(sqlite3.connect(service.data_dir / "assets.sqlite")) as connection, connection:
         connection.execute("DELETE FROM assets WHERE id = ?", (asset_id,))
 
 
-def test_dead_letter_of_a_lost_asset_cannot_run(service: Service, ai_service: AiService) -> None:
-    """404 says that the asset is gone; the dead letter stays until it is removed."""
+def test_dead_letter_of_a_lost_asset_cannot_be_retried(service: Service, ai_service: AiService) -> None:
+    """The reply is 404 and names the reason; the dead letter stays until an operator removes it."""
     (asset_id,) = fail(service, ai_service)
     lose(service, asset_id)
     response = call(service, "POST", f"/api/queue/failed/{job_of(asset_id)}/retry")
@@ -159,8 +136,8 @@ def test_dead_letter_of_a_lost_asset_cannot_run(service: Service, ai_service: Ai
     assert listed(service) == [job_of(asset_id)]
 
 
-def test_all_dead_letters_run_again_except_those_that_cannot(service: Service, ai_service: AiService) -> None:
-    """The oldest first; the one whose asset is gone is counted as skipped and stays."""
+def test_retry_of_all_skips_a_lost_asset(service: Service, ai_service: AiService) -> None:
+    """The oldest is retried first; a dead letter whose asset is lost counts as skipped and stays."""
     asset_ids = fail(service, ai_service, 3)
     lose(service, asset_ids[1])
     response = call(service, "POST", "/api/queue/failed/retry")
@@ -173,7 +150,7 @@ def test_all_dead_letters_run_again_except_those_that_cannot(service: Service, a
 
 
 def test_all_dead_letters_are_removed(service: Service, ai_service: AiService) -> None:
-    """They go with their records; their assets stay failed."""
+    """The dead letters are removed with their records; their assets stay failed."""
     asset_ids = fail(service, ai_service, 2)
     response = call(service, "DELETE", "/api/queue/failed")
     assert (response.status_code, response.json()["data"]) == (200, {"removed": 2, "remaining": 0})
@@ -183,8 +160,8 @@ def test_all_dead_letters_are_removed(service: Service, ai_service: AiService) -
 
 
 @pytest.mark.parametrize("damage", ["missing", "of another type", "without payload"])
-def test_dead_letter_with_a_damaged_record_runs_again_as_itself(service: Service, redis: Redis, damage: str) -> None:
-    """Where only the job's record broke, the asset still waits for this very job, and gets it."""
+def test_retry_of_a_damaged_record_restores_the_same_job(service: Service, redis: Redis, damage: str) -> None:
+    """When only the record of the job is damaged, the asset still waits for this job, and the retry enqueues it."""
     call(service, "POST", "/api/queue/pause")
     asset_id = upload(service)
     redis.delete(BASE + "waiting")
@@ -212,7 +189,7 @@ def test_dead_letter_with_a_damaged_record_runs_again_as_itself(service: Service
 
 
 def test_paused_queue_starts_nothing_until_it_is_resumed(service: Service) -> None:
-    """Uploads are accepted meanwhile, wait, and start in their order after resume."""
+    """While the queue is paused, uploads are accepted and wait; after resume they start in their order."""
     response = call(service, "POST", "/api/queue/pause")
     assert (response.status_code, response.json()["data"]) == (200, {"paused": True})
     asset_ids = [upload(service) for _ in range(3)]
@@ -221,177 +198,7 @@ def test_paused_queue_starts_nothing_until_it_is_resumed(service: Service) -> No
     response = call(service, "POST", "/api/queue/resume")
     assert (response.status_code, response.json()["data"]) == (200, {"paused": False})
     service.wait_status(completed=3, paused=False)
-    story = [line for line in service.lines if line["event"] in ("queue_paused", "queue_resumed", "job_claimed")]
-    assert [line["event"] for line in story] == ["queue_paused", "queue_resumed", *["job_claimed"] * 3]
-    assert [line["assetId"] for line in story[2:]] == asset_ids
-    assert {line["operator"] for line in story[:2]} == {"ops-1"}
-
-
-# on the use case
-
-
-class FaultyQueue(JobQueue):
-    """Redis goes away at the named method."""
-
-    away_at = ""
-
-    async def enqueue(self, *args: Any, **options: Any) -> bool:
-        if self.away_at == "enqueue":
-            raise DependencyUnavailable("The queue cannot be reached")
-        return await super().enqueue(*args, **options)
-
-    async def remove_failed(self, *job_ids: str) -> int:
-        if self.away_at == "remove_failed":
-            raise DependencyUnavailable("The queue cannot be reached")
-        return await super().remove_failed(*job_ids)
-
-
-class House(SimpleNamespace):
-    """A store, a queue and the use case over them, and how dead letters come into them."""
-
-    store: SqliteAssetStore
-    queue: FaultyQueue
-    redis: Redis
-    submission: Submission
-    dead_letters: DeadLetters
-    deferred: list[bool]
-
-    async def bury(self, asset: Asset, job_id: str, failed_at_ms: int, *, is_new: bool = True) -> None:
-        """Leave the asset failed by that job, and the job's dead letter."""
-        if is_new:
-            assert await self.store.create(asset)
-        begun = await self.store.begin(asset.id, asset.user_id, job_id)
-        assert begun is not None
-        assert await self.store.fail(asset.id, job_id, begun.fence, error="no", finished_at=utc_now())
-        self.redis.set(BASE + "record:" + job_id, json.dumps({"data": job_data(asset)}))
-        self.redis.set(BASE + "state:" + job_id, json.dumps({"state": "failed", "attempt": 3, "error": "no"}))
-        self.redis.zadd(BASE + "failed", {job_id: failed_at_ms})
-
-    async def bury_new(self, failed_at_ms: int) -> Asset:
-        asset = make_asset()
-        await self.bury(asset, asset.processing_job_id, failed_at_ms)
-        return asset
-
-    async def status(self, asset: Asset) -> AssetStatus:
-        current = await self.store.get(asset.id)
-        assert current is not None
-        return current.status
-
-
-@pytest.fixture
-def house(io_loop: IOLoop, tmp_path: Path, redis_url: str, redis: Redis) -> Iterator[House]:
-    store, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), FaultyQueue(redis_url)
-    deferred: list[bool] = []
-    storage = MemoryStorage()
-    pool = DaemonThreads(1, "tested")
-    use_case = Submission(
-        *(store, storage, queue, Metrics()),
-        orphaned_images=OrphanedImages(store, storage),
-        urls=ImageUrls(storage),
-        pool=pool,
-        on_deferred=lambda: deferred.append(True),
-    )
-    kept = JobRecords(store, queue, keep_failed_seconds=604_800, max_age_seconds=86_400)
-    io_loop.run_sync(store.open)
-    dead = DeadLetters(store, queue, kept, use_case)
-    yield House(store=store, queue=queue, redis=redis, submission=use_case, deferred=deferred, dead_letters=dead)
-    io_loop.run_sync(queue.close)
-    io_loop.run_sync(store.close)
-
-
-@pytest.mark.gen_test
-async def test_retry_that_dies_half_way_leaves_the_dead_letter(house: House) -> None:
-    """The asset is processing under its new job before the dead letter goes; what follows is told the truth."""
-    asset = await house.bury_new(1000)
-    house.queue.away_at = "remove_failed"
-    with pytest.raises(DependencyUnavailable):
-        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
-    current = await house.store.get(asset.id)
-    assert current is not None and current.status is AssetStatus.PROCESSING
-    assert (await house.queue.fields(current.processing_job_id))["state"] == JobState.WAITING
-    assert await house.queue.failed_job(asset.processing_job_id)
-    house.queue.away_at = ""
-    with pytest.raises(Conflict, match=f"processing by {current.processing_job_id}"):
-        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
-
-
-@pytest.mark.gen_test
-async def test_retry_that_cannot_enqueue_leaves_it_to_the_reconciler(house: House) -> None:
-    """The asset's new job id is the promise, as with an upload."""
-    asset = await house.bury_new(1000)
-    house.queue.away_at = "enqueue"
-    receipt = await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
-    assert house.deferred == [True]
-    assert await house.status(asset) is AssetStatus.PROCESSING
-    assert await house.queue.fields(receipt.job_id) == {}
-
-
-@pytest.mark.gen_test
-async def test_retry_settles_the_newer_dead_letter_of_its_asset_too(house: House) -> None:
-    """An asset that failed twice, under two jobs, runs once again and leaves no dead letter behind."""
-    asset = await house.bury_new(1000)
-    again = f"ai-processing:{'b' * 24}"
-    assert await house.store.requeue(asset.id, asset.user_id, again)
-    await house.bury(asset, again, 2000, is_new=False)
-    page = await house.dead_letters.retry_all_failed("r-1")
-    assert (page.retried, page.skipped) == (1, 1)
-    assert (await house.queue.failed_jobs(10)).jobs == []
-    assert (await house.queue.stats()).waiting == 1
-
-
-@pytest.mark.parametrize("status", [AssetStatus.ACTIVE, AssetStatus.PARTIAL])
-@pytest.mark.gen_test
-async def test_result_that_came_meanwhile_is_kept(house: House, status: AssetStatus) -> None:
-    """A dead letter never costs its asset a result, not even a partial one, which its owner may run again."""
-    asset = await house.bury_new(1000)
-    again = f"ai-processing:{'b' * 24}"
-    assert await house.store.requeue(asset.id, asset.user_id, again)
-    begun = await house.store.begin(asset.id, asset.user_id, again)
-    assert begun is not None
-    found = AiMetadata(brand={"value": "Nike", "confidence": 0.9})
-    finished = await house.store.finish(
-        asset.id, again, begun.fence, status=status, ai_metadata=found, processed=None, finished_at=utc_now()
-    )
-    with pytest.raises(Conflict, match=f"{status.value} by {again}"):
-        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
-    assert await house.store.get(asset.id) == finished
-
-
-@pytest.mark.gen_test
-async def test_retry_all_is_bounded_and_ends(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each call takes so many and names where the next goes on; what is skipped or fails again is met only once."""
-    monkeypatch.setattr(dead_letters, "RETRY_AT_MOST", 2)
-    assets = [await house.bury_new(1000 + number) for number in range(5)]
-    await house.store.delete(assets[2].id, "user-1")
-    first = await house.dead_letters.retry_all_failed("r-1")
-    assert (first.retried, first.skipped, first.remaining) == (2, 0, 3)
-    newer = await house.bury_new(3000)
-    second = await house.dead_letters.retry_all_failed("r-1", first.next_after)
-    assert (second.retried, second.skipped, second.remaining) == (1, 1, 1)
-    third = await house.dead_letters.retry_all_failed("r-1", second.next_after)
-    assert (third.retried, third.skipped, third.remaining, third.next_after) == (1, 0, 0, None)
-    left = [job.id for job in (await house.queue.failed_jobs(10)).jobs]
-    assert left == [newer.processing_job_id, assets[2].processing_job_id]
-
-
-@pytest.mark.parametrize("asset_id", ["../etc", "\ud800", 7, ["a"], {"a": 1}, "f" * 24])
-@pytest.mark.gen_test
-async def test_payload_that_names_no_asset_cannot_run(house: House, asset_id: Any) -> None:
-    """Whatever a payload holds, the answer is that there is no such asset."""
-    asset = await house.bury_new(1000)
-    house.redis.set(BASE + "record:" + asset.processing_job_id, json.dumps({"data": {"assetId": asset_id}}))
-    with pytest.raises(NotFound):
-        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
-    assert await house.queue.failed_job(asset.processing_job_id)
-
-
-@pytest.mark.gen_test
-async def test_stopping_service_runs_nothing_again(house: House) -> None:
-    """After stop the dead letter stays as it is, for the process that comes next."""
-    asset = await house.bury_new(1000)
-    await house.submission.drain(0)
-    with pytest.raises(DependencyUnavailable):
-        await house.dead_letters.retry_failed(asset.processing_job_id, "r-1")
-    with pytest.raises(DependencyUnavailable):
-        await house.dead_letters.retry_all_failed("r-1")
-    assert await house.status(asset) is AssetStatus.FAILED
+    logged = [line for line in service.lines if line["event"] in ("queue_paused", "queue_resumed", "job_claimed")]
+    assert [line["event"] for line in logged] == ["queue_paused", "queue_resumed", *["job_claimed"] * 3]
+    assert [line["assetId"] for line in logged[2:]] == asset_ids
+    assert {line["operator"] for line in logged[:2]} == {"ops-1"}

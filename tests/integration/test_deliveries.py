@@ -1,4 +1,4 @@
-"""Records of deliveries over a real store, where something else is away or gone."""
+"""Records of deliveries in a real store: after faults of the queue, deletes of assets, and seven days."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
 
 
 async def deliver(store: SqliteAssetStore, asset_id: str) -> None:
-    """Let there be the record of an event that was delivered."""
+    """Store the record of an event that was delivered."""
     payload = {"notifier": "webhook", "event": {"event": "asset_processed"}, "userId": "user-1", "assetId": asset_id}
     await Deliveries(store).update(
         JOB_ID, payload, utc_now(), DeliveryState.DELIVERED, attempts=2, response="HTTP 204"
@@ -42,10 +42,10 @@ async def deliver(store: SqliteAssetStore, asset_id: str) -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("error", [DependencyUnavailable, Conflict], ids=["Redis away", "not acknowledged yet"])
-async def test_delivery_that_cannot_be_queued_again_stays_as_it_was(
+async def test_failed_resend_does_not_change_the_record_of_a_delivery(
     store: SqliteAssetStore, error: type[PipelineError]
 ) -> None:
-    """Sending again fails, and the record does not say that it is on its way."""
+    """When the event cannot be enqueued a second time, the record does not change."""
     asset = make_asset()
     await store.create(asset)
     await deliver(store, asset.id)
@@ -55,13 +55,13 @@ async def test_delivery_that_cannot_be_queued_again_stays_as_it_was(
             raise DependencyUnavailable("away")
         return False
 
-    async def keep(*_: Any) -> None:
+    async def put(*_: Any) -> None:
         return None
 
     queue = cast(Any, SimpleNamespace(name="notifications", enqueue=enqueue))
-    kept, unused, deliveries = cast(Any, SimpleNamespace(put=keep)), cast(Any, None), Deliveries(store)
-    notifying = Notifying(unused, queue, kept, Metrics(), store=store, urls=unused, deliveries=deliveries)
-    undelivered = Undelivered(queue, kept, notifying, deliveries, durable=["webhook"])
+    records, unused, deliveries = cast(Any, SimpleNamespace(put=put)), cast(Any, None), Deliveries(store)
+    notifying = Notifying(unused, queue, records, Metrics(), store=store, urls=unused, deliveries=deliveries)
+    undelivered = Undelivered(queue, records, notifying, deliveries, durable=["webhook"])
     before = await store.find_record("delivery", JOB_ID)
     with pytest.raises(error):
         await undelivered.send_again(JOB_ID, "r-1")
@@ -70,19 +70,19 @@ async def test_delivery_that_cannot_be_queued_again_stays_as_it_was(
 
 @pytest.mark.gen_test
 async def test_delivery_of_a_deleted_asset_leaves_no_record(store: SqliteAssetStore) -> None:
-    """Also when the asset went while its event was delivered: then nobody else would remove the record."""
+    """An asset may be deleted while its event is delivered; no later step would remove the record."""
     await deliver(store, "a" * 24)
     assert await store.find_record("delivery", JOB_ID) is None
 
 
 @pytest.mark.gen_test
-async def test_deliveries_go_after_seven_days(store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record is there on the seventh day and gone on the eighth."""
+async def test_deliveries_are_purged_after_seven_days(store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record exists on the seventh day and is purged on the eighth."""
     asset = make_asset()
     await store.create(asset)
     await deliver(store, asset.id)
     now = utc_now()
-    for days, is_there in ((6.9, True), (7.1, False)):
+    for days, exists in ((6.9, True), (7.1, False)):
         monkeypatch.setattr(deliveries_module, "utc_now", lambda days=days: now + timedelta(days=days))
         await Deliveries(store).purge()
-        assert (await store.find_record("delivery", JOB_ID) is not None) is is_there
+        assert (await store.find_record("delivery", JOB_ID) is not None) is exists

@@ -1,65 +1,18 @@
-"""The example plugins do what they are for, in a real service: as one-file plugins, which is all that they are."""
+"""The example plugins in a real service, each loaded as a plugin of one file."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import asyncssh
 import httpx
 import pytest
 
 from tests.constants import BREAKER_FAILURES
 from tests.factories import make_image
-from tests.service import ROOT, WAIT_SECONDS, AiService, Service
-
-EXAMPLES = ROOT / "examples"
-
-
-class SftpServer:
-    """A real SFTP server on a thread of its own. environment: what leads the example there."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "files").mkdir(parents=True)
-        key, host_key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
-        key.write_private_key(folder / "key")
-        key.write_public_key(folder / "authorized")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-        async def listen() -> asyncssh.SSHAcceptor:
-            return await asyncssh.listen(
-                "127.0.0.1",
-                0,
-                server_host_keys=[host_key],
-                authorized_client_keys=str(folder / "authorized"),
-                sftp_factory=lambda channel: asyncssh.SFTPServer(channel, chroot=str(folder / "files")),
-            )
-
-        self._server = asyncio.run_coroutine_threadsafe(listen(), self._loop).result(WAIT_SECONDS)
-        port = self._server.get_port()
-        (folder / "known").write_text(f"[127.0.0.1]:{port} {host_key.export_public_key().decode()}")
-        self.files = folder / "files"
-        self.environment = {
-            "PLUGIN_SFTP_HOST": "127.0.0.1",
-            "PLUGIN_SFTP_PORT": str(port),
-            "PLUGIN_SFTP_USER": "images",
-            "PLUGIN_SFTP_KEY_FILE": str(folder / "key"),
-            "PLUGIN_SFTP_KNOWN_HOSTS": str(folder / "known"),
-        }
-
-    def stop(self) -> None:
-        """End it."""
-        self._loop.call_soon_threadsafe(self._server.close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+from tests.integration.example_services import EXAMPLES, ModerationService, SftpServer
+from tests.service import WAIT_SECONDS, AiService, Service
 
 
 @pytest.fixture
@@ -84,10 +37,10 @@ def plugins(tmp_path: Path) -> Path:
 def test_images_on_an_sftp_server_are_shown_by_urls_that_end(
     tmp_path: Path, sftp: SftpServer, plugins: Path, ai_service: AiService
 ) -> None:
-    """Whoever asks for the asset later gets a URL that is good then, also of another process."""
-    where = {"PLUGINS_DIR": str(plugins), "STORAGE_BACKEND": "sftp", "MEDIA_URL_SECONDS": "60"} | sftp.environment
+    """Each request for the asset returns a URL that is valid at that time, also from another process."""
+    settings = {"PLUGINS_DIR": str(plugins), "STORAGE_BACKEND": "sftp", "MEDIA_URL_SECONDS": "60"} | sftp.environment
     photo = make_image()
-    with Service(tmp_path / "data", ai_service.url, **where) as service:
+    with Service(tmp_path / "data", ai_service.url, **settings) as service:
         asset_id = service.upload(image=photo).json()["data"]["assetId"]
         asset = service.get(f"/api/assets/{asset_id}", wait=30).json()["data"]
         assert asset["status"] == "active"
@@ -96,56 +49,30 @@ def test_images_on_an_sftp_server_are_shown_by_urls_that_end(
         assert (shown.status_code, shown.headers["Content-Type"]) == (200, "image/jpeg")
         assert shown.content in [path.read_bytes() for path in sftp.files.rglob("original*")]
         assert httpx.get(url.replace("signature=", "signature=0")).status_code == 404
-    with Service(tmp_path / "data", ai_service.url, **where) as service:
-        again = service.get(f"/api/assets/{asset_id}").json()["data"]["images"]["original"]["url"]
-        assert httpx.get(again).content == shown.content
-        # Signed by the process before, which had another port.
+    with Service(tmp_path / "data", ai_service.url, **settings) as service:
+        newer = service.get(f"/api/assets/{asset_id}").json()["data"]["images"]["original"]["url"]
+        assert httpx.get(newer).content == shown.content
+        # The earlier process, with another port, signed this URL.
         assert httpx.get(service.url + url.removeprefix(url.split("/plugins")[0])).content == shown.content
-        gone = httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers("user-1"))
-        assert gone.status_code == 204
-        assert httpx.get(again).status_code == 404
-
-
-class ModerationService(ThreadingHTTPServer):
-    """Answers with `score`; with None it has no answer."""
-
-    score: float | None = 0.0
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _ModerationHandler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        self.seen: list[tuple[str | None, bytes]] = []
-
-
-class _ModerationHandler(BaseHTTPRequestHandler):
-    server: ModerationService
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append((self.headers["Authorization"], body))
-        self.send_response(503 if self.server.score is None else 200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps({"score": self.server.score}).encode())
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        deleted = httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers("user-1"))
+        assert deleted.status_code == 204
+        assert httpx.get(newer).status_code == 404
 
 
 @pytest.mark.fault("P1")
-def test_moderation_that_cannot_answer_lets_nothing_through(
+def test_moderation_that_is_away_refuses_all_uploads(
     tmp_path: Path, plugins: Path, ai_service: AiService
 ) -> None:
-    """What it flags is a 400 with its words; while it is away uploads get 503, and are taken when it is back."""
+    """A flagged upload gets 400 with a reason; while the moderation is away uploads get 503, and later 202."""
     moderation = ModerationService()
-    where = {
+    settings = {
         "PLUGINS_DIR": str(plugins),
         "FILTERS_REQUIRED": "moderation",
         "PLUGIN_MODERATION_URL": f"http://127.0.0.1:{moderation.server_port}/",
         "PLUGIN_MODERATION_API_KEY": "a key",
         BREAKER_FAILURES: "2",
     }
-    with Service(tmp_path / "data", ai_service.url, **where) as service:
+    with Service(tmp_path / "data", ai_service.url, **settings) as service:
         assert service.upload().status_code == 202
         assert moderation.seen[0][0] == "Bearer a key" and moderation.seen[0][1].startswith(b"\xff\xd8")
         moderation.score = 0.95
@@ -154,7 +81,7 @@ def test_moderation_that_cannot_answer_lets_nothing_through(
         (detail,) = refused.json()["error"]["details"]
         assert detail == {"field": "image", "message": "This picture cannot be accepted here"}
         moderation.score = None
-        for _ in range(4):  # failing, then held
+        for _ in range(4):  # Two calls fail, then the moderation is held.
             away = service.upload()
             assert away.status_code == 503 and int(away.headers["Retry-After"]) >= 1
             assert away.json()["error"]["message"] == "Uploads cannot be checked now"

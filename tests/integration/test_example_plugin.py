@@ -1,6 +1,4 @@
-"""The example plugin does what its README says: its commands are run as they stand there, in an environment of their
-own.
-"""
+"""The commands in the README of the example plugin, run unchanged in an environment of their own."""
 
 from __future__ import annotations
 
@@ -24,17 +22,17 @@ EXAMPLE = ROOT / "examples/pipeline-plugin-example"
 
 
 def commands(readme: Path) -> str:
-    """Return what the README tells to type."""
+    """Return the commands of the README."""
     (block,) = re.findall(r"```bash\n(.*?)```", readme.read_text(), re.DOTALL)
     return str(block)
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The variables of a shell in a new virtual environment, in which the pipeline and pip are installed already.
+    """The variables of a shell in a new virtual environment, in which the pipeline and pip are installed.
 
-    It sees the packages of the tests' own environment, so nothing is fetched, and nothing is written there. A service
-    that is left behind is stopped.
+    It uses the packages of the tests' environment without writing there, so nothing is downloaded. At the end a service
+    that still runs is killed.
     """
     folder = tmp_path / "venv"
     venv.create(folder, with_pip=False, symlinks=True)
@@ -53,7 +51,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         "PORT": "0",
         "LOG_FORMAT": "json",
         "PIP_NO_INDEX": "1",
-        "PIP_NO_BUILD_ISOLATION": "0",  # so pip spells yes
+        "PIP_NO_BUILD_ISOLATION": "0",  # Pip reads 0 as: no isolation.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     service_file = tmp_path / "data/service.json"
@@ -62,20 +60,20 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_readme_leads_from_pip_install_to_an_event(tmp_path: Path, environment: dict[str, str]) -> None:
-    """Installed, tested, listed, verified, chosen: then the owner's socket gets what the plugin found."""
+    """The plugin is installed, tested, listed, verified and selected; then the socket gets its result."""
     folder = tmp_path / "example"
     shutil.copytree(EXAMPLE, folder, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     command = [program("bash"), "-euo", "pipefail", "-c", commands(folder / "README.md")]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     out = done.stdout
-    assert "15 passed" in out and "5 passed" in out  # its own tests, and what `verify` runs
+    assert "15 passed" in out and "5 passed" in out  # The tests of the plugin, and those that `verify` runs.
     assert re.findall(r"^example +(\w+) +(\S+) +1\.0\.0 +(\w+)", out, re.MULTILINE) == [
         ("hook", "pipeline-plugin-example", "available"),
         ("provider", "pipeline-plugin-example", "available"),
     ]
-    told = [json.loads(line) for line in re.findall(r"^\{.*photo.jpg.*\}$", out, re.MULTILINE)]
-    accepted, event = told
+    printed = [json.loads(line) for line in re.findall(r"^\{.*photo.jpg.*\}$", out, re.MULTILINE)]
+    accepted, event = printed
     assert (accepted["event"], event["event"], event["status"]) == ("accepted", "asset_processed", "partial")
     assert event["aiMetadata"]["colorway"] == {"value": "navy", "confidence": 1.0}
     lines = [json.loads(line) for line in (tmp_path / "data/service.log").read_text().splitlines()]

@@ -24,8 +24,8 @@ from pipeline.assets.sqlite_schema import MIGRATIONS
 from pipeline.assets.store import AssetStore
 from pipeline.clock import utc_now
 from tests.factories import make_asset
-from tests.integration.test_asset_store import FOUND, NOON, begin, create, create_finished, finish, ids
-from tests.integration.test_asset_store import make_store, store  # noqa: F811
+from tests.integration.asset_stores import FOUND, NOON, begin, create, create_finished, finish, ids
+from tests.integration.asset_stores import make_store, store  # noqa: F811
 
 __all__ = ["make_store", "store"]
 SECOND = timedelta(seconds=1)

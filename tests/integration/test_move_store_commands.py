@@ -27,7 +27,7 @@ from tests.integration.store_moves import (
     short_waits,
     scene,
 )
-from tests.integration.test_asset_store import NOON, damage
+from tests.integration.asset_stores import NOON, damage
 
 __all__ = ["closed_at_the_end", "short_waits", "scene"]  # fixtures
 pytestmark = pytest.mark.fault("U17")

@@ -28,7 +28,7 @@ from tests.integration.store_moves import (
     scene,
     short_waits,
 )
-from tests.integration.test_asset_store import NOON
+from tests.integration.asset_stores import NOON
 
 __all__ = ["closed_at_the_end", "scene", "short_waits"]  # fixtures
 pytestmark = pytest.mark.fault("U17")

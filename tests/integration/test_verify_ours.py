@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_example_packages import EXAMPLES, ModerationService, SftpServer
+from tests.integration.example_services import EXAMPLES, ModerationService, SftpServer
 from tests.requirements import require
 from tests.service import ROOT, WAIT_SECONDS, inherited
 from tests.vision_fakes import FAKES, KEY, FakeVision
