@@ -1,4 +1,4 @@
-# Returns a file at its end. | open returns other bytes
+# Returns a file whose position is its end. | open returns other bytes
 import io
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# Returns bytes where a file is wanted. | open returns bytes
+# Returns bytes instead of a file. | open returns bytes
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

@@ -1,4 +1,4 @@
-# Deletes all that begins so. | delete harms an image with a similar public_id
+# Deletes all images whose public_id begins with the given one. | delete harms an image with a similar public_id
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

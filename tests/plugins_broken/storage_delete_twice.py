@@ -1,4 +1,4 @@
-# Cannot delete twice. | for an image that is gone: do nothing then
+# Fails when it deletes an image for the second time. | for an image that is gone: do nothing then
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

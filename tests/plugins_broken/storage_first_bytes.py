@@ -1,4 +1,4 @@
-# Keeps the first 64 KB. | of a large image
+# Stores only the first 64 KB. | of a large image
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

@@ -1,4 +1,4 @@
-# Keeps what was there. | save does not replace what was there
+# Does not replace an image. | save does not replace what was there
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

@@ -1,4 +1,4 @@
-# A KeyError for what is not there. | raise FileNotFoundError for an image that is not there
+# Raises KeyError for an image that is not there. | raise FileNotFoundError for an image that is not there
 import io
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# list yields names. | yield StoredImage(public_id, stored_at)
+# Yields names in list. | yield StoredImage(public_id, stored_at)
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 
