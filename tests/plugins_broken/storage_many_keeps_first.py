@@ -1,4 +1,4 @@
-# Keeps what was there. | save_many mixes up its images, or leaves some out
+# Does not replace an image in save_many. | save_many mixes up its images, or leaves some out
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

@@ -1,4 +1,4 @@
-# Times without a zone. | an aware datetime in UTC
+# Returns times without a time zone. | an aware datetime in UTC
 from datetime import datetime
 
 from pipeline.hooks import StoredImage, hookimpl

@@ -1,4 +1,4 @@
-# Does not go back to the start of the file. | call file.seek(0) first
+# Reads the file without going to its start. | call file.seek(0) first
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

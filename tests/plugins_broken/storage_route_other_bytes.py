@@ -1,4 +1,4 @@
-# Its route shows other bytes. | GET /images/{id} shows other bytes than were saved
+# Serves other bytes than were saved by its route. | GET /images/{id} shows other bytes than were saved
 from pipeline.errors import NotFound
 from pipeline.hooks import PluginReply, hookimpl
 from tests.correct_storages import ServedStorage

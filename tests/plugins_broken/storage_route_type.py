@@ -1,4 +1,4 @@
-# Its route says nothing of the type. | GET /images/{id} says 'application/octet-stream' of an image
+# Serves images without their content type. | GET /images/{id} says 'application/octet-stream' of an image
 from pipeline.errors import NotFound
 from pipeline.hooks import PluginReply, hookimpl
 from tests.correct_storages import ServedStorage

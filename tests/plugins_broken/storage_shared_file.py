@@ -1,4 +1,4 @@
-# Hands out one and the same open file. | open returns one and the same file
+# Returns the same open file in each call. | open returns one and the same file
 import io
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# Keeps the id it works on in self. | images saved at once are mixed up
+# Keeps the current id in self. | images saved at once are mixed up
 import time
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# url looks whether there is the image. | url raised KeyError
+# Looks for the image in url. | url raised KeyError
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 
