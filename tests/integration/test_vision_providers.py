@@ -36,7 +36,8 @@ from pipeline.plugins.vision import prompt as prompts
 from pipeline.plugins.vision.provider import HOLD_SECONDS, NO_QUOTA, REFUSED, VisionProvider
 from tests.factories import make_image, make_noise_image
 from tests.service import Service
-from tests.vision_fakes import FAKES, KEY, PRODUCT, FakeVision, Reply
+from tests.vision_fakes import FAKES
+from tests.vision_server import KEY, PRODUCT, FakeVision, Reply
 
 NAMES = sorted(FAKES)
 UNREADABLE = "AI service sent an unreadable reply"
