@@ -60,6 +60,7 @@ class FakeReceiver:
     requests: all requests.
     taken: the requests that got an answer with 2xx.
     connections: the number of connections, also of those without a request.
+    hung_up: set when the sender closes the connection during an endless answer.
     ssl_options: for TLS.
     """
 
@@ -67,6 +68,7 @@ class FakeReceiver:
         self.requests: list[Received] = []
         self.taken: list[Received] = []
         self.connections = 0
+        self.hung_up = threading.Event()
         self.url = ""
         self.port = 0
         self._replies: list[Reply] = []
@@ -173,4 +175,5 @@ class _Receive(RequestHandler):
                 await self.flush()
             self.finish()
         except StreamClosedError:
+            self.receiver.hung_up.set()
             self._finished = True
