@@ -23,8 +23,9 @@ from pipeline.usecases.replay import Replay
 from tests.contract import contracts
 from tests.factories import make_token
 from tests.integration.test_replay import NOON, SECOND, finish
+from tests.raw_sockets import reset
 from tests.redis_server import RedisServer
-from tests.sockets import WAIT_SECONDS, Process, Stream, make_event, reset
+from tests.sockets import WAIT_SECONDS, Process, Stream, make_event
 
 PATH = "/api/events"
 

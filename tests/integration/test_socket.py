@@ -25,8 +25,9 @@ from pipeline.settings import Settings
 from tests.constants import MAX_SOCKETS_WITHOUT_TOKEN, PING_SECONDS, PONG_SECONDS, TOKEN_SECONDS
 from tests.contract import contracts
 from tests.factories import SECRET, make_token
+from tests.raw_sockets import read_raw, reset
 from tests.slowdown import slowdown
-from tests.sockets import ROOMS, WAIT_SECONDS, Process, make_event, read_raw, reset
+from tests.sockets import ROOMS, WAIT_SECONDS, Process, make_event
 
 LogLines = list[MutableMapping[str, Any]]
 INVALID_TOKENS = [
