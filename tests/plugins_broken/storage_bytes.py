@@ -5,9 +5,9 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def open(self, public_id):
-        if public_id not in self.kept:
+        if public_id not in self.images:
             raise FileNotFoundError(public_id)
-        return self.kept[public_id]
+        return self.images[public_id]
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def delete(self, public_id):
-        self.kept = {key: value for key, value in self.kept.items() if not key.startswith(public_id)}
+        self.images = {key: value for key, value in self.images.items() if not key.startswith(public_id)}
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def delete(self, public_id):
-        del self.kept[public_id]
+        del self.images[public_id]
 
 
 @hookimpl

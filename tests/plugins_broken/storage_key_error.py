@@ -7,7 +7,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def open(self, public_id):
-        return io.BytesIO(self.kept[public_id])
+        return io.BytesIO(self.images[public_id])
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def list(self, prefix):
-        return [name for name in self.kept if name.startswith(prefix)]
+        return [name for name in self.images if name.startswith(prefix)]
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def list(self, prefix):
-        return [StoredImage(name, datetime.now()) for name in self.kept if name.startswith(prefix)]
+        return [StoredImage(name, datetime.now()) for name in self.images if name.startswith(prefix)]
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
-        self.kept[public_id] = file.read()
+        self.images[public_id] = file.read()
         return f"https://images.example/{public_id}"
 
 

@@ -6,9 +6,9 @@ from tests.correct_storages import ServedStorage
 
 class Broken(ServedStorage):
     async def show(self, request):
-        if request.path_params["id"] not in self.kept:
+        if request.path_params["id"] not in self.images:
             raise NotFound("There is no such image")
-        return PluginReply(body=self.kept[request.path_params["id"]])
+        return PluginReply(body=self.images[request.path_params["id"]])
 
 
 @hookimpl

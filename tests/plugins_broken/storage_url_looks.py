@@ -5,7 +5,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def url(self, public_id, seconds):
-        return f"https://images.example/{public_id}?{len(self.kept[public_id])}"
+        return f"https://images.example/{public_id}?{len(self.images[public_id])}"
 
 
 @hookimpl
