@@ -157,15 +157,7 @@ class Process:
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics, **fanout_options)
         self._folder = tempfile.TemporaryDirectory()
         self.store = store or SqliteAssetStore(Path(self._folder.name) / "assets.sqlite")
-        self.replay = Replay(
-            self.store,
-            self.rooms,
-            self.metrics,
-            urls=ImageUrls(MemoryStorage()),
-            max_events=max_replay_events,
-            max_bytes=self.settings.outbox_bytes,
-            lease_seconds=self.settings.lease_seconds,
-        )
+        self.replay = self._make_replay(max_replay_events)
         self.fanout.on_gap = self.replay.request
         self.admission = Admission(self.rooms, self.replay, self.settings)
         self.tickets = Tickets(redis_url, prefix=self.settings.queue_prefix)
@@ -176,6 +168,17 @@ class Process:
         self.port: int = self._listeners[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/ws"
         self.events_url = f"http://127.0.0.1:{self.port}/api/events"
+
+    def _make_replay(self, max_events: int) -> Replay:
+        return Replay(
+            self.store,
+            self.rooms,
+            self.metrics,
+            urls=ImageUrls(MemoryStorage()),
+            max_events=max_events,
+            max_bytes=self.settings.outbox_bytes,
+            lease_seconds=self.settings.lease_seconds,
+        )
 
     def _make_server(self, verifier: TokenVerifier) -> tornado.httpserver.HTTPServer:
         common = {"verifier": verifier, "metrics": self.metrics, "allowed_origins": self.settings.page_origins}
