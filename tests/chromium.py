@@ -121,7 +121,7 @@ class Page(DevTools):
         )
 
     async def resize(self, width: int, height: int, *, is_phone: bool = False) -> None:
-        """Give the window a size, in pixels."""
+        """Set the size of the window in pixels."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone
         )
@@ -133,7 +133,7 @@ class Page(DevTools):
         await self.call("Emulation.setEmulatedMedia", features=chosen)
 
     async def go_offline(self, is_offline: bool = True) -> None:
-        """Disconnect the tab from the network, or connect it again."""
+        """Disconnect the tab from the network; False reconnects it."""
         await self.call("Network.enable")
         await self.call(
             "Network.emulateNetworkConditions",

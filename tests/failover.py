@@ -22,7 +22,7 @@ WAIT_SECONDS = 60.0
 PER_SECOND = 40
 PARALLEL = 8
 DOWN_SECONDS = 1.0
-# Lost jobs are enqueued again within seconds instead of the default minute.
+# With these settings the reconciler enqueues lost jobs within seconds instead of the default minute.
 QUICK = {"LEASE_SECONDS": "6", RECONCILE_SECONDS: "2", RECONCILE_AGE_SECONDS: "5"}
 
 

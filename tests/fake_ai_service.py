@@ -4,7 +4,8 @@ In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`
 As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
 over HTTP: GET /_state gives {"calls", "active", "peak", "limited", "requests"}; POST /_script takes
 {"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false, "numbered": true, "forgets": true,
-"poison": "lego", "per_second": 20}, every property optional; GET /_calls gives the calls per asset.
+"poison": "lego", "per_second": 20}, every property optional; GET /_calls gives the calls per asset. `held`: answer no
+call until it is false; `numbered`: see FakeAiService.is_numbered; `forgets`: remove the earlier replies.
 """
 
 from __future__ import annotations

@@ -189,9 +189,9 @@ def main() -> None:
     parser.add_argument("upstream", help="address of the server, http://host:port")
     parser.add_argument("--cut-seconds", type=float, default=20.0, help="age at which `cuts` closes a connection")
     parser.add_argument("--port", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with suppress(KeyboardInterrupt):
-        asyncio.run(_run(given.mode, given.upstream, given.cut_seconds, given.port))
+        asyncio.run(_run(options.mode, options.upstream, options.cut_seconds, options.port))
 
 
 if __name__ == "__main__":

@@ -31,11 +31,11 @@ def own_database(start: Callable[[], MongoServer]) -> Iterator[str]:
     With TEST_MONGODB_URI it is on that server and is dropped afterwards; else it is on the server that `start` returns.
     """
     name = f"test_{secrets.token_hex(6)}"
-    given = os.environ.get("TEST_MONGODB_URI")
-    if not given:
+    address = os.environ.get("TEST_MONGODB_URI")
+    if not address:
         yield start().uri(name)
         return
-    uri = urlsplit(given)._replace(path=f"/{name}").geturl()
+    uri = urlsplit(address)._replace(path=f"/{name}").geturl()
     try:
         yield uri
     finally:

@@ -34,11 +34,11 @@ def running_prometheus(
     times: Mapping[str, str] = HURRIED,
     **discovery: list[dict[str, Any]],
 ) -> Iterator[httpx.Client]:
-    """Run a Prometheus with one of our configurations.
+    """Run a Prometheus with a configuration of this repository.
 
     folder: gets its files.
     config: its configuration, in which the service discovery and the times are replaced.
-    rules: the text of the alert rules, by default our rules.
+    rules: the text of the alert rules, by default grafana/alerts.yml.
     times: the intervals.
     discovery: the service discovery, e.g. static_configs=[...].
     """
@@ -75,7 +75,7 @@ def firing_alerts(prometheus: httpx.Client) -> list[dict[str, Any]]:
 
 
 def hurried_rules() -> str:
-    """Return our rules, with every `for` divided by HURRY."""
+    """Return the rules of grafana/alerts.yml, with every `for` divided by HURRY."""
     rules = (GRAFANA / "alerts.yml").read_text()
     return re.sub(r"for: (\w+)", lambda part: f"for: {seconds(part[1]) * 1000 // HURRY}ms", rules)
 

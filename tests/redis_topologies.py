@@ -180,7 +180,7 @@ class Sentinels:
 class ReplicatedCluster(RedisCluster):
     """A Redis Cluster of three masters with a replica each."""
 
-    faults: tuple[str, ...] = ("hand over", "kill", "kill another")
+    faults: tuple[str, ...] = ("failover", "kill", "kill another")
 
     def __init__(self) -> None:
         super().__init__("--cluster-replica-validity-factor", "0", replicas=3)
@@ -197,7 +197,7 @@ class ReplicatedCluster(RedisCluster):
     def cause(self, fault: str, key: str) -> None:
         """Kill the key's master or another master with -9, or order a failover to the replica of the key's master."""
         master = self.owner(key)
-        if fault == "hand over":
+        if fault == "failover":
             replica = self.replica_of(master)
             replica.client().execute_command("CLUSTER", "FAILOVER")
             until(lambda: replica.client().role()[0] == "master", "the replica does not become a master")

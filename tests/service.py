@@ -270,7 +270,7 @@ class AiService:
         self._process.stdout.close()
 
     def order(self, **orders: Any) -> None:
-        """Change the answers: replies=[{"status": 503, "times": 2}], delay_ms=5, held=True, forgets=True."""
+        """Change the answers, for example replies=[{"status": 503, "times": 2}]; all orders: fake_ai_service.py."""
         httpx.post(f"{self.url}/_script", json=orders).raise_for_status()
 
     def calls(self) -> dict[str, int]:

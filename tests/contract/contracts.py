@@ -74,7 +74,7 @@ def check_reply(method: str, path: str, status: int, body: object, headers: Mapp
 
 
 def find_response(method: str, path: str, status: int) -> str:
-    """Return the place of this reply in the contract as a fragment (#/...); a $ref is followed."""
+    """Return the fragment (#/...) of the contract that describes this reply; a $ref is followed."""
     template = find_template(urlsplit(path).path)
     operation = API["paths"].get(template, {}).get(method.lower())
     if operation is None:
