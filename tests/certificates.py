@@ -1,4 +1,4 @@
-"""Certificates for TLS servers in tests: a client trusts an authority only if it names the authority's file."""
+"""Certificates for TLS servers in tests: a client trusts an authority only if the client has the authority's file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs certificates.
+    """An authority that signs certificates.
 
-    ca_file: its own certificate, for the clients that trust it.
+    ca_file: the file of its own certificate, for the clients that trust it.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -68,7 +68,7 @@ class Authority:
 
 @contextmanager
 def shaking_hands(context: ssl.SSLContext) -> Iterator[int]:
-    """Run a server that only makes the TLS handshake; yields its port."""
+    """Run a server that only makes the TLS handshake; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

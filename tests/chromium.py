@@ -1,4 +1,4 @@
-"""A real Chromium, driven over the DevTools protocol as a person uses it: by mouse, keyboard and files."""
+"""A real Chromium that tests use over the DevTools protocol as a person does: with mouse, keyboard and files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from typing import Any
 
 import aiohttp
 
+from tests.devtools import ContextGone, DevTools
 from tests.requirements import find_program
 
 BROWSER = find_program("chromium", "chromium-browser", "google-chrome")
-# tests/clients/install puts it there.
+# tests/clients/install installs axe-core next to this program.
 _client = find_program("photo-client-node")
 AXE = Path(_client).parent / "photo-clients/node_modules/axe-core/axe.min.js" if _client else None
 UNTIL_SECONDS = 30.0
-# How often a page with violations is checked again before they count.
+# The number of further checks of a page with violations before they count.
 RECHECKS = 4
-CONTEXT_GONE = re.compile("context|collected|navigated", re.IGNORECASE)
-# Code and Windows key code of keys that are more than a letter.
+# A JavaScript function: the visible text of an element.
+TEXT = """function text(node) {
+  if (node.nodeType === Node.TEXT_NODE) return node.data;
+  if (node.nodeType === Node.ELEMENT_NODE && !node.checkVisibility()) return "";
+  const inside = [...(node.shadowRoot ?? node).childNodes].map(text).join("");
+  return /^(inline|contents)/.test(getComputedStyle(node).display) ? inside : `${inside}\\n`;
+}"""
+# Code, Windows key code and text of the keys that are not a letter.
 KEYS = {
     "Enter": ("Enter", 13, "\r"),
     "Tab": ("Tab", 9, ""),
@@ -38,40 +45,12 @@ KEYS = {
 }
 
 
-class ContextGone(AssertionError):
-    """The document of the call is being replaced by another one."""
-
-
-class Page:
-    """A tab. Many methods because each is one thing that a person does or sees in a browser.
-
-    problems: the errors, exceptions and violations of the Content-Security-Policy in its console.
-    """
+class Page(DevTools):
+    """A tab of the browser. Many methods because each is one thing that a person does or sees."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, browser: Browser) -> None:
-        self._socket = socket
+        super().__init__(socket)
         self._browser = browser
-        self._calls = 0
-        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.problems: list[str] = []
-        self._reading = asyncio.create_task(self._read())
-
-    async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Call a DevTools method and return its result."""
-        self._calls += 1
-        reply = self._replies[self._calls] = asyncio.get_running_loop().create_future()
-        await self._socket.send_json({"id": self._calls, "method": method, "params": params})
-        found = await reply
-        if "error" in found:
-            raise (ContextGone if CONTEXT_GONE.search(found["error"]["message"]) else AssertionError)(found["error"])
-        result: dict[str, Any] = found["result"]
-        return result
-
-    async def evaluate(self, script: str) -> Any:
-        """Run JavaScript in the page, awaiting a promise, and return its JSON value."""
-        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in result, result
-        return result["result"].get("value")
 
     async def until(self, condition: str, seconds: float = UNTIL_SECONDS) -> Any:
         """Return the value of a JavaScript expression once it is truthy; the page evaluates it every 25 ms."""
@@ -92,7 +71,7 @@ class Page:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             text = await self.evaluate("document.body.innerText")
-            raise AssertionError(f"not so within {seconds:g} s: {condition}\n{self.problems}\n{text}") from None
+            raise AssertionError(f"not true within {seconds:g} s: {condition}\n{self.problems}\n{text}") from None
 
     async def until_text(self, text: str, seconds: float = UNTIL_SECONDS) -> None:
         """Return once the page shows the text; open shadow trees count."""
@@ -103,7 +82,10 @@ class Page:
         return str(await self.evaluate(f"({TEXT})(document.body)"))
 
     async def press(self, *keys: str, modifiers: int = 0) -> None:
-        """Press keys one after the other. modifiers: 1 Alt, 2 Ctrl, 4 Meta, 8 Shift."""
+        """Press keys one after the other.
+
+        modifiers: a sum of 1 Alt, 2 Ctrl, 4 Meta, 8 Shift.
+        """
         for key in keys:
             code, number, text = KEYS.get(key, (f"Key{key.upper()}", ord(key[0].upper()), key))
             event = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers}
@@ -111,11 +93,14 @@ class Page:
             await self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     async def write(self, text: str) -> None:
-        """Type a text where the focus is."""
+        """Type a text into the element that has the focus."""
         await self.call("Input.insertText", text=text)
 
     async def click(self, element: str) -> None:
-        """Click in the middle of an element. element: a JavaScript expression for it."""
+        """Click in the middle of an element.
+
+        element: a JavaScript expression for it.
+        """
         point = await self.until(f"""(() => {{
           const element = {element};
           element.scrollIntoView({{ block: "center", behavior: "instant" }});
@@ -126,27 +111,29 @@ class Page:
             await self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **point)
 
     async def choose_files(self, element: str, files: Sequence[Path]) -> None:
-        """Choose files in an <input type="file">. element: a JavaScript expression for it."""
+        """Choose files in an <input type="file">.
+
+        element: a JavaScript expression for it.
+        """
         found = await self.call("Runtime.evaluate", expression=element)
         await self.call(
             "DOM.setFileInputFiles", objectId=found["result"]["objectId"], files=[str(path) for path in files]
         )
 
     async def resize(self, width: int, height: int, *, is_phone: bool = False) -> None:
-        """Give the window a size, in pixels."""
+        """Set the size of the window in pixels."""
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=is_phone
         )
 
     async def prefer(self, **features: str) -> None:
-        """Set what the person prefers: scheme="dark", motion="reduce"."""
-        chosen = [{"name": f"prefers-{name}", "value": value} for name, value in features.items()]
-        chosen = [each | {"name": each["name"].replace("scheme", "color-scheme")} for each in chosen]
-        chosen = [each | {"name": each["name"].replace("motion", "reduced-motion")} for each in chosen]
+        """Set what the user prefers: scheme="dark", motion="reduce"."""
+        names = {"scheme": "prefers-color-scheme", "motion": "prefers-reduced-motion"}
+        chosen = [{"name": names[name], "value": value} for name, value in features.items()]
         await self.call("Emulation.setEmulatedMedia", features=chosen)
 
     async def go_offline(self, is_offline: bool = True) -> None:
-        """Disconnect the tab from the network, or connect it again."""
+        """Disconnect the tab from the network; False reconnects it."""
         await self.call("Network.enable")
         await self.call(
             "Network.emulateNetworkConditions",
@@ -157,27 +144,27 @@ class Page:
         )
 
     async def block(self, *addresses: str) -> None:
-        """Block the tab's requests to these addresses, patterns like "*/api/about"; without any: block none."""
+        """Block the tab's requests to these addresses only, patterns like "*/api/about"."""
         await self.call("Network.enable")
         await self.call("Network.setBlockedURLs", urls=addresses)
 
     async def run_first(self, script: str) -> None:
-        """Run JavaScript in every page that is loaded from now on, before the page's own."""
+        """Run JavaScript in every page that is loaded from now on, before the scripts of the page."""
         await self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
 
     async def reload(self) -> None:
-        """Load the page again and wait for it."""
-        await self.evaluate("window.isOfBefore = true")
+        """Reload the page and wait for it."""
+        await self.evaluate("window.isOldDocument = true")
         await self.call("Page.reload")
-        await self.until("!window.isOfBefore && document.readyState === 'complete'")
+        await self.until("!window.isOldDocument && document.readyState === 'complete'")
 
-    async def screenshot(self, path: Path, *, is_whole: bool = False) -> None:
-        """Write a PNG of the visible part, or of the whole page."""
-        shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=is_whole)
+    async def screenshot(self, path: Path) -> None:
+        """Write a PNG of the visible part of the page."""
+        shot = await self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
 
     async def violations(self) -> list[str]:
-        """Return the violations that axe-core finds, in several checks one after the other.
+        """Return the violations that axe-core still finds after several checks.
 
         After a change of the colour scheme some colours change some frames later.
         """
@@ -190,7 +177,7 @@ class Page:
 
     async def _violations(self) -> list[str]:
         assert AXE is not None
-        # In an isolated world, because the page's Content-Security-Policy blocks foreign scripts.
+        # In an isolated world, because the Content-Security-Policy of the page blocks scripts of other origins.
         tree = await self.call("Page.getFrameTree")
         frame = tree["frameTree"]["frame"]["id"]
         world = (await self.call("Page.createIsolatedWorld", frameId=frame))["executionContextId"]
@@ -210,34 +197,9 @@ class Page:
         """Return another tab of the same browser, loaded."""
         return await self._browser.open(url)
 
-    async def close(self) -> None:
-        """Stop reading the tab's messages."""
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
-
-    async def _read(self) -> None:
-        async for message in self._socket:
-            data = json.loads(message.data)
-            if "id" in data:
-                self._replies.pop(data["id"]).set_result(data)
-            elif data["method"] == "Runtime.exceptionThrown":
-                details = data["params"]["exceptionDetails"]
-                self.problems.append(details.get("exception", {}).get("description") or details["text"])
-            elif data["method"] == "Log.entryAdded" and data["params"]["entry"]["level"] == "error":
-                entry = data["params"]["entry"]
-                self.problems.append(f"{entry['text']} {entry.get('url', '')}")
-
-
-TEXT = """function text(node) {
-  if (node.nodeType === Node.TEXT_NODE) return node.data;
-  if (node.nodeType === Node.ELEMENT_NODE && !node.checkVisibility()) return "";
-  const inside = [...(node.shadowRoot ?? node).childNodes].map(text).join("");
-  return /^(inline|contents)/.test(getComputedStyle(node).display) ? inside : `${inside}\\n`;
-}"""
-
 
 class Browser:
-    """One Chromium with a profile of its own."""
+    """One Chromium with its own profile."""
 
     def __init__(self, port: int, session: aiohttp.ClientSession, opened: AsyncExitStack) -> None:
         self._address = f"http://127.0.0.1:{port}"

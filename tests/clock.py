@@ -1,4 +1,4 @@
-"""A clock that only a test moves."""
+"""A clock whose time only a test changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Clock:
 
     @classmethod
     def of_breakers(cls, monkeypatch: pytest.MonkeyPatch) -> Clock:
-        """Return a clock that the breakers use for the time that plugins are held."""
+        """Return a clock that the breakers use for their waits."""
         clock = cls()
         monkeypatch.setattr("pipeline.hooks.breaker.monotonic", clock)
         return clock

@@ -1,4 +1,4 @@
-"""Fixtures of all tests, mainly real servers with empty databases, and the check that no test skips in CI."""
+"""Fixtures of all tests, mainly real servers with empty databases."""
 
 from __future__ import annotations
 
@@ -32,36 +32,36 @@ from tests.redis_server import RedisServer
 from tests.service import AiService
 from tests.workers import Bench
 
-# A separate package; its tests run where it is installed.
+# A separate package, whose tests run where the package is installed.
 collect_ignore = ["plugins_v1"]
 
-# A shell that starts the tests in the background makes them, and every process they start, ignore SIGINT.
+# When a shell starts the tests in the background, the tests and all their processes would ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Count a test that skips because a plugin lacks an optional method as passed.
+    """Count a test as passed when it skips because a plugin lacks an optional method.
 
-    So every skipped test is one for which the machine lacks something.
+    So a skipped test always means that the machine lacks something.
     """
     report = yield
-    is_left_out = report.when == "call" and report.skipped and isinstance(report.longrepr, tuple)
-    if is_left_out and OPTIONAL.search(report.longrepr[2]):
+    is_skipped = report.when == "call" and report.skipped and isinstance(report.longrepr, tuple)
+    if is_skipped and OPTIONAL.search(report.longrepr[2]):
         report.outcome = "passed"
     return report
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Undo the process-wide settings of the service after each test: Pillow's limit of pixels, and logging."""
+def _restore_process() -> Iterator[None]:
+    """Restore after each test what the service sets in the process: Pillow's limit of pixels, and logging."""
     before = Image.MAX_IMAGE_PIXELS
     yield
     Image.MAX_IMAGE_PIXELS = before
     if structlog.is_configured():
         structlog.reset_defaults()
         for module in list(sys.modules.values()):
-            logger = vars(module).get("log")  # no getattr: numpy.core warns of it
+            logger = vars(module).get("log")  # no getattr: numpy.core warns about it
             if isinstance(logger, type(structlog.get_logger())):
                 vars(logger).pop("bind", None)
 
@@ -83,34 +83,34 @@ def io_loop() -> Iterator[IOLoop]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A real Redis for the whole run; tests that stop or wipe it start their own."""
+    """A real Redis for the test run; tests that stop or empty a Redis start their own."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
-    """The address of that Redis, emptied."""
+    """The address of the Redis of the test run, which is empty now."""
     redis_server.client().flushall()
     return redis_server.url
 
 
 @pytest.fixture
 def redis(redis_server: RedisServer) -> Redis:
-    """A client of that Redis."""
+    """A client of the Redis of the test run."""
     return redis_server.client()
 
 
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
-    """A Redis that the test may stop, hang and wipe."""
+    """A Redis that the test may stop, pause and empty."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture
 def bench(io_loop: IOLoop, redis_url: str) -> Iterator[Bench]:
-    """A queue on the shared Redis, and the workers that the test starts."""
+    """A queue on the Redis of the test run, and the workers that the test starts."""
     bench = Bench(redis_url)
     yield bench
     io_loop.run_sync(bench.close)
@@ -118,7 +118,7 @@ def bench(io_loop: IOLoop, redis_url: str) -> Iterator[Bench]:
 
 @pytest.fixture
 def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
-    """An open asset store: the default one, in a file of its own."""
+    """An open asset store: the default one, in its own file."""
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
     io_loop.run_sync(store.open)
     yield store
@@ -127,7 +127,7 @@ def store(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteAssetStore]:
 
 @pytest.fixture(scope="session")
 def mongo_server() -> Iterator[MongoServer]:
-    """A MongoDB-compatible server for the whole run; tests that stop or kill it start their own."""
+    """A MongoDB-compatible server for the test run; tests that stop or kill a server start their own."""
     with MongoServer() as server:
         yield server
 
@@ -141,7 +141,7 @@ def mongo_uri(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[MotoServer]:
-    """An S3 server for the whole run."""
+    """An S3 server for the test run."""
     require(importlib.util.find_spec("obstore") is not None, "needs obstore")
     with MotoServer() as server:
         yield server
@@ -149,7 +149,7 @@ def moto() -> Iterator[MotoServer]:
 
 @pytest.fixture
 def bucket(moto: MotoServer) -> str:
-    """A new bucket on that server."""
+    """A new bucket on the S3 server."""
     name = f"photos-{uuid.uuid4().hex}"
     moto.s3.create_bucket(Bucket=name)
     return name
@@ -157,20 +157,20 @@ def bucket(moto: MotoServer) -> str:
 
 @pytest.fixture
 def in_s3(moto: MotoServer, bucket: str) -> dict[str, str]:
-    """The settings with which the storage `object` stores images in that bucket."""
+    """The settings with which the storage `object` stores images in the new bucket."""
     return moto.settings(f"s3://{bucket}/photos")
 
 
 @pytest.fixture
 def cloudinary() -> Iterator[FakeCloudinary]:
-    """A fake Cloudinary on a thread of its own."""
+    """A fake Cloudinary in its own thread."""
     with fake_cloudinary.running_in_thread() as fake:
         yield fake
 
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """A sandbox for the whole run; tests that kill its children start their own."""
+    """A sandbox for the test run; tests that kill children of a sandbox start their own."""
     sandbox = Sandbox()
     yield sandbox
     asyncio.run(sandbox.close())
@@ -178,14 +178,14 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def ai_service() -> Iterator[AiService]:
-    """An AI service for one test that answers well and at once until the test orders otherwise."""
+    """An AI service for one test; it sends good answers at once until the test orders otherwise."""
     with AiService() as ai_service:
         yield ai_service
 
 
 @pytest.fixture
 def receiver() -> Iterator[FakeReceiver]:
-    """A receiver of webhooks on a thread of its own."""
+    """A receiver of webhooks in its own thread."""
     with running_in_thread() as receiver:
         yield receiver
 

@@ -1,8 +1,8 @@
-"""Constants of the service that some tests need with another value, and how a process is started with them.
+"""Constants of the service that some tests need with another value, and the way to start a process with them.
 
-Each name here is where the constant is. In a process of the service: `Service(..., **{MAX_STALLS: "2"})`, which starts
-`python -m tests.constants '{"pipeline...": 2}' run.py`; any other command line may be started in the same way. In this
-process, where it is read when it is used: `monkeypatch.setattr(PING_SECONDS, 0.1)`; else by an argument.
+Each value below is the address of a constant. `Service(..., **{MAX_STALLS: "2"})` changes it in a process of the
+service: it starts `python -m tests.constants '{"pipeline...": 2}' run.py`. Any other command line can start like this.
+`monkeypatch.setattr(PING_SECONDS, 0.1)` changes it in the process of the test, if the code reads it at each use.
 """
 
 from __future__ import annotations
@@ -37,14 +37,15 @@ TOKEN_SECONDS = "pipeline.handlers.socket.TOKEN_SECONDS"
 
 
 def command_with(constants: Mapping[str, str], command: Sequence[str]) -> list[str]:
-    """Return what to give Python instead of the command, so that these constants have these values."""
+    """Return the arguments of Python that run the command with these values of these constants."""
     values = {name: json.loads(value) for name, value in constants.items()}
     return ["-m", "tests.constants", json.dumps(values), *command] if values else [*command]
 
 
 class ChangedModule(SourceFileLoader):
-    """Loads a module in whose source these constants have other values: what is made of them when it is imported, such
-    as defaults of arguments, has them too.
+    """Loads a module with other values of constants in its source.
+
+    So the values that the import makes of these constants, such as defaults of arguments, change too.
     """
 
     def __init__(self, name: str, path: str, values: Mapping[str, object]) -> None:
@@ -52,22 +53,23 @@ class ChangedModule(SourceFileLoader):
         self._values = values
 
     def get_code(self, fullname: str) -> CodeType:
-        tree, left = ast.parse(self.get_data(self.path)), dict(self._values)
+        tree, missing = ast.parse(self.get_data(self.path)), dict(self._values)
         for node in tree.body:
-            if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name) and target.id in left:
-                node.value = ast.copy_location(ast.Constant(left.pop(target.id)), node.value)
-        assert not left, f"{fullname} has no constants {left}"
+            target = node.targets[0] if isinstance(node, ast.Assign) else None
+            if isinstance(target, ast.Name) and target.id in missing:
+                node.value = ast.copy_location(ast.Constant(missing.pop(target.id)), node.value)
+        assert not missing, f"{fullname} has no constants {missing}"
         return compile(tree, self.path, "exec")
 
 
 class ChangedModules(MetaPathFinder):
-    """Finds the modules whose constants are to have other values."""
+    """Finds the modules whose constants get other values."""
 
     def __init__(self, constants: Mapping[str, object]) -> None:
         self._values: dict[str, dict[str, object]] = defaultdict(dict)
         for name, value in constants.items():
             module, _, constant = name.rpartition(".")
-            assert module not in sys.modules, f"{module} has been imported before"
+            assert module not in sys.modules, f"{module} is already imported"
             self._values[module][constant] = value
 
     def find_spec(
@@ -82,7 +84,7 @@ class ChangedModules(MetaPathFinder):
 
 
 def main(constants: str, *command: str) -> None:
-    """Run the command as Python would, with these constants."""
+    """Run the command as Python would, with these values of the constants."""
     sys.meta_path.insert(0, ChangedModules(json.loads(constants)))
     if command[0] == "-m":
         sys.argv = [*command[1:]]

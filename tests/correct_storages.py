@@ -1,4 +1,4 @@
-"""Correct storages. Each broken one in tests/plugins_broken/ is one of these with a single mistake."""
+"""Correct storages. Each broken storage in tests/plugins_broken/ is one of these with one mistake."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ class CorrectStorage:
     """Stores images in memory."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
+        self.images: dict[str, bytes] = {}
 
     def save(self, public_id: str, file: BinaryIO, content_type: str) -> str:
         file.seek(0)
-        self.kept[public_id] = file.read()
+        self.images[public_id] = file.read()
         return f"https://images.example/{public_id}"
 
     def open(self, public_id: str) -> BinaryIO:
-        if public_id not in self.kept:
+        if public_id not in self.images:
             raise FileNotFoundError(public_id)
-        return io.BytesIO(self.kept[public_id])
+        return io.BytesIO(self.images[public_id])
 
     def delete(self, public_id: str) -> None:
-        self.kept.pop(public_id, None)
+        self.images.pop(public_id, None)
 
     def check(self) -> None:
         pass
 
 
 class ServedStorage(CorrectStorage):
-    """Serves its images by its own route, as the plugin `broken`."""
+    """Serves its images by its own route. The name of the plugin is `broken`."""
 
     async def start(self, context: Context) -> None:
         self.base = context.settings.public_url
@@ -47,6 +47,6 @@ class ServedStorage(CorrectStorage):
         routes.add("GET", "/images/{id}", self.show, role="public")
 
     async def show(self, request: PluginRequest) -> PluginReply:
-        if request.path_params["id"] not in self.kept:
+        if request.path_params["id"] not in self.images:
             raise NotFound("There is no such image")
-        return PluginReply(body=self.kept[request.path_params["id"]], content_type="image/gif")
+        return PluginReply(body=self.images[request.path_params["id"]], content_type="image/gif")

@@ -25,7 +25,7 @@ BOUNDARY = "----boundary7f3a9c"
 
 
 def make_image(format: str = "JPEG", size: tuple[int, int] = (64, 48), seed: int = 0) -> bytes:
-    """Return the bytes of a real image; the same arguments give the same picture.
+    """Return the bytes of a real image; the same arguments give the same image.
 
     format: a Pillow name: JPEG, PNG, WEBP, GIF, AVIF, HEIF, MPO (two frames), TIFF, BMP...
     size: (width, height) in pixels.
@@ -42,7 +42,7 @@ def make_image(format: str = "JPEG", size: tuple[int, int] = (64, 48), seed: int
 
 
 def make_noise_image(size_bytes: int, seed: int = 0) -> bytes:
-    """Return a real PNG of nearly size_bytes (a few kilobytes less) that no compression makes smaller."""
+    """Return a real PNG of size_bytes minus a few kilobytes, which no compression makes smaller."""
     width = 1024
     height = max(1, (size_bytes - 4096) // (width * 3 + 8))
     picture = Image.frombytes("RGB", (width, height), random.Random(seed).randbytes(width * height * 3))
@@ -52,7 +52,7 @@ def make_noise_image(size_bytes: int, seed: int = 0) -> bytes:
 
 
 def make_asset(user_id: str = "user-1", *, created_at: datetime | None = None, **fields: Any) -> Asset:
-    """Return an asset as an upload makes it, with these fields replaced."""
+    """Return an asset as an upload creates it, except for these fields."""
     asset_id = new_asset_id()
     now = created_at or utc_now()
     return replace(
@@ -84,8 +84,8 @@ def make_token(
 ) -> str:
     """Return a signed HS256 token.
 
-    expires_in: seconds from now, negative for an expired token; the default is longer than a test run, because tables
-    of cases are built when the run begins.
+    expires_in: seconds from now, negative for an expired token. The default is longer than a test run, because the
+        parameters of tests are built when the run begins.
     """
     payload: dict[str, object] = {"sub": sub, "exp": int(time.time() + expires_in)}
     if role is not None:
@@ -101,7 +101,7 @@ def make_multipart(
     """Return (body, value of the Content-Type header).
 
     fields: name and text of each.
-    files: (name, filename, content type, content) of each; they come after the fields.
+    files: name, filename, content type and content of each; they follow the fields.
     """
     pairs = fields.items() if isinstance(fields, Mapping) else fields
     parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{text}'.encode() for name, text in pairs]
@@ -113,6 +113,6 @@ def make_multipart(
 
 
 def make_upload(image: bytes | None = None, category: str = "sneaker") -> tuple[bytes, str]:
-    """Return (body, Content-Type) of a valid upload, by default of a small JPEG."""
+    """Return (body, value of the Content-Type header) of a valid upload, by default of a small JPEG."""
     content = make_image() if image is None else image
     return make_multipart({"category": category}, [("image", "photo.jpg", "image/jpeg", content)])

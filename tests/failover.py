@@ -1,4 +1,4 @@
-"""Two processes of the service on one Redis of any topology: uploads through one, sockets on the other, and a fault."""
+"""Two processes of the service on one Redis, with a fault of that Redis: one gets the uploads, one has the sockets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WAIT_SECONDS = 60.0
 PER_SECOND = 40
 PARALLEL = 8
 DOWN_SECONDS = 1.0
-# Lost jobs are enqueued again within seconds instead of the default minute.
+# With these settings the reconciler enqueues lost jobs within seconds instead of the default minute.
 QUICK = {"LEASE_SECONDS": "6", RECONCILE_SECONDS: "2", RECONCILE_AGE_SECONDS: "5"}
 
 
@@ -30,10 +30,11 @@ QUICK = {"LEASE_SECONDS": "6", RECONCILE_SECONDS: "2", RECONCILE_AGE_SECONDS: "5
 class Outcome:
     """The results of the uploads.
 
+    accepted: the assets of the uploads.
     received: the assets whose event came.
     live_seconds: from the fault to the first event of a later upload.
-    all_seconds: from the fault to the last event of all.
-    readiness: (seconds since the fault, status of /readyz), for each change.
+    all_seconds: from the fault to the last event.
+    readiness: seconds since the fault and status of /readyz, for each change of the status.
     """
 
     accepted: set[str] = field(default_factory=set)
@@ -49,7 +50,7 @@ class Outcome:
 
 
 class Pair:
-    """Two processes: one gets the uploads and runs the jobs, the other has the sockets. `with` starts and ends them."""
+    """Two processes: `near` gets the uploads and runs the jobs, `far` has the sockets. `with` starts and ends them."""
 
     def __init__(self, folder: Path, topology: Topology) -> None:
         self.topology = topology
@@ -70,12 +71,12 @@ class Pair:
         self._stack.close()
 
     async def run_fault(self, fault: str, *, uploads: int, sockets: int) -> Outcome:
-        """Cause the fault after a quarter of the uploads; return when all events have come, or after a minute."""
+        """Cause the fault after a quarter of the uploads; return when all events have come, or after WAIT_SECONDS."""
         return await Run(self, fault, uploads, sockets).go()
 
 
 class Run:
-    """One fault, its uploads and its listeners."""
+    """One fault with its uploads and its sockets."""
 
     def __init__(self, pair: Pair, fault: str, uploads: int, sockets: int) -> None:
         self._pair = pair
@@ -83,7 +84,7 @@ class Run:
         self._uploads = uploads
         self._users = [f"user-{number}" for number in range(sockets)]
         self._failed_at = float("inf")
-        self._later: set[str] = set()
+        self._after_fault: set[str] = set()
         self._arrived = asyncio.Event()
         self._parallel = asyncio.Semaphore(PARALLEL)
         self._image = make_image()
@@ -128,15 +129,15 @@ class Run:
     async def _upload(self, user: str) -> None:
         form = aiohttp.FormData({"category": "sneaker"})
         form.add_field("image", self._image, filename="photo.jpg", content_type="image/jpeg")
-        is_later = time.monotonic() > self._failed_at
+        is_after_fault = time.monotonic() > self._failed_at
         url = f"{self._pair.near.url}/api/assets/analyze-queue"
         headers = {"Authorization": f"Bearer {make_token(user)}"}
         async with self._parallel, self._session.post(url, data=form, headers=headers) as reply:
             assert reply.status == 202, await reply.text()
             asset_id: str = (await reply.json())["data"]["assetId"]
         self.outcome.accepted.add(asset_id)
-        if is_later:
-            self._later.add(asset_id)
+        if is_after_fault:
+            self._after_fault.add(asset_id)
         self._record_live(asset_id)
 
     async def _listen(self, user: str, joined: asyncio.Event) -> None:
@@ -153,8 +154,8 @@ class Run:
                     self._arrived.set()
 
     def _record_live(self, asset_id: str) -> None:
-        """Record the first event of a later upload; the event may come before the answer to its upload."""
-        if asset_id in self._later and asset_id in self.outcome.received:
+        """Record the time of the first event of a later upload; the event may come before the answer to the upload."""
+        if asset_id in self._after_fault and asset_id in self.outcome.received:
             self.outcome.live_seconds = min(self.outcome.live_seconds, time.monotonic() - self._failed_at)
 
     async def _until_received(self) -> None:
@@ -165,7 +166,7 @@ class Run:
                     await self._arrived.wait()
             self.outcome.all_seconds = time.monotonic() - self._failed_at
         except TimeoutError:
-            pass  # outcome.lost has the missing ones
+            pass  # outcome.lost has the missing assets
 
     async def _watch_readiness(self) -> None:
         last = 0

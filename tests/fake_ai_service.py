@@ -1,10 +1,11 @@
-"""A scriptable AI service: a real HTTP server that answers POST /analyze by the contract, or as badly as ordered.
+"""A scriptable AI service: a real HTTP server that answers POST /analyze by the contract, or as ordered.
 
 In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`.
 As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
-over HTTP: GET /_state gives {"calls", "active", "peak", "requests"}; POST /_script takes
+over HTTP: GET /_state gives {"calls", "active", "peak", "limited", "requests"}; POST /_script takes
 {"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false, "numbered": true, "forgets": true,
-"poison": "lego", "per_second": 20}, every property optional; GET /_calls gives the calls per asset.
+"poison": "lego", "per_second": 20}, every property optional; GET /_calls gives the calls per asset. `held`: answer no
+call until it is false; `numbered`: see FakeAiService.is_numbered; `forgets`: remove the earlier replies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import argparse
 import asyncio
 import json
 import secrets
-import signal
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ from typing import Any
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
-from tests.scripted_server import ScriptedServer
+from tests.scripted_server import ScriptedServer, begin_reply, until_terminated
 
-KEPT_REQUESTS = 10_000
+MAX_REQUESTS = 10_000
 GOOD_BODY = {
     "brand": {"value": "Nike", "confidence": 0.93},
     "model": {"value": "Air Max 90", "confidence": 0.88},
@@ -53,7 +53,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One call as it arrived; header names are spelled like X-Request-Id. client_port: one per connection."""
+    """One call as it arrived.
+
+    headers: names are spelled like X-Request-Id.
+    client_port: one per connection.
+    """
 
     body: Any
     headers: dict[str, str]
@@ -61,13 +65,16 @@ class Recorded:
 
 
 class FakeAiService(ScriptedServer[Reply]):
-    """Answers well unless `script`, `delay_ms` or `hold` order otherwise.
+    """Sends good answers unless `script`, `delay_ms` or `hold` orders otherwise.
 
     calls: the number of all calls.
-    active, peak: calls being answered now, and the most at once.
-    requests: the newest 10,000.
+    active: the number of calls that are answered now.
+    peak: the highest value of `active`.
+    requests: the newest 10,000 calls.
+    by_asset: the number of calls for each asset.
+    is_numbered: each call gets another answer, so that a result identifies its call.
     poison: photos of this category are always answered with 500.
-    per_second: further calls in a second are answered with 429 and Retry-After; 0 for no limit.
+    per_second: the limit of calls in a second; the others get 429 and Retry-After; 0 for no limit.
     limited: the number of answers with 429.
     """
 
@@ -76,20 +83,20 @@ class FakeAiService(ScriptedServer[Reply]):
         super().__init__([(path, handler, {"fake": self}) for path, handler in handlers.items()])
         self.delay_ms = delay_ms
         self.calls = self.active = self.peak = 0
-        self.requests: deque[Recorded] = deque(maxlen=KEPT_REQUESTS)
+        self.requests: deque[Recorded] = deque(maxlen=MAX_REQUESTS)
         self.by_asset: Counter[str] = Counter()
         self.is_numbered = False
         self.poison = ""
         self.per_second = 0
         self.limited = 0
-        self._taken: deque[float] = deque()
+        self._accepted_at: deque[float] = deque()
         self._changed = asyncio.Event()
 
     def forget(self) -> None:
-        """Answer well from now on: drop the rest of the script."""
+        """Remove the rest of the script: later calls get good answers."""
         self._script.clear()
 
-    def obey(self, orders: Mapping[str, Any]) -> None:
+    def carry_out(self, orders: Mapping[str, Any]) -> None:
         """Carry out orders as POST /_script takes them."""
         if orders.get("forgets"):
             self.forget()
@@ -137,10 +144,10 @@ class FakeAiService(ScriptedServer[Reply]):
 
     def _is_over_the_limit(self) -> bool:
         now = time.monotonic()
-        while self._taken and self._taken[0] <= now - 1:
-            self._taken.popleft()
-        if not self.per_second or len(self._taken) < self.per_second:
-            self._taken.append(now)
+        while self._accepted_at and self._accepted_at[0] <= now - 1:
+            self._accepted_at.popleft()
+        if not self.per_second or len(self._accepted_at) < self.per_second:
+            self._accepted_at.append(now)
             return False
         return True
 
@@ -159,13 +166,8 @@ class _Analyze(RequestHandler):
 
     async def post(self) -> None:
         reply = await self.fake.answer(self.request)
-        if reply.cut:
-            self.request.connection.stream.close()  # type: ignore[union-attr]
+        if not begin_reply(self, reply):
             return
-        self.set_status(reply.status)
-        self.set_header("Content-Type", "application/json")
-        for name, value in reply.headers.items():
-            self.set_header(name, value)
         body = reply.body if reply.body is not None else self._default_body(reply.status)
         self.finish(body if isinstance(body, (bytes, str)) else json.dumps(body))
 
@@ -174,7 +176,6 @@ class _Analyze(RequestHandler):
             return {"error": {"message": f"scripted {status}", "code": "SCRIPTED"}}
         asset_id = self.request.headers.get("X-Asset-Id", "unknown")
         if self.fake.is_numbered:
-            # Each call has another answer, so that a result identifies its call.
             model = {"value": f"call {secrets.token_hex(6)}", "confidence": 0.5}
             return GOOD_BODY | {"model": model}
         return GOOD_BODY | {"processedImageUrl": f"https://images.example/processed/{asset_id}.webp"}
@@ -204,18 +205,15 @@ class _Script(RequestHandler):
         self.fake = fake
 
     def post(self) -> None:
-        self.fake.obey(json.loads(self.request.body))
+        self.fake.carry_out(json.loads(self.request.body))
         self.set_status(204)
 
 
 async def _serve(port: int, orders: Mapping[str, Any]) -> None:
     fake = FakeAiService()
-    fake.obey(orders)
+    fake.carry_out(orders)
     print(fake.start(port), flush=True)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    await until_terminated()
     await fake.stop()
 
 
@@ -223,6 +221,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.fake_ai_service")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0)
-    parser.add_argument("--orders", default="{}", help="as POST /_script takes them, obeyed before the first call")
+    parser.add_argument("--orders", default="{}", help="as POST /_script takes them, carried out before the first call")
     options = parser.parse_args()
     asyncio.run(_serve(options.port, {"delay_ms": options.delay_ms} | json.loads(options.orders)))

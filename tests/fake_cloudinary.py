@@ -1,6 +1,6 @@
-"""A Cloudinary on a real socket: upload, destroy, download, list and ping of one account, with signatures checked.
+"""A fake Cloudinary on a real socket: one account with upload, destroy, download, list and ping; it checks signatures.
 
-In a test: `with running_in_thread() as fake: ...`; `fake.cloudinary_url` is what CLOUDINARY_URL is set to.
+In a test: `with running_in_thread() as fake: ...`; `fake.cloudinary_url` is the value for CLOUDINARY_URL.
 As a process: `python -m tests.fake_cloudinary --port 0` prints that URL as first line; POST /_script takes
 {"replies": [{"status": 503, "message": "...", "times": 2}, ...]}.
 """
@@ -12,32 +12,32 @@ import asyncio
 import base64
 import hashlib
 import json
-import signal
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
-from threading import Event, Thread
 from typing import Any
 
-from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
-from tornado.netutil import bind_sockets
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
+
+from tests.scripted_server import ScriptedServer, serving_in_thread, until_terminated
 
 CLOUD, KEY, SECRET = "testcloud", "123456789012345", "abcdefghijklmnopqrstuvwxyz0"
+# The parameters that the signature leaves out.
 UNSIGNED = {"file", "api_key", "signature", "resource_type", "cloud_name"}
+Failure = tuple[int, str, Mapping[str, str]]
 
 
-class FakeCloudinary:
+class FakeCloudinary(ScriptedServer[Failure]):
     """One account.
 
-    images, private: content by public_id, of the types upload and authenticated.
-    saved_at: when each was saved.
-    calls: names of the actions in order of arrival.
-    delay_ms: before each answer.
-    byte_ms: before each byte of a public image.
+    images: the content of the images of type upload, by public_id.
+    private: the content of the images of type authenticated, by public_id.
+    saved_at: the time at which each image was saved.
+    calls: the names of the actions in order of arrival.
+    delay_ms: the wait before each answer.
+    byte_ms: the wait after each byte of a public image.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,6 @@ class FakeCloudinary:
         self.calls: list[str] = []
         self.delay_ms: float = 0
         self.byte_ms: float = 0
-        self.url = ""
-        self.script: deque[tuple[int, str, Mapping[str, str]]] = deque()
         routes = [
             (f"/v1_1/{CLOUD}/image/(upload|destroy|download)", _Action, {"fake": self}),
             (f"/v1_1/{CLOUD}/(ping)", _Action, {"fake": self}),
@@ -56,10 +54,10 @@ class FakeCloudinary:
             (f"/{CLOUD}/image/upload/v1/(.+)", _Delivery, {"fake": self}),
             ("/_script", _Script, {"fake": self}),
         ]
-        self._server = HTTPServer(Application(routes, log_function=lambda handler: None))
+        super().__init__(routes)
 
     def of_type(self, kind: str) -> dict[str, bytes]:
-        """Return the images of that type; two types may use the same name."""
+        """Return the images of that type; an image of each type may have the same name."""
         return {"upload": self.images, "authenticated": self.private}[kind]
 
     @property
@@ -67,46 +65,18 @@ class FakeCloudinary:
         """The value for CLOUDINARY_URL."""
         return f"cloudinary://{KEY}:{SECRET}@{CLOUD}?upload_prefix={self.url}"
 
-    def start(self, port: int = 0) -> str:
-        """Listen on 127.0.0.1 and return the base URL."""
-        sockets = bind_sockets(port, "127.0.0.1")
-        self._server.add_sockets(sockets)
-        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-        return self.url
-
     def fail(self, status: int, message: str = "scripted", times: int = 1, headers: Mapping[str, str] = {}) -> None:
         """Answer the next calls with this error."""
-        self.script.extend([(status, message, headers)] * times)
+        self.script(*[(status, message, headers)] * times)
 
-    async def stop(self) -> None:
-        """Stop listening and drop every connection."""
-        self._server.stop()
-        await self._server.close_all_connections()
+    def next_failure(self) -> Failure | None:
+        """Return the scripted error of this call, None without one."""
+        return self._script.popleft() if self._script else None
 
 
-@contextmanager
-def running_in_thread() -> Iterator[FakeCloudinary]:
+def running_in_thread() -> AbstractContextManager[FakeCloudinary]:
     """Run one on its own event loop in a thread, for tests that call the blocking SDK."""
-    fake = FakeCloudinary()
-    ready = Event()
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        fake.start()
-        ready.set()
-        await stopped
-        await fake.stop()
-
-    stopped: asyncio.Future[None] = loop.create_future()
-    thread = Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    ready.wait(10)
-    try:
-        yield fake
-    finally:
-        loop.call_soon_threadsafe(stopped.set_result, None)
-        thread.join(10)
-        loop.close()
+    return serving_in_thread(FakeCloudinary)
 
 
 def sign(params: Mapping[str, str]) -> str:
@@ -130,8 +100,8 @@ class _Action(RequestHandler):
         fake = self.fake
         fake.calls.append(action)
         await asyncio.sleep(fake.delay_ms / 1000)
-        if fake.script:
-            self._error(*fake.script.popleft())
+        if failure := fake.next_failure():
+            self._error(*failure)
         elif action in ("ping", "resources"):
             expected = "Basic " + base64.b64encode(f"{KEY}:{SECRET}".encode()).decode()
             if self.request.headers.get("Authorization") == expected:
@@ -226,10 +196,7 @@ async def _serve(port: int) -> None:
     fake = FakeCloudinary()
     fake.start(port)
     print(fake.cloudinary_url, flush=True)
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    await stopped.wait()
+    await until_terminated()
     await fake.stop()
 
 

@@ -1,6 +1,6 @@
 """A collector of traces: a real OTLP/HTTP receiver that records every span.
 
-In a test: `with running_collector() as collector: ...`. It has a thread of its own.
+In a test: `with running_collector() as collector: ...`. It runs in its own thread.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ WAIT_SECONDS = 20
 class Received:
     """One span.
 
-    trace_id, span_id, parent_id: hex; parent_id is "" for the first span of a trace.
+    trace_id: in hex.
+    span_id: in hex.
+    parent_id: in hex; "" for the first span of a trace.
+    message: of a failed span.
     resource: the attributes of the process.
     """
 
@@ -43,8 +46,8 @@ class Received:
 class FakeCollector:
     """The collector.
 
-    spans: all spans that came.
-    raw: the bodies as they were sent.
+    spans: all spans that arrived.
+    raw: the bodies of the requests.
     url: the value for OTEL_EXPORTER_OTLP_ENDPOINT.
     """
 
@@ -55,13 +58,13 @@ class FakeCollector:
         self._arrived = threading.Condition()
 
     def wait(self, is_enough: Callable[[list[Received]], bool]) -> list[Received]:
-        """Return all spans once `is_enough` answers true."""
+        """Return all spans once `is_enough` returns true."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: is_enough(self.spans), WAIT_SECONDS), [s.name for s in self.spans]
             return list(self.spans)
 
     def clear(self) -> None:
-        """Drop all spans and bodies."""
+        """Remove all spans and bodies."""
         with self._arrived:
             self.spans, self.raw = [], []
 
@@ -76,7 +79,7 @@ class FakeCollector:
 
 @contextmanager
 def running_collector() -> Iterator[FakeCollector]:
-    """Run one on a free port."""
+    """Run a collector on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""Plugins as third parties write them, built in the test: modules with hooks, and a manager of them."""
+"""Plugins as other authors write them, built in the test: modules with hooks, and managers of these modules."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def make_catalogue(settings: Settings, *modules: ModuleType) -> Catalogue:
 
 
 class ManagerFactory:
-    """Builds managers from modules and functions; `close` ends the managers and the hanging calls."""
+    """Builds managers from modules and functions; `close` ends the managers and the calls of `hang`."""
 
     def __init__(self) -> None:
         self.metrics = Metrics()
@@ -91,9 +91,11 @@ class ManagerFactory:
         """Return a manager of the modules' hooks and of the providers.
 
         providers: the functions by name; by default all form one chain, in this order.
-        variables: PLUGIN_... of the environment.
-        breaker_failures, breaker_probe_seconds: instead of the constants of these names.
-        pool_threads: of each plugin.
+        variables: the environment variables PLUGIN_...
+        breaker_failures: the value of the constant BREAKER_FAILURES.
+        breaker_probe_seconds: the value of the constant BREAKER_PROBE_SECONDS.
+        pool_threads: the number of threads of each plugin.
+        settings: fields of Settings.
         """
         self._constants.undo()
         if breaker_failures is not None:
@@ -137,7 +139,7 @@ def count(metrics: Metrics, name: str, kind: str, plugin: str) -> float:
 
 
 def find(request: AnalyzeRequest) -> Analysis:
-    """A provider's function that returns the same analysis for every photo."""
+    """Return the same analysis for every photo: the function of the default provider."""
     return make_analysis()
 
 

@@ -1,6 +1,7 @@
-"""The receiving side of Web Push: a browser that subscribes, and reads the messages that its push service got.
+"""The receiving side of Web Push: a browser that subscribes and reads the messages that its push service received.
 
-It decrypts by RFC 8291 and checks the sender by RFC 8292, with `cryptography` only and not with the notifier's library.
+It decrypts as RFC 8291 says and checks the sender as RFC 8292 says, with `cryptography` and not with the library of the
+notifier.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def decode(text: str) -> bytes:
 
 
 class Browser:
-    """One browser with a subscription at that endpoint."""
+    """One browser with a subscription at an endpoint."""
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
@@ -49,7 +50,7 @@ class Browser:
         """Return the message as the service worker gets it."""
         assert received.headers["Content-Encoding"] == "aes128gcm"
         body = received.body
-        assert len(body) <= 4096, "a push service need not accept more"
+        assert len(body) <= 4096, "a push service may refuse a longer message"
         salt, record_size, length = body[:16], int.from_bytes(body[16:20], "big"), body[20]
         sender, record = body[21 : 21 + length], body[21 + length :]
         assert len(record) <= record_size
@@ -59,13 +60,13 @@ class Browser:
         key = _hkdf(salt, b"Content-Encoding: aes128gcm\0", 16, key_material)
         nonce = _hkdf(salt, b"Content-Encoding: nonce\0", 12, key_material)
         text = AESGCM(key).decrypt(nonce, record, None).rstrip(b"\0")
-        assert text.endswith(b"\x02"), "the one record is the last one"
+        assert text.endswith(b"\x02"), "the message is one record, which is marked as the last one"
         message: dict[str, Any] = json.loads(text[:-1])
         return message
 
 
 def check_sender(received: Received, origin: str, server_key: str) -> dict[str, Any]:
-    """Return the claims of the sender's token, after checking that it is signed with that key for that origin."""
+    """Check that the sender's token is signed with that key for that origin, and return its claims."""
     match = re.fullmatch(r"vapid t=(\S+), k=(\S+)", received.headers["Authorization"])
     assert match is not None and match[2] == server_key
     public_key = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), decode(server_key))

@@ -1,4 +1,4 @@
-"""The receiver of a notifier: a real HTTP server that records all requests and answers 204, or as badly as scripted.
+"""A receiver of webhooks: a real HTTP server that records all requests and answers 204, or as scripted.
 
 In a test: `with running_in_thread() as receiver: ...`. It has its own event loop and thread, because some notifiers
 block; its methods may be called from any other thread.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,8 @@ from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
+
+from tests.scripted_server import serving_in_thread
 
 WAIT_SECONDS = 10
 
@@ -40,7 +41,11 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it arrived; header names are spelled like Webhook-Id. client_port: one per connection."""
+    """One request as it arrived.
+
+    headers: names are spelled like Webhook-Id.
+    client_port: one per connection.
+    """
 
     method: str
     path: str
@@ -53,7 +58,7 @@ class FakeReceiver:
     """The receiver.
 
     requests: all requests.
-    taken: the requests that were answered with 2xx.
+    taken: the requests that got an answer with 2xx.
     connections: the number of connections, also of those without a request.
     hung_up: set when the sender closes the connection during an endless answer.
     ssl_options: for TLS.
@@ -71,7 +76,7 @@ class FakeReceiver:
         self._open = asyncio.Event()
         self._open.set()
         self._loop = asyncio.get_running_loop()
-        application = Application([(".*", _Any, {"receiver": self})], log_function=lambda handler: None)
+        application = Application([(".*", _Receive, {"receiver": self})], log_function=lambda handler: None)
         self._server = _Server(application, ssl_options=ssl_options)
         self._server.receiver = self
 
@@ -89,15 +94,15 @@ class FakeReceiver:
         await self._server.close_all_connections()
 
     def script(self, *replies: Reply) -> None:
-        """Answer the next requests with these, in order; later requests are answered well."""
+        """Answer the next requests with these, in order; later requests get good answers."""
         self._replies.extend(replies)
 
     def forget(self) -> None:
-        """Answer well from now on: drop the rest of the script."""
+        """Remove the rest of the script: later requests get good answers."""
         self._loop.call_soon_threadsafe(self._replies.clear)
 
     def hold(self) -> None:
-        """Leave every request unanswered until `release`."""
+        """Answer no request until `release`."""
         self._loop.call_soon_threadsafe(self._open.clear)
 
     def release(self) -> None:
@@ -128,31 +133,12 @@ class FakeReceiver:
         return Reply()
 
 
-@contextmanager
-def running_in_thread(ssl_options: dict[str, Any] | None = None) -> Iterator[FakeReceiver]:
-    """Run one on its own event loop in a thread."""
-    started: deque[FakeReceiver] = deque()
-    ready = threading.Event()
-    loop = asyncio.new_event_loop()
-    stopped: asyncio.Future[None] = loop.create_future()
+def running_in_thread(ssl_options: dict[str, Any] | None = None) -> AbstractContextManager[FakeReceiver]:
+    """Run one on its own event loop in a thread.
 
-    async def serve() -> None:
-        receiver = FakeReceiver(ssl_options)
-        receiver.start()
-        started.append(receiver)
-        ready.set()
-        await stopped
-        await receiver.stop()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert ready.wait(WAIT_SECONDS)
-    try:
-        yield started[0]
-    finally:
-        loop.call_soon_threadsafe(stopped.set_result, None)
-        thread.join(WAIT_SECONDS)
-        loop.close()
+    ssl_options: for TLS.
+    """
+    return serving_in_thread(lambda: FakeReceiver(ssl_options))
 
 
 class _Server(HTTPServer):
@@ -163,7 +149,7 @@ class _Server(HTTPServer):
         super().handle_stream(stream, address)
 
 
-class _Any(RequestHandler):
+class _Receive(RequestHandler):
     def initialize(self, receiver: FakeReceiver) -> None:
         self.receiver = receiver
 

@@ -1,4 +1,4 @@
-"""A service for tests of the JavaScript client; the test itself decides each answer."""
+"""A fake service for tests of the JavaScript client; the test decides each answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from tests.scripts import CHROMIUM_PAGE, CLIENT, HARNESS, WAIT_SECONDS, Script, 
 class Link:
     """One WebSocket of a client.
 
-    first: the client's first frame.
+    first: the first frame of the client.
+    frames: the later frames of the client.
+    ended: set when the connection is closed.
     """
 
     def __init__(self, socket: web.WebSocketResponse, request: web.Request, first: dict[str, Any]) -> None:
@@ -39,7 +41,7 @@ class Link:
     async def connected(self, at: datetime | None = None) -> None:
         """Send `connected`.
 
-        at: the server's time in it, by default now.
+        at: the time of the server in the frame, by default now.
         """
         await self.send({"event": "connected", "room": "user:ann", "serverTime": to_timestamp(at or utc_now())})
 
@@ -48,12 +50,12 @@ class Link:
         return await asyncio.wait_for(self.frames.get(), WAIT_SECONDS)
 
     async def close(self, code: int, *last: dict[str, Any]) -> None:
-        """Close with the code after these frames."""
+        """Send these frames, then close with the code."""
         await self.send(*last)
         await self.socket.close(code=code)
 
     async def wait_ended(self) -> None:
-        """Return when the connection is gone."""
+        """Return when the connection is closed."""
         await asyncio.wait_for(self.ended.wait(), WAIT_SECONDS)
 
     def cut(self) -> None:
@@ -63,7 +65,7 @@ class Link:
 
 
 class Call:
-    """One HTTP request of a client, which waits for its answer."""
+    """One HTTP request of a client; the client waits for the answer."""
 
     def __init__(self, request: web.Request, body: bytes) -> None:
         self.method, self.path, self.query = request.method, request.path, dict(request.query)
@@ -72,17 +74,20 @@ class Call:
         self.answer: asyncio.Future[web.Response | None] = asyncio.get_running_loop().create_future()
 
     def reply(self, data: Any, status: int = 200) -> None:
-        """Answer with the envelope of a success."""
+        """Send a successful answer with this data."""
         self.answer.set_result(web.json_response({"success": True, "data": data}, status=status))
 
     def refuse(self, status: int, code: str, **headers: str) -> None:
-        """Answer with an error of the envelope. headers: Retry_After="1"."""
+        """Send an error as the service does.
+
+        headers: of the answer, like Retry_After="1".
+        """
         body = {"success": False, "error": {"code": code, "message": f"scripted {status}"}}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.answer.set_result(web.json_response(body, status=status, headers=named))
 
     def reply_html(self, status: int) -> None:
-        """Answer as a proxy does whose service is down."""
+        """Answer as a proxy answers when the service is down."""
         self.answer.set_result(web.Response(status=status, text="<h1>Bad Gateway</h1>", content_type="text/html"))
 
     def cut(self) -> None:
@@ -99,10 +104,10 @@ class Stream:
         self._response = response
 
     async def send(self, *pieces: bytes) -> None:
-        """Send these pieces one by one."""
+        """Send these pieces one after the other."""
         for piece in pieces:
             await self._response.write(piece)
-            await asyncio.sleep(0.01)  # else they arrive together
+            await asyncio.sleep(0.01)  # else the client could read several pieces at once
 
     async def frames(self, *frames: dict[str, Any]) -> None:
         """Send frames."""
@@ -118,7 +123,10 @@ class Stream:
 
 
 class FakeService:
-    """The service; it also serves the client's files and a page that loads them."""
+    """The service; it also serves the files of the JavaScript client and a page that loads them.
+
+    accepted: the number of WebSockets so far.
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -146,7 +154,7 @@ class FakeService:
         await self._runner.cleanup()
 
     async def accept(self) -> Link:
-        """Return the next connection."""
+        """Return the next WebSocket."""
         return await asyncio.wait_for(self._links.get(), WAIT_SECONDS)
 
     async def stream(self) -> Stream:

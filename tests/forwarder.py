@@ -1,4 +1,4 @@
-"""A fixed address in front of servers: a new connection goes to the current server, old connections do not move."""
+"""A fixed address in front of servers: each new connection is made to the current server; old ones do not change."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.supervision import cancel
 
 
 class Forwarder:
-    """A TCP proxy on the test's own loop; `async with` starts and ends it.
+    """A TCP proxy on the loop of the test; `async with` starts and ends it.
 
-    upstream_port: the port of new connections.
-    tls: the context for clients' TLS; servers get plain text.
+    upstream_port: the port of the current server.
+    tls: the TLS context for clients; the servers get plain text.
     """
 
     def __init__(self, upstream_port: int, tls: ssl.SSLContext | None = None) -> None:
@@ -37,11 +37,11 @@ class Forwarder:
         await cancel(self._tasks)
 
     def silence(self) -> None:
-        """Drop all further data of the current connections, as a firewall that has lost their state."""
+        """Drop all further data of the current connections, like a firewall that has lost their state."""
         self._silenced.update(self._writers)
 
     def inherited_trace(self, data: bytes) -> bytes:
-        """Return the data for the other side; a subclass may change them."""
+        """Return the data that the other side gets; a subclass may change them."""
         return data
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

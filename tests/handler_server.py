@@ -1,4 +1,4 @@
-"""Handlers of the service on a port, on the test's own event loop, without the rest of the service."""
+"""Handlers of the service on a port and on the event loop of the test, without the rest of the service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.contract.contracts import check_reply
 
 
 class HandlerServer:
-    """A server with those routes, and its client.
+    """A server with these routes, and an HTTP client of it.
 
     routes: those of tornado.web.Application.
     common: the arguments of every handler, see BaseHandler.initialize.

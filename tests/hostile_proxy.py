@@ -1,16 +1,16 @@
-"""Proxies that break WebSockets, as companies, hotels and phone networks have them.
+"""Proxies that break WebSockets, like those of companies, hotels and phone networks.
 
-HTTP/1.1 in front of a real server, one request per connection.
+They speak HTTP/1.1 in front of a real server, one request per connection.
 
 | mode | what it does |
 |---|---|
 | honest | passes everything |
-| refuses-upgrade | answers an Upgrade with `refusal` (403, 400; 0: takes it off the request); passes all else |
-| mute | accepts an Upgrade with a right 101 and never passes a byte; passes all else |
-| buffers | passes a response only when it has ended; answers an Upgrade with `refusal` |
-| cuts | passes everything and cuts every connection after `cut_seconds` |
+| refuses-upgrade | answers an Upgrade with the status `refusal` (0: removes it from the request); passes the rest |
+| mute | answers an Upgrade with a correct 101 and then passes no byte; passes the rest |
+| buffers | passes a response only when it is complete; answers an Upgrade with the status `refusal` |
+| cuts | passes everything, and closes every connection after `cut_seconds` |
 
-By itself: `python -m tests.hostile_proxy MODE http://127.0.0.1:8080`; it prints its own address.
+As a process: `python -m tests.hostile_proxy MODE http://127.0.0.1:8080`; it prints its own address.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHUNK_BYTES = 1 << 16
 
 
 class Head:
-    """A request's line and headers."""
+    """The request line and the headers of a request."""
 
     def __init__(self, text: bytes) -> None:
         self.line, *lines = text.decode("latin-1").rstrip("\r\n").split("\r\n")
@@ -47,7 +47,7 @@ class Head:
         return self.get("Upgrade").lower() == "websocket"
 
     def encoded(self, *, keeps_upgrade: bool) -> bytes:
-        """Return the head as it goes upstream; without an Upgrade it has `Connection: close`."""
+        """Return the head that the server gets; without an Upgrade it has `Connection: close`."""
         headers = self.headers
         if not keeps_upgrade:
             dropped = ("connection", "upgrade")
@@ -57,7 +57,11 @@ class Head:
 
 
 class HostileProxy:
-    """`async with` starts and ends it. `mode` and `refusal` may be changed while it runs, for new connections."""
+    """One proxy; `async with` starts and ends it.
+
+    A change of `mode` or `refusal` while it runs is for new connections.
+    requests: the request lines so far.
+    """
 
     def __init__(
         self, upstream: str, mode: str = "honest", *, refusal: int = 403, cut_seconds: float = 20.0, port: int = 0
@@ -69,7 +73,6 @@ class HostileProxy:
         self.refusal = refusal
         self.cut_seconds = cut_seconds
         self.requests: list[str] = []
-        """The request lines so far."""
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -149,7 +152,7 @@ class HostileProxy:
 
 
 async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    """Pass bytes until the source ends; then the target ends too."""
+    """Pass bytes until the source ends; then close the target."""
     with suppress(ConnectionError):
         while data := await source.read(CHUNK_BYTES):
             target.write(data)
@@ -180,15 +183,15 @@ async def _run(mode: str, upstream: str, cut_seconds: float, port: int) -> None:
 
 
 def main() -> None:
-    """Run one proxy until interrupted."""
+    """Run one proxy until it is interrupted."""
     parser = argparse.ArgumentParser(description="A proxy that breaks WebSockets.")
     parser.add_argument("mode", choices=MODES)
     parser.add_argument("upstream", help="address of the server, http://host:port")
-    parser.add_argument("--cut-seconds", type=float, default=20.0, help="age of a connection that `cuts` cuts")
+    parser.add_argument("--cut-seconds", type=float, default=20.0, help="age at which `cuts` closes a connection")
     parser.add_argument("--port", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with suppress(KeyboardInterrupt):
-        asyncio.run(_run(given.mode, given.upstream, given.cut_seconds, given.port))
+        asyncio.run(_run(options.mode, options.upstream, options.cut_seconds, options.port))
 
 
 if __name__ == "__main__":

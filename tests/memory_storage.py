@@ -1,4 +1,4 @@
-"""A storage in memory with the interface of the use cases; a test can make it fail."""
+"""A storage in memory with the interface that the use cases need; a test can make it fail."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ class MemoryStorage:
     """The storage.
 
     images: content by public_id.
-    deleted: the names of all calls of delete.
-    refused: the names whose delete fails.
-    is_away: every call fails.
-    refuses_images: every save is refused.
+    saved_at: the time at which each image was saved, by public_id.
+    deleted: the public_id of each call of delete.
+    refused: the public_ids for which delete fails.
+    is_away: makes every call fail.
+    refuses_images: makes every save fail with a refusal.
+    host: of the URLs.
     """
 
     has_upload_filters = False
@@ -37,7 +39,10 @@ class MemoryStorage:
         self.host = "images.example"
 
     def put(self, *public_ids: str, at: datetime | None = None) -> None:
-        """Add these images, saved at that time, by default now."""
+        """Add these images.
+
+        at: the time at which they were saved, by default now.
+        """
         for public_id in public_ids:
             self.images[public_id] = b"image"
             self.saved_at[public_id] = at or utc_now()

@@ -13,33 +13,34 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from tests.mongo_server import wait_until_listening
 from tests.requirements import require
+from tests.server_process import wait_until_listening
 from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0
 REGION = "us-east-1"
-EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-# The three calls that create the user cannot be signed by that user.
+ALLOW_ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+# The calls that create the user and its keys; the user cannot sign them.
 UNCHECKED_CALLS = 3
 
 
 class MotoServer:
-    """A server on its own port with one user, who may do everything; `with` starts and stops it."""
+    """A server on its own port with one user, that may do everything; `with` starts and stops it."""
 
     def __init__(self) -> None:
-        # Checked first, so that a skipped test leaves nothing behind.
+        # Checked first: a skipped test must not use a port.
         require(all(map(importlib.util.find_spec, ("moto", "flask", "boto3"))), "needs moto[server]")
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.access_key_id = self.secret_access_key = "nobody"
+        # Keys of no user, for the first calls.
+        self.access_key_id = self.secret_access_key = "none"
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> MotoServer:
         self._start()
         iam = self._client("iam")
         iam.create_user(UserName="pipeline")
-        iam.put_user_policy(UserName="pipeline", PolicyName="everything", PolicyDocument=json.dumps(EVERYTHING))
+        iam.put_user_policy(UserName="pipeline", PolicyName="everything", PolicyDocument=json.dumps(ALLOW_ALL))
         key = iam.create_access_key(UserName="pipeline")["AccessKey"]
         self.access_key_id, self.secret_access_key = key["AccessKeyId"], key["SecretAccessKey"]
         self.s3 = self._client("s3")
@@ -54,7 +55,7 @@ class MotoServer:
             self._process = None
 
     def settings(self, url: str) -> dict[str, str]:
-        """Return the settings with which the storage `object` stores images there.
+        """Return the settings with which the storage `object` stores images at that URL.
 
         url: s3://BUCKET or s3://BUCKET/FOLDER.
         """
@@ -72,7 +73,7 @@ class MotoServer:
 
     @contextmanager
     def unchecked(self) -> Iterator[None]:
-        """Check no access during the block: moto fails on a signed URL when it checks signatures."""
+        """Turn off the check of access during the block: moto cannot check the signature of a signed URL."""
         self._check_after("inf")
         try:
             yield

@@ -1,6 +1,6 @@
 """An AI service that records the time of each call and can answer 429 to a call that comes too early.
 
-With it the plugin that calls it, with the limits that it declares.
+PLUGIN is the plugin that calls it; the settings of the service decide which limits the plugin declares.
 """
 
 from __future__ import annotations
@@ -52,8 +52,13 @@ def register_ai_providers(settings):
 class PacedAi:
     """The AI service: a real server in a thread.
 
-    every_seconds: the least time between two calls.
-    seconds: the time of a call.
+    every_seconds: the shortest time between two calls that it accepts.
+    seconds: the time that it needs for a call.
+    called_at: the times of the accepted calls.
+    refused: the number of answers with 429.
+    running: the number of calls that it answers now.
+    most_running: the highest value of `running`.
+    assets: the asset of each accepted call.
     """
 
     def __init__(self, every_seconds: float = 0, seconds: float = 0) -> None:
@@ -80,11 +85,11 @@ class PacedAi:
                 self.wfile.write(b"{}")
 
             def log_message(self, format: str, *args: Any) -> None:
-                return None
+                """Do not log requests."""
 
         class Server(ThreadingHTTPServer):
             def handle_error(self, request: Any, client_address: Any) -> None:
-                """Do not print: a service that shuts down may close its connections at any time."""
+                """Do not print: a service that stops may close its connections at any time."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -113,14 +118,15 @@ class PacedAi:
         self._server.server_close()
 
     def settings(self, folder: Path, **limits: Any) -> dict[str, str]:
-        """Return the settings of a service that calls it.
+        """Return the settings of a service whose plugin calls it.
 
-        limits: rate=(n, per_seconds), at_once=n.
+        folder: gets the plugin.
+        limits: rate=(calls, per_seconds), at_once=calls.
         """
         declared = {f"PACED_{name.upper()}": json.dumps(value) for name, value in limits.items()}
         return install(folder, paced=PLUGIN) | {"AI_PROVIDER": "paced", "PACED_URL": self.url} | declared
 
     def most_in(self, seconds: float) -> int:
-        """Return the most calls within that many seconds."""
+        """Return the highest number of calls within that many seconds."""
         times = sorted(self.called_at)
         return max(sum(first <= each < first + seconds for each in times) for first in times)

@@ -1,4 +1,4 @@
-"""Installs packages of plugins for a service: as files on its import path."""
+"""Installs packages of plugins for a service, as files on the import path."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def install(folder: Path, **sources: str) -> dict[str, str]:
-    """Write packages of these names into the folder, each with one entry point; return the settings to find them."""
+    """Write a package with one entry point for each source; return the settings with which the service finds them.
+
+    sources: the code of each plugin, by the name of its package.
+    """
     for name, source in sources.items():
         dist_info = folder / f"{name}-1.0.dist-info"
         dist_info.mkdir(parents=True)

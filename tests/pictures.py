@@ -1,4 +1,4 @@
-"""Hostile pictures, and large ones that are cheap to make. Pure: bytes only."""
+"""Hostile pictures, and large pictures of few bytes. Pure: bytes only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 def gradient(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
-    """Return a picture of that size that compresses well; "I;16" has 16 bits."""
+    """Return a picture of that size that compresses well.
+
+    mode: of Pillow; "I;16" has 16 bits.
+    """
     grey = Image.linear_gradient("L").resize(size)
     if mode == "I;16":
         return Image.frombytes("I;16", size, bytes(byte for level in grey.tobytes() for byte in (0, level)))
@@ -33,14 +36,14 @@ def gradient(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
 
 
 def endless_jpeg(side: int = 4000, scans: int = 3000) -> bytes:
-    """Return a progressive JPEG whose last scan is repeated."""
+    """Return a progressive JPEG that repeats its last scan many times."""
     good = encode(Image.new("RGB", (side, side), "white"), "JPEG", progressive=True)
     at = good.rindex(b"\xff\xda")
     return good[:at] + good[at:-2] * scans + b"\xff\xd9"
 
 
 def empty_webp(width: int = 10_000, height: int = 10_000) -> bytes:
-    """Return a lossless WebP of one colour: 38 bytes of any size."""
+    """Return a lossless WebP of one colour, which has 38 bytes for any size."""
     return encode(Image.new("RGB", (width, height), "white"), "WEBP", lossless=True, method=0, quality=0)
 
 
@@ -63,7 +66,11 @@ def animated_webp(frames: int, canvas: tuple[int, int] = (64, 64)) -> bytes:
 
 
 def png(width: int, height: int, *, depth: int = 8, color: int = 2, interlaced: bool = False) -> bytes:
-    """Return a PNG of zeros. color: as in its header: 0 grey, 2 RGB, 6 RGBA."""
+    """Return a PNG whose data are zeros.
+
+    depth: the bits of each channel.
+    color: as in the header of a PNG: 0 grey, 2 RGB, 6 RGBA.
+    """
     bits = depth * {0: 1, 2: 3, 6: 4}[color]
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     packer, packed = zlib.compressobj(9), b""
@@ -80,7 +87,7 @@ def png(width: int, height: int, *, depth: int = 8, color: int = 2, interlaced: 
 
 
 def wide_gif(width: int, height: int) -> bytes:
-    """Return a GIF whose picture is small, on a screen of that size."""
+    """Return a GIF with a small picture and a screen of that size."""
     good = encode(Image.new("P", (64, 64)), "GIF")
     return good[:6] + struct.pack("<HH", width, height) + good[10:]
 
@@ -93,12 +100,12 @@ def long_gif(frames: int) -> bytes:
 
 
 def box(kind: bytes, content: bytes) -> bytes:
-    """Return a box as AVIF and HEIC are made of."""
+    """Return one box, the unit of an AVIF or HEIC file."""
     return struct.pack(">I", 8 + len(content)) + kind + content
 
 
 def many_items(brand: bytes, items: int) -> bytes:
-    """Return an AVIF or HEIC that declares that many pictures: libavif compares each with each."""
+    """Return an AVIF or HEIC that declares that many pictures: libavif compares each picture with each other one."""
     entries = b"".join(
         box(b"infe", b"\3\0\0\0" + struct.pack(">IH", number + 1, 0) + b"av01\0") for number in range(items)
     )
@@ -114,14 +121,14 @@ def many_items(brand: bytes, items: int) -> bytes:
 
 
 def heif_properties(size: tuple[int, int], *more: bytes) -> bytes:
-    """Return the box that gives item 1 that size and these properties."""
+    """Return the box that gives item 1 this size and further properties."""
     properties = box(b"ipco", box(b"ispe", bytes(4) + struct.pack(">II", *size)) + b"".join(more))
     indices = bytes(range(1, 2 + len(more)))
     return box(b"iprp", properties + box(b"ipma", bytes(4) + struct.pack(">IHB", 1, 1, len(indices)) + indices))
 
 
 def many_samples(samples: int) -> bytes:
-    """Return a moving AVIF that declares that many frames of one byte: libavif allocates a record for each."""
+    """Return an animated AVIF that declares that many frames of one byte: libavif allocates a record for each frame."""
     frames = [Image.new("RGB", (64, 48), color) for color in ("red", "blue")]
     content = bytearray(encode(frames[0], "AVIF", save_all=True, append_images=frames[1:]))
     struct.pack_into(">II", content, content.index(b"stsz") + 8, 1, samples)

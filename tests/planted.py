@@ -1,7 +1,7 @@
 """Runs `plugins verify` on many plugins at once: each in a fork of one process that has imported everything.
 
-A script with four arguments: a folder with plugins of one file each, an empty folder, the number of forks at once, and
-the seconds for each. Prints {name: [the child's messages, ..., {"exit": code}]}.
+A script with four arguments: a folder with plugins of one file each, an empty folder, the number of forks at the same
+time, and the seconds for each plugin. Prints {name: [a message of the child, ..., {"exit": code}]}.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GRACE_SECONDS = 3.0
 
 
 def main() -> None:
-    """Verify all plugins."""
+    """Verify all plugins of the folder."""
     plugins, work = Path(sys.argv[1]), Path(sys.argv[2]).resolve()
     at_once, seconds = int(sys.argv[3]), float(sys.argv[4])
     for module in BUILT_IN_MODULES:

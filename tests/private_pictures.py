@@ -1,4 +1,4 @@
-"""Pictures with private metadata, as cameras, phones and programs write them. Pure: bytes only.
+"""Pictures with private metadata, like those of cameras, phones and programs. Pure: bytes only.
 
 Every text that must be removed contains SECRET.
 """
@@ -21,7 +21,7 @@ COLORS = ("red", "lime", "blue", "white")
 
 
 def corners() -> Image.Image:
-    """Return a picture with another colour in each quarter, which shows its orientation."""
+    """Return a picture with another colour in each quarter, so that its orientation can be seen."""
     picture = Image.new("RGB", SIZE)
     width, height = SIZE[0] // 2, SIZE[1] // 2
     for number, color in enumerate(COLORS):
@@ -31,7 +31,7 @@ def corners() -> Image.Image:
 
 
 def exif(orientation: int = 6) -> bytes:
-    """Return EXIF data of a camera: position, owner, serial number, maker note, thumbnail, and how to turn it."""
+    """Return EXIF data of a camera: position, owner, serial number, maker note, thumbnail and orientation."""
     tags = Image.Exif()
     tags[ExifTags.Base.Orientation] = orientation
     tags[ExifTags.Base.Make] = "SECRET make"
@@ -49,14 +49,14 @@ def exif(orientation: int = 6) -> bytes:
 
 
 def tiff(orientation: int, *, order: str = "<", kind: int = 3, count: int = 1, tag: int = 0x0112) -> bytes:
-    """Return the least EXIF data, without its `Exif` head, that has one tag."""
+    """Return the shortest EXIF data with one tag, without the head `Exif`."""
     value = struct.pack(order + ("I" if kind == 4 else "H"), orientation).ljust(4, b"\0")
     head = b"II*\0" if order == "<" else b"MM\0*"
     return head + struct.pack(order + "IHHHI", 8, 1, tag, kind, count) + value + bytes(4)
 
 
 def xmp(orientation: int = 6) -> bytes:
-    """Return XMP that says how to turn the picture, and more."""
+    """Return XMP with the orientation and the creator."""
     return (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/" '
@@ -65,7 +65,7 @@ def xmp(orientation: int = 6) -> bytes:
 
 
 def film() -> bytes:
-    """Return the beginning of a film as motion photos carry it."""
+    """Return the beginning of a film like those inside motion photos."""
     return box(b"ftyp", b"mp42" + bytes(4)) + box(b"moov", b"SECRET film") + box(b"mdat", b"SECRET pictures" * 50)
 
 
@@ -75,7 +75,7 @@ def segment(code: int, content: bytes) -> bytes:
 
 
 def with_segments(jpeg: bytes, *segments: bytes) -> bytes:
-    """Return the JPEG with these segments behind its first."""
+    """Return the JPEG with these segments after its first one."""
     at = 4 + int.from_bytes(jpeg[4:6])
     return jpeg[:at] + b"".join(segments) + jpeg[at:]
 
@@ -109,7 +109,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def with_chunks(png: bytes, before: Iterable[bytes] = (), after: Iterable[bytes] = ()) -> bytes:
-    """Return the PNG with these chunks before and behind its picture."""
+    """Return the PNG with these chunks before and after its picture."""
     start, end = png.index(b"IDAT") - 4, png.rindex(b"IEND") - 4
     return png[:start] + b"".join(before) + png[start:end] + b"".join(after) + png[end:]
 
@@ -154,7 +154,7 @@ def _riff_chunks(content: bytes, at: int) -> Iterable[tuple[bytes, bytes]]:
 
 
 def gif() -> bytes:
-    """Return a moving GIF with every known kind of metadata."""
+    """Return an animated GIF with every known kind of metadata."""
     frames = [corners(), corners().rotate(180)]
     plain = encode(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=70, loop=3)
     at = plain.index(b"!\xff\x0bNETSCAPE2.0")
@@ -176,7 +176,10 @@ def mpo() -> bytes:
 
 
 def heif(format: str, *, moving: bool = False) -> bytes:
-    """Return a HEIC or AVIF with every known kind of metadata; format: a Pillow name."""
+    """Return a HEIC or AVIF with every known kind of metadata.
+
+    format: a Pillow name.
+    """
     options: dict[str, Any] = {"exif": exif(), "xmp": xmp(), "icc_profile": PROFILE}
     if moving:
         del options["exif"]  # crashes the encoder

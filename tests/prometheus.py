@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager for tests, each a process that ends with its `with`."""
+"""A real Prometheus and a real Alertmanager for tests: a `with` block runs each in its own process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 GRAFANA = ROOT / "grafana"
 DEPLOY = ROOT / "deploy" / "prometheus"
 WAIT_SECONDS = 60.0
-# The times in the rules are divided by it: `for: 1m` is 2 s.
+# Tests divide the times in the rules by this number: `for: 1m` becomes 2 s.
 HURRY = 30
 HURRIED = {"scrape_interval": "500ms", "evaluation_interval": "500ms"}
 
@@ -34,11 +34,13 @@ def running_prometheus(
     times: Mapping[str, str] = HURRIED,
     **discovery: list[dict[str, Any]],
 ) -> Iterator[httpx.Client]:
-    """Run a Prometheus with one of our configurations.
+    """Run a Prometheus with a configuration of this repository.
 
-    rules: instead of our rules.
-    times: its intervals.
-    discovery: replaces the service discovery of the configuration, e.g. static_configs=[...].
+    folder: gets its files.
+    config: its configuration, in which the service discovery and the times are replaced.
+    rules: the text of the alert rules, by default grafana/alerts.yml.
+    times: the intervals.
+    discovery: the service discovery, e.g. static_configs=[...].
     """
     loaded = yaml.safe_load(config.read_text())
     loaded["global"] = dict(times)
@@ -55,7 +57,10 @@ def running_prometheus(
 
 @contextmanager
 def running_alertmanager(folder: Path, config: Path) -> Iterator[httpx.Client]:
-    """Run an Alertmanager with that configuration."""
+    """Run an Alertmanager with that configuration.
+
+    folder: gets its files.
+    """
     binary = program("prometheus-alertmanager", "alertmanager")
     address = f"127.0.0.1:{free_port()}"
     options = ("--cluster.listen-address=", f"--storage.path={folder / 'data'}", f"--web.listen-address={address}")
@@ -64,13 +69,13 @@ def running_alertmanager(folder: Path, config: Path) -> Iterator[httpx.Client]:
 
 
 def firing_alerts(prometheus: httpx.Client) -> list[dict[str, Any]]:
-    """Return the alerts that fire."""
+    """Return the alerts that are firing."""
     found = prometheus.get("/api/v1/alerts").json()["data"]["alerts"]
     return [each for each in found if each["state"] == "firing"]
 
 
 def hurried_rules() -> str:
-    """Return our rules with every `for` HURRY times shorter."""
+    """Return the rules of grafana/alerts.yml, with every `for` divided by HURRY."""
     rules = (GRAFANA / "alerts.yml").read_text()
     return re.sub(r"for: (\w+)", lambda part: f"for: {seconds(part[1]) * 1000 // HURRY}ms", rules)
 
@@ -81,7 +86,10 @@ def seconds(duration: str) -> int:
 
 
 def until(condition: Callable[[], Any], explain: Callable[[], Any]) -> None:
-    """Poll until the condition holds: another process sends no signal to wait for."""
+    """Poll until the condition is true: the other process sends no signal to wait for.
+
+    explain: makes the message of a timeout.
+    """
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, explain()

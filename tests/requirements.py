@@ -1,4 +1,4 @@
-"""What a test needs from the machine it runs on."""
+"""The requirements of tests to the machine: programs and packages."""
 
 import os
 import shutil
@@ -9,13 +9,16 @@ import pytest
 
 
 def require(present: bool, reason: str) -> None:
-    """Skip the test unless the requirement is present; in CI, where all must be present, fail it."""
+    """Skip the test if the requirement is not present; fail it in CI, where every requirement must be present.
+
+    reason: names the requirement.
+    """
     if not present:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 def program(*names: str, hint: str = "") -> str:
-    """Return the path of the first of these programs that is installed; without one the test skips, see `require`.
+    """Return the path of the first of these programs that is installed; without one, skip or fail as `require` does.
 
     hint: how to install it.
     """
@@ -25,6 +28,6 @@ def program(*names: str, hint: str = "") -> str:
 
 
 def find_program(*names: str) -> str | None:
-    """Return the path of the first of these programs on PATH or beside Python, None without one."""
+    """Return the path of the first of these programs on PATH or in the folder of Python, None without one."""
     folders = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
     return next(filter(None, (shutil.which(name, path=folders) for name in names)), None)

@@ -1,7 +1,7 @@
 """Several processes of the service on one Redis and one store, their restarts, and clients that record every failure.
 
-The clients that upload and read do not retry, so every failure counts. The clients that listen are pipeline.client,
-which reconnects after the frame `goodbye`, as the protocol says.
+The clients that upload and read do not retry, so every failure counts. The clients that wait for events use
+pipeline.client, which reconnects when a process closes its sockets, as the protocol says.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 from tests.toxiproxy import free_port
 
-# The longest time of a request: far above that of any, so that only a request that hangs exceeds it.
+# The longest time of a request, far above the usual time: only a request that hangs needs longer.
 REQUEST_SECONDS = 30.0
 EVENT_SECONDS = 30.0
-# A request of a client, with its session, its user and a unique key; returns "" for a success, else the failure.
+# Sends a request with the session, the user and a unique key; returns "" for a success, else the failure.
 Act = Callable[[aiohttp.ClientSession, str, str], Awaitable[str]]
 
 
 class Instances:
-    """Processes of the service on one Redis and one store; `with` starts them all."""
+    """Processes of the service on one Redis and one store; `with` starts and ends them all."""
 
     def __init__(self, folder: Path, *, count: int = 2, is_one_port: bool = False, **environment: str) -> None:
         """Start nothing yet.
 
         is_one_port: the processes share a port (REUSE_PORT).
-        environment: of all processes.
+        environment: the settings of all processes.
         """
         self._folder, self._environment = folder, environment
         self._stack = ExitStack()
         port = free_port()
         self.ports = [port if is_one_port else free_port() for _ in range(count)]
-        self._more = {"REUSE_PORT": "true"} if is_one_port else {}
+        self._port_settings = {"REUSE_PORT": "true"} if is_one_port else {}
         self.services: list[Service] = []
 
     def __enter__(self) -> Instances:
         redis = self._stack.enter_context(RedisServer())
         ai = self._stack.enter_context(AiService(delay_ms=20))
         for port in self.ports:
-            settings = {"REDIS_URL": redis.url, "PORT": str(port), **self._more}
+            settings = {"REDIS_URL": redis.url, "PORT": str(port), **self._port_settings}
             service = Service(self._folder / "data", ai.url, **settings | self._environment)
             self.services.append(self._stack.enter_context(service))
         return self
@@ -68,14 +68,14 @@ class Instances:
         self._stack.__exit__(kind, error, trace)
 
     async def roll(self, pause_seconds: float = 0) -> None:
-        """Restart the processes one after the other, as a supervisor does: each after the previous one serves."""
+        """Restart the processes one after the other: each when the previous one accepts requests."""
         for service in self.services:
             assert await asyncio.to_thread(service.stop) == 0
             await asyncio.to_thread(service.start)
             await asyncio.sleep(pause_seconds)
 
     async def kill_one(self, down_seconds: float = 1) -> None:
-        """Kill the first process with -9, and start it after a while."""
+        """Kill the first process with -9, and start it after `down_seconds`."""
         await asyncio.to_thread(self.services[0].kill)
         await asyncio.sleep(down_seconds)
         await asyncio.to_thread(self.services[0].start)
@@ -85,8 +85,11 @@ class Instances:
 class Seen:
     """The results of the clients.
 
-    failures: of requests, in words, with their counts.
-    received: the assets whose event came, with their counts.
+    requests: the number of requests.
+    failures: the number of requests that failed, by failure.
+    seconds: the time of each request.
+    uploaded: the user of each uploaded asset.
+    received: the number of events of each asset.
     """
 
     requests: int = 0
@@ -102,34 +105,37 @@ class Seen:
 
     @property
     def lost(self) -> list[str]:
-        """The accepted assets whose event did not come."""
+        """The uploaded assets whose event did not come."""
         return [asset_id for asset_id in self.uploaded if asset_id not in self.received]
 
     @property
     def p99_ms(self) -> float:
-        """The 99th percentile of the requests' times."""
+        """The 99th percentile of the times of the requests."""
         return round(1000 * sorted(self.seconds)[int(len(self.seconds) * 0.99)], 1) if self.seconds else 0.0
 
 
 class Load:
-    """Clients of one address: some upload, some read the queue's state, some listen; `async with` runs them."""
+    """Clients of one address: some upload, some read the queue status, some wait for events; `async with` runs them."""
 
     def __init__(
         self,
         url: str,
         *,
         uploaders: int = 4,
-        askers: int = 2,
+        readers: int = 2,
         listeners: int = 3,
         image: bytes = b"",
         keyed: bool = False,
     ) -> None:
         """Start nothing yet.
 
-        keyed: uploads have an Idempotency-Key and are repeated once when they fail.
+        uploaders: the number of clients that upload.
+        readers: the number of clients that read the queue status.
+        listeners: the number of clients that wait for events.
+        keyed: uploads have an Idempotency-Key and are sent a second time when they fail.
         """
         self.url, self.seen = url, Seen()
-        self._counts = uploaders, askers, listeners
+        self._counts = uploaders, readers, listeners
         self._image = image or make_image(size=(640, 480))
         self._keyed = keyed
         self._is_over = False
@@ -137,17 +143,17 @@ class Load:
         self._listeners: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Load:
-        uploaders, askers, listeners = self._counts
+        uploaders, readers, listeners = self._counts
         ready = [asyncio.Event() for _ in range(listeners)]
         self._listeners = [
             asyncio.create_task(self._listen(f"user-{number}", event)) for number, event in enumerate(ready)
         ]
         for event in ready:
             await event.wait()
-        # Half of them open a connection for each request, as curl does; the other half use keep-alive.
+        # Half of the clients open a connection for each request, as curl does; the other half use keep-alive.
         self._requests = [
             *(asyncio.create_task(self._work(self._upload, number)) for number in range(uploaders)),
-            *(asyncio.create_task(self._work(self._ask, number)) for number in range(askers)),
+            *(asyncio.create_task(self._work(self._read_status, number)) for number in range(readers)),
         ]
         return self
 
@@ -164,7 +170,7 @@ class Load:
         await asyncio.gather(*self._listeners, return_exceptions=True)
 
     async def until(self, requests: int) -> None:
-        """Return after that many further requests."""
+        """Return when that many further requests have ended."""
         wanted = self.seen.requests + requests
         while self.seen.requests < wanted:
             await asyncio.sleep(0.01)
@@ -205,7 +211,7 @@ class Load:
             self.seen.uploaded[(await reply.json())["data"]["assetId"]] = user
             return ""
 
-    async def _ask(self, session: aiohttp.ClientSession, user: str, key: str) -> str:
+    async def _read_status(self, session: aiohttp.ClientSession, user: str, key: str) -> str:
         async with session.get(f"{self.url}/api/assets/queue-status") as reply:
             await reply.read()
             return "" if reply.status == 200 else f"status: {reply.status} {reply.content_type}"

@@ -1,4 +1,4 @@
-"""The functions that tests run in a child of the sandbox; it needs functions at the top of a module."""
+"""The functions that tests run in a child of the sandbox, which needs functions at the top level of a module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def echo(*values: Any) -> list[Any]:
 
 
 def pid() -> int:
-    """Return the child's process id."""
+    """Return the process id of the child."""
     return os.getpid()
 
 
@@ -32,29 +32,29 @@ def environment() -> dict[str, Any]:
 
 
 def wait_for_fifo(fifo: str, value: int = 0) -> int:
-    """Return the value once the test has opened and closed the other end of the FIFO."""
+    """Wait until the test has opened and closed the other end of the FIFO; return the value."""
     Path(fifo).read_bytes()
     return value
 
 
 def spin() -> None:
-    """Use the processor for ever, in C code that cannot be interrupted."""
+    """Use the CPU for ever, in C code that cannot be interrupted."""
     sum(iter(int, 1))
 
 
 def spin_within(cpu_seconds: float) -> None:
-    """Use the processor for ever, with its own limit."""
+    """Use the CPU for ever, with a limit that the call sets."""
     allow(cpu_seconds)
     spin()
 
 
 def allocate(megabytes: int) -> int:
-    """Allocate memory and return its bytes."""
+    """Allocate memory and return its size in bytes."""
     return len(bytes(megabytes * 1024 * 1024))
 
 
 def crash(*args: Any) -> None:
-    """Abort, as broken C code does."""
+    """Abort the process, as broken C code does."""
     os.abort()
 
 
@@ -84,19 +84,19 @@ def fail_unexpectedly() -> None:
 
 
 def unsendable() -> set[int]:
-    """Return a value that JSON cannot have."""
+    """Return a value that JSON cannot encode."""
     return {1}
 
 
 class Attack:
-    """Runs code where it is unpickled."""
+    """An object that ends the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (66,)
 
 
 def write_hostile_reply(kind: str) -> None:
-    """Write an invalid message to the service, as a child could that a hostile photo controls."""
+    """Write an invalid message to the service, as a child could when a hostile photo controls it."""
     deep = b"[]\n" + b"[" * 500_000
     messages = {
         "pickle": pickle.dumps(Attack()),
@@ -119,7 +119,7 @@ def _message(value: Any) -> bytes:
 
 
 def needs_a_package() -> None:
-    """A setup whose package is missing."""
+    """A setup that needs a package that is not installed."""
     import a_package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
 
 
@@ -133,15 +133,15 @@ def start() -> None:
 
 
 def is_started() -> bool:
-    """Return whether setup was called in this child."""
+    """Return whether the setup was called in this child."""
     return STARTED
 
 
 def require_file(path: str) -> None:
-    """Raise when that file does not exist."""
+    """Raise FileNotFoundError when that file does not exist."""
     Path(path).read_bytes()
 
 
 def start_when_ready() -> None:
-    """A setup that fails until the home folder holds a certain file."""
+    """A setup that fails until the home folder has the file `ready`."""
     require_file(os.path.expanduser("~/ready"))

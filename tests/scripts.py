@@ -1,4 +1,4 @@
-"""JavaScript with the client of clients/js and a record of all it says, in a real Node or a real Chromium."""
+"""JavaScript with the client of clients/js and a record of the events of the client, in a real Node or Chromium."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLIENT = Path(__file__).parents[1] / "clients" / "js"
 
 
 def find_node() -> str | None:
-    """Return where Node is, None where there is none or one from before 22."""
+    """Return the path of Node, None without Node or with one before version 22."""
     path = find_program("node")
     version = subprocess.run([path, "--version"], capture_output=True, text=True).stdout if path else ""
     number = re.match(r"v(\d+)", version)
@@ -29,14 +29,14 @@ def find_node() -> str | None:
 NODE = find_node()
 WAIT_SECONDS = 20.0
 
-# What every script here has: the client, and a record of all it says.
+# The first part of every script: the client, and a record of its events.
 HARNESS = """
 import { PipelineClient } from "BASE/pipeline-client.js";
-const said = [];
+const events = [];
 let wake = () => {};
 const shown = (detail) => detail instanceof Error ? { ...detail, name: detail.name, message: detail.message } : detail;
-const say = (name, detail) => { said.push([name, shown(detail)]); wake(); };
-const all = (name) => said.filter(([each]) => each === name).map(([, detail]) => detail);
+const say = (name, detail) => { events.push([name, shown(detail)]); wake(); };
+const all = (name) => events.filter(([each]) => each === name).map(([, detail]) => detail);
 async function received(name, count = 1) {
   while (all(name).length < count) await new Promise((resolve) => (wake = resolve));
   return all(name)[count - 1];
@@ -61,13 +61,13 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
 """
 HURRIED = "const real = setTimeout; globalThis.setTimeout = (then, ms, ...more) => real(then, ms / 20, ...more);"
 CHROMIUM_PAGE = """<!doctype html><script type="module">
-addEventListener("unhandledrejection", ({ reason }) => said.push(["unhandled", String(reason)]));
-addEventListener("error", ({ message }) => said.push(["unhandled", message]));
+addEventListener("unhandledrejection", ({ reason }) => events.push(["unhandled", String(reason)]));
+addEventListener("error", ({ message }) => events.push(["unhandled", message]));
 HARNESS</script>"""
 
 
 class Script:
-    """JavaScript with the harness around it, in Node or in a page of the far end."""
+    """JavaScript with the harness around it, in Node or in a page."""
 
     async def run(self, code: str) -> Any:
         """Run the body of an async function and return its JSON value."""
@@ -88,7 +88,10 @@ class Script:
 
 
 class NodeScript(Script):
-    """process: ends by itself once it hears nothing more from us and the client holds nothing."""
+    """JavaScript in Node.
+
+    process: ends by itself when its input has ended and the client has no timer and no connection.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -103,13 +106,15 @@ class NodeScript(Script):
         return reply.get("value")
 
     async def exit_code(self) -> int:
-        """Let the process go and return how it ended; none of the client's timers is short enough to hide here."""
+        """Close the input of the process and return its exit code; every timer of the client lasts longer than this."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         return await asyncio.wait_for(self.process.wait(), 8)
 
 
 class ChromiumScript(Script):
+    """JavaScript in a page of Chromium."""
+
     def __init__(self, page: Page) -> None:
         self.page = page
 
@@ -119,7 +124,7 @@ class ChromiumScript(Script):
 
 @asynccontextmanager
 async def node() -> AsyncIterator[NodeScript]:
-    """Give a Node that must end by itself, and well, once the client is closed."""
+    """Yield a script in Node; when the client is closed, Node must end by itself with exit code 0."""
     require(NODE is not None, "needs Node 22 or newer")
     code = HARNESS.replace("BASE", ".") + NODE_DRIVER
     pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
@@ -140,7 +145,7 @@ async def node() -> AsyncIterator[NodeScript]:
 
 @asynccontextmanager
 async def chromium(url: str) -> AsyncIterator[ChromiumScript]:
-    """Give a page of that address in which nothing may go unhandled."""
+    """Yield a script in a page of that address; at the end the page may have no unhandled error."""
     require(BROWSER is not None, "needs Chromium")
     async with browsing(url) as page:
         script = ChromiumScript(page)
@@ -149,6 +154,6 @@ async def chromium(url: str) -> AsyncIterator[ChromiumScript]:
 
 
 def photo(image: bytes) -> str:
-    """Return the image as a JavaScript expression."""
+    """Return a JavaScript expression for the image."""
     encoded = base64.b64encode(image).decode()
     return f'new Blob([Uint8Array.from(atob("{encoded}"), (letter) => letter.charCodeAt(0))])'

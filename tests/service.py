@@ -1,6 +1,6 @@
-"""The service as its users run it: a real process of run.py, called over real sockets.
+"""The service as its users run it: a real process of run.py, with real sockets.
 
-Its log lines are JSON; tests wait for them.
+Tests wait for its log lines, which are JSON.
 """
 
 from __future__ import annotations
@@ -33,21 +33,24 @@ WAIT_SECONDS = 60.0
 
 
 def inherited() -> dict[str, str]:
-    """Return the part of this process's environment that processes of tests inherit: no settings."""
+    """Return the environment variables that processes of tests inherit: none of them is a setting."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
 
 class Service:
-    """One process of the service on one data directory; `with` starts it and ends it.
+    """One process of the service with one data directory; `with` starts it and ends it.
 
-    Many methods because it has the process, its log and its HTTP client: almost every test uses all three.
+    Many methods because it has the process, the log and an HTTP client: almost every test uses all three.
     """
 
     command: Sequence[str] = ("run.py",)
     checkout, python = ROOT, sys.executable
 
     def __init__(self, data_dir: Path, ai_service_url: str = "", **environment: str) -> None:
-        """environment: its settings; and constants of tests/constants.py, by their names."""
+        """Start nothing yet.
+
+        environment: the settings of the process, and constants of tests/constants.py by their names.
+        """
         assert not environment.keys() & REMOVED.keys(), "a removed setting has no effect"
         self.data_dir = data_dir
         self.environment = (
@@ -55,12 +58,12 @@ class Service:
             | {"PORT": "0", "DATA_DIR": str(data_dir), "JWT_SECRET": SECRET, "LOG_FORMAT": "json"}
             # Previews would change the counts of images and child processes in many tests.
             | {"AI_SERVICE_URL": ai_service_url, "PREVIEW_PROCESSES": "0"}
-            # Tests and benchmarks send far more requests than people, and most as one user.
+            # Tests and benchmarks send far more requests than people do, most of them as one user.
             | {"UPLOADS_PER_MINUTE_PER_USER": "0", "REQUESTS_PER_MINUTE_PER_USER": "0"}
             | environment
         )
         self._lines: list[dict[str, Any]] = []
-        self._taken_bytes = 0
+        self._received_bytes = 0
         self._arrived = threading.Condition()
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -80,12 +83,13 @@ class Service:
 
     @property
     def pid(self) -> int:
+        """The process id."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """True between start and end."""
+        """Whether the process was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -94,9 +98,9 @@ class Service:
         self.url = self.wait_log("service_started")["address"]
 
     def launch(self) -> None:
-        """Start the process."""
-        assert not self.is_running, "its first process still runs"
-        self._lines, self._taken_bytes = [], 0
+        """Start the process and do not wait."""
+        assert not self.is_running, "the process runs already"
+        self._lines, self._received_bytes = [], 0
         constants = {name: value for name, value in self.environment.items() if "." in name}
         environment = {name: value for name, value in self.environment.items() if name not in constants}
         command = [self.python, *command_with(constants, self.command)]
@@ -105,12 +109,12 @@ class Service:
         self._reader.start()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with -9."""
         self.signal(signal.SIGKILL)
         self.wait()
 
     def stop(self) -> int:
-        """SIGTERM; return the exit code."""
+        """End the process with SIGTERM and return its exit code."""
         self.signal(signal.SIGTERM)
         return self.wait()
 
@@ -120,7 +124,7 @@ class Service:
         self._process.send_signal(number)
 
     def wait(self) -> int:
-        """Wait for the process and the last of its log; return the exit code."""
+        """Wait until the process has ended and its log is read; return the exit code."""
         assert self._process is not None and self._reader is not None
         code = self._process.wait(WAIT_SECONDS)
         self._reader.join(WAIT_SECONDS)
@@ -130,20 +134,20 @@ class Service:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """All log lines that the process has written so far, e.g. before its answer to a request."""
+        """All log lines that the process has written so far, for example before its answer to a request."""
         with self._arrived:
             if self._process is not None and self._reader is not None and self._reader.is_alive():
-                wanted = self._taken_bytes + _unread_bytes(self._process)
-                self._arrived.wait_for(lambda: self._taken_bytes >= wanted, WAIT_SECONDS)
+                wanted = self._received_bytes + _unread_bytes(self._process)
+                self._arrived.wait_for(lambda: self._received_bytes >= wanted, WAIT_SECONDS)
             return list(self._lines)
 
-    def remove_lines(self, *forgotten: dict[str, Any]) -> None:
-        """Remove these log lines, or all."""
+    def remove_lines(self, *removed: dict[str, Any]) -> None:
+        """Remove these log lines; without an argument remove all."""
         with self._arrived:
-            self._lines = [line for line in self.lines if forgotten and line not in forgotten]
+            self._lines = [line for line in self.lines if removed and line not in removed]
 
     def wait_log(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
-        """Return the count-th log line of that event with these fields, waiting for it."""
+        """Return the count-th log line of that event with these fields; wait for it."""
         deadline = time.monotonic() + WAIT_SECONDS
         with self._arrived:
             while len(found := self.find(event, **fields)) < count:
@@ -155,7 +159,7 @@ class Service:
         return found[count - 1]
 
     def find(self, event: str, **fields: Any) -> list[dict[str, Any]]:
-        """Return the log lines of that event with these fields, so far."""
+        """Return the log lines so far of that event with these fields."""
         wanted = {"event": event} | fields
         return [line for line in self.lines if wanted.items() <= line.items()]
 
@@ -170,7 +174,7 @@ class Service:
             select.select([descriptor], [], [])
             with self._arrived:
                 chunk = os.read(descriptor, 65536)
-                self._taken_bytes += len(chunk)
+                self._received_bytes += len(chunk)
                 *lines, rest = (rest + chunk).split(b"\n")
                 self._lines += map(_parsed, lines if chunk or not rest else [rest])
                 self._arrived.notify_all()
@@ -202,7 +206,10 @@ class Service:
         return httpx.get(self.url + path, headers=self.headers(sub), params=params, timeout=WAIT_SECONDS)
 
     def wait_status(self, **counts: Any) -> dict[str, Any]:
-        """Return the queue status once it has these counts; a job is acknowledged only after its last log line."""
+        """Wait until the queue status has these counts and return it.
+
+        A job may still be active after its last log line.
+        """
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
             status: dict[str, Any] = self.get("/api/assets/queue-status").json()["data"]
@@ -232,7 +239,7 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 class AiService:
-    """The scriptable AI service of fake_ai_service.py in its own process, so that it survives a killed service."""
+    """The scriptable AI service of fake_ai_service.py in its own process."""
 
     def __init__(self, **orders: Any) -> None:
         self._orders = orders
@@ -247,7 +254,7 @@ class AiService:
         self.kill()
 
     def start(self) -> None:
-        """Start the process, after a kill at the same address."""
+        """Start the process; after `kill` it has the same address as before."""
         port = self.url.rpartition(":")[2] or "0"
         orders = ("--orders", json.dumps(self._orders))
         command = [sys.executable, "-m", "tests.fake_ai_service", "--port", port, *orders]
@@ -256,14 +263,14 @@ class AiService:
         self.url = self._process.stdout.readline().strip()
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with -9."""
         assert self._process is not None and self._process.stdout is not None
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
 
     def order(self, **orders: Any) -> None:
-        """Change its answers: replies=[{"status": 503, "times": 2}], delay_ms=5, held=True, forgets=True."""
+        """Change the answers, for example replies=[{"status": 503, "times": 2}]; all orders: fake_ai_service.py."""
         httpx.post(f"{self.url}/_script", json=orders).raise_for_status()
 
     def calls(self) -> dict[str, int]:

@@ -1,14 +1,10 @@
 """The sockets of one process of the service on the test's own loop, and clients that check every frame."""
 
-# Long because the process and its clients know each other's frames.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
 import socket
-import struct
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -26,17 +22,18 @@ from pipeline.handlers import access_log
 from pipeline.handlers.events import EventsHandler, TicketHandler
 from pipeline.handlers.socket import SocketHandler
 from pipeline.metrics import Metrics
-from pipeline.usecases.admission import Admission
-from pipeline.usecases.replay import MAX_REPLAY_EVENTS, Replay
 from pipeline.rooms.fanout import RoomFanout
 from pipeline.rooms.rooms import Rooms
 from pipeline.rooms.tickets import Tickets
 from pipeline.settings import Settings
 from pipeline.supervision import cancel
+from pipeline.usecases.admission import Admission
 from pipeline.usecases.image_urls import ImageUrls
+from pipeline.usecases.replay import MAX_REPLAY_EVENTS, Replay
 from tests.contract import contracts
 from tests.factories import SECRET, make_token
 from tests.memory_storage import MemoryStorage
+from tests.raw_sockets import make_handshake
 
 ROOMS = contracts.ROOMS
 WAIT_SECONDS = 10.0
@@ -59,19 +56,6 @@ def make_event(number: int = 0, error: str = "AI service unavailable after 3 att
         "error": error,
         "timestamp": "2026-01-31T12:00:00.123Z",
     }
-
-
-def make_handshake(host: str, *headers: str) -> bytes:
-    """Return the bytes of an upgrade request; headers: more lines."""
-    lines = [
-        "GET /ws HTTP/1.1",
-        f"Host: {host}",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
-        "Sec-WebSocket-Version: 13",
-    ]
-    return "\r\n".join([*lines, *headers, "", ""]).encode()
 
 
 class Client:
@@ -108,11 +92,11 @@ class Stream:
 
     def __init__(self, reply: aiohttp.ClientResponse) -> None:
         self.reply = reply
-        self.last_id = ""  # as in a browser
+        self.last_id = ""  # like the last event id of a browser
         self.retry_ms = 0
 
     async def block(self) -> dict[str, str]:
-        """Return the fields of the next block, "" for the text of a comment; none at the end of the stream."""
+        """Return the fields of the next block, none at the end of the stream; a comment has the name ""."""
         fields: dict[str, str] = {}
         async with asyncio.timeout(WAIT_SECONDS):
             while line := (await self.reply.content.readline()).decode().removesuffix("\n"):
@@ -157,7 +141,14 @@ class Process:
         max_replay_events: int = MAX_REPLAY_EVENTS,
         **settings: Any,
     ) -> None:
-        # Long because it wires the parts as app.py does.
+        """Build the parts as app.py does; nothing runs yet.
+
+        verifier: of the tokens, by default one with SECRET.
+        store: by default a new SQLite store.
+        fanout_options: of RoomFanout.
+        max_frames: of each outbox, by default no limit.
+        settings: fields of Settings.
+        """
         if "jwt_jwks_url" not in settings:
             settings["jwt_secret"] = SECRET
         self.settings = Settings(**settings)
@@ -166,38 +157,38 @@ class Process:
         self.fanout = RoomFanout(self.rooms, redis_url, metrics=self.metrics, **fanout_options)
         self._folder = tempfile.TemporaryDirectory()
         self.store = store or SqliteAssetStore(Path(self._folder.name) / "assets.sqlite")
-        self.replay = Replay(
-            self.store,
-            self.rooms,
-            self.metrics,
-            urls=ImageUrls(MemoryStorage()),
-            max_events=max_replay_events,
-            max_bytes=self.settings.outbox_bytes,
-            lease_seconds=self.settings.lease_seconds,
-        )
+        self.replay = self._make_replay(max_replay_events)
         self.fanout.on_gap = self.replay.request
-        common = {
-            "verifier": verifier or TokenVerifier(self.settings),
-            "metrics": self.metrics,
-            "allowed_origins": self.settings.page_origins,
-        }
         self.admission = Admission(self.rooms, self.replay, self.settings)
         self.tickets = Tickets(redis_url, prefix=self.settings.queue_prefix)
-        of_members = common | {"admission": self.admission, "settings": self.settings}
-        routes: list[Any] = [
-            ("/ws", SocketHandler, of_members),
-            ("/api/events", EventsHandler, of_members | {"tickets": self.tickets}),
-            ("/api/events/ticket", TicketHandler, common | {"tickets": self.tickets}),
-        ]
-        self._server = tornado.httpserver.HTTPServer(
-            tornado.web.Application(routes, log_function=access_log.log_request)
-        )
+        self._server = self._make_server(verifier or TokenVerifier(self.settings))
         self._clients: list[Client] = []  # a socket without a reference closes itself
         self._streams: list[Stream] = []
         self._listeners = tornado.netutil.bind_sockets(0, "127.0.0.1")
         self.port: int = self._listeners[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/ws"
         self.events_url = f"http://127.0.0.1:{self.port}/api/events"
+
+    def _make_replay(self, max_events: int) -> Replay:
+        return Replay(
+            self.store,
+            self.rooms,
+            self.metrics,
+            urls=ImageUrls(MemoryStorage()),
+            max_events=max_events,
+            max_bytes=self.settings.outbox_bytes,
+            lease_seconds=self.settings.lease_seconds,
+        )
+
+    def _make_server(self, verifier: TokenVerifier) -> tornado.httpserver.HTTPServer:
+        common = {"verifier": verifier, "metrics": self.metrics, "allowed_origins": self.settings.page_origins}
+        of_members = common | {"admission": self.admission, "settings": self.settings}
+        routes: list[Any] = [
+            ("/ws", SocketHandler, of_members),
+            ("/api/events", EventsHandler, of_members | {"tickets": self.tickets}),
+            ("/api/events/ticket", TicketHandler, common | {"tickets": self.tickets}),
+        ]
+        return tornado.httpserver.HTTPServer(tornado.web.Application(routes, log_function=access_log.log_request))
 
     async def __aenter__(self) -> Process:
         self.session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
@@ -224,25 +215,38 @@ class Process:
         self._folder.cleanup()
 
     async def open(self, **options: Any) -> Client:
-        """Open a socket and send nothing. options: of aiohttp's ws_connect."""
+        """Open a socket and send nothing.
+
+        options: of aiohttp's ws_connect.
+        """
         timeout = aiohttp.ClientWSTimeout(ws_close=1)
         self._clients.append(Client(await self.session.ws_connect(self.url, timeout=timeout, **options)))
         return self._clients[-1]
 
     async def connect(self, sub: str = "user-1", **options: Any) -> Client:
-        """Open a socket with the user's token and take the first frame."""
+        """Open a socket with the user's token and read the first frame.
+
+        options: of aiohttp's ws_connect.
+        """
         client = await self.open(headers={"Authorization": f"Bearer {make_token(sub)}"}, **options)
         assert (await client.frame())["room"] == f"user:{sub}"
         return client
 
     async def open_stream(self, **options: Any) -> Stream:
-        """Open an event stream. options: of aiohttp's get."""
+        """Open an event stream.
+
+        options: of aiohttp's get.
+        """
         self._streams.append(Stream(await self.session.get(self.events_url, **options)))
         assert self._streams[-1].reply.status == 200, await self._streams[-1].reply.text()
         return self._streams[-1]
 
     async def stream(self, sub: str = "user-1", since: str = "", **options: Any) -> Stream:
-        """Open an event stream with the user's token and take the first frame. options: of aiohttp's get."""
+        """Open an event stream with the user's token and read the first frame.
+
+        since: the query parameter of this name, "" for none.
+        options: of aiohttp's get.
+        """
         headers = {"Authorization": f"Bearer {make_token(sub)}"} | options.pop("headers", {})
         params = {"since": since} if since else {}
         stream = await self.open_stream(params=params, headers=headers, **options)
@@ -250,7 +254,7 @@ class Process:
         return stream
 
     async def connect_raw(self, sub: str = "user-1", receive_bytes: int = 4096) -> socket.socket:
-        """Open a plain TCP socket and make the upgrade; its `connected` frame is not read."""
+        """Return a plain TCP socket after its upgrade; the `connected` frame is not read."""
         raw = self.tcp(receive_bytes)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(raw, ("127.0.0.1", self.port))
@@ -284,33 +288,3 @@ class Process:
         value = self.metrics.registry.get_sample_value(f"pipeline_{name}", labels)
         assert value is not None, f"no series {name} {labels}"
         return value
-
-
-async def read_raw(raw: socket.socket) -> list[tuple[int, bytes]]:
-    """Return (opcode, payload) of every complete frame until the server ends the connection; send nothing."""
-    loop = asyncio.get_running_loop()
-    received = b""
-    try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while chunk := await loop.sock_recv(raw, 1 << 20):
-                received += chunk
-    except ConnectionResetError:
-        pass
-    frames = []
-    while len(received) >= 2:
-        length, start = received[1] & 0x7F, 2
-        if length == 126:
-            length, start = struct.unpack("!H", received[2:4])[0], 4
-        elif length == 127:
-            length, start = struct.unpack("!Q", received[2:10])[0], 10
-        if len(received) < start + length:
-            break
-        frames.append((received[0] & 0x0F, received[start : start + length]))
-        received = received[start + length :]
-    return frames
-
-
-def reset(raw: socket.socket) -> None:
-    """Close with a TCP reset, without a close frame."""
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    raw.close()

@@ -1,4 +1,4 @@
-"""Network links that a test can cut, stop and slow: a real toxiproxy-server from PATH."""
+"""Network links that a test can cut, stop and slow down: a real toxiproxy-server from PATH."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ import httpx
 from tests.requirements import program
 
 START_SECONDS = 20.0
-# Parallel tests use different ports, and no port is used twice: a restarted server may need its port again.
+# Parallel tests use different ports. No port is returned twice, because a restarted server may need its old port.
 WORKERS = 8
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS
-GIVEN: set[int] = set()
+RETURNED: set[int] = set()
 
 
 def free_port() -> int:
     """Return a free port.
 
-    It is below the kernel's ephemeral ports: parallel tests get those all the time, so one of them could be taken
-    before the server of this test listens.
+    It is below the ephemeral ports of the kernel. Another process could get one of those before the server of this test
+    listens.
     """
     while True:
         port = random.randrange(10_000 + WORKER, 32_768, WORKERS)
-        if port in GIVEN:
+        if port in RETURNED:
             continue
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            GIVEN.add(port)
+            RETURNED.add(port)
             return port
 
 
@@ -49,19 +49,19 @@ class Link:
         self._http.post(self._path, json={"enabled": False}).raise_for_status()
 
     def hold(self) -> None:
-        """Delay all data that is sent upstream until `heal`: a write in flight arrives late."""
+        """Delay all data to the upstream until `heal`: a write that is under way arrives late."""
         self._add("latency", {"latency": 60_000})
 
     def slow(self, milliseconds: int) -> None:
-        """Delay what is sent upstream."""
+        """Delay all data to the upstream."""
         self._add("latency", {"latency": milliseconds})
 
     def reset(self) -> None:
-        """Reset every connection as soon as anything is sent."""
+        """Reset every connection when it sends data."""
         self._add("reset_peer", {"timeout": 0})
 
     def heal(self) -> None:
-        """Work normally again; delayed data are delivered."""
+        """Remove all faults; the delayed data are delivered."""
         self._http.post(self._path, json={"enabled": True}).raise_for_status()
         for toxic in self._http.get(f"{self._path}/toxics").json():
             self._http.delete(f"{self._path}/toxics/{toxic['name']}").raise_for_status()

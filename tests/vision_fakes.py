@@ -1,140 +1,24 @@
 """The endpoints of OpenAI, Anthropic and Gemini on real sockets: analysis of a photo and information about the model.
 
 In a test's loop: `fake = FAKES["openai"](); fake.start(); ...; await fake.stop()`. They check requests as strictly as
-the API references say, and are worse in one point: a refusal of a key repeats the whole key.
+the API references say, and are worse in one point: a refusal of a key repeats the complete key.
 """
 
-# Long because three endpoints stand beside each other, so that their differences are seen.
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
-from tornado.iostream import StreamClosedError
-from tornado.web import RequestHandler
 
-from tests.scripted_server import ScriptedServer
+from tests.vision_server import FakeVision, Recorded, Reply
 
-KEY = "sk-test-0123456789abcdefghijklmnop"
-PRODUCT = {
-    "brand": {"value": "Nike", "confidence": 0.93},
-    "model": {"value": "Air Max 90", "confidence": 0.88},
-    "colorway": {"value": "Infrared", "confidence": 0.71},
-}
-SEEN_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
+ACCEPTED_FORMATS = ("JPEG", "PNG", "GIF", "WEBP")
 # Keywords that a strict schema may not have; some endpoints accept a few of them, none accepts all.
 UNSUPPORTED = {"minimum", "maximum", "minLength", "maxLength", "pattern", "default", "oneOf", "not"}
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One scripted answer.
-
-    body: a JSON value, or bytes sent as they are.
-    cut: close the connection instead.
-    trickles: send a space every 0.05 s instead, without an end.
-    """
-
-    status: int = 200
-    body: Any = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    cut: bool = False
-    trickles: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One call as it arrived.
-
-    image: the photo's bytes, b"" without one.
-    client_port: one per connection.
-    """
-
-    method: str
-    path: str
-    body: Any
-    headers: dict[str, str]
-    image: bytes
-    client_port: int
-
-
-class FakeVision(ScriptedServer[Reply]):
-    """Names the product in every photo unless `script` or `hold` order otherwise.
-
-    requests: all calls.
-    dropped: set once a caller closed its connection before the answer.
-    key: the valid key, None to accept every key.
-    """
-
-    name = ""
-    # The usage in a good answer: input and output tokens.
-    tokens = (0, 0)
-
-    def __init__(self, key: str | None = KEY) -> None:
-        super().__init__([(f"{self.root}/(.*)", _Api, {"fake": self})])
-        self.key = key
-        self.product: Any = PRODUCT
-        self.requests: list[Recorded] = []
-        self.dropped = asyncio.Event()
-        self._arrived = asyncio.Condition()
-
-    async def wait_for_call(self) -> None:
-        """Return when a call has arrived."""
-        async with asyncio.timeout(10), self._arrived:
-            await self._arrived.wait_for(lambda: self.requests)
-
-    async def reply_to(self, recorded: Recorded) -> Reply:
-        """Record the call and return its reply once it is due."""
-        async with self._arrived:
-            self.requests.append(recorded)
-            self._arrived.notify_all()
-        await self._open.wait()
-        if self._script:
-            return self._script.popleft()
-        if (refusal := self.refused_key(recorded)) is not None:
-            return refusal
-        if recorded.method == "GET":
-            return self.about_model(recorded)
-        try:
-            if fault := self.fault(recorded):
-                return Reply(400, self.error(fault))
-        except (KeyError, TypeError) as error:
-            return Reply(400, self.error(f"Missing: {error!r}"))
-        return Reply(body=self.completion(self.product))
-
-    def completion(self, content: Any, **more: Any) -> dict[str, Any]:
-        """Return a good answer.
-
-        content: of the model: text as it is, anything else as JSON.
-        """
-        raise NotImplementedError
-
-    def error(self, message: str, kind: str = "") -> dict[str, Any]:
-        """Return the body of an error."""
-        raise NotImplementedError
-
-    def refused_key(self, recorded: Recorded) -> Reply | None:
-        """Return the refusal of a wrong key."""
-        raise NotImplementedError
-
-    def about_model(self, recorded: Recorded) -> Reply:
-        """Return the answer to a request for information about models."""
-        raise NotImplementedError
-
-    def fault(self, recorded: Recorded) -> str:
-        """Return the reason for which the real endpoint would refuse this call, "" without one."""
-        raise NotImplementedError
-
-    def image_in(self, body: Any) -> bytes:
-        """Return the photo in a call."""
-        raise NotImplementedError
 
 
 class FakeOpenAi(FakeVision):
@@ -179,8 +63,8 @@ class FakeOpenAi(FakeVision):
             return fault
         response_format = recorded.body["response_format"]
         if response_format["type"] == "json_object":
-            says_json = "JSON" in json.dumps(recorded.body["messages"])
-            return "" if says_json else "'messages' must contain the word 'json' in some form"
+            names_json = "JSON" in json.dumps(recorded.body["messages"])
+            return "" if names_json else "'messages' must contain the word 'json' in some form"
         return strict_fault(response_format["json_schema"]["schema"])
 
     def image_in(self, body: Any) -> bytes:
@@ -201,10 +85,10 @@ class FakeAnthropic(FakeVision):
     def completion(self, content: Any, stop_reason: str = "end_turn", **more: Any) -> dict[str, Any]:
         blocks = [{"type": "thinking", "thinking": "{It may be a shoe}", "signature": "x"}]
         text = as_text(content)
-        said = [] if text is None else [{"type": "text", "text": text}]
+        parts = [] if text is None else [{"type": "text", "text": text}]
         return {
             **{"id": "msg_1", "type": "message", "role": "assistant", "model": "anthropic-model-2026-01-01"},
-            **{"content": blocks + said, "stop_reason": stop_reason, "stop_sequence": None},
+            **{"content": blocks + parts, "stop_reason": stop_reason, "stop_sequence": None},
             "usage": {
                 **{"input_tokens": 1400, "cache_creation_input_tokens": 25, "cache_read_input_tokens": 0},
                 "output_tokens": 83,
@@ -232,7 +116,7 @@ class FakeAnthropic(FakeVision):
         body = recorded.body
         if recorded.path != "v1/messages" or recorded.headers.get("Anthropic-Version") != "2023-06-01":
             return "anthropic-version: header is required"
-        # Neither sampling settings nor a tool that must be used: current models refuse both.
+        # No sampling settings and no forced tool: current models refuse both.
         known = {"model", "max_tokens", "system", "messages", "output_config"}
         if unknown := set(body) - known:
             return f"{unknown}: Extra inputs are not permitted"
@@ -260,10 +144,10 @@ class FakeGemini(FakeVision):
 
     def completion(self, content: Any, finish_reason: str = "STOP", **more: Any) -> dict[str, Any]:
         text = as_text(content)
-        # Text may come in several parts; thoughts are none of it.
+        # The text may come in several parts; a thought is not a part of the text.
         half = len(text or "") // 2
-        said = [] if text is None else [{"text": text[:half]}, {"text": text[half:]}]
-        parts = [{"text": "{It may be a shoe}", "thought": True}, *said]
+        answer = [] if text is None else [{"text": text[:half]}, {"text": text[half:]}]
+        parts = [{"text": "{It may be a shoe}", "thought": True}, *answer]
         return {
             "candidates": [
                 {"content": {"parts": parts, "role": "model"}, "finishReason": finish_reason, "index": 0},
@@ -317,49 +201,15 @@ class FakeGemini(FakeVision):
 FAKES: Mapping[str, type[FakeVision]] = {fake.name: fake for fake in (FakeOpenAi, FakeAnthropic, FakeGemini)}
 
 
-class _Api(RequestHandler):
-    def initialize(self, fake: FakeVision) -> None:
-        self.fake = fake
-
-    def on_connection_close(self) -> None:
-        self.fake.dropped.set()
-
-    async def get(self, path: str) -> None:
-        await self._answer(path, None)
-
-    async def post(self, path: str) -> None:
-        assert self.request.headers["Content-Type"] == "application/json"
-        await self._answer(path, json.loads(self.request.body))
-
-    async def _answer(self, path: str, body: Any) -> None:
-        port = self.request.connection.context.address[1]  # type: ignore[union-attr]
-        headers = dict(self.request.headers.get_all())
-        image = b"" if body is None else self.fake.image_in(body)
-        reply = await self.fake.reply_to(Recorded(self.request.method or "", path, body, headers, image, port))
-        if reply.cut:
-            self.request.connection.stream.close()  # type: ignore[union-attr]
-            return
-        self.set_status(reply.status)
-        self.set_header("Content-Type", "application/json")
-        for name, value in reply.headers.items():
-            self.set_header(name, value)
-        while reply.trickles and not self.fake.dropped.is_set():
-            self.write(b" ")
-            with suppress(StreamClosedError):
-                await self.flush()
-            await asyncio.sleep(0.05)  # the answer must be slow
-        self.finish(reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body))
-
-
 def as_text(content: Any) -> str | None:
-    """Return the content as text."""
+    """Return the content as text: a text as it is, anything else as JSON, None as None."""
     return content if isinstance(content, str) or content is None else json.dumps(content)
 
 
 def photo_fault(image: bytes, content_type: str = "image/jpeg") -> str:
-    """Return why an endpoint would refuse the photo, "" without a reason."""
+    """Return the reason for which an endpoint would refuse the photo, "" without one."""
     try:
-        picture = Image.open(io.BytesIO(image), formats=SEEN_FORMATS)
+        picture = Image.open(io.BytesIO(image), formats=ACCEPTED_FORMATS)
         picture.load()
     except OSError:
         return "You uploaded an unsupported image"
@@ -367,7 +217,7 @@ def photo_fault(image: bytes, content_type: str = "image/jpeg") -> str:
 
 
 def strict_fault(schema: dict[str, Any]) -> str:
-    """Return why an endpoint would refuse a strict JSON schema, "" without a reason."""
+    """Return the reason for which an endpoint would refuse a strict JSON schema, "" without one."""
     if unsupported := UNSUPPORTED & set(schema):
         return f"Invalid schema: {unsupported} not permitted"
     if schema["type"] != "object":
@@ -378,7 +228,7 @@ def strict_fault(schema: dict[str, Any]) -> str:
 
 
 def openapi_fault(schema: dict[str, Any]) -> str:
-    """Return why Gemini would refuse a schema, "" without a reason."""
+    """Return the reason for which Gemini would refuse a schema, "" without one."""
     if unknown := set(schema) - {"type", "properties", "required", "propertyOrdering"}:
         return f'Invalid JSON payload received. Unknown name "{unknown}" at generation_config.response_schema'
     if schema["type"] not in ("OBJECT", "STRING", "NUMBER"):

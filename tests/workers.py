@@ -17,13 +17,13 @@ Work = Callable[[Job], Awaitable[None]]
 
 
 class Handler:
-    """Runs a coroutine function for each job; a test can wait for its calls in asyncio queues."""
+    """A handler that awaits a coroutine function for each job and puts its calls into asyncio queues."""
 
     def __init__(self, work: Work, on_commit: Work | None = None) -> None:
         """Record nothing yet.
 
-        work: awaited by process.
-        on_commit: awaited by commit.
+        work: awaited in `process`.
+        on_commit: awaited in `commit`.
         """
         self.work, self.on_commit = work, on_commit or nothing
         self.started: asyncio.Queue[Job] = asyncio.Queue()
@@ -64,7 +64,7 @@ class Handler:
 
 
 class Bench:
-    """A queue and its workers; `close` stops them all."""
+    """A queue and its workers; `close` stops all workers."""
 
     def __init__(self, url: str, **queue_options: Any) -> None:
         self.url, self.queue_options = url, queue_options
@@ -73,9 +73,14 @@ class Bench:
         self.queues = [self.queue]
 
     def make_queue(self) -> JobQueue:
+        """Return a further client of the queue."""
         return JobQueue(self.url, **{"block_seconds": 0.2} | self.queue_options)
 
     def start(self, handler: Handler, policy: RetryPolicy | None = None, **options: Any) -> tuple[Worker, Metrics]:
+        """Start a worker.
+
+        options: of Worker.
+        """
         metrics = Metrics()
         queue = self.make_queue()
         self.queues.append(queue)
@@ -85,13 +90,14 @@ class Bench:
         return worker, metrics
 
     async def enqueue(self, count: int) -> list[str]:
+        """Enqueue that many jobs and return their ids."""
         ids = [f"ai-processing:{number:024x}" for number in range(count)]
         for job_id in ids:
             await self.queue.enqueue(job_id, {"n": job_id})
         return ids
 
     async def until(self, condition: Callable[[Any], bool]) -> Any:
-        """Poll the queue's counts until the condition holds: they change inside Redis, which sends no signal."""
+        """Poll the counts of the queue until the condition is true, and return them: Redis sends no signal for them."""
         while not condition(stats := await self.queue.stats()):
             await asyncio.sleep(0.01)
         return stats
@@ -104,10 +110,12 @@ class Bench:
 
 
 async def nothing(job: Job) -> None:
-    return None
+    """Do nothing for the job."""
 
 
 def failing(error: Exception) -> Work:
+    """Return a function that raises the error for each job."""
+
     async def work(job: Job) -> None:
         raise error
 
@@ -115,6 +123,7 @@ def failing(error: Exception) -> Work:
 
 
 def count(metrics: Metrics, name: str, **labels: str) -> float:
+    """Return the value of a metric of the queue."""
     return metrics.registry.get_sample_value(name, {"queue": "ai-processing"} | labels) or 0
 
 

@@ -1,4 +1,4 @@
-"""A wrong clock for a process of the service, by libfaketime. Only the wall clock is wrong, durations are right."""
+"""A wrong clock for a process of the service, by libfaketime. The time of day is wrong; durations are right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.requirements import require
 
 LIBRARY = "libfaketimeMT.so.1"
 FOLDERS = ("/usr/lib", "/usr/local/lib", "/usr/lib64")
-# libfaketime cannot sleep by a monotonic clock that it does not change, as time.sleep does.
+# time.sleep uses the monotonic clock. libfaketime cannot sleep by that clock when it does not change the clock.
 SLEEP = """
 import threading, time
 time.sleep = lambda seconds: threading.Event().wait(seconds) and None
@@ -17,12 +17,15 @@ time.sleep = lambda seconds: threading.Event().wait(seconds) and None
 
 
 class WrongClock:
-    """The offset of a process's clock; `environment` starts a process with it."""
+    """The offset of the clock of a process.
+
+    environment: starts a process with this clock.
+    """
 
     def __init__(self, folder: Path, seconds: float) -> None:
         """Set the first offset.
 
-        folder: for its own files.
+        folder: gets the files of the clock.
         seconds: see `jump`.
         """
         library = find_library()
@@ -40,14 +43,14 @@ class WrongClock:
         self.jump(seconds)
 
     def jump(self, seconds: float) -> None:
-        """Set the clock that many seconds ahead, or behind for a negative number."""
-        # Every read of the time reads the file, so it must never be incomplete.
+        """Set the clock to that many seconds in the future; a negative number is in the past."""
+        # Each read of the time reads the file, so the file must never be incomplete.
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+g}")
         os.replace(new, self._file)
 
 
 def find_library() -> Path | None:
-    """Return libfaketime for programs with threads, None where it is not installed."""
+    """Return the path of libfaketime for programs with threads, None when it is not installed."""
     found = (path for folder in FOLDERS for way in ("*/faketime", "faketime") for path in Path(folder).glob(way))
     return next((path / LIBRARY for path in found if (path / LIBRARY).exists()), None)

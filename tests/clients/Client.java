@@ -13,8 +13,8 @@ import retrofit2.http.POST;
 import retrofit2.http.Part;
 
 /**
- * Uploads photos with the clients of Java, one a line of standard input: client, url, token, category, file, filename,
- * between tabs; "-" is no category. Prints a line for each: client, version, status (0: no answer), body or error.
+ * Uploads a photo with a client of Java for each line of standard input: client, url, token, category, file, filename,
+ * separated by tabs; the category "-" is none. Prints a line for each: client, version, status (0: no answer), body or error.
  */
 public class Client {
     record Upload(String url, String token, String category, Path file, String filename) {}

@@ -1,5 +1,5 @@
-// Uploads photos with the clients of Node, one a line of standard input: client, url, token, category, file, filename,
-// between tabs; "-" is no category. Prints a line for each: client, version, status (0: no answer), body or error.
+// Uploads a photo with a client of Node for each line of standard input: client, url, token, category, file, filename,
+// separated by tabs; the category "-" is none. Prints a line for each: client, version, status (0: no answer), body or error.
 import { createReadStream, readFileSync, statSync } from "node:fs";
 import http from "node:http";
 import { createInterface } from "node:readline";

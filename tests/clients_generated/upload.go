@@ -1,4 +1,4 @@
-// A program on the client that oapi-codegen has generated as the package `photos`: uploads, lists, listens to the stream.
+// A program that uses the package `photos`, a client that oapi-codegen has generated: it uploads, lists and reads the stream.
 // Prints one JSON object. Usage: upload URL TOKEN PHOTO
 package main
 
@@ -67,7 +67,7 @@ func main() {
 	check(err)
 	defer events.Body.Close()
 	accepted := upload(client, picture)
-	heard := finished(events.Body)
+	streamed := finished(events.Body)
 	status, wait := photos.AssetStatusActive, 20
 	list, err := client.ListAssetsWithResponse(context.Background(), &photos.ListAssetsParams{Status: &status})
 	check(err)
@@ -79,14 +79,14 @@ func main() {
 	for _, each := range list.JSON200.Data.Items {
 		listed = append(listed, each.Id)
 	}
-	told, err := json.Marshal(map[string]any{
-		"code":    refused.JSON400.Error.Code,
-		"assetId": id,
-		"heard":   heard.AssetId,
-		"listed":  listed,
-		"status":  asset.JSON200.Data.Status,
-		"brand":   asset.JSON200.Data.AiMetadata.Brand.Value,
+	result, err := json.Marshal(map[string]any{
+		"code":     refused.JSON400.Error.Code,
+		"assetId":  id,
+		"streamed": streamed.AssetId,
+		"listed":   listed,
+		"status":   asset.JSON200.Data.Status,
+		"brand":    asset.JSON200.Data.AiMetadata.Brand.Value,
 	})
 	check(err)
-	fmt.Println(string(told))
+	fmt.Println(string(result))
 }

@@ -1,4 +1,4 @@
-"""A program on the client that openapi-python-client has generated as the package `photos`: uploads, lists, listens.
+"""A program that uses the package `photos`, a client that openapi-python-client has generated: uploads, lists, polls.
 
 Prints one JSON object. Usage: upload.py URL TOKEN PHOTO
 """
@@ -32,16 +32,16 @@ with AuthenticatedClient(base_url=url, token=token) as client:
     assert isinstance(before, AssetPageReply)
     accepted = upload(client, picture)
     assert isinstance(accepted, ReceiptReply)
-    # A long poll: what has finished since the list was read.
-    heard = list_assets.sync(client=client, finished_since=before.data.server_time, wait=20)
-    assert isinstance(heard, AssetPageReply)
+    # A long poll: the assets that have finished since the first list.
+    finished = list_assets.sync(client=client, finished_since=before.data.server_time, wait=20)
+    assert isinstance(finished, AssetPageReply)
     asset = get_asset.sync(accepted.data.asset_id, client=client, wait=20)
     assert isinstance(asset, AssetReply) and asset.data.ai_metadata.brand
-    told = {
+    result = {
         "code": refused.error.code,
         "assetId": accepted.data.asset_id,
-        "listed": [each.id for each in heard.data.items],
+        "listed": [each.id for each in finished.data.items],
         "status": asset.data.status,
         "brand": asset.data.ai_metadata.brand.value,
     }
-print(json.dumps(told))
+print(json.dumps(result))

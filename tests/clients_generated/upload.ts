@@ -1,5 +1,5 @@
 /**
- * A program on the types that openapi-typescript has generated, with openapi-fetch: uploads, lists, listens to the stream.
+ * A program that uses openapi-fetch and the types that openapi-typescript has generated: it uploads, lists and reads the stream.
  * Prints one JSON object. Usage: upload.ts URL TOKEN PHOTO
  */
 import { readFile } from "node:fs/promises";
@@ -10,7 +10,7 @@ type Upload = components["schemas"]["Upload"];
 const [url = "", token = "", photo = ""] = process.argv.slice(2);
 const client = createClient<paths>({ baseUrl: url, headers: { Authorization: `Bearer ${token}` } });
 
-// A schema cannot say Blob, so openapi-typescript makes the image a string; the form takes the file it is.
+// OpenAPI has no Blob, so openapi-typescript declares the image as a string; the form needs the file itself.
 const upload = (file: Blob, category: Upload["category"]) =>
   client.POST("/api/assets/analyze-queue", {
     body: { image: file as unknown as string, category },
@@ -37,7 +37,7 @@ const events = await client.GET("/api/events", { parseAs: "stream" });
 if (!events.data) throw new Error(events.error?.error.message);
 const accepted = await upload(new Blob([await readFile(photo)]), "lego");
 if (!accepted.data) throw new Error(accepted.error.error.message);
-const heard = await finished(events.data as ReadableStream<Uint8Array>);
+const streamed = await finished(events.data as ReadableStream<Uint8Array>);
 const { data: list } = await client.GET("/api/assets", { params: { query: { status: "active" } } });
 const { data: asset } = await client.GET("/api/assets/{id}", {
   params: { path: { id: accepted.data.data.assetId }, query: { wait: 20 } },
@@ -46,15 +46,15 @@ console.log(
   JSON.stringify({
     code: refused.error?.error.code,
     assetId: accepted.data.data.assetId,
-    heard: heard.assetId,
+    streamed: streamed.assetId,
     listed: list?.data.items.map(({ id }) => id),
     status: asset?.data.status,
     brand: asset?.data.aiMetadata.brand?.value,
   }),
 );
-process.exit(); // the stream would go on
+process.exit(); // else the open stream keeps Node running
 
-// What the contract does not have does not compile.
+// Code that contradicts the contract does not compile.
 // @ts-expect-error there is no such path
 client.GET("/api/photos");
 // @ts-expect-error there is no such category

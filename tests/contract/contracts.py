@@ -1,4 +1,4 @@
-"""Checks live replies, job payloads and events against contracts/; AssertionError names every fault at once."""
+"""Checks replies, job payloads and events against contracts/; one AssertionError names all faults of a value."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FORMATS = FormatChecker(formats=("date-time",))
 @FORMATS.checks("uri")
 def _is_uri(value: object) -> bool:
     if not isinstance(value, str):
-        return True  # not a matter of format
+        return True  # the type has its own check
     parts = urlsplit(value)
     return bool(parts.scheme and parts.netloc) and not re.search(r"\s", value)
 
 
 def load(name: str) -> dict[str, Any]:
-    """Return the contract of that file name."""
+    """Return the contract with that file name."""
     return json.loads(resources.files("pipeline.contracts").joinpath(name).read_text("utf-8"))
 
 
@@ -38,27 +38,29 @@ REGISTRY: Registry[Any] = Registry().with_resource(API_URI, DRAFT202012.create_r
 
 
 def frame_schema(message: str) -> dict[str, Any]:
-    """Return the schema of a message of rooms.asyncapi.json, which stands alone."""
+    """Return the schema of a message of rooms.asyncapi.json, with all schemas that it refers to."""
     components = ROOMS["components"]
     return {"$ref": components["messages"][message]["payload"]["$ref"], "components": components}
 
 
 def check_job(data: object) -> None:
-    """The data of a job, as enqueued."""
+    """Check the data of a job, as enqueued."""
     check_value(JOB, data)
 
 
 def check_event(event: object) -> None:
-    """The payload of asset_processed, as received."""
+    """Check the payload of asset_processed, as received."""
     check_value(EVENT, event)
 
 
 def check_reply(method: str, path: str, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
-    """A reply of the HTTP interface.
+    """Check a reply of the HTTP interface.
 
-    path: as requested, with or without a query. body: parsed JSON, or None for a reply without JSON. headers: when
-    given, those the contract requires must be among them; names as a case-insensitive mapping has them.
-    A method or path the contract does not have must be answered with its MethodNotAllowed or NotFound.
+    A method or path that is not in the contract needs the reply MethodNotAllowed or NotFound of the contract.
+
+    path: of the request, with or without a query.
+    body: parsed JSON, or None for a reply without JSON.
+    headers: must have the headers that the contract requires, in a mapping that ignores case; None checks no headers.
     """
     pointer = find_response(method, path, status)
     response = resolve(pointer)
@@ -72,12 +74,12 @@ def check_reply(method: str, path: str, status: int, body: object, headers: Mapp
 
 
 def find_response(method: str, path: str, status: int) -> str:
-    """Return where the contract describes this reply, as a fragment (#/...), references followed."""
+    """Return the fragment (#/...) of the contract that describes this reply; a $ref is followed."""
     template = find_template(urlsplit(path).path)
     operation = API["paths"].get(template, {}).get(method.lower())
     if operation is None:
         name = {404: "NotFound", 405: "MethodNotAllowed"}.get(status)
-        assert name, f"{method} {path} is not in the contract, and {status} does not say so"
+        assert name, f"{method} {path} is not in the contract, but the status is {status}"
         return f"#/components/responses/{name}"
     assert str(status) in operation["responses"], f"{method} {template} has no reply {status} in the contract"
     reference: str | None = operation["responses"][str(status)].get("$ref")
@@ -85,7 +87,7 @@ def find_response(method: str, path: str, status: int) -> str:
 
 
 def find_template(path: str) -> str:
-    """Return the contract's path that matches, the one with fewest parameters first; "" when there is none."""
+    """Return the matching path of the contract that has the fewest parameters, "" when no path matches."""
     for template in sorted(API["paths"], key=lambda template: template.count("{")):
         pattern = "[^/]+".join(map(re.escape, re.split(r"\{\w+\}", template)))
         if template.startswith("/media/"):
@@ -96,18 +98,18 @@ def find_template(path: str) -> str:
 
 
 def resolve(pointer: str) -> dict[str, Any]:
-    """Return what a fragment of the API contract points to."""
+    """Return the part of the API contract that a fragment (#/...) points to."""
     found: dict[str, Any] = REGISTRY.resolver().lookup(API_URI + pointer).contents
     return found
 
 
 def resolve_all(node: dict[str, Any]) -> dict[str, Any]:
-    """Return the node itself, or what its $ref points to."""
+    """Return the node, or the part of the contract that its $ref points to."""
     return resolve(node["$ref"]) if "$ref" in node else node
 
 
 def check_value(schema: Mapping[str, Any], value: object) -> None:
-    """The value against a schema; formats count."""
+    """Check the value against a schema, formats included."""
     validator = Draft202012Validator(schema, registry=REGISTRY, format_checker=FORMATS)
     faults = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
     assert not faults, f"{faults} in {value!r}"

@@ -1,4 +1,4 @@
-"""POST /api/assets/analyze-queue on the running service, held against its contract."""
+"""POST /api/assets/analyze-queue of a running service: each reply keeps the contract."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def image_part(content: bytes | None = None) -> dict[str, Any]:
 
 @pytest.mark.spec("T013")
 def test_upload_is_accepted_at_once(service: Service) -> None:
-    """A photo and a category give 202 with ids, and the asset is there as processing."""
+    """An upload with a photo and a category gets 202 with ids, and the asset exists with the status processing."""
     status, body = post(service, files=image_part(), data={"category": "lego"})
     assert status == 202
     data = body["data"]
@@ -51,7 +51,7 @@ def test_upload_is_accepted_at_once(service: Service) -> None:
 
 @pytest.mark.spec("T014")
 def test_missing_image_is_named(service: Service) -> None:
-    """No image: 400 with the contract's words."""
+    """An upload without an image gets 400 with the message of the contract."""
     status, body = post(service, files={"other": ("x.txt", b"x")}, data={"category": "lego"})
     assert status == 400
     assert body["error"] == {
@@ -66,8 +66,8 @@ def test_missing_image_is_named(service: Service) -> None:
 
 @pytest.mark.spec("T015")
 @pytest.mark.parametrize("data", [{"category": "shoe"}, {"category": ""}, {}])
-def test_wrong_category_lists_what_there_is(service: Service, data: dict[str, str]) -> None:
-    """A wrong or missing category: 400 with the list of categories."""
+def test_wrong_category_gets_the_list_of_categories(service: Service, data: dict[str, str]) -> None:
+    """An upload with a wrong or missing category gets 400 with the list of categories."""
     status, body = post(service, files=image_part(), data=data)
     assert status == 400
     assert body["error"] == {
@@ -80,7 +80,7 @@ def test_wrong_category_lists_what_there_is(service: Service, data: dict[str, st
 @pytest.mark.spec("T016")
 @pytest.mark.parametrize("size", [10 * MEGABYTE + 1, 11 * MEGABYTE, 40 * MEGABYTE])
 def test_file_over_ten_megabytes_is_refused(service: Service, size: int) -> None:
-    """One byte over 10 MB is too much, and the client can read so however much it sends."""
+    """An image over 10 MB gets 400, and the client can read the reply after any size of body."""
     image = make_image()
     status, body = post(service, files=image_part(image + b"\0" * (size - len(image))), data={"category": "lego"})
     assert status == 400
@@ -92,7 +92,7 @@ def test_file_over_ten_megabytes_is_refused(service: Service, size: int) -> None
 
 
 def test_file_of_ten_megabytes_is_accepted(service: Service) -> None:
-    """Exactly 10 MB is allowed."""
+    """An image of exactly 10 MB is accepted."""
     image = make_noise_image(9 * MEGABYTE)
     image += b"\0" * (10 * MEGABYTE - len(image))
     assert post(service, files=image_part(image), data={"category": "camera"})[0] == 202
@@ -107,14 +107,14 @@ def test_file_of_ten_megabytes_is_accepted(service: Service) -> None:
         ({"Authorization": "Bearer nonsense"}, "Invalid token"),
     ],
 )
-def test_caller_without_a_valid_token_is_refused(service: Service, headers: dict[str, str], message: str) -> None:
-    """No token or a bad one: 401, before the body is looked at."""
+def test_upload_without_a_valid_token_is_refused(service: Service, headers: dict[str, str], message: str) -> None:
+    """An upload without a token or with a wrong one gets 401."""
     status, body = post(service, headers=headers, files=image_part(), data={"category": "lego"})
     assert (status, body["error"]) == (401, {"code": "UNAUTHORIZED", "message": message})
 
 
 def test_expired_token_is_refused(service: Service) -> None:
-    """A token past its exp is invalid."""
+    """A token is invalid after its `exp`."""
     headers = service.headers(expires_in=-60)
     status, body = post(service, headers=headers, files=image_part(), data={"category": "lego"})
     assert (status, body["error"]["message"]) == (401, "Invalid token")
@@ -135,37 +135,40 @@ def test_expired_token_is_refused(service: Service) -> None:
     ],
     ids=["no boundary", "empty", "truncated", "garbage", "json", "no type"],
 )
-def test_broken_body_gets_a_400_in_the_envelope(service: Service, content_type: str, body: bytes) -> None:
-    """Whatever arrives, the answer is JSON with a 4xx, never a 500."""
+def test_broken_body_gets_a_validation_error(service: Service, content_type: str, body: bytes) -> None:
+    """Each broken body gets JSON with a 4xx status and VALIDATION_ERROR, never a 500."""
     status, reply = post(service, headers=service.headers() | {"Content-Type": content_type}, content=body)
     assert 400 <= status < 500 and reply["error"]["code"] == "VALIDATION_ERROR"
 
 
 def test_unknown_text_fields_are_ignored(service: Service) -> None:
-    """A client may send more than we ask for."""
+    """A client may send text fields that the contract does not have."""
     assert post(service, files=image_part(), data={"category": "other", "note": "mine"})[0] == 202
 
 
 def test_same_idempotency_key_gives_the_same_asset(service: Service) -> None:
-    """Uploading again with the key returns the first answer; with another picture it is refused."""
+    """The same upload with the same key gets the first answer; another image with this key gets 422.
+
+    Another user may use the same key.
+    """
     headers = service.headers() | {"Idempotency-Key": "key-1"}
     first = post(service, headers=headers, files=image_part(), data={"category": "lego"})
     assert post(service, headers=headers, files=image_part(), data={"category": "lego"}) == first
-    other = image_part(make_image(seed=9))
-    assert post(service, headers=headers, files=other, data={"category": "lego"})[0] == 422
-    stranger = service.headers("user-2") | {"Idempotency-Key": "key-1"}
-    assert post(service, headers=stranger, files=image_part(), data={"category": "lego"}) != first
+    other_image = image_part(make_image(seed=9))
+    assert post(service, headers=headers, files=other_image, data={"category": "lego"})[0] == 422
+    other_user = service.headers("user-2") | {"Idempotency-Key": "key-1"}
+    assert post(service, headers=other_user, files=image_part(), data={"category": "lego"}) != first
 
 
-def test_other_methods_name_what_is_allowed(service: Service) -> None:
-    """A wrong method is 405 with Allow, in the envelope."""
+def test_wrong_method_gets_the_allowed_methods(service: Service) -> None:
+    """A wrong method gets 405 with the header Allow and an error reply."""
     response = httpx.put(service.url + PATH, headers=service.headers())
     assert response.status_code == 405 and "POST" in response.headers["Allow"]
     assert response.json()["success"] is False and response.json()["error"]["message"]
 
 
-def test_refusal_reaches_a_client_that_reads_only_after_sending(service: Service) -> None:
-    """A blocking client that sends 30 MB without a token before it looks up still reads the 401."""
+def test_client_that_reads_after_sending_gets_the_refusal(service: Service) -> None:
+    """A client that sends 30 MB without a token before it reads gets the 401."""
     parts = urlsplit(service.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     connection.request("POST", PATH, body=b"x" * 30 * MEGABYTE, headers={"Content-Type": "application/octet-stream"})

@@ -1,4 +1,4 @@
-"""The operators' routes under /api/queue on the running service, each reply and refusal held against the contract."""
+"""The routes of operators under /api/queue of a running service: each reply keeps the contract."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROUTES = [
     ("POST", "/api/queue/pause"),
     ("POST", "/api/queue/resume"),
 ]
-ON_ONE = [("DELETE", "/api/queue/failed/{}"), ("POST", "/api/queue/failed/{}/retry")]
+ONE_JOB = [("DELETE", "/api/queue/failed/{}"), ("POST", "/api/queue/failed/{}/retry")]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def ai() -> Iterator[AiService]:
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ai: AiService
 ) -> Iterator[Service]:
-    """A process of each role that answers HTTP; beside the one that does nothing else works one that does."""
+    """A process with the role all, then one with the role web together with a worker process."""
     data_dir = tmp_path_factory.mktemp("data")
     with RedisServer() as redis, Service(data_dir, ai.url, ROLE=request.param, REDIS_URL=redis.url) as service:
         if request.param == "all":
@@ -47,16 +47,16 @@ def service(
 
 
 def call(service: Service, method: str, path: str, role: str | None = "admin", **options: Any) -> httpx.Response:
-    """Call a route with a token of that role, and hold the reply against the contract."""
+    """Call a route with a token of that role and check the reply against the contract."""
     options.setdefault("headers", service.headers("ops-1", role=role))
     response = httpx.request(method, service.url + path, timeout=60, **options)
     check_reply(method, path, response.status_code, response.json() if response.content else None, response.headers)
     return response
 
 
-def fail(service: Service, ai: AiService, count: int) -> list[str]:
+def make_dead_letters(service: Service, ai: AiService, count: int) -> list[str]:
     """Upload photos that the AI service refuses; return their job ids."""
-    before = service.wait_status(waiting=0, active=0)["failed"]  # or an earlier job would draw a refusal
+    before = service.wait_status(waiting=0, active=0)["failed"]  # else an earlier job could get one of the refusals
     ai.order(replies=[{"status": 400, "times": count}])
     jobs = [service.upload().json()["data"]["jobId"] for _ in range(count)]
     service.wait_status(failed=before + count)
@@ -64,8 +64,8 @@ def fail(service: Service, ai: AiService, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_routes_are_for_admins(service: Service, method: str, path: str) -> None:
-    """No token and a bad one are 401, a user's is 403."""
+def test_routes_accept_admins_only(service: Service, method: str, path: str) -> None:
+    """A request without a token or with a wrong one gets 401; the token of a user gets 403."""
     assert call(service, method, path, headers={}).status_code == 401
     assert call(service, method, path, headers={"Authorization": "Bearer nonsense"}).status_code == 401
     for role in (None, "user", "Admin"):
@@ -74,10 +74,10 @@ def test_routes_are_for_admins(service: Service, method: str, path: str) -> None
     assert service.wait_status(paused=False)
 
 
-def test_dead_letters_are_listed_run_again_and_removed(service: Service, ai: AiService) -> None:
-    """Every good reply, with pages, single and all at once, is what the contract says."""
+def test_dead_letters_are_listed_retried_and_removed(service: Service, ai: AiService) -> None:
+    """Dead letters are listed in pages; one or all of them can be retried or removed."""
     call(service, "DELETE", "/api/queue/failed")
-    jobs = fail(service, ai, 5)
+    jobs = make_dead_letters(service, ai, 5)
     first = call(service, "GET", "/api/queue/failed?limit=3").json()["data"]
     cursor = first["nextCursor"]
     second = call(service, "GET", "/api/queue/failed", params={"limit": 3, "cursor": cursor}).json()["data"]
@@ -87,13 +87,13 @@ def test_dead_letters_are_listed_run_again_and_removed(service: Service, ai: AiS
     assert call(service, "DELETE", f"/api/queue/failed/{jobs[1]}").status_code == 204
     rest = call(service, "POST", "/api/queue/failed/retry")
     assert (rest.status_code, rest.json()["data"]["retried"]) == (202, 3)
-    fail(service, ai, 2)
+    make_dead_letters(service, ai, 2)
     removed = call(service, "DELETE", "/api/queue/failed")
     assert (removed.status_code, removed.json()["data"]) == (200, {"removed": 2, "remaining": 0})
 
 
 def test_queue_is_paused_and_resumed(service: Service) -> None:
-    """Both may be repeated, and the status shows it."""
+    """Pause and resume may be repeated, and the queue status shows the result."""
     for _ in range(2):
         assert call(service, "POST", "/api/queue/pause").json()["data"] == {"paused": True}
     assert service.wait_status(paused=True)
@@ -102,22 +102,22 @@ def test_queue_is_paused_and_resumed(service: Service) -> None:
     assert service.wait_status(paused=False)
 
 
-@pytest.mark.parametrize(("method", "path"), ON_ONE)
+@pytest.mark.parametrize(("method", "path"), ONE_JOB)
 def test_unknown_dead_letter_is_not_found(service: Service, method: str, path: str) -> None:
-    """404, also for a job that is there but did not fail, whether the colon is encoded or not."""
+    """An unknown job gets 404, with the colon encoded or not; so does a job that did not fail."""
     job_id = service.upload().json()["data"]["jobId"]
     for unknown in (UNKNOWN, UNKNOWN.replace(":", "%3A"), job_id):
         response = call(service, method, path.format(unknown))
         assert (response.status_code, response.json()["error"]["code"]) == (404, "NOT_FOUND")
 
 
-@pytest.mark.parametrize(("method", "path"), ON_ONE)
+@pytest.mark.parametrize(("method", "path"), ONE_JOB)
 @pytest.mark.parametrize(
     "job_id",
     ["x", "0" * 24, "ai-processing:0", f"other:{'0' * 24}", f"{UNKNOWN}0", f"{UNKNOWN}%0A", "%2F..%2F", "%FF", "%00"],
 )
 def test_malformed_job_id_is_refused(service: Service, method: str, path: str, job_id: str) -> None:
-    """400 names what a job id looks like; nothing else of the service is reached."""
+    """A job id of another form gets 400."""
     response = call(service, method, path.format(job_id))
     assert (response.status_code, response.json()["error"]["code"]) == (400, "VALIDATION_ERROR")
 
@@ -133,15 +133,15 @@ def test_malformed_job_id_is_refused(service: Service, method: str, path: str, j
         ("POST", "/api/queue/failed/retry?cursor=%00", ["cursor"]),
     ],
 )
-def test_faults_of_a_query_are_named(service: Service, method: str, path: str, fields: list[str]) -> None:
-    """400 with a detail for each parameter."""
+def test_wrong_query_gets_a_detail_for_each_fault(service: Service, method: str, path: str, fields: list[str]) -> None:
+    """A wrong query gets 400 with a detail for each wrong parameter."""
     error = call(service, method, path).json()["error"]
     assert (error["message"], [each["field"] for each in error["details"]]) == ("Invalid query", fields)
 
 
-def test_dead_letter_whose_asset_moved_on_conflicts(service: Service, ai: AiService) -> None:
-    """409 when its owner ran the asset again."""
-    (job_id,) = fail(service, ai, 1)
+def test_dead_letter_of_a_retried_asset_conflicts(service: Service, ai: AiService) -> None:
+    """The retry of a dead letter gets 409 after the user has retried the asset; it can still be removed."""
+    (job_id,) = make_dead_letters(service, ai, 1)
     asset_id = job_id.removeprefix("ai-processing:")
     httpx.post(f"{service.url}/api/assets/{asset_id}/retry", headers=service.headers()).raise_for_status()
     response = call(service, "POST", f"/api/queue/failed/{job_id}/retry")
@@ -149,8 +149,8 @@ def test_dead_letter_whose_asset_moved_on_conflicts(service: Service, ai: AiServ
     assert call(service, "DELETE", f"/api/queue/failed/{job_id}").status_code == 204
 
 
-def test_routes_say_so_when_redis_is_away(tmp_path: Path, ai: AiService) -> None:
-    """503 with Retry-After, for each route, and all is well again when Redis is back."""
+def test_routes_get_503_while_redis_is_stopped(tmp_path: Path, ai: AiService) -> None:
+    """Each route gets 503 while Redis is stopped, and 200 after Redis has started."""
     with RedisServer() as redis, Service(tmp_path, ai.url, REDIS_URL=redis.url) as service:
         redis.stop()
         for method, path in ROUTES:

@@ -1,4 +1,4 @@
-"""GET /api/assets/queue-status on the running service."""
+"""GET /api/assets/queue-status of a running service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def service(tmp_path: Path, held_ai_service: str) -> Iterator[Service]:
 
 @pytest.mark.spec("T057")
 def test_status_counts_jobs_by_state(service: Service) -> None:
-    """Five jobs run, the others wait, and the reply says so in integers."""
+    """Of seven jobs five are active and two wait."""
     for _ in range(7):
         assert service.upload().status_code == 202
     service.wait_log("job_claimed", count=5)
@@ -40,7 +40,7 @@ def test_status_counts_jobs_by_state(service: Service) -> None:
 
 @pytest.mark.spec("T058")
 def test_status_needs_a_token(service: Service) -> None:
-    """Without a token: 401."""
+    """A request without a token gets 401."""
     response = httpx.get(service.url + PATH)
     check_reply("GET", PATH, response.status_code, response.json())
     assert (response.status_code, response.json()["error"]["code"]) == (401, "UNAUTHORIZED")

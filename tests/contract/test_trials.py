@@ -1,6 +1,6 @@
-"""The service against thousands of requests that schemathesis makes up from the contract, good ones and bad ones.
+"""Thousands of requests, valid and invalid, that schemathesis generates from the contract, to a running service.
 
-tests/clients_generated/install has schemathesis. To try more, with other seeds:
+tests/clients_generated/install installs schemathesis. To send more requests, with another seed:
 TRIALS=200 TRIALS_SEED=7 python -m pytest tests/contract/test_trials.py
 """
 
@@ -17,18 +17,18 @@ from tests.requirements import program
 from tests.service import ROOT, Service, inherited
 
 FOLDER = ROOT / "tests/contract/trials"
-# Of a finding the first lines say what it is; the last ones count.
-SHOWN = 20_000
-# Thousands of requests in a minute are what these are against; what 429 looks like is tested elsewhere. Service has no
-# limit for a user already.
+# The first lines of the output describe a finding; the last lines only count.
+SHOWN_CHARACTERS = 20_000
+# The limits would refuse thousands of requests in a minute; other tests check the reply 429. Service has already turned
+# off the limit for a user.
 NO_LIMIT = {"WRONG_TOKENS_PER_MINUTE_PER_ADDRESS": "0"}
 
 
 @pytest.mark.fault("O4")
 @pytest.mark.parametrize("claims", [{}, {"role": "admin"}], ids=["user", "admin"])
 def test_replies_keep_the_contract(tmp_path: Path, ai_service: Any, claims: dict[str, str]) -> None:
-    """Whatever is asked: no 5xx, only replies of the contract, no bad request accepted, no good one refused."""
-    tool = program("schemathesis", hint="tests/clients_generated/install FOLDER has it")
+    """Each reply is in the contract and none is a 5xx; invalid requests are refused and valid ones accepted."""
+    tool = program("schemathesis", hint="tests/clients_generated/install FOLDER installs it")
     with Service(tmp_path / "data", ai_service.url, **NO_LIMIT) as service:
         (name, token), = service.headers(**claims).items()
         command = [tool, "--no-color", "--config-file", str(FOLDER / "schemathesis.toml")]
@@ -37,4 +37,4 @@ def test_replies_keep_the_contract(tmp_path: Path, ai_service: Any, claims: dict
         command += ["--max-examples", os.environ.get("TRIALS", "10")]
         hooks = {"PYTHONPATH": str(FOLDER), "SCHEMATHESIS_HOOKS": "hooks"}
         ran = subprocess.run(command, cwd=tmp_path, env=inherited() | hooks, capture_output=True, text=True)
-        assert ran.returncode == 0, ran.stdout[:SHOWN] + ran.stderr[-SHOWN:]
+        assert ran.returncode == 0, ran.stdout[:SHOWN_CHARACTERS] + ran.stderr[-SHOWN_CHARACTERS:]

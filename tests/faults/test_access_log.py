@@ -17,9 +17,10 @@ import pytest
 
 from tests.factories import make_token
 from tests.faults.test_process import wait_until
+from tests.raw_sockets import reset
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
-from tests.sockets import WAIT_SECONDS, reset
+from tests.sockets import WAIT_SECONDS
 
 CLIENT = "203.0.113.9"
 PROXY = {"X-Forwarded-For": f"6.6.6.6, {CLIENT}"}

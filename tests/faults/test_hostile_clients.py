@@ -16,9 +16,10 @@ import pytest
 from tests.factories import make_token
 from tests.faults.chaos.world import resident_mib
 from tests.faults.test_process import wait_until
+from tests.raw_sockets import make_handshake
 from tests.requirements import require
 from tests.service import AiService, Service
-from tests.sockets import WAIT_SECONDS, make_handshake
+from tests.sockets import WAIT_SECONDS
 
 CROWD = 1000
 # More than one such client may cost us, and far less than a leak or a missing bound would.

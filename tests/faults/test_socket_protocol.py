@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.factories import make_token
+from tests.raw_sockets import make_handshake
 from tests.service import Service
-from tests.sockets import make_handshake
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 MASK = b"\x01\xfe\x5a\x80"

@@ -18,7 +18,8 @@ from pipeline.usecases.replay import Replay
 from tests.factories import make_token
 from tests.integration.event_streams import PATH, begin_raw, last_code, make_ticket, publish, refusal
 from tests.integration.missed_events import NOON
-from tests.sockets import WAIT_SECONDS, Process, make_event, reset
+from tests.raw_sockets import reset
+from tests.sockets import WAIT_SECONDS, Process, make_event
 
 
 @pytest.mark.gen_test(timeout=30)

@@ -14,7 +14,8 @@ from tests.constants import PING_SECONDS, PONG_SECONDS
 from tests.factories import make_token
 from tests.integration.socket_border import LogLines, lines_without_errors, publish
 from tests.slowdown import slowdown
-from tests.sockets import WAIT_SECONDS, Process, make_event, read_raw, reset
+from tests.raw_sockets import read_raw, reset
+from tests.sockets import WAIT_SECONDS, Process, make_event
 
 
 @pytest.fixture(autouse=True)

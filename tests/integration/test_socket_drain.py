@@ -17,7 +17,8 @@ from tests.constants import TOKEN_SECONDS
 from tests.factories import SECRET, make_token
 from tests.integration.socket_border import LogLines, lines_without_errors
 from tests.slowdown import slowdown
-from tests.sockets import WAIT_SECONDS, Process, make_event, reset
+from tests.raw_sockets import reset
+from tests.sockets import WAIT_SECONDS, Process, make_event
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ import pytest
 import pipeline.handlers.client_frames
 from tests.factories import make_token
 from tests.integration.socket_border import LogLines, lines_without_errors, publish
-from tests.sockets import WAIT_SECONDS, Process, make_event, read_raw
+from tests.raw_sockets import read_raw
+from tests.sockets import WAIT_SECONDS, Process, make_event
 
 
 @pytest.fixture(autouse=True)

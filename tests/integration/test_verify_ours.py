@@ -17,7 +17,8 @@ import pytest
 from tests.integration.example_services import EXAMPLES, ModerationService, SftpServer
 from tests.requirements import require
 from tests.service import ROOT, WAIT_SECONDS, inherited
-from tests.vision_fakes import FAKES, KEY, FakeVision
+from tests.vision_fakes import FAKES
+from tests.vision_server import KEY, FakeVision
 
 VISION = ("openai", "anthropic", "gemini")
 # `verify` has its own time limit, which is shorter.

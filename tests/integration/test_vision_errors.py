@@ -31,7 +31,7 @@ from tests.integration.vision_requests import (
     make_request,
     product,
 )
-from tests.vision_fakes import PRODUCT, FakeVision, Reply
+from tests.vision_server import PRODUCT, FakeVision, Reply
 
 
 @pytest.fixture(params=NAMES)

@@ -41,7 +41,8 @@ from tests.integration.vision_requests import (
 )
 from tests.pictures import encode
 from tests.service import Service
-from tests.vision_fakes import FAKES, KEY, FakeVision
+from tests.vision_fakes import FAKES
+from tests.vision_server import KEY, FakeVision
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

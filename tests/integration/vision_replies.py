@@ -8,7 +8,7 @@ from pipeline.errors import JobError, PermanentJobError, RetryableJobError
 from pipeline.hooks import Usage
 from pipeline.plugins.vision.provider import HOLD_SECONDS, NO_QUOTA, REFUSED
 from tests.integration.vision_requests import BUSY, UNAVAILABLE, product
-from tests.vision_fakes import PRODUCT, FakeVision, Reply
+from tests.vision_server import PRODUCT, FakeVision, Reply
 
 RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "58.2s"}
 PER_DAY = {"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"}

@@ -17,7 +17,8 @@ from pipeline.sandbox.sandbox import Sandbox
 from pipeline.settings import Settings
 from pipeline.plugins.vision.provider import VisionProvider
 from tests.factories import make_image
-from tests.vision_fakes import FAKES, KEY, PRODUCT, FakeVision
+from tests.vision_fakes import FAKES
+from tests.vision_server import KEY, PRODUCT, FakeVision
 
 NAMES = sorted(FAKES)
 UNREADABLE = "AI service sent an unreadable reply"

@@ -1,4 +1,4 @@
-# Written for an API of the future. | it was written for API version 9
+# Is written for a future API version. | it was written for API version 9
 from pipeline.hooks import hookimpl
 
 API_VERSION = 9

@@ -1,4 +1,4 @@
-# Takes for granted that there is a colorway. | transform_analysis raised AttributeError
+# Assumes that every analysis has a colorway. | transform_analysis raised AttributeError
 from dataclasses import replace
 
 from pipeline.hooks import Attribute, hookimpl

@@ -1,4 +1,4 @@
-# Waits for a list that does not come. | it is not ready: The list is not there yet; try again once it can be
+# Is never ready. | it is not ready: The list is not there yet; try again once it can be
 from pipeline.hooks import NotReady, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Takes all bytes for an image. | for one of 12 bytes that are no image, so the upload is refused with 503
+# Assumes that every upload is an image. | for one of 12 bytes that are no image, so the upload is refused with 503
 from io import BytesIO
 
 from PIL import Image

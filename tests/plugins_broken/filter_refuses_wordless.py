@@ -1,4 +1,4 @@
-# Refuses without a word. | refuses without a word
+# Refuses an upload without a message. | refuses without a word
 from pipeline.errors import ValidationError
 from pipeline.hooks import hookimpl
 

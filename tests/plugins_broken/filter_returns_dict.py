@@ -1,4 +1,4 @@
-# Returns a dict for an analysis. | transform_analysis returned dict, not Analysis
+# Returns a dict instead of an Analysis. | transform_analysis returned dict, not Analysis
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Returns False to refuse. | validate_upload returns False
+# Returns False to refuse an upload. | validate_upload returns False
 from pipeline.hooks import hookimpl
 
 

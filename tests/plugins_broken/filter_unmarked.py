@@ -1,4 +1,4 @@
-# A hook without @hookimpl. | validate_upload is never called
+# Has a hook without @hookimpl. | validate_upload is never called
 from pipeline.hooks import hookimpl
 
 

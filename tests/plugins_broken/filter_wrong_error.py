@@ -1,4 +1,4 @@
-# Refuses with ValueError. | raise ValidationError to refuse
+# Refuses an upload with ValueError. | raise ValidationError to refuse
 from pipeline.hooks import hookimpl
 
 

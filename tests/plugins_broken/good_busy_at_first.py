@@ -1,4 +1,4 @@
-# Whom it asks is busy at first, and says for how long. | nothing
+# No mistake: its AI service is busy at first and says for how long. | nothing
 from pipeline.errors import RetryableJobError
 from pipeline.hooks import Analysis, hookimpl
 

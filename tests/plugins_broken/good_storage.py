@@ -1,4 +1,4 @@
-# What the storages here are but for their mistake. | nothing
+# No mistake: a correct storage. | nothing
 from pipeline.hooks import hookimpl
 from tests.correct_storages import ServedStorage
 

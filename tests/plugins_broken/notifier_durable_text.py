@@ -1,4 +1,4 @@
-# durable as text. | durable is 'false'
+# Declares durable as a text. | durable is 'false'
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Durable, but only begins to deliver. | notify returns before the event is delivered
+# Is durable, but returns before it has delivered the event. | notify returns before the event is delivered
 import asyncio
 
 from pipeline.hooks import hookimpl

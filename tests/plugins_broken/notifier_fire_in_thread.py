@@ -1,4 +1,4 @@
-# Durable, but delivers in a thread of its own. | notify returns before the event is delivered
+# Is durable, but delivers the event in its own thread. | notify returns before the event is delivered
 import threading
 import time
 

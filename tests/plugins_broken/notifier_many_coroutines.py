@@ -1,4 +1,4 @@
-# Forgets to await what it answers with. | notify_many returned a coroutine among its answers
+# Returns coroutines that it does not await. | notify_many returned a coroutine among its answers
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Answers by user. | notify_many returned dict, neither None nor a list
+# Returns a dict with an answer for each user. | notify_many returned dict, neither None nor a list
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Returns in its loop. | notify_many leaves out
+# Returns after the first event of a batch. | notify_many leaves out
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Keeps the batch before in self. | notify_many publishes to user:
+# Keeps the previous batch in self. | notify_many publishes to user:
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Durable, but only begins to deliver the batch. | notify_many returns before the events are delivered
+# Is durable, but returns before it has delivered the batch. | notify_many returns before the events are delivered
 import asyncio
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# Delivers a batch one by one. | notify_many takes longer than NOTIFIER_TIMEOUT_SECONDS=1
+# Delivers the events of a batch one by one. | notify_many takes longer than NOTIFIER_TIMEOUT_SECONDS=1
 import asyncio
 
 from pipeline.hooks import hookimpl

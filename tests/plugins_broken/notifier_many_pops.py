@@ -1,4 +1,4 @@
-# Takes the batch for a list of its own. | notify_many raised AttributeError
+# Removes the events from the batch. | notify_many raised AttributeError
 from pipeline.hooks import hookimpl
 
 

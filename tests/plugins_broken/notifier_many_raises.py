@@ -1,4 +1,4 @@
-# Raises for all what is of one. | notify_many raised ValueError
+# Raises the error of one event for all events of the batch. | notify_many raised ValueError
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# batch_size as text. | its batch_size is '50'
+# Declares batch_size as a text. | its batch_size is '50'
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Answers for different events only. | notify_many returned 3 answers for 4 notifications
+# Returns one answer for each user instead of one for each event. | notify_many returned 3 answers for 4 notifications
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Answers True for each. | notify_many returned a bool among its answers
+# Returns True for each event. | notify_many returned a bool among its answers
 from pipeline.hooks import hookimpl
 
 

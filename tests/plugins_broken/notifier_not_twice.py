@@ -1,4 +1,4 @@
-# Refuses an event that it knows. | when the same event came again
+# Refuses an event that it has already delivered. | when the same event came again
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Durable, but puts the event into a queue of its own. | missed: a queue inside the plugin looks like any other state
+# Is durable, but puts the event into its own queue. | missed: a queue inside the plugin looks like any other state
 import asyncio
 
 from pipeline.hooks import hookimpl

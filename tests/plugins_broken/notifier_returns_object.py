@@ -1,4 +1,4 @@
-# Returns the reply of its client. | return nothing, or a text
+# Returns an object. | return nothing, or a text
 from pipeline.hooks import hookimpl
 
 

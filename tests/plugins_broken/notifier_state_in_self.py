@@ -1,4 +1,4 @@
-# Keeps whom it tells in self. | notify mixes up calls that run at once
+# Keeps the room of the event in self. | notify mixes up calls that run at once
 import asyncio
 
 from pipeline.hooks import hookimpl

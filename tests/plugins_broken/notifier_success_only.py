@@ -1,4 +1,4 @@
-# Takes each event for a success. | notify raised KeyError
+# Assumes that each event is a success. | notify raised KeyError
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Slower than the timeout that is in force. | NOTIFIER_TIMEOUT_SECONDS=1, which is in force
+# Is slower than the timeout that is in force. | NOTIFIER_TIMEOUT_SECONDS=1, which is in force
 import asyncio
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# Leaves a task behind for each job. | tasks go on after close
+# Leaves a running task for each job. | tasks go on after close
 import asyncio
 
 from pipeline.hooks import hookimpl

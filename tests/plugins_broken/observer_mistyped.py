@@ -1,4 +1,4 @@
-# A hook that does not exist. | there is no hook job_finishd
+# Implements a hook that does not exist. | there is no hook job_finishd
 from pipeline.hooks import hookimpl
 
 

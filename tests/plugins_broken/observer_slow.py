@@ -1,4 +1,4 @@
-# Slower than the timeout that is in force. | HOOK_TIMEOUT_SECONDS=1, which is in force
+# Is slower than the timeout that is in force. | HOOK_TIMEOUT_SECONDS=1, which is in force
 import time
 
 from pipeline.hooks import hookimpl

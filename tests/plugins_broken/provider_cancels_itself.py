@@ -1,4 +1,4 @@
-# Lets a cancellation of its own escape. | lets a CancelledError escape
+# Raises the CancelledError of its own task. | lets a CancelledError escape
 import asyncio
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# Fails in close when it was never asked. | close raised AttributeError
+# Fails in close when there was no call before. | close raised AttributeError
 from pipeline.hooks import Analysis, hookimpl
 
 

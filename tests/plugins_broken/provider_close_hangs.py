@@ -1,4 +1,4 @@
-# Waits in close for what never comes. | close does not return within
+# Waits in close for an event that never comes. | close does not return within
 import asyncio
 
 from pipeline.hooks import Analysis, hookimpl

@@ -1,4 +1,4 @@
-# An error without a word for the owner. | without words for the owner
+# Raises an error without a message for the owner. | without words for the owner
 from pipeline.errors import PermanentJobError
 
 from pipeline.hooks import Analysis, hookimpl

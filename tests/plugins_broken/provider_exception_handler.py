@@ -1,4 +1,4 @@
-# An exception handler for the loop. | it sets an exception handler
+# Sets an exception handler of the event loop. | it sets an exception handler
 import asyncio
 
 from pipeline.hooks import Analysis, hookimpl

@@ -1,4 +1,4 @@
-# Calls sys.exit when it is not happy. | analyze calls sys.exit
+# Calls sys.exit in analyze. | analyze calls sys.exit
 import sys
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# An extra that is no JSON. | extra
+# Returns an extra that is not JSON. | extra
 from pipeline.hooks import Analysis, hookimpl
 
 

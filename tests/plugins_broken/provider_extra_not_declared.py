@@ -1,4 +1,4 @@
-# An extra that it has not declared. | extra_fields do not allow
+# Returns an extra of a type that it has not declared. | extra_fields do not allow
 from pipeline.hooks import Analysis, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Fails one of the calls that are made at once, while others wait for their turn. | when 5 calls ran at once
+# Fails in one of several simultaneous calls, while the rate delays the other ones. | when 5 calls ran at once
 from pipeline.errors import RetryableJobError
 from pipeline.hooks import Analysis, Rate, hookimpl
 

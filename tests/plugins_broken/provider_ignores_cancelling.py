@@ -1,4 +1,4 @@
-# Goes on when it is cancelled. | it goes on although it was cancelled
+# Ignores its cancellation. | it goes on although it was cancelled
 import asyncio
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# Starts a process and leaves it. | child processes go on after close
+# Starts a child process and does not end it. | child processes go on after close
 import subprocess
 
 from pipeline.hooks import Analysis, hookimpl

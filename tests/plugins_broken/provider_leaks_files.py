@@ -1,4 +1,4 @@
-# Keeps its log file open. | files stay open after close
+# Does not close its log file. | files stay open after close
 import tempfile
 from pathlib import Path
 

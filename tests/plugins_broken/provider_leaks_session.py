@@ -1,4 +1,4 @@
-# A session that it never closes. | aiohttp.ClientSession is not closed
+# Does not close its HTTP session. | aiohttp.ClientSession is not closed
 import aiohttp
 
 from pipeline.hooks import Analysis, hookimpl

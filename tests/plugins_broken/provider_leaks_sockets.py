@@ -1,4 +1,4 @@
-# Keeps a socket of each call. | sockets stay open after close
+# Opens a socket in each call and does not close it. | sockets stay open after close
 import socket
 
 from pipeline.hooks import Analysis, hookimpl

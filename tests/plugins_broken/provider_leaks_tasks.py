@@ -1,4 +1,4 @@
-# Leaves a task behind in each call. | tasks go on after close
+# Starts a task in each call and does not end it. | tasks go on after close
 import asyncio
 
 from pipeline.hooks import Analysis, hookimpl

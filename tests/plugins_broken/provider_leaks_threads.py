@@ -1,4 +1,4 @@
-# Leaves a thread behind in each call. | threads go on after close
+# Starts a thread in each call and does not end it. | threads go on after close
 import threading
 
 from pipeline.hooks import Analysis, hookimpl

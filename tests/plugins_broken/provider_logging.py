@@ -1,4 +1,4 @@
-# Configures logging for all. | it configures logging
+# Configures the logging of the process. | it configures logging
 import logging
 
 from pipeline.hooks import Analysis, hookimpl

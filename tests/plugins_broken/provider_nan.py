@@ -1,4 +1,4 @@
-# Confidence of no number. | confidence
+# Returns NaN as a confidence. | confidence
 from pipeline.hooks import Analysis, Attribute, hookimpl
 
 

@@ -1,4 +1,4 @@
-# needs_image as text. | needs_image is 'no'
+# Declares needs_image as a text. | needs_image is 'no'
 from pipeline.hooks import Analysis, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Forgets an await. | was never awaited
+# Does not await its own coroutine. | was never awaited
 from pipeline.hooks import Analysis, hookimpl
 
 

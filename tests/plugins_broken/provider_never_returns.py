@@ -1,4 +1,4 @@
-# Waits for what never comes. | analyze does not return within
+# Waits for an event that never comes. | analyze does not return within
 import asyncio
 
 from pipeline.hooks import hookimpl

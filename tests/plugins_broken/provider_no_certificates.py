@@ -1,4 +1,4 @@
-# Looks at no certificates, for all. | it sets which certificates are trusted
+# Turns off the check of certificates in the process. | it sets which certificates are trusted
 import ssl
 
 from pipeline.hooks import Analysis, hookimpl

@@ -1,4 +1,4 @@
-# A processed image that is none. | processed_image holds bytes that are no image
+# Returns a processed image that is not an image. | processed_image holds bytes that are no image
 from pipeline.hooks import Analysis, ProcessedImage, hookimpl
 
 

@@ -1,4 +1,4 @@
-# A model that is a number. | model has a value that is not a text
+# Returns a model that is a number. | model has a value that is not a text
 from pipeline.hooks import Analysis, Attribute, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Confidence in percent. | brand has a confidence of 93, not 0 to 1
+# Returns a confidence in percent. | brand has a confidence of 93, not 0 to 1
 from pipeline.hooks import Analysis, Attribute, hookimpl
 
 

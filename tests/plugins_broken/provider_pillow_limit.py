@@ -1,4 +1,4 @@
-# Takes away the limit of images. | missed: the service sets that limit itself, elsewhere
+# Removes Pillow's limit of image pixels. | missed: the service sets that limit itself, elsewhere
 from PIL import Image
 
 from pipeline.hooks import Analysis, hookimpl

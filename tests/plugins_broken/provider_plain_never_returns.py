@@ -1,4 +1,4 @@
-# A plain def that hangs in its thread. | analyze does not return within
+# Has a plain def that never returns. | analyze does not return within
 import threading
 
 from pipeline.hooks import hookimpl

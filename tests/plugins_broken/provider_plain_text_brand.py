@@ -1,4 +1,4 @@
-# The brand is a text. | brand is str, not Attribute
+# Returns a brand that is a text. | brand is str, not Attribute
 from pipeline.hooks import Analysis, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Prints what it does. | analyze prints ('asked about sneaker')
+# Prints to standard output. | analyze prints ('asked about sneaker')
 from pipeline.hooks import Analysis, hookimpl
 
 

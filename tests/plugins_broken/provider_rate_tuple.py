@@ -1,4 +1,4 @@
-# A rate that is a tuple. | rate is no Rate
+# Declares rate as a tuple. | rate is no Rate
 from pipeline.hooks import Analysis, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Refuses what is no sneaker. | declare `categories`
+# Refuses every category except sneaker. | declare `categories`
 from pipeline.errors import PermanentJobError
 
 from pipeline.hooks import Analysis, hookimpl

@@ -1,4 +1,4 @@
-# A processed image under a path. | processed_image_url is not an http(s) URL
+# Returns a path as the URL of its processed image. | processed_image_url is not an http(s) URL
 from pipeline.hooks import Analysis, hookimpl
 
 

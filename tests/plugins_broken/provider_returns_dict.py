@@ -1,4 +1,4 @@
-# Returns a dict. | analyze returned dict, not Analysis
+# Returns a dict instead of an Analysis. | analyze returned dict, not Analysis
 from pipeline.hooks import hookimpl
 
 

@@ -1,4 +1,4 @@
-# Forgets to return. | analyze returned NoneType, not Analysis
+# Returns nothing. | analyze returned NoneType, not Analysis
 from pipeline.hooks import Analysis, hookimpl
 
 

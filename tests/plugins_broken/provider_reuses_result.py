@@ -1,4 +1,4 @@
-# Returns one and the same extra each time, and changes it. | analyze changes a result that it has returned
+# Returns the same extra in each call and changes it. | analyze changes a result that it has returned
 from pipeline.hooks import Analysis, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Hands a lambda to the sandbox. | RetryableJobError or PermanentJobError
+# Passes a lambda to the sandbox. | RetryableJobError or PermanentJobError
 from pipeline.hooks import Analysis, hookimpl
 
 

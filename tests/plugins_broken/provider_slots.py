@@ -1,4 +1,4 @@
-# max_in_flight as text. | max_in_flight is no whole number
+# Declares max_in_flight as a text. | max_in_flight is no whole number
 from pipeline.hooks import Analysis, hookimpl
 
 

@@ -1,4 +1,4 @@
-# A timeout for the sockets of all. | it sets socket.setdefaulttimeout
+# Sets a timeout for all sockets of the process. | it sets socket.setdefaulttimeout
 import socket
 
 from pipeline.hooks import Analysis, hookimpl

@@ -1,4 +1,4 @@
-# Keeps the photo it works on in self. | analyze answers otherwise when calls run at once
+# Keeps the current request in self. | analyze answers otherwise when calls run at once
 import asyncio
 
 from pipeline.hooks import Analysis, Attribute, hookimpl

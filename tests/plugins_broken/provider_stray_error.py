@@ -1,4 +1,4 @@
-# A library's error for a broken image. | raise RetryableJobError or PermanentJobError
+# Raises a library's error for a broken image. | raise RetryableJobError or PermanentJobError
 import io
 
 from PIL import Image

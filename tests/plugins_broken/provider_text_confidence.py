@@ -1,4 +1,4 @@
-# Confidence as text. | brand has a confidence that is not a number
+# Returns a confidence that is a text. | brand has a confidence that is not a number
 from pipeline.hooks import Analysis, Attribute, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Reads broken images, for all. | it sets ImageFile.LOAD_TRUNCATED_IMAGES
+# Makes Pillow accept truncated images in the process. | it sets ImageFile.LOAD_TRUNCATED_IMAGES
 from PIL import ImageFile
 
 from pipeline.hooks import Analysis, hookimpl

@@ -1,4 +1,4 @@
-# Knows three categories by heart. | declare `categories`
+# Knows only three categories. | declare `categories`
 from pipeline.hooks import Analysis, Attribute, hookimpl
 
 

@@ -1,4 +1,4 @@
-# A cost as text. | usage.cost
+# Returns a cost that is a text. | usage.cost
 from pipeline.hooks import Analysis, Usage, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Its key is not taken: every call fails. | analyze raised RetryableJobError: The service refuses our key
+# Fails in every call: its key is refused. | analyze raised RetryableJobError: The service refuses our key
 from pipeline.errors import RetryableJobError
 from pipeline.hooks import hookimpl
 

@@ -1,4 +1,4 @@
-# Needs in register_routes what start makes. | has no attribute 'prefix'
+# Needs in register_routes an attribute that start sets. | has no attribute 'prefix'
 from pipeline.hooks import PluginReply, hookimpl
 
 

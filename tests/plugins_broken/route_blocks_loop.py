@@ -1,4 +1,4 @@
-# A handler that sleeps on the event loop. | GET /items/{id} blocks the event loop
+# Sleeps on the event loop in a handler. | GET /items/{id} blocks the event loop
 import time
 
 from pipeline.hooks import PluginReply, hookimpl

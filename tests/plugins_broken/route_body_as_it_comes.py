@@ -1,4 +1,4 @@
-# Takes for granted what the body is. | POST /items raised TypeError
+# Assumes that the body is an object. | POST /items raised TypeError
 from pipeline.hooks import PluginReply, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Shows what it is asked in HTML. | shows in HTML what it is asked
+# Writes a text of the request into HTML. | shows in HTML what it is asked
 from pipeline.hooks import PluginReply, hookimpl
 
 

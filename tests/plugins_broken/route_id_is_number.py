@@ -1,4 +1,4 @@
-# Takes for granted that an id is a number. | GET /items/{id} raised ValueError
+# Assumes that an id is a number. | GET /items/{id} raised ValueError
 from pipeline.hooks import PluginReply, hookimpl
 
 

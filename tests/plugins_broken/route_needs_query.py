@@ -1,4 +1,4 @@
-# Takes for granted that there is a query. | GET /items raised KeyError
+# Assumes that the request has a query. | GET /items raised KeyError
 from pipeline.hooks import PluginReply, hookimpl
 
 

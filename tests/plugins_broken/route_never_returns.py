@@ -1,4 +1,4 @@
-# A handler that waits for what never comes. | GET /items/{id} takes longer than HOOK_TIMEOUT_SECONDS=1
+# Waits in a handler for an event that never comes. | GET /items/{id} takes longer than HOOK_TIMEOUT_SECONDS=1
 import asyncio
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# A handler without an argument. | the handler must take one argument
+# Has a handler without an argument. | the handler must take one argument
 from pipeline.hooks import PluginReply, hookimpl
 
 

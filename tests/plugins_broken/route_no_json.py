@@ -1,4 +1,4 @@
-# A time in its JSON. | its json cannot be encoded
+# Returns JSON with a datetime. | its json cannot be encoded
 from datetime import datetime
 
 from pipeline.hooks import PluginReply, hookimpl

@@ -1,4 +1,4 @@
-# A path that leads outside. | each part of the path is
+# Adds a route outside of its own paths. | each part of the path is
 from pipeline.hooks import PluginReply, hookimpl
 
 

@@ -1,4 +1,4 @@
-# Anybody may change something. | is public and takes
+# Has a public route that changes something. | is public and takes
 from pipeline.hooks import PluginReply, hookimpl
 
 

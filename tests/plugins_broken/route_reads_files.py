@@ -1,4 +1,4 @@
-# Joins a path of what the client sends. | reads any file
+# Makes a file path of a text from the client. | reads any file
 from pathlib import Path
 
 from pipeline.hooks import PluginReply, hookimpl

@@ -1,4 +1,4 @@
-# A handler that returns a dict. | the handler returned dict
+# Returns a dict from a handler. | the handler returned dict
 from pipeline.hooks import hookimpl
 
 

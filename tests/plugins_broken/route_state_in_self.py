@@ -1,4 +1,4 @@
-# A handler that keeps its request in self. | GET /items/{id} answers otherwise when calls run at once
+# Keeps the current request of a handler in self. | GET /items/{id} answers otherwise when calls run at once
 import asyncio
 
 from pipeline.hooks import PluginReply, hookimpl

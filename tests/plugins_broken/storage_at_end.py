@@ -1,4 +1,4 @@
-# Returns a file at its end. | open returns other bytes
+# Returns a file whose position is its end. | open returns other bytes
 import io
 
 from pipeline.hooks import hookimpl
@@ -7,10 +7,10 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def open(self, public_id):
-        if public_id not in self.kept:
+        if public_id not in self.images:
             raise FileNotFoundError(public_id)
         file = io.BytesIO()
-        file.write(self.kept[public_id])
+        file.write(self.images[public_id])
         return file
 
 

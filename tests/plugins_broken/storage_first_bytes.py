@@ -1,4 +1,4 @@
-# Keeps the first 64 KB. | of a large image
+# Stores only the first 64 KB. | of a large image
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 
@@ -6,7 +6,7 @@ from tests.correct_storages import CorrectStorage
 class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         file.seek(0)
-        self.kept[public_id] = file.read(65536)
+        self.images[public_id] = file.read(65536)
         return f"https://images.example/{public_id}"
 
 

@@ -1,4 +1,4 @@
-# Keeps what was there. | save does not replace what was there
+# Does not replace an image. | save does not replace what was there
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 
@@ -6,7 +6,7 @@ from tests.correct_storages import CorrectStorage
 class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         file.seek(0)
-        self.kept.setdefault(public_id, file.read())
+        self.images.setdefault(public_id, file.read())
         return f"https://images.example/{public_id}"
 
 

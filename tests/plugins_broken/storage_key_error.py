@@ -1,4 +1,4 @@
-# A KeyError for what is not there. | raise FileNotFoundError for an image that is not there
+# Raises KeyError for an image that is not there. | raise FileNotFoundError for an image that is not there
 import io
 
 from pipeline.hooks import hookimpl
@@ -7,7 +7,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def open(self, public_id):
-        return io.BytesIO(self.kept[public_id])
+        return io.BytesIO(self.images[public_id])
 
 
 @hookimpl

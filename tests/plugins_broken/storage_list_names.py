@@ -1,11 +1,11 @@
-# list yields names. | yield StoredImage(public_id, stored_at)
+# Yields names in list. | yield StoredImage(public_id, stored_at)
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 
 
 class Broken(CorrectStorage):
     def list(self, prefix):
-        return [name for name in self.kept if name.startswith(prefix)]
+        return [name for name in self.images if name.startswith(prefix)]
 
 
 @hookimpl

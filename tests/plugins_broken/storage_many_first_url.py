@@ -1,4 +1,4 @@
-# Answers for the first of several images. | save_many returns 'https://images.example/suite/65fa/image-0'
+# Returns only the URL of the first image. | save_many returns 'https://images.example/suite/65fa/image-0'
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

@@ -1,4 +1,4 @@
-# Answers in the order in which the images are stored. | return them in the order of the images
+# Returns the answers for several images in another order. | return them in the order of the images
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

@@ -1,4 +1,4 @@
-# Times without a zone. | an aware datetime in UTC
+# Returns times without a time zone. | an aware datetime in UTC
 from datetime import datetime
 
 from pipeline.hooks import StoredImage, hookimpl
@@ -7,7 +7,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def list(self, prefix):
-        return [StoredImage(name, datetime.now()) for name in self.kept if name.startswith(prefix)]
+        return [StoredImage(name, datetime.now()) for name in self.images if name.startswith(prefix)]
 
 
 @hookimpl

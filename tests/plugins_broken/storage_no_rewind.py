@@ -1,11 +1,11 @@
-# Does not go back to the start of the file. | call file.seek(0) first
+# Reads the file without going to its start. | call file.seek(0) first
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 
 
 class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
-        self.kept[public_id] = file.read()
+        self.images[public_id] = file.read()
         return f"https://images.example/{public_id}"
 
 

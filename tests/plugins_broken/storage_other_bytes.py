@@ -7,7 +7,7 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def open(self, public_id):
-        if public_id not in self.kept:
+        if public_id not in self.images:
             raise FileNotFoundError(public_id)
         return io.BytesIO(b"<html>Not found</html>")
 

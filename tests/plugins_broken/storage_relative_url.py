@@ -1,4 +1,4 @@
-# Returns a path for a URL. | return an absolute http(s) URL
+# Returns a path instead of a URL. | return an absolute http(s) URL
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 

@@ -1,4 +1,4 @@
-# Quotes the id of its URL twice. | GET /images/{id} refuses what save returns (NotFound
+# Quotes the id in its URL twice. | GET /images/{id} refuses what save returns (NotFound
 from urllib.parse import quote
 
 from pipeline.hooks import hookimpl

@@ -1,4 +1,4 @@
-# Its route shows other bytes. | GET /images/{id} shows other bytes than were saved
+# Serves other bytes than were saved by its route. | GET /images/{id} shows other bytes than were saved
 from pipeline.errors import NotFound
 from pipeline.hooks import PluginReply, hookimpl
 from tests.correct_storages import ServedStorage
@@ -6,7 +6,7 @@ from tests.correct_storages import ServedStorage
 
 class Broken(ServedStorage):
     async def show(self, request):
-        if request.path_params["id"] not in self.kept:
+        if request.path_params["id"] not in self.images:
             raise NotFound("There is no such image")
         return PluginReply(body=b"<html>", content_type="image/gif")
 

@@ -1,4 +1,4 @@
-# Its URLs are under another name. | its routes are under /plugins/broken/
+# Returns URLs under the name of another plugin. | its routes are under /plugins/broken/
 from urllib.parse import quote
 
 from pipeline.hooks import hookimpl

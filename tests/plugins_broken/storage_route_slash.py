@@ -1,4 +1,4 @@
-# Leaves the slashes of the id as they are. | where no route of it is
+# Does not quote the slashes of the id in its URL. | where no route of it is
 from pipeline.hooks import hookimpl
 from tests.correct_storages import ServedStorage
 

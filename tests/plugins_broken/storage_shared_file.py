@@ -1,4 +1,4 @@
-# Hands out one and the same open file. | open returns one and the same file
+# Returns the same open file in each call. | open returns one and the same file
 import io
 
 from pipeline.hooks import hookimpl
@@ -8,13 +8,13 @@ from tests.correct_storages import CorrectStorage
 class Broken(CorrectStorage):
     def save(self, public_id, file, content_type):
         file.seek(0)
-        self.kept[public_id] = io.BytesIO(file.read())
+        self.images[public_id] = io.BytesIO(file.read())
         return f"https://images.example/{public_id}"
 
     def open(self, public_id):
-        if public_id not in self.kept:
+        if public_id not in self.images:
             raise FileNotFoundError(public_id)
-        return self.kept[public_id]
+        return self.images[public_id]
 
 
 @hookimpl

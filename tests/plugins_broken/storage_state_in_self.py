@@ -1,4 +1,4 @@
-# Keeps the id it works on in self. | images saved at once are mixed up
+# Keeps the current id in self. | images saved at once are mixed up
 import time
 
 from pipeline.hooks import hookimpl
@@ -10,7 +10,7 @@ class Broken(CorrectStorage):
         file.seek(0)
         self.public_id = public_id
         time.sleep(0.02)
-        self.kept[self.public_id] = file.read()
+        self.images[self.public_id] = file.read()
         return f"https://images.example/{public_id}"
 
 

@@ -7,9 +7,9 @@ from tests.correct_storages import CorrectStorage
 
 class Broken(CorrectStorage):
     def open(self, public_id):
-        if public_id not in self.kept:
+        if public_id not in self.images:
             raise FileNotFoundError(public_id)
-        return io.StringIO(self.kept[public_id].decode("latin-1"))
+        return io.StringIO(self.images[public_id].decode("latin-1"))
 
 
 @hookimpl

@@ -1,11 +1,11 @@
-# url looks whether there is the image. | url raised KeyError
+# Looks for the image in url. | url raised KeyError
 from pipeline.hooks import hookimpl
 from tests.correct_storages import CorrectStorage
 
 
 class Broken(CorrectStorage):
     def url(self, public_id, seconds):
-        return f"https://images.example/{public_id}?{len(self.kept[public_id])}"
+        return f"https://images.example/{public_id}?{len(self.images[public_id])}"
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-/** An app of a user's with all that the package has; and what must not compile. */
+/** An app that uses every part of the package; then the lines that must not compile. */
 import {
   PipelineClient,
   PipelineError,
@@ -96,5 +96,5 @@ void client.correct("id", { colour: "red" });
 client.since = "now";
 // @ts-expect-error the position may be unknown
 client.on("asset_queued", ({ position }) => position.toFixed());
-// @ts-expect-error no such event
+// @ts-expect-error no such member
 queue?.addEventListener("photo-finished", ({ detail }) => detail.userId);

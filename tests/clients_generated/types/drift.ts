@@ -1,11 +1,11 @@
-/** The declarations are what the JavaScript has, and what the contracts say: any difference is an error here. */
+/** Compares the declarations with the JavaScript and with the contracts: any difference is an error of the compiler. */
 import type * as emittedQueue from "./emitted/photo-queue";
 import type * as emitted from "./emitted/pipeline-client";
 import type { components } from "./contract";
 import type * as declared from "ai-queue-pipeline-client";
 import type * as declaredQueue from "ai-queue-pipeline-client/photo-queue.js";
 
-/** Without private members, and with what is nested written out. */
+/** The type without private members, and with its nested types written out. */
 type Plain<T> = T extends (...given: infer Given) => infer Reply
   ? (...given: Plain<Given>) => Plain<Reply>
   : T extends Promise<infer Value>
@@ -32,7 +32,7 @@ same<declared.TransportName, emitted.TransportName>(true);
 type Own<T> = Pick<T, Exclude<keyof T, keyof HTMLElement>>;
 same<Own<declaredQueue.PhotoQueue>, Own<emittedQueue.PhotoQueue>>(true);
 
-// replies; an extra of an AI service is whatever it is
+// replies, without `extra`: any JSON of the AI service
 type Asset = Omit<Shapes["Asset"], "aiMetadata"> & { aiMetadata: Omit<Shapes["AssetAiMetadata"], "extra"> };
 type Declared = Omit<declared.Asset, "aiMetadata"> & { aiMetadata: Omit<declared.AssetAiMetadata, "extra"> };
 same<Declared, Asset>(true);
@@ -53,6 +53,6 @@ same<declared.AssetCorrected, Shapes["AssetCorrected"]>(true);
 same<declared.AssetDeleted, Shapes["AssetDeleted"]>(true);
 same<declared.OverviewChanged, Shapes["OverviewChanged"]>(true);
 
-// and a difference would be seen
+// this file finds differences
 same<{ a: string }, { a: string | null }>(false);
 same<{ a: string }, { a: string; b: string }>(false);

@@ -1,6 +1,6 @@
-"""What schemathesis cannot know of our strings: what a photo is, and what a cursor looks like. Its SCHEMATHESIS_HOOKS.
+"""Formats that schemathesis does not know: photos and cursors. The module for SCHEMATHESIS_HOOKS.
 
-Runs where schemathesis is installed, so it imports nothing of ours.
+It runs in the environment of schemathesis, so it imports no module of the service.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def png(width: int, height: int, shade: int) -> bytes:
 
 
 def cursor(milliseconds: int, item_id: str) -> str:
-    """Return a place in a list, as nextCursor has it."""
+    """Return a position in a list, in the form of nextCursor."""
     return base64.urlsafe_b64encode(f"{NOON_MS + milliseconds}.{item_id}".encode()).decode().rstrip("=")
 
 
@@ -40,7 +40,8 @@ schemathesis.openapi.format("cursor", st.builds(cursor, st.integers(0, 10**9), i
 
 @schemathesis.hook
 def before_load_schema(context: Any, schema: dict[str, Any]) -> None:
-    """Leave out the schema of the event stream: in OpenAPI 3.1 it is that of the whole stream, a text, and schemathesis
-    holds each frame against it.
+    """Remove the schema of the event stream.
+
+    In OpenAPI 3.1 it describes the complete stream as a text, but schemathesis checks each frame against it.
     """
     del schema["paths"]["/api/events"]["get"]["responses"]["200"]["content"]["text/event-stream"]["schema"]

@@ -1,4 +1,4 @@
 import pytest
 
-# Before the suites are imported: a failed assertion of theirs then says what was there instead.
+# Before the import of the suites: a failed assertion in them then shows the compared values.
 pytest.register_assert_rewrite("pipeline.testing")

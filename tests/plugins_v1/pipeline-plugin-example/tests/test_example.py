@@ -1,4 +1,4 @@
-"""The provider keeps what the pipeline expects (the suite), and names colours (the rest)."""
+"""The provider passes the suite, and names colours."""
 
 import asyncio
 import io
@@ -16,7 +16,7 @@ from pipeline_plugin_example import ExampleProvider, ExampleSettings, job_finish
 
 
 class TestExampleProvider(AIProviderSuite):
-    """All that every provider must do, and what this one is for."""
+    """The tests for every provider, and those of this one."""
 
     @pytest.fixture
     def provider(self) -> AIProvider:
@@ -29,8 +29,8 @@ class TestExampleProvider(AIProviderSuite):
         image.paste(color, (50, 35, 250, 165))
         file = io.BytesIO()
         image.save(file, "PNG")
-        found = ExampleProvider(center_percent=60).analyze(replace(analyze_request, image=file.getvalue()))
-        assert found.colorway is not None and found.colorway.value == color
+        analysis = ExampleProvider(center_percent=60).analyze(replace(analyze_request, image=file.getvalue()))
+        assert analysis.colorway is not None and analysis.colorway.value == color
 
 
 def test_finished_jobs_are_logged_without_their_user() -> None:
@@ -40,7 +40,7 @@ def test_finished_jobs_are_logged_without_their_user() -> None:
     with capture_logs() as logged:
         for user_id in ("user-1", "user-1", "user-2"):
             asyncio.run(job_finished(replace(event, user_id=user_id), settings))
-    first, again, other = (line["user"] for line in logged)
-    assert first == again != other
+    first, second, other = (line["user"] for line in logged)
+    assert first == second != other
     assert "user-1" not in str(logged) and "any text" not in str(logged)
     assert not ExampleSettings().is_active and settings.plugin("example", ExampleSettings).is_active

@@ -1,6 +1,6 @@
 """The AI provider `example`: names the colorway of a photo by its average colour, offline.
 
-Beside it an observer that logs each finished job under a pseudonym of its user.
+The module has also an observer that logs each finished job under a pseudonym of its user.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.hooks import (
 if TYPE_CHECKING:
     from pipeline.settings import Settings
 
-API_VERSION = 1  # of pipeline.hooks, the one this was written for
+API_VERSION = 1  # the version of pipeline.hooks that this plugin was written for
 NAME = "example"
 COLORS = {
     "black": (0, 0, 0),
@@ -58,7 +58,7 @@ class ExampleSettings(PluginSettings):
         60,
         ge=1,
         le=100,
-        description="Only so much of the photo's width and height counts: the product is in the middle.",
+        description="How much of the photo's width and height counts, from the middle, where the product is.",
     )
     pseudonym_key: SecretStr = Field(
         SecretStr(""),
@@ -73,19 +73,19 @@ class ExampleSettings(PluginSettings):
 
 @hookimpl
 def register_settings() -> Iterator[tuple[str, type[PluginSettings]]]:
-    """Name our settings."""
+    """Offer the settings of `example`."""
     yield NAME, ExampleSettings
 
 
 @hookimpl
 def register_ai_providers(settings: Settings) -> Iterator[tuple[str, Callable[[], AIProvider]]]:
-    """Offer `example`. The settings are read in the factory: they must be in order only when the provider is used."""
+    """Offer `example`. The factory reads the settings: they must be valid only when the provider is used."""
     yield NAME, lambda: ExampleProvider(settings.plugin(NAME, ExampleSettings).center_percent)
 
 
 @hookimpl
 async def job_finished(event: JobEvent, settings: Settings) -> None:
-    """Log who had a job finished, without saying who."""
+    """Log the finished job with a pseudonym of its user."""
     key = settings.plugin(NAME, ExampleSettings).pseudonym_key.get_secret_value()
     user = hmac.new(key.encode(), event.user_id.encode(), hashlib.sha256).hexdigest()[:12]
     log.info("example_job_finished", user=user, outcome=event.outcome, category=event.category)
@@ -100,11 +100,11 @@ class ExampleProvider:
         self._center_percent = center_percent
 
     def analyze(self, request: AnalyzeRequest) -> Analysis:
-        """Return the nearest colour there is a name for. A plain `def`: it computes, so it runs in a thread."""
+        """Return the nearest colour with a name. A plain `def`: it computes, so it runs in a thread."""
         assert request.image is not None  # because of needs_image
         try:
             with Image.open(io.BytesIO(request.image)) as image:
-                image.draft("RGB", (SIDE_PIXELS, SIDE_PIXELS))  # a JPEG need not be decoded whole
+                image.draft("RGB", (SIDE_PIXELS, SIDE_PIXELS))  # a JPEG need not be decoded in full size
                 small = image.convert("RGB").resize((SIDE_PIXELS, SIDE_PIXELS))
         except (OSError, Image.DecompressionBombError) as error:
             raise PermanentJobError("The image cannot be read") from error

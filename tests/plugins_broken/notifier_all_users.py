@@ -1,10 +1,10 @@
-# Tells everybody. | notify publishes to user:everybody
+# Publishes each event to all users. | notify publishes to user:all
 from pipeline.hooks import hookimpl
 
 
 class Broken:
     async def notify(self, notification):
-        await notification.rooms.publish("user:everybody", notification.event)
+        await notification.rooms.publish("user:all", notification.event)
 
 
 @hookimpl

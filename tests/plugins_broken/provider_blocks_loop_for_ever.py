@@ -1,4 +1,4 @@
-# Sleeps on the event loop for ever. | analyze blocks the event loop and never returns
+# Blocks the event loop for ever. | analyze blocks the event loop and never returns
 import time
 
 from pipeline.hooks import hookimpl
