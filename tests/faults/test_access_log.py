@@ -8,7 +8,6 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -75,7 +74,7 @@ def line_of(service: Service, event: str, reply: httpx.Response) -> dict[str, An
 
 @pytest.mark.fault("O15")
 def test_access_line_has_client_user_and_ids(service: Service) -> None:
-    """The lines of an upload and of a request for its asset name client, user, path, bytes and ids; without a token, no user."""
+    """The lines of an upload and of requests for its asset name client, path, bytes, ids, and the user if known."""
     names = {"X-Request-Id": "photo-1", "traceparent": TRACE, "User-Agent": "PhotoApp/2.1 (Android 15)"}
     reply = service.upload("ann", headers=PROXY | names)
     ids = reply.json()["data"]

@@ -183,7 +183,7 @@ async def test_worker_with_a_wrong_clock_loses_no_event(
 async def test_web_process_with_a_wrong_clock_sends_the_right_time(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, clock: WrongClock, seconds: float, jump: float | None
 ) -> None:
-    """serverTime, the Date of replies and the timestamps of assets are right, and tokens are checked by the right time."""
+    """serverTime, the Date of replies and the timestamps of assets are right, and so is the check of tokens."""
     clock.jump(seconds)
     with pair(tmp_path, ai_service, own_redis.url, clock, "web") as (web, worker):
         if jump is not None:

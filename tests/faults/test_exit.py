@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.embedded import find_server
 from tests.faults.chaos.world import children_of
-from tests.faults.test_process import accept, children, is_alive, statuses, wait_until
+from tests.faults.processes import children, is_alive, wait_until
+from tests.faults.uploads import accept, statuses
 from tests.packages import install
 from tests.slowdown import slowdown
 from tests.redis_server import RedisServer

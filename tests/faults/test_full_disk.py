@@ -5,11 +5,9 @@ Each test has a real filesystem of 16 MB.
 
 from __future__ import annotations
 
-import errno
 import sqlite3
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,10 @@ import pytest
 from pipeline.plugins.storage_local.durable_files import INCOMING
 from tests.constants import RECONCILE_AGE_SECONDS, RECONCILE_SECONDS
 from tests.factories import make_noise_image
-from tests.faults.test_process import accept, statuses, wait_until
+from tests.faults.disks import Disk, mounted
+from tests.faults.processes import wait_until
+from tests.faults.uploads import accept, statuses
 from tests.packages import install
-from tests.requirements import program, require
 from tests.service import AiService, Service
 
 pytestmark = pytest.mark.fault("E27")
@@ -58,42 +57,6 @@ class Cutter:
 def register_ai_providers(settings):
     yield "cutter", Cutter
 '''
-
-
-class Disk:
-    """A small filesystem. folder: where it is mounted."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ballast = folder / "ballast"
-
-    def fill(self, left_bytes: int = 0) -> None:
-        """Take all the room there is but so much."""
-        with self._ballast.open("ab", buffering=0) as ballast:
-            for size in (1024 * 1024, 4096):
-                try:
-                    while ballast.write(bytes(size)):
-                        pass
-                except OSError as error:
-                    assert error.errno == errno.ENOSPC
-            ballast.truncate(ballast.tell() - left_bytes)
-
-    def clear(self) -> None:
-        """Give the room back."""
-        self._ballast.unlink()
-
-
-@contextmanager
-def mounted(folder: Path, size_mb: int) -> Iterator[Disk]:
-    """Make the folder, which is a filesystem of that size until the end of the block."""
-    folder.mkdir()
-    command = [program("mount"), "-t", "tmpfs", "-o", f"size={size_mb}m", "none", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    require(done.returncode == 0, f"needs a filesystem of its own: {done.stderr.strip()}")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run([program("umount"), "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture

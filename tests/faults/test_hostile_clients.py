@@ -15,7 +15,7 @@ import pytest
 
 from tests.factories import make_token
 from tests.faults.chaos.world import resident_mib
-from tests.faults.test_process import wait_until
+from tests.faults.processes import wait_until
 from tests.requirements import require
 from tests.service import AiService, Service
 from tests.sockets import WAIT_SECONDS, make_handshake

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.constants import BREAKER_PROBE_SECONDS, NOTIFIER_ATTEMPTS
-from tests.faults.test_process import statuses, wait_until
+from tests.faults.processes import wait_until
+from tests.faults.uploads import attempts, statuses, statuses_of, upload
 from tests.packages import install
 from tests.service import AiService, Service
-
-
-def upload(service: Service, count: int, sub: str = "user-1", **arguments: Any) -> list[str]:
-    """Upload so many photos as that user and return their asset ids."""
-    with httpx.Client() as client:
-        replies = [service.upload(sub, client=client, **arguments) for _ in range(count)]
-    assert {reply.status_code for reply in replies} == {202}
-    return [reply.json()["data"]["assetId"] for reply in replies]
-
-
-def attempts(service: Service, ids: list[str]) -> set[int]:
-    """Return which attempts those photos had."""
-    return {line["attempt"] for line in service.find("job_claimed") if line["assetId"] in ids}
-
-
-def statuses_of(sub: str, service: Service, ids: list[str]) -> set[str]:
-    return {service.asset(asset_id, sub)["status"] for asset_id in ids}
 
 
 # photos

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.factories import make_token, make_upload
-from tests.faults.test_process import accept
+from tests.faults.uploads import accept
 from tests.slowdown import slowdown
 from tests.rolling import Instances
 from tests.service import AiService, Service

@@ -20,7 +20,7 @@ import pytest
 from pipeline.queue.queue import JobQueue
 from tests.contract.contracts import check_reply
 from tests.factories import make_image, make_token
-from tests.faults.test_process import wait_until
+from tests.faults.processes import wait_until
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 

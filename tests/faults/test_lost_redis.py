@@ -21,7 +21,8 @@ from pipeline.client import Client
 from tests.constants import BREAKER_FAILURES, NOTIFIER_BACKOFF_MS, RECONCILE_AGE_SECONDS, RENEWALS_PER_LEASE
 from tests.factories import make_token
 from tests.fake_receiver import FakeReceiver, Reply
-from tests.faults.test_process import accept, statuses, wait_until
+from tests.faults.processes import wait_until
+from tests.faults.uploads import accept, statuses
 from tests.integration.test_notifying import admin, told, webhook
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service

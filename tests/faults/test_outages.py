@@ -13,7 +13,8 @@ import pytest
 from pipeline.assets.asset import to_timestamp
 from pipeline.clock import utc_now
 from tests.constants import MAX_STALLS, RECONCILE_AGE_SECONDS
-from tests.faults.test_process import accept, statuses, wait_until
+from tests.faults.processes import wait_until
+from tests.faults.uploads import accept, statuses
 from tests.mongo_server import MongoServer
 from tests.packages import install
 from tests.redis_server import RedisServer

@@ -9,11 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import httpx
@@ -22,44 +20,13 @@ import pytest
 from pipeline.client import Client
 from tests.constants import RECONCILE_AGE_SECONDS
 from tests.factories import make_token
+from tests.faults.processes import children, is_alive, wait_until
+from tests.faults.uploads import accept, statuses
 from tests.mongo_server import MongoServer
 from tests.requirements import program
 from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
-
-
-def accept(service: Service, count: int) -> list[str]:
-    """Upload so many photos and return their asset ids."""
-    replies = [service.upload() for _ in range(count)]
-    assert {reply.status_code for reply in replies} == {202}
-    return [reply.json()["data"]["assetId"] for reply in replies]
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """Return the condition's value once it is true; for what sends no signal."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
-    return value
-
-
-def statuses(service: Service, ids: list[str]) -> set[str]:
-    return {service.asset(asset_id)["status"] for asset_id in ids}
-
-
-def children(pid: int) -> list[int]:
-    output = subprocess.run([program("pgrep"), "-P", str(pid)], capture_output=True, text=True).stdout
-    return [int(line) for line in output.split()]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_service: AiService) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.factories import make_image
-from tests.faults.test_process import wait_until
+from tests.faults.processes import wait_until
 from tests.packages import install
 from tests.service import AiService, Service
 

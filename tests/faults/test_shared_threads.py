@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.factories import make_image
-from tests.faults.test_isolation import statuses_of, upload
+from tests.faults.uploads import statuses_of, upload
 from tests.packages import install
 from tests.slowdown import slowdown
 from tests.redis_server import RedisServer

@@ -14,7 +14,7 @@ import pytest
 from pipeline.client import Client
 from tests.constants import BREAKER_PROBE_SECONDS
 from tests.factories import make_token
-from tests.faults.test_isolation import attempts, upload
+from tests.faults.uploads import attempts, upload
 from tests.slowdown import slowdown
 from tests.service import AiService, Service
 

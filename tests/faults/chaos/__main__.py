@@ -82,10 +82,15 @@ async def run(
     is_enough.set()
     await asyncio.gather(*uploading)
     report = await check(world, crowds, driver, drain_seconds)
-    for task in listening:
-        task.cancel()
-    await asyncio.gather(*listening, return_exceptions=True)
+    await _cancel(listening)
     return report
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _raise_error_of(tasks: list[asyncio.Task[None]]) -> None:
