@@ -1,4 +1,4 @@
-"""Calls of an administrator and of two users, one of whom is erased."""
+"""Requests of an administrator and uploads of two users: GONE is erased, STAYS is not."""
 
 from __future__ import annotations
 

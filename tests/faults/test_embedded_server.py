@@ -53,7 +53,7 @@ async def test_silent_server_is_replaced(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.fault("E9")
 @pytest.mark.gen_test(timeout=60)
-async def test_pause_of_the_machine_does_not_replace_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pause_of_the_machine_replaces_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pings that take far longer than their limit do not count: this process was stopped too."""
     monkeypatch.setattr(embedded, "PING_SECONDS", 0.02)
     monkeypatch.setattr(embedded, "PAUSE_SECONDS", 0.02)

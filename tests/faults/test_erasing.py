@@ -157,7 +157,7 @@ def test_admin_sees_what_a_user_has(service: Service, ai_service: AiService) -> 
 def fill_user(service: Service, ai_service: AiService) -> str:
     """Give the user finished, failed, damaged, running and waiting photos and an audit entry; return the damaged one.
 
-    The AI service is left without an answer.
+    Afterwards the AI service does not answer until it is released.
     """
     upload(service, GONE, headers={"Idempotency-Key": "k-1"})
     fail(service, ai_service, GONE)
