@@ -130,7 +130,7 @@ async def test_redis_down_longer_than_a_blocking_call(bench: Bench, own_redis: R
     await bench.until(lambda stats: stats.completed == 3)
     own_redis.stop()
     await until_check(worker, is_ready=False)
-    await asyncio.sleep(1)  # the length is the point: five times a blocking call
+    await asyncio.sleep(1)  # the length matters: five times a blocking call
     own_redis.start()
     await until_check(worker, is_ready=True)
     await bench.queue.enqueue("ai-processing:after", {})

@@ -78,7 +78,8 @@ async def test_round_is_bounded_and_one_process_does_it(removal: AssetRemoval, m
 
 @pytest.mark.gen_test
 async def test_every_storage_in_use_is_swept(removal: AssetRemoval) -> None:
-    """Orphaned images are removed from the current storage and from the earlier one, once both have our mark.
+    """Orphaned images are removed from the current storage and from the earlier one, once both have the mark
+    of the installation.
 
     These are images and smaller pictures of removed assets, and superseded images. Images that an asset names stay.
     """
@@ -97,7 +98,7 @@ async def test_every_storage_in_use_is_swept(removal: AssetRemoval) -> None:
 
 
 @pytest.mark.gen_test
-async def test_earlier_storage_without_our_mark_is_not_swept(removal: AssetRemoval) -> None:
+async def test_earlier_storage_without_the_mark_is_not_swept(removal: AssetRemoval) -> None:
     """Its images may belong to another installation. A storage that is away does not keep others from being swept."""
     removal.storage.old.put(f"{make_asset().id}/original-1")
     before = removal.stored("old")

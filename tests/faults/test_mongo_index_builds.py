@@ -61,7 +61,7 @@ async def test_mongo_index_may_take_longer_than_any_call(filled_uri: str) -> Non
             await store.open()
             assert await store.create(make_asset("user-2"))
             await started.wait()
-            await asyncio.sleep(2)  # the length is the point: twice what a call may take
+            await asyncio.sleep(2)  # the length matters: twice what a call may take
             assert len(await store.page("user-2")) == 1
             released.set()
             await until_indexed(filled_uri)

@@ -120,7 +120,7 @@ async def test_mongo_every_write_names_the_shard_key(mongo_uri: str, commands: C
 @pytest.mark.fault("E24")
 @pytest.mark.gen_test(timeout=30)
 async def test_mongo_reads_from_the_primary_whatever_the_uri_says(local_uri: str) -> None:
-    """Although the URI names a secondary that lags, written assets are read at once, and a key has one owner."""
+    """The URI names a lagging secondary; still, written assets are read at once, and a key has one owner."""
     async with LaggingReplicaSet(local_uri) as replicas:
         # Not secondaryPreferred: it would mean the primary until the secondary is found.
         preference = "readPreference=secondary"
@@ -149,7 +149,7 @@ async def test_mongo_reads_from_the_primary_whatever_the_uri_says(local_uri: str
 async def test_upload_keeps_its_key_while_a_secondary_lags(
     tmp_path: Path, ai_service: AiService, local_uri: str
 ) -> None:
-    """With the same key, the same picture gets the same asset, another picture is refused; the AI service is asked once."""
+    """With the same key the same picture gets the same asset, and another picture is refused."""
     async with LaggingReplicaSet(local_uri) as replicas:
         uri = replicas.uri("readPreference=secondaryPreferred")
         service = Service(tmp_path, ai_service.url, MONGODB_URI=uri)
@@ -172,7 +172,9 @@ async def test_upload_keeps_its_key_while_a_secondary_lags(
 
 @pytest.mark.fault("E24")
 @pytest.mark.gen_test
-async def test_mongo_key_that_disappears_is_inserted_anew_or_an_outage(mongo_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_mongo_key_that_disappears_is_inserted_anew_or_an_outage(
+    mongo_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A key purged between insert and read is inserted anew; one that is never found is an outage."""
     store = MongoAssetStore(mongo_uri)
     await store.open()

@@ -68,7 +68,7 @@ def test_host_with_the_default_port_is_the_same_host(service: Service) -> None:
 
 @pytest.mark.fault("R10")
 def test_pages_of_public_url_may_call(service: Service) -> None:
-    """Preflights and calls of pages of PUBLIC_URL are answered like those of allowed origins; other origins are not allowed."""
+    """Preflights and calls of pages of PUBLIC_URL are allowed like those of allowed origins, and no others."""
     for origin, is_allowed in ((PUBLIC, True), (FRIEND, True), ("https://evil.example", False), ("null", False)):
         asks = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         preflight = httpx.options(f"{service.url}/api/assets", headers=asks)
@@ -126,7 +126,7 @@ def test_broken_hosts_are_refused(service: Service, host: str) -> None:
 def test_same_origin_of_the_browser_is_accepted(
     service: Service, origin: str | None, site: str, status: int
 ) -> None:
-    """The browser knows the page's origin also where a proxy hides the host; other values of the header allow nothing."""
+    """The browser knows the origin also where a proxy hides the host; other values allow nothing."""
     lines = [f"Sec-Fetch-Site: {site}", *([f"Origin: {origin}"] if origin else [])]
     answered, body = handshake(service, *lines)
     assert answered == status and (status == 101 or b'"Origin not allowed"' in body)

@@ -72,7 +72,7 @@ def test_ai_service_down_costs_no_asset(tmp_path: Path, ai_service: AiService) -
         ids = accept(service, 25)
         held = service.wait_log("plugin_held", plugin="http", method="analyze")
         assert held["reason"] == "AI service unavailable" and ai_service.url.removeprefix("http://") in held["cause"]
-        time.sleep(8)  # the length is the point: attempts at 0, +2 and +4 s would all be over
+        time.sleep(8)  # the length matters: attempts at 0, +2 and +4 s would all be over
         assert len(service.find("provider_failed")) <= 10, "single jobs try it, 1, 2 and 4 s apart"
         ai_service.start()
         service.wait_log("plugin_released", plugin="http")
@@ -148,7 +148,7 @@ def test_job_that_kills_the_process_ends_although_redis_is_wiped(tmp_path: Path,
 
 
 def test_store_away_for_longer_than_a_job_may_take(tmp_path: Path, ai_service: AiService) -> None:
-    """The result waits for the store longer than JOB_TIMEOUT_SECONDS and is committed once; the provider is asked once."""
+    """A result waits for the store longer than JOB_TIMEOUT_SECONDS and is committed; the provider is asked once."""
     ai_service.order(held=True)
     settings = {"JOB_TIMEOUT_SECONDS": "4", "PROVIDER_TIMEOUT_SECONDS": "3.9"}
     with (
@@ -160,7 +160,7 @@ def test_store_away_for_longer_than_a_job_may_take(tmp_path: Path, ai_service: A
         mongo.stop()
         ai_service.order(held=False)
         service.wait_log("commit_deferred", assetId=asset_id)
-        time.sleep(LONGEST_TRY_SECONDS)  # the length is the point: longer than the job's time
+        time.sleep(LONGEST_TRY_SECONDS)  # the length matters: longer than the job's time
         assert not service.find("job_retrying")
         # The call that succeeds may have begun while the store was away, and waited for it.
         tried_at = to_timestamp(utc_now() - timedelta(seconds=LONGEST_TRY_SECONDS))
@@ -173,7 +173,7 @@ def test_store_away_for_longer_than_a_job_may_take(tmp_path: Path, ai_service: A
 
 @pytest.mark.parametrize("loses_data", [False, True], ids=["with its data", "without its data"])
 def test_killed_redis_costs_a_delay(tmp_path: Path, ai_service: AiService, loses_data: bool) -> None:
-    """After kill -9 of Redis with five running and fifteen waiting jobs all finish, with or without the data of Redis."""
+    """After kill -9 of Redis with five running and fifteen waiting jobs all finish, with or without its data."""
     ai_service.order(held=True)
     settings = SHORT_LEASES | {RECONCILE_AGE_SECONDS: "3600"}
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:

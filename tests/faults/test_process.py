@@ -206,7 +206,7 @@ def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiServi
 
 
 def test_store_away_refuses_uploads_and_loses_no_result(tmp_path: Path, ai_service: AiService) -> None:
-    """With MongoDB stopped uploads get 503 and leave no image; a result that waits is committed when it is back."""
+    """With MongoDB stopped uploads get 503 and leave no image; a waiting result is committed when it is back."""
     with MongoServer() as mongo, Service(tmp_path, ai_service.url, MONGODB_URI=mongo.uri("faults")) as service:
         ai_service.order(held=True)
         (asset_id,) = accept(service, 1)
@@ -270,7 +270,7 @@ def test_wrong_configuration_is_one_line_and_exit_code_2(
 
 @pytest.mark.fault("O8")
 def test_second_process_on_one_folder_ends_with_advice(tmp_path: Path, ai_service: AiService) -> None:
-    """A second process, such as `make run` during a demo, names the service of the folder and how to stop it, and ends."""
+    """A second process, such as `make run` during a demo, ends; it names the other service and how to stop it."""
     with Service(tmp_path, ai_service.url) as service:
         done = subprocess.run(
             [sys.executable, "run.py"], cwd=ROOT, env=service.environment, capture_output=True, text=True, timeout=60

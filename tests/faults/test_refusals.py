@@ -115,7 +115,7 @@ def test_upload_refused_for_a_full_queue_may_be_another_photo(tmp_path: Path, ai
 
 @pytest.mark.fault("E15")
 def test_answer_is_repeated_although_the_upload_would_be_refused_now(tmp_path: Path, ai_service: AiService) -> None:
-    """A client that did not receive its 202 gets it for the same key, although a filter or a full queue would refuse."""
+    """A client that lost its 202 gets it for the same key, although a filter or a full queue would refuse."""
     ai_service.order(held=True)
     packages = install(tmp_path / "packages", policy=POLICY)
     with Service(tmp_path / "data", ai_service.url, MAX_BACKLOG="1", CONCURRENCY="1", **packages) as service:

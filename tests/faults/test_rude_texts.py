@@ -1,4 +1,4 @@
-"""Texts made to steer a terminal, by a plugin or by a server: nothing of it reaches an asset, an event or a screen."""
+"""Texts with terminal control characters, from a plugin or a server: none reaches an asset, an event or a screen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.packages import install
 from tests.service import ROOT, Service
 
 STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# What a terminal would obey, between words that a reader must find: colours, title, screen, direction.
+# Control characters for colours, title, screen and direction, between the words that must be shown.
 RUDE = "one \x1b[31m\x1b]0;owned\x07two\x1b[2J \x9b31mthree\r\x08\u202efour"
 WORDS = "one two three four"
 PLUGIN = f"""
@@ -73,7 +73,7 @@ BROKEN = f"raise RuntimeError({RUDE!r})"
 
 @pytest.fixture
 def rude(tmp_path: Path) -> dict[str, str]:
-    """The settings of a service whose plugins are rude."""
+    """The settings of a service whose plugins return such texts."""
     packages = install(tmp_path / "packages", rude=PLUGIN, broken=BROKEN)
     return packages | {"AI_PROVIDER": "rude", "STORAGE_BACKEND": "rude", "JOB_ATTEMPTS": "1"}
 
@@ -86,29 +86,28 @@ def run(*arguments: str, **environment: str) -> str:
 
 
 def assert_plain(text: str) -> None:
+    """Check that the text has no control characters."""
     assert (found := STEERING.search(text)) is None, repr(text[max(0, found.start() - 60) : found.end() + 60])
 
 
+async def events_of_categories(service: Service) -> dict[str, Any]:
+    """Upload a photo of each category and return its event."""
+    async with Client(service.url, make_token()) as client:
+        await client.listen()
+        events, found = client.events(), {}
+        for category in ("sneaker", "lego", "camera", "other"):
+            await asyncio.to_thread(service.upload, category=category)
+            found[category] = await asyncio.wait_for(anext(events), 20)
+        return found
+
+
 @pytest.mark.fault("P11")
-def test_plugin_steers_nobodys_terminal(tmp_path: Path, rude: dict[str, str]) -> None:
-    """Whatever it puts into values, refusals and errors: assets, events, /readyz and dead letters hold plain words, and
-    so does what each command prints.
-    """
+def test_texts_of_plugins_have_no_control_characters(tmp_path: Path, rude: dict[str, str]) -> None:
+    """Assets, events, /readyz, dead letters and the output of commands have plain words only."""
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(make_image())
     with Service(tmp_path / "data", **rude) as service:
-
-        async def follow() -> dict[str, Any]:
-            """Return the event of each category's photo."""
-            async with Client(service.url, make_token()) as client:
-                await client.listen()
-                events, found = client.events(), {}
-                for category in ("sneaker", "lego", "camera", "other"):
-                    await asyncio.to_thread(service.upload, category=category)
-                    found[category] = await asyncio.wait_for(anext(events), 20)
-                return found
-
-        events = asyncio.run(follow())
+        events = asyncio.run(events_of_categories(service))
         assert {events["sneaker"]["aiMetadata"][name]["value"] for name in ("brand", "model", "colorway")} == {WORDS}
         assert events["lego"]["error"] == WORDS
         assert events["camera"]["error"] == f"{WORDS} after 1 attempt"
@@ -165,14 +164,14 @@ async def odd(request):
 
 
 @pytest.mark.fault("P11")
-def test_refusals_of_plugins_keep_to_the_contract(tmp_path: Path) -> None:
-    """What a filter or a route says to a client is plain words in our envelope, whatever it puts into the error."""
-    told, detail = {"code": "VALIDATION_ERROR", "message": WORDS}, {"field": WORDS, "message": WORDS}
+def test_refusals_of_plugins_follow_the_contract(tmp_path: Path) -> None:
+    """The errors of a filter or a route reach the client as plain words in the envelope, whatever the plugin raises."""
+    error, detail = {"code": "VALIDATION_ERROR", "message": WORDS}, {"field": WORDS, "message": WORDS}
     packages = install(tmp_path / "packages", refusing=REFUSING)
     with Service(tmp_path / "data", "http://127.0.0.1:1", **packages) as service:
-        assert service.upload(category="sneaker").json()["error"] == told
-        assert service.upload(category="lego").json()["error"] == told | {"details": [detail]}
-        assert service.upload(category="camera").json()["error"] == told | {"message": "Bad Request"}
+        assert service.upload(category="sneaker").json()["error"] == error
+        assert service.upload(category="lego").json()["error"] == error | {"details": [detail]}
+        assert service.upload(category="camera").json()["error"] == error | {"message": "Bad Request"}
         gone = httpx.get(f"{service.url}/plugins/refusing/gone")
         assert gone.json() == {"success": False, "error": {"code": "NOT_FOUND", "message": WORDS, "details": [detail]}}
         odd = httpx.get(f"{service.url}/plugins/refusing/odd")
@@ -181,7 +180,7 @@ def test_refusals_of_plugins_keep_to_the_contract(tmp_path: Path) -> None:
 
 @contextmanager
 def rude_server() -> Iterator[str]:
-    """Yield the address of what answers every request as the service might, with rude texts in every place."""
+    """Yield the address of a server that answers like the service, with control characters in every text."""
     job = {"jobId": RUDE, "assetId": RUDE, "reason": RUDE, "notifier": RUDE, "attempts": RUDE, "failedAt": RUDE}
 
     class Handler(BaseHTTPRequestHandler):
@@ -212,8 +211,8 @@ def rude_server() -> Iterator[str]:
 
 
 @pytest.mark.fault("P11")
-def test_server_steers_nobodys_terminal(tmp_path: Path) -> None:
-    """The commands talk to any address: what comes back is no more trusted than a plugin. Nor is a file's name."""
+def test_commands_print_no_control_characters_of_a_server(tmp_path: Path) -> None:
+    """The answers of the server at any address are printed without them, and so are names of files."""
     photo = tmp_path / "a\x1b[31m\u202eb.jpg"
     photo.write_bytes(make_image())
     with rude_server() as url:

@@ -38,7 +38,7 @@ def refuse_publishers(redis: RedisServer) -> None:
 async def test_event_that_could_not_be_published_is_sent_by_the_next_process(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, end: signal.Signals
 ) -> None:
-    """The queue works, publishing fails (no more clients), the worker ends: the owner gets the event on another process."""
+    """The queue works, publishing fails (no more clients), the worker ends: the owner still gets the event."""
     shared = {"REDIS_URL": own_redis.url, "LEASE_SECONDS": "4", RENEWALS_PER_LEASE: "4"}
     with (
         Service(tmp_path, ai_service.url, ROLE="web", **shared) as web,
