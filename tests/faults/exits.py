@@ -29,10 +29,10 @@ def spin(number):
 def read(fifo):
     return len(Path(fifo).read_bytes())
 
-class Rude:
+class SlowExit:
     def __init__(self, name, folder, sandbox):
         self.analyze_as, self.fifo = getattr(self, name), str(folder / "fifo")
-        self.pool = sandbox.pool("rude", processes=5)
+        self.pool = sandbox.pool("slow", processes=5)
 
     async def analyze(self, request):
         await self.analyze_as()
@@ -85,13 +85,13 @@ class Rude:
 
 @hookimpl
 def register_ai_providers(settings, sandbox):
-    yield settings.ai_provider[0], lambda: Rude(settings.ai_provider[0], settings.data_dir, sandbox)
+    yield settings.ai_provider[0], lambda: SlowExit(settings.ai_provider[0], settings.data_dir, sandbox)
 """
 
 
-def rude(tmp_path: Path, provider: str, **more: str) -> Service:
+def service_with(tmp_path: Path, provider: str, **more: str) -> Service:
     """Return a service with the plugin; its provider does with a photo what its name says."""
-    packages = install(tmp_path / "packages", rude=PACKAGE)
+    packages = install(tmp_path / "packages", slow_exit=PACKAGE)
     settings = {"AI_PROVIDER": provider, "SHUTDOWN_SECONDS": f"{SHUTDOWN_SECONDS}"} | more
     return Service(tmp_path / "data", **packages, **settings)
 

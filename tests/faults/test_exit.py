@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.chaos.world import children_of
-from tests.faults.exits import LINUX, LONGEST_SECONDS, PROMPT_SECONDS, SHUTDOWN_SECONDS, rude, stop
+from tests.faults.exits import LINUX, LONGEST_SECONDS, PROMPT_SECONDS, SHUTDOWN_SECONDS, service_with, stop
 from tests.faults.processes import children, is_alive, wait_until
 from tests.faults.uploads import accept
 from tests.slowdown import slowdown
@@ -35,7 +35,7 @@ def test_threads_and_children_of_a_plugin_do_not_delay_the_end(
     tmp_path: Path, provider: str, kind: str, words: str
 ) -> None:
     """Threads, pools of processes and exit handlers of a plugin are logged and ended with the process."""
-    with rude(tmp_path, provider, SHUTDOWN_SECONDS="25") as service:
+    with service_with(tmp_path, provider, SHUTDOWN_SECONDS="25") as service:
         accept(service, 1)
         service.wait_log("job_completed")
         if kind == "children":
@@ -64,7 +64,7 @@ def started_for(folder: Path) -> list[str]:
 @pytest.mark.fault("E17")
 def test_sigterm_to_a_child_of_a_plugin_does_not_end_the_service(tmp_path: Path) -> None:
     """multiprocessing sends SIGTERM to a forked process, which still has the signal handlers of the service."""
-    with rude(tmp_path, "terminated") as service:
+    with service_with(tmp_path, "terminated") as service:
         accept(service, 1)
         service.wait_log("job_completed")
         assert service.get("/livez").status_code == 200 and not service.find("service_stopping")
@@ -74,7 +74,7 @@ def test_sigterm_to_a_child_of_a_plugin_does_not_end_the_service(tmp_path: Path)
 @pytest.mark.parametrize("provider", ["hangs", "ignores_cancellation"])
 def test_hanging_provider_is_ended_after_the_shutdown_time(tmp_path: Path, provider: str) -> None:
     """The job of the provider is handed back after SHUTDOWN_SECONDS."""
-    with rude(tmp_path, provider) as service:
+    with service_with(tmp_path, provider) as service:
         accept(service, 1)
         service.wait_log("job_claimed")
         assert SHUTDOWN_SECONDS <= stop(service) < LONGEST_SECONDS * slowdown()
@@ -83,11 +83,13 @@ def test_hanging_provider_is_ended_after_the_shutdown_time(tmp_path: Path, provi
 
 @pytest.mark.fault("E17")
 @pytest.mark.parametrize(
-    ("provider", "where"), [("blocks", "rude.py"), ("matches", "re/"), ("runs_c", "rude.py")], ids=lambda each: each
+    ("provider", "where"),
+    [("blocks", "slow_exit.py"), ("matches", "re/"), ("runs_c", "slow_exit.py")],
+    ids=lambda each: each,
 )
 def test_plugin_that_blocks_the_loop_does_not_delay_the_end(tmp_path: Path, provider: str, where: str) -> None:
     """The deadline works while the event loop is blocked, also by a regular expression that stops all threads."""
-    with rude(tmp_path, provider) as service:
+    with service_with(tmp_path, provider) as service:
         accept(service, 1)
         (redis_pid,) = children(service.pid)
         time.sleep(0.3)  # the plugin blocks the loop; no signal announces it
@@ -103,7 +105,7 @@ def test_plugin_that_blocks_the_loop_does_not_delay_the_end(tmp_path: Path, prov
 @pytest.mark.fault("E17")
 def test_unread_log_does_not_delay_the_end(tmp_path: Path) -> None:
     """Standard error is a full pipe: the main thread waits for ever in the middle of a log line."""
-    service = rude(tmp_path, "hangs")
+    service = service_with(tmp_path, "hangs")
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     with suppress(BlockingIOError):
@@ -129,7 +131,7 @@ def test_signal_for_all_processes_lets_reading_photos_finish(tmp_path: Path) -> 
     (tmp_path / "data").mkdir()
     fifo = tmp_path / "data" / "fifo"
     os.mkfifo(fifo)
-    with rude(tmp_path, "reads", SHUTDOWN_SECONDS="25") as service:
+    with service_with(tmp_path, "reads", SHUTDOWN_SECONDS="25") as service:
         accept(service, 5)
         wait_until(lambda: len(children_of(service.pid)) >= 5)
         pids = children(service.pid)

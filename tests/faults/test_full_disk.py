@@ -97,7 +97,7 @@ def readiness(service: Service) -> dict[str, str]:
     return {each["field"]: each["message"] for each in details}
 
 
-@pytest.mark.parametrize("image", [LARGE_IMAGE, SMALL_IMAGE], ids=["spooled while it arrives", "kept in memory"])
+@pytest.mark.parametrize("image", [LARGE_IMAGE, SMALL_IMAGE], ids=["spooled while it arrives", "in memory"])
 def test_upload_to_a_full_disk_is_refused_and_leaves_nothing(
     disk: Disk, ai_service: AiService, redis_url: str, image: bytes
 ) -> None:

@@ -78,17 +78,17 @@ async def test_round_is_bounded_and_one_process_does_it(removal: AssetRemoval, m
 
 @pytest.mark.gen_test
 async def test_every_storage_in_use_is_swept(removal: AssetRemoval) -> None:
-    """Orphaned images are removed from the current storage and from the earlier one, once both have the mark
-    of the installation.
+    """Orphaned images are removed from the current storage and from the earlier one, once both have a mark.
 
     These are images and smaller pictures of removed assets, and superseded images. Images that an asset names stay.
     """
     mark = f"{OWNERS}{await removal.store.identity()}"
     removal.storage.old.put(mark, at=utc_now() - DAY)
     here, there = await removal.add(), await removal.add(backend="old")
-    gone = make_asset().id
+    removed_id = make_asset().id
+    orphans = f"{removed_id}/original-1", f"{removed_id}/preview/320", f"{here.id}/processed-1"
     for backend in ("memory", "old"):
-        removal.storage.of(backend).put(f"{gone}/original-1", f"{gone}/preview/320", f"{here.id}/processed-1")
+        removal.storage.of(backend).put(*orphans)
     await removal.sweep()
     removal.storage.saved_at[mark] = utc_now() - LEAST_AGE
     removal.storage.backends = ("memory",)

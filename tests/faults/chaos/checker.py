@@ -201,7 +201,7 @@ def _check_calls(report: Report, world: World, seen: Seen, has_faults: bool) -> 
 
 
 def calls_of(document: Mapping[str, Any]) -> int:
-    """Return how often the first AI service is asked for an asset when nothing goes wrong."""
+    """Return how often the first AI service is asked for an asset in a run without faults."""
     return 3 if document["category"] == POISON else 1
 
 

@@ -1,4 +1,4 @@
-"""Each failed asset has one dead letter, unless the operator removed it or ran it again; such a one stays away."""
+"""Each failed asset has one dead letter; one that the operator removed or ran again does not come back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator of a run: removes dead letters, runs them again, pauses the queue and resumes it."""
+"""The operator of a run: removes and retries dead letters, pauses the queue and resumes it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Operator:
         await self._settle("DELETE", "")
 
     async def rerun_one(self) -> None:
-        """Run some dead letter again, if there is one."""
+        """Retry some dead letter, if there is one."""
         await self._settle("POST", "/retry")
 
     async def _settle(self, method: str, verb: str) -> None:

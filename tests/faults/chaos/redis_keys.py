@@ -39,15 +39,15 @@ def check_all(report: Report, world: World, all_seen: list[Seen]) -> None:
 
 def _check_queue(report: Report, redis: Any, base: str, names: list[str]) -> list[str]:
     """Return the unknown keys."""
-    kept: dict[str, set[str]] = {"record:": set(), "state:": set()}
+    found: dict[str, set[str]] = {"record:": set(), "state:": set()}
     unknown = []
     for name in names:
-        kind = next((kind for kind in kept if name.startswith(kind)), None)
+        kind = next((kind for kind in found if name.startswith(kind)), None)
         if kind:
-            kept[kind].add(name.removeprefix(kind))
+            found[kind].add(name.removeprefix(kind))
         elif name not in KNOWN_KEYS and not name.startswith(("turn:", "sums:", "limit:")):
             unknown.append(base + name)
     failed = set(redis.zrange(base + "failed", 0, -1))
-    for kind, ids in kept.items():
-        report.expect(ids == failed, f"a {kind[:-1]} is kept of dead letters only", sorted(ids ^ failed)[:5])
+    for kind, ids in found.items():
+        report.expect(ids == failed, f"only dead letters have a {kind[:-1]}", sorted(ids ^ failed)[:5])
     return unknown

@@ -23,30 +23,30 @@ from tests.factories import make_image, make_token
 from tests.packages import install
 from tests.service import ROOT, Service
 
-STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # Control characters for colours, title, screen and direction, between the words that must be shown.
-RUDE = "one \x1b[31m\x1b]0;owned\x07two\x1b[2J \x9b31mthree\r\x08\u202efour"
+UNSAFE = "one \x1b[31m\x1b]0;owned\x07two\x1b[2J \x9b31mthree\r\x08\u202efour"
 WORDS = "one two three four"
 PLUGIN = f"""
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, Attribute, hookimpl
 
-RUDE = {RUDE!r}
+UNSAFE = {UNSAFE!r}
 
-class Rude:
+class Unsafe:
     def analyze(self, request):
         if request.category == "lego":
-            raise PermanentJobError(RUDE)
+            raise PermanentJobError(UNSAFE)
         if request.category == "camera":
-            raise RetryableJobError(RUDE, max_attempts=1)
+            raise RetryableJobError(UNSAFE, max_attempts=1)
         if request.category == "other":
-            raise ValueError(RUDE)
-        return Analysis(*[Attribute(RUDE, 0.9)] * 3)
+            raise ValueError(UNSAFE)
+        return Analysis(*[Attribute(UNSAFE, 0.9)] * 3)
 
     def check(self):
-        raise DependencyUnavailable(RUDE) from OSError(RUDE)
+        raise DependencyUnavailable(UNSAFE) from OSError(UNSAFE)
 
-class RudeStorage:
+class UnsafeStorage:
     def save(self, public_id, file, content_type):
         return "https://images.example/" + public_id
 
@@ -57,25 +57,25 @@ class RudeStorage:
         pass
 
     def check(self):
-        raise DependencyUnavailable(RUDE) from OSError(RUDE)
+        raise DependencyUnavailable(UNSAFE) from OSError(UNSAFE)
 
 @hookimpl
 def register_ai_providers(settings):
-    yield "rude", Rude
-    yield RUDE, Rude
+    yield "unsafe", Unsafe
+    yield UNSAFE, Unsafe
 
 @hookimpl
 def register_storage_backends(settings):
-    yield "rude", RudeStorage
+    yield "unsafe", UnsafeStorage
 """
-BROKEN = f"raise RuntimeError({RUDE!r})"
+BROKEN = f"raise RuntimeError({UNSAFE!r})"
 
 
 @pytest.fixture
-def rude(tmp_path: Path) -> dict[str, str]:
+def unsafe(tmp_path: Path) -> dict[str, str]:
     """The settings of a service whose plugins return such texts."""
-    packages = install(tmp_path / "packages", rude=PLUGIN, broken=BROKEN)
-    return packages | {"AI_PROVIDER": "rude", "STORAGE_BACKEND": "rude", "JOB_ATTEMPTS": "1"}
+    packages = install(tmp_path / "packages", unsafe=PLUGIN, broken=BROKEN)
+    return packages | {"AI_PROVIDER": "unsafe", "STORAGE_BACKEND": "unsafe", "JOB_ATTEMPTS": "1"}
 
 
 def run(*arguments: str, **environment: str) -> str:
@@ -87,7 +87,7 @@ def run(*arguments: str, **environment: str) -> str:
 
 def assert_plain(text: str) -> None:
     """Check that the text has no control characters."""
-    assert (found := STEERING.search(text)) is None, repr(text[max(0, found.start() - 60) : found.end() + 60])
+    assert (found := CONTROL.search(text)) is None, repr(text[max(0, found.start() - 60) : found.end() + 60])
 
 
 async def events_of_categories(service: Service) -> dict[str, Any]:
@@ -102,11 +102,11 @@ async def events_of_categories(service: Service) -> dict[str, Any]:
 
 
 @pytest.mark.fault("P11")
-def test_texts_of_plugins_have_no_control_characters(tmp_path: Path, rude: dict[str, str]) -> None:
+def test_texts_of_plugins_have_no_control_characters(tmp_path: Path, unsafe: dict[str, str]) -> None:
     """Assets, events, /readyz, dead letters and the output of commands have plain words only."""
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(make_image())
-    with Service(tmp_path / "data", **rude) as service:
+    with Service(tmp_path / "data", **unsafe) as service:
         events = asyncio.run(events_of_categories(service))
         assert {events["sneaker"]["aiMetadata"][name]["value"] for name in ("brand", "model", "colorway")} == {WORDS}
         assert events["lego"]["error"] == WORDS
@@ -127,7 +127,7 @@ def test_texts_of_plugins_have_no_control_characters(tmp_path: Path, rude: dict[
             "plugins": run("plugins", **service.environment),
             "check": run("check", "--analyze", **service.environment),
             "check, JSON": run("check", "--json", **service.environment),
-            "wrong name": run("check", **service.environment | {"AI_PROVIDER": "ruude"}),
+            "wrong name": run("check", **service.environment | {"AI_PROVIDER": "unsaffe"}),
         }
         for command, output in shown.items():
             assert WORDS in output, (command, output)
@@ -139,16 +139,16 @@ import os
 from pipeline.errors import NotFound, PipelineError, ValidationError
 from pipeline.hooks import hookimpl
 
-RUDE = {RUDE!r}
-DETAIL = {{"field": RUDE, "message": RUDE}}
+UNSAFE = {UNSAFE!r}
+DETAIL = {{"field": UNSAFE, "message": UNSAFE}}
 
 class Odd(PipelineError):
     http_status = 302
 
 @hookimpl
 def validate_upload(upload):
-    details = {{"lego": [DETAIL, 1, {{"field": "image"}}], "camera": RUDE}}.get(upload.category)
-    raise ValidationError(None if upload.category == "camera" else RUDE, details=details)
+    details = {{"lego": [DETAIL, 1, {{"field": "image"}}], "camera": UNSAFE}}.get(upload.category)
+    raise ValidationError(None if upload.category == "camera" else UNSAFE, details=details)
 
 @hookimpl
 def register_routes(routes):
@@ -156,10 +156,10 @@ def register_routes(routes):
     routes.add("GET", "/odd", odd, role="public")
 
 async def gone(request):
-    raise NotFound(RUDE, details=[DETAIL])
+    raise NotFound(UNSAFE, details=[DETAIL])
 
 async def odd(request):
-    raise Odd(RUDE)
+    raise Odd(UNSAFE)
 """
 
 
@@ -179,9 +179,9 @@ def test_refusals_of_plugins_follow_the_contract(tmp_path: Path) -> None:
 
 
 @contextmanager
-def rude_server() -> Iterator[str]:
+def unsafe_server() -> Iterator[str]:
     """Yield the address of a server that answers like the service, with control characters in every text."""
-    job = {"jobId": RUDE, "assetId": RUDE, "reason": RUDE, "notifier": RUDE, "attempts": RUDE, "failedAt": RUDE}
+    job = dict.fromkeys(("jobId", "assetId", "reason", "notifier", "attempts", "failedAt"), UNSAFE)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -189,8 +189,8 @@ def rude_server() -> Iterator[str]:
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"] or 0))
-            detail = {"field": RUDE, "message": RUDE}
-            self.answer(400, {"success": False, "error": {"code": "X", "message": RUDE, "details": [detail]}})
+            detail = {"field": UNSAFE, "message": UNSAFE}
+            self.answer(400, {"success": False, "error": {"code": "X", "message": UNSAFE, "details": [detail]}})
 
         do_DELETE = do_POST
 
@@ -215,12 +215,12 @@ def test_commands_print_no_control_characters_of_a_server(tmp_path: Path) -> Non
     """The answers of the server at any address are printed without them, and so are names of files."""
     photo = tmp_path / "a\x1b[31m\u202eb.jpg"
     photo.write_bytes(make_image())
-    with rude_server() as url:
+    with unsafe_server() as url:
         reached = {"PIPELINE_URL": url, "PIPELINE_TOKEN": make_token(), "PIPELINE_ADMIN_TOKEN": make_token()}
         for command in (
             ("failed", "ls"),
             ("failed", "ls", "--json"),
-            ("failed", "retry", RUDE.replace("\x00", "")),
+            ("failed", "retry", UNSAFE.replace("\x00", "")),
             ("queue", "pause"),
             ("submit", str(photo), "--category", "lego"),
         ):
