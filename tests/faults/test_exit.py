@@ -39,7 +39,7 @@ def test_threads_and_children_of_a_plugin_do_not_delay_the_end(
         accept(service, 1)
         service.wait_log("job_completed")
         if kind == "children":
-            wait_until(lambda: len(children(service.pid)) == 3)  # the embedded Redis and two of the plugin's
+            wait_until(lambda: len(children(service.pid)) == 3)  # the embedded Redis and two children of the plugin
         pids = children(service.pid)
         assert stop(service) < PROMPT_SECONDS * slowdown()
         assert service.find("service_stopped") and not service.find("shutdown_overrun")

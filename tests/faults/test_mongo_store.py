@@ -138,7 +138,7 @@ async def test_mongo_reads_from_the_primary_whatever_the_uri_says(local_uri: str
         await use_all(store)
         await store.close()
         assert replicas.reads_of_secondary == []
-        # A client without this rule reads from the secondary.
+        # A client with this URI alone reads from the secondary.
         async with pymongo.AsyncMongoClient[dict[str, Any]](replicas.uri(preference)) as client:
             assert await client.get_default_database().assets.find_one({}) is None
         assert replicas.reads_of_secondary == ["find"]

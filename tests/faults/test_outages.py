@@ -55,7 +55,7 @@ def test_stopped_process_cannot_overwrite_a_newer_result(tmp_path: Path, ai_serv
                 stopped.wait_log("lease_lost", assetId=asset_id)
                 # Each process names itself in URLs.
                 assert stopped.asset(asset_id) | {"images": ""} == newer | {"images": ""}
-                # The first start, which runs where the photo was taken, takes no fence.
+                # The first start, in the process that accepted the photo, takes no fence.
                 assert (finished["fence"], newer["status"]) == (1, "active")
                 assert not stopped.find("asset_finished")
                 lost = stopped.get("/metrics").text

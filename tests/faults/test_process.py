@@ -210,7 +210,7 @@ def test_store_away_refuses_uploads_and_loses_no_result(tmp_path: Path, ai_servi
     with MongoServer() as mongo, Service(tmp_path, ai_service.url, MONGODB_URI=mongo.uri("faults")) as service:
         ai_service.order(held=True)
         (asset_id,) = accept(service, 1)
-        # Its fence is taken.
+        # The job has taken its fence.
         wait_until(lambda: ai_service.state()["calls"] == 1)
         images = sorted((tmp_path / "media").rglob("*.*"))
         mongo.stop()

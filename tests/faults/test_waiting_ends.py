@@ -75,7 +75,7 @@ def test_photo_that_is_never_analyzed_fails_in_time(
         ids: list[str] = []
         started_at = time.monotonic()
         events = asyncio.run(follow())
-        # A connection may take ten seconds to fail; the wait of 600 s is not waited for.
+        # A connection may take ten seconds to fail; the photos do not wait for the 600 s.
         assert 2.5 < time.monotonic() - started_at < 28 * slowdown()
         assert sorted(event["assetId"] for event in events) == sorted(ids)
         assert {event["error"] for event in events} == {f"{reason}, given up after 3 seconds"}
