@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import httpx
 
-from tests.faults.test_full_disk import Disk, mounted
+from tests.faults.disks import Disk, mounted
 from tests.mongo_server import MongoServer
 from tests.packages import install
 from tests.redis_server import RedisServer

@@ -14,7 +14,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from tests.faults.test_process import children
+from tests.faults.processes import children
 from tests.requirements import program, require
 from tests.service import Service
 

@@ -22,7 +22,7 @@ from pipeline.handlers.socket import PING_SECONDS
 from tests.certificates import Authority
 from tests.factories import make_image, make_noise_image, make_token
 from tests.fake_receiver import Reply, running_in_thread
-from tests.faults.test_process import wait_until
+from tests.faults.processes import wait_until
 from tests.requirements import program
 from tests.proxies import CADDYFILE, NGINX_CONF, Caddy, Nginx, Proxy
 from tests.rolling import Instances, Load, slow_upload

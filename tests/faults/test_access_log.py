@@ -1,4 +1,4 @@
-"""What the log tells of each request, and what nobody can make it tell: against the real process behind a proxy."""
+"""The access log of each request, and what a client cannot put into it: against the real process behind a proxy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,9 +15,8 @@ import httpx
 import pytest
 
 from tests.factories import make_token
-from tests.faults.test_process import wait_until
+from tests.faults.processes import wait_until
 from tests.raw_sockets import reset
-from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 from tests.sockets import WAIT_SECONDS
 
@@ -49,7 +47,7 @@ def address_of(service: Service) -> tuple[str, int]:
 
 
 def send(service: Service, *lines: bytes, until: bytes = b"") -> bytes:
-    """Send a request of these raw lines and return the answer, or what has come of it up to those bytes."""
+    """Send a request of these raw lines and return the answer, or its beginning up to those bytes."""
     with socket.create_connection(address_of(service), timeout=WAIT_SECONDS) as raw:
         raw.sendall(b"\r\n".join([*lines, b"", b""]))
         answer = b""
@@ -59,7 +57,7 @@ def send(service: Service, *lines: bytes, until: bytes = b"") -> bytes:
 
 
 async def listen(service: Service, path: str, *frames: bytes) -> str:
-    """Open a socket, hear that it is connected, send these raw frames, wait for its end and return its request id."""
+    """Open a socket, read its first frame, send these raw frames, close it and return its request id."""
     headers = service.headers("ann") | PROXY
     async with aiohttp.ClientSession(headers=headers) as session:
         async with session.ws_connect(service.url + path, timeout=aiohttp.ClientWSTimeout(ws_close=5)) as client:
@@ -76,8 +74,8 @@ def line_of(service: Service, event: str, reply: httpx.Response) -> dict[str, An
 
 
 @pytest.mark.fault("O15")
-def test_access_line_says_who_did_what(service: Service) -> None:
-    """An upload, a look at its asset and a stranger's, each with client, user, path, bytes and ids."""
+def test_access_line_has_client_user_and_ids(service: Service) -> None:
+    """The lines of an upload and of requests for its asset name client, path, bytes, ids, and the user if known."""
     names = {"X-Request-Id": "photo-1", "traceparent": TRACE, "User-Agent": "PhotoApp/2.1 (Android 15)"}
     reply = service.upload("ann", headers=PROXY | names)
     ids = reply.json()["data"]
@@ -93,13 +91,13 @@ def test_access_line_says_who_did_what(service: Service) -> None:
     path = f"/api/assets/{ids['assetId']}"
     own = line_of(service, "request_completed", httpx.get(service.url + path, headers=service.headers("ann")))
     assert (own["path"], own["route"], own["userId"]) == (path, "/api/assets/{id}", "ann")
-    stranger = line_of(service, "request_completed", httpx.get(service.url + path))
-    assert (stranger["status"], stranger["path"]) == (401, path) and "userId" not in stranger
+    unauthenticated = line_of(service, "request_completed", httpx.get(service.url + path))
+    assert (unauthenticated["status"], unauthenticated["path"]) == (401, path) and "userId" not in unauthenticated
 
 
 @pytest.mark.fault("O15")
-def test_odd_request_ids_and_traces_are_not_taken_over(service: Service) -> None:
-    """The request gets an id of ours, and no trace."""
+def test_invalid_request_ids_and_traces_are_replaced(service: Service) -> None:
+    """The service gives the request an id of its own, and logs no trace."""
     for given in ("a b", "x" * 65, "a/b", ""):
         reply = httpx.get(service.url + "/api/about", headers={"X-Request-Id": given})
         assert re.fullmatch("[0-9a-f]{32}", reply.headers["X-Request-Id"])
@@ -110,8 +108,8 @@ def test_odd_request_ids_and_traces_are_not_taken_over(service: Service) -> None
 
 
 @pytest.mark.fault("O15")
-def test_log_holds_no_key_to_anything(service: Service) -> None:
-    """No token, ticket or signature, wherever a client puts it."""
+def test_log_has_no_secrets(service: Service) -> None:
+    """No token, ticket or signature is in the log, wherever a client puts it."""
     token = make_token("ann")
     made = httpx.post(service.url + "/api/events/ticket", headers=service.headers("ann")).json()["data"]["ticket"]
     for path in (
@@ -129,7 +127,7 @@ def test_log_holds_no_key_to_anything(service: Service) -> None:
 
 @pytest.mark.fault("O15")
 def test_hostile_texts_are_harmless(service: Service) -> None:
-    """What steers a terminal or makes a line of its own is taken out, what is long is cut."""
+    """Control characters and line breaks are removed from logged texts, and long texts are cut."""
     before = len(service.lines)
     agent = b"User-Agent: Evil\x9b31m\xc2\x85 " + b"x" * 5000
     answer = send(service, b"GET /api/assets/%0aFAKE\x9b2J\x85 HTTP/1.1", b"Host: a", b"Connection: close", agent)
@@ -144,7 +142,7 @@ def test_hostile_texts_are_harmless(service: Service) -> None:
 
 @pytest.mark.fault("O15")
 def test_refusals_have_their_line(service: Service) -> None:
-    """Also those that are answered before their body is read, or before there is a request at all."""
+    """Refused requests are logged, also when the body was not read or the request could not be parsed."""
     headers = service.headers("ann") | PROXY
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     refused = {
@@ -163,8 +161,8 @@ def test_refusals_have_their_line(service: Service) -> None:
 
 
 @pytest.mark.fault("O15")
-def test_tls_on_the_plain_port_is_told_at_once(service: Service) -> None:
-    """The client learns it from its own library, the operator from the log; nobody waits."""
+def test_tls_on_the_plain_port_is_refused_at_once(service: Service) -> None:
+    """The client gets an error from its TLS library, the operator a log line; no side waits."""
     context = ssl.create_default_context()
     with socket.create_connection(address_of(service), timeout=WAIT_SECONDS) as raw:
         with pytest.raises(ssl.SSLError, match="(?i)wrong.version"):
@@ -174,8 +172,8 @@ def test_tls_on_the_plain_port_is_told_at_once(service: Service) -> None:
 
 
 @pytest.mark.fault("O15")
-def test_client_that_leaves_has_its_line(service: Service) -> None:
-    """With what it had sent."""
+def test_client_that_disconnects_has_a_log_line(service: Service) -> None:
+    """The line names the user, the path and the address of an upload that was broken off."""
     head = (f"POST {UPLOAD} HTTP/1.1", "Host: a", "Content-Length: 900")
     head += (f"Authorization: Bearer {make_token('leaver')}",)
     lines = [*head, "X-Request-Id: leaver-1", "Content-Type: multipart/form-data; boundary=x", "", "--x"]
@@ -187,8 +185,8 @@ def test_client_that_leaves_has_its_line(service: Service) -> None:
 
 
 @pytest.mark.fault("O15")
-def test_sockets_and_streams_say_how_long_and_how_much(service: Service) -> None:
-    """Who, from where, the close code, seconds and frames; also of one that breaks the protocol."""
+def test_sockets_and_streams_have_lines_with_duration_and_frames(service: Service) -> None:
+    """The lines name user, address, close code, seconds and frames; also of a client that breaks the protocol."""
     request_id = asyncio.run(listen(service, "/ws"))
     service.wait_log("socket_opened", requestId=request_id, userId="ann", client=CLIENT)
     closed = service.wait_log("socket_closed", requestId=request_id)
@@ -207,23 +205,23 @@ def test_sockets_and_streams_say_how_long_and_how_much(service: Service) -> None
 
 @pytest.mark.fault("O15")
 def test_audit_list_has_the_clients_address(service: Service) -> None:
-    """Not the proxy's, and not what the client made up."""
+    """It is the address that the proxy saw, not that of the proxy and not one that the client invented."""
     admin = {"Authorization": f"Bearer {make_token('root', role='admin')}"}
     for action in ("pause", "resume"):
         made = httpx.post(f"{service.url}/api/queue/{action}", headers=admin | PROXY)
         assert line_of(service, "request_completed", made)["operator"] == "root"
 
-    def acts() -> list[Any]:
+    def actions() -> list[Any]:
         items: list[Any] = httpx.get(service.url + "/api/queue/audit", headers=admin).json()["data"]["items"]
         return items
 
-    wait_until(lambda: len(acts()) >= 2)
-    assert {act["address"] for act in acts()} == {CLIENT}
+    wait_until(lambda: len(actions()) >= 2)
+    assert {action["address"] for action in actions()} == {CLIENT}
 
 
 @pytest.mark.fault("O15")
-def test_pages_are_our_own_also_where_the_proxy_changes_host(service: Service) -> None:
-    """By its X-Forwarded-Host; pages of others are refused as ever."""
+def test_own_pages_are_known_by_the_forwarded_host(service: Service) -> None:
+    """Where a proxy changes Host, X-Forwarded-Host names the service; pages of other origins are refused."""
     asked = {"X-Forwarded-Host": "photos.example"}
     for origin, headers, status in (
         ("https://photos.example", asked, 400),  # no handshake, but not refused for its origin
@@ -235,7 +233,7 @@ def test_pages_are_our_own_also_where_the_proxy_changes_host(service: Service) -
 
 @pytest.mark.fault("O15")
 def test_probes_are_quiet(service: Service) -> None:
-    """Their lines are DEBUG while nothing changes."""
+    """The lines of probes are DEBUG while the answer stays the same."""
     for path in ("/livez", "/readyz", "/metrics", "/readyz?verbose"):
         reply = httpx.get(service.url + path, headers=PROXY)
         assert (reply.status_code, line_of(service, "request_completed", reply)["level"]) == (200, "debug")
@@ -246,10 +244,10 @@ def test_probes_are_quiet(service: Service) -> None:
 @pytest.mark.fault("O15")
 def test_documented_fields_are_those_of_the_access_log(service: Service) -> None:
     """Every field of every line is in the table of docs/operations.md, and the reverse."""
-    service.remove_lines()  # of the same requests, which the tests above have made
-    test_sockets_and_streams_say_how_long_and_how_much(service)
-    test_access_line_says_who_did_what(service)
-    test_client_that_leaves_has_its_line(service)
+    service.remove_lines()  # those of the tests above
+    test_sockets_and_streams_have_lines_with_duration_and_frames(service)
+    test_access_line_has_client_user_and_ids(service)
+    test_client_that_disconnects_has_a_log_line(service)
     send(service, b"NONSENSE")
     service.wait_log("request_malformed")
     admin = make_token("root", role="admin")
@@ -260,47 +258,3 @@ def test_documented_fields_are_those_of_the_access_log(service: Service) -> None
     table = section.partition("| field |")[2].partition("\n\n")[0]
     assert {name for row in table.split("\n")[2:] for name in re.findall("`(.+?)`", row.split("|")[1])} == seen
     assert all(f"`{event}`" in section for event in ACCESS)
-
-
-@pytest.mark.fault("O15")
-def test_one_photo_can_be_followed_through_two_processes(tmp_path: Path, redis_url: str, ai_service: AiService) -> None:
-    """By its request id and its trace, from the upload to the last line of its job, with owner, asset and job."""
-    shared = {"REDIS_URL": redis_url, "QUEUE_PREFIX": "follow"}
-    web = Service(tmp_path, ai_service.url, ROLE="web", **shared)
-    with web, Service(tmp_path, ai_service.url, ROLE="worker", **shared) as worker:
-        reply = web.upload("ann", headers={"X-Request-Id": "photo-7", "traceparent": TRACE})
-        ids = reply.json()["data"]
-        worker.wait_log("job_completed", requestId="photo-7")
-        lines = [line for each in (web, worker) for line in each.lines if line.get("requestId") == "photo-7"]
-    told = {"userId": "ann", "traceId": TRACE_ID, "assetId": ids["assetId"], "jobId": ids["jobId"]}
-    events = [line["event"] for line in lines]
-    assert events == ["asset_submitted", "request_completed", "job_claimed", "asset_finished", "job_completed"]
-    assert all(told.items() <= line.items() for line in lines)
-
-
-@pytest.mark.fault("O15")
-def test_outage_and_those_who_ask_do_not_flood_the_log(tmp_path: Path, ai_service: AiService) -> None:
-    """Whatever is asked while Redis is away, each warning comes once; so does the news of its return."""
-    with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, LOG_LEVEL="DEBUG") as service:
-        redis.kill()
-        service.wait_log("queue_unreachable")
-        service.remove_lines()
-        with httpx.Client(timeout=WAIT_SECONDS) as client:
-            while client.get(service.url + "/readyz").status_code == 200:
-                pass
-            for _ in range(3):
-                assert client.get(service.url + "/readyz").status_code == 503
-                assert client.get(service.url + "/api/events?ticket=" + "x" * 43).status_code == 503
-                assert service.upload("ann", client=client).status_code == 202
-                wrong = {"Authorization": "Bearer wrong", "Origin": "https://evil.example"}
-                assert client.get(service.url + "/api/assets", headers=wrong).status_code == 401
-            loud = [line for line in service.lines if line["level"] not in ("info", "debug")]
-            kinds = [(line["event"], line.get("dependency") or line.get("error") or line.get("cause")) for line in loud]
-            assert len(kinds) == len(set(kinds)), loud
-            news = [line for line in service.find("request_completed", route="/readyz") if line["level"] != "debug"]
-            assert [line["status"] for line in news] == [503]
-            redis.start()
-            while client.get(service.url + "/readyz").status_code == 503:
-                pass
-        service.wait_log("check_passed", dependency="queue")
-        assert service.wait_log("request_completed", route="/readyz", status=200, level="info")

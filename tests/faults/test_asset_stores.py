@@ -1,4 +1,4 @@
-"""What goes wrong under one of the two asset stores, and what its callers see of it."""
+"""Faults under the two asset stores, and their effect on the callers of the store."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def own_mongo_server() -> Iterator[MongoServer]:
 
 @pytest.mark.gen_test
 async def test_sqlite_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
-    """Each failed open ends its thread: one left behind would keep the process from ever ending."""
+    """Each failed open ends its thread; a remaining thread would keep the process from ending."""
     before = set(threading.enumerate())
     (tmp_path / "assets.sqlite").write_bytes(b"this is no database" * 100)
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
@@ -51,7 +51,7 @@ async def test_sqlite_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> 
 
 @pytest.mark.gen_test
 async def test_sqlite_opens_once_the_obstacle_is_gone(tmp_path: Path) -> None:
-    """A store whose open failed is whole after the next one, its tables too."""
+    """After a failed open, the next open succeeds and creates the tables."""
     path = tmp_path / "assets.sqlite"
     path.write_bytes(b"this is no database" * 100)
     store = SqliteAssetStore(path)
@@ -65,7 +65,7 @@ async def test_sqlite_opens_once_the_obstacle_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.gen_test
 async def test_sqlite_refuses_a_file_of_a_newer_version(tmp_path: Path) -> None:
-    """An older service does not write into tables it does not know."""
+    """An older service does not write into tables that it does not know."""
     connection = sqlite3.connect(tmp_path / "assets.sqlite")
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     connection.close()
@@ -75,7 +75,7 @@ async def test_sqlite_refuses_a_file_of_a_newer_version(tmp_path: Path) -> None:
 
 @pytest.mark.gen_test
 async def test_sqlite_brings_a_file_of_the_first_version_up_to_date(tmp_path: Path) -> None:
-    """A file made before `excused` existed is opened, and what it holds is there."""
+    """A file from before the column `excused` is opened, and its assets can be read."""
     path, asset = tmp_path / "assets.sqlite", make_asset()
     connection = sqlite3.connect(path)
     connection.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
@@ -96,7 +96,7 @@ async def test_sqlite_brings_a_file_of_the_first_version_up_to_date(tmp_path: Pa
 @pytest.mark.gen_test
 @pytest.mark.parametrize("fault", [{"user_id": "\ud800"}, {"fence": 2**70}], ids=["text", "number"])
 async def test_sqlite_write_that_is_refused_fails_alone(store: SqliteAssetStore, fault: dict[str, Any]) -> None:
-    """Those that share its commit, and those that come later, are kept; the store still closes."""
+    """Writes in the same commit, and later writes, succeed; the store still closes."""
     assets = [make_asset() for _ in range(4)]
     tasks = [store.create(asset) for asset in (*assets[:2], make_asset(**fault), *assets[2:])]
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -107,8 +107,8 @@ async def test_sqlite_write_that_is_refused_fails_alone(store: SqliteAssetStore,
 
 
 @pytest.mark.gen_test
-async def test_sqlite_that_refuses_writes_is_not_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once a write was refused, a check says so until another process lets go of the file, though reads work."""
+async def test_sqlite_check_fails_while_writes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a refused write the check fails until the other process unlocks the file, although reads work."""
     monkeypatch.setattr("pipeline.assets.sqlite_schema.BUSY_SECONDS", 0.01)
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
     await store.open()
@@ -125,7 +125,7 @@ async def test_sqlite_that_refuses_writes_is_not_in_order(tmp_path: Path, monkey
 
 @pytest.mark.gen_test(timeout=60)
 async def test_sqlite_is_opened_by_several_processes_at_once(tmp_path: Path) -> None:
-    """Processes that find no file yet make it together, none is told that it is locked."""
+    """Processes that create the file at the same time all open it; none fails because it is locked."""
     code = f"""
 import asyncio, sys
 from pathlib import Path
@@ -145,7 +145,7 @@ asyncio.run(main())
     ]
     try:
         for _ in range(40):
-            # All are let go together, each time all have come to the start.
+            # Each round begins when all processes are ready.
             for process in processes:
                 assert process.stdout is not None and process.stdin is not None
                 assert await asyncio.to_thread(process.stdout.readline), "a process could not open the store"
@@ -164,7 +164,7 @@ asyncio.run(main())
 
 @pytest.mark.gen_test
 async def test_sqlite_searches_from_the_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later page does not walk over the earlier ones again."""
+    """A later page does not read the rows of the earlier pages."""
     asked: list[tuple[str, Any]] = []
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
     read = store._read
@@ -189,13 +189,13 @@ async def test_sqlite_searches_from_the_cursor(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.gen_test(timeout=30)
 @pytest.mark.parametrize("is_hung", [True, False], ids=["hung", "stopped"])
-async def test_mongo_outage_holds_nobody_longer_than_the_timeout(own_mongo_server: MongoServer, is_hung: bool) -> None:
-    """A hundred calls at once fail in time, though the driver has threads for a few only."""
+async def test_mongo_calls_fail_within_the_timeout_in_an_outage(own_mongo_server: MongoServer, is_hung: bool) -> None:
+    """A hundred calls at once fail in time, although the driver has threads for a few only."""
     store = MongoAssetStore(own_mongo_server.uri("many"), timeout_seconds=0.5)
     await store.open()
     if is_hung:
         os.kill(own_mongo_server.pid, signal.SIGSTOP)
-        # Until it stands still it may answer a call or two.
+        # Until it is stopped it may answer a call or two.
         os.waitid(os.P_PID, own_mongo_server.pid, os.WSTOPPED)
     else:
         own_mongo_server.stop()

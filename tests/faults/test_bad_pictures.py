@@ -1,4 +1,4 @@
-"""A provider hands back pictures that are none: its results stand, without them."""
+"""A provider returns processed images that are no pictures: its results are saved without them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ REFUSED = ("text", "svg", "large", "script", "metadata")
 
 
 @pytest.mark.fault("U19")
-def test_asset_gets_its_result_without_a_picture_that_is_none(tmp_path: Path, ai_service: AiService) -> None:
+def test_asset_gets_its_result_without_the_invalid_picture(tmp_path: Path, ai_service: AiService) -> None:
     """Each job ends at its first attempt; the plugin is named in the log and its errors are counted."""
     packages = install(tmp_path / "packages", painter=PAINTER)
     settings = packages | {"AI_PROVIDER": "painter", "CATEGORIES": ",".join((*REFUSED, "lie"))}

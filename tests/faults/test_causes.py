@@ -1,4 +1,4 @@
-"""What an operator is told of what went wrong: type and text of the cause, where, and nothing secret."""
+"""How a fault is reported to the operator: type and text of the cause, its place, and no secret."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from tests.certificates import Authority, shaking_hands
-from tests.faults.test_isolation import upload
-from tests.faults.test_process import wait_until
+from tests.faults.uploads import upload
+from tests.faults.processes import wait_until
 from tests.packages import install
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
@@ -25,13 +25,13 @@ Address = Callable[[Path, str], Any]
 
 
 def refused(folder: Path, redis_url: str) -> str:
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))
-        return f"redis://127.0.0.1:{unheard.getsockname()[1]}/0"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"redis://127.0.0.1:{unused.getsockname()[1]}/0"
 
 
 def wrong_name(folder: Path, redis_url: str) -> str:
-    return "redis://nobody.invalid:6379/0"
+    return "redis://unknown.invalid:6379/0"
 
 
 def wrong_password(folder: Path, redis_url: str) -> str:
@@ -40,7 +40,10 @@ def wrong_password(folder: Path, redis_url: str) -> str:
 
 @contextmanager
 def over_tls(folder: Path, host: str, *, is_trusted: bool) -> Iterator[str]:
-    """Yield the address of a server whose certificate names that host, for a client that trusts it or another."""
+    """Yield the address of a server whose certificate names that host.
+
+    is_trusted: the client trusts the authority of the certificate; otherwise it trusts another one.
+    """
     authority, other = Authority(folder, "authority"), Authority(folder, "another")
     with shaking_hands(authority.server_context(host)) as port:
         ca_file = (authority if is_trusted else other).ca_file
@@ -49,7 +52,7 @@ def over_tls(folder: Path, host: str, *, is_trusted: bool) -> Iterator[str]:
 
 REDIS_FAULTS: dict[str, tuple[Any, str]] = {
     "wrong port": (refused, "ConnectionError: Error 111 connecting to 127.0.0.1:"),
-    "wrong name": (wrong_name, "connecting to nobody.invalid:6379. Name or service not known"),
+    "wrong name": (wrong_name, "connecting to unknown.invalid:6379. Name or service not known"),
     "wrong password": (wrong_password, "AuthenticationError: "),
     "wrong authority": (("127.0.0.1", False), "unable to get local issuer certificate"),
     "wrong host name": (("redis.example", True), "IP address mismatch"),
@@ -58,9 +61,9 @@ REDIS_FAULTS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.fault("E26")
 @pytest.mark.parametrize("fault", REDIS_FAULTS)
-def test_redis_that_cannot_be_used_is_told_by_what_is_wrong(tmp_path: Path, redis_url: str, fault: str) -> None:
-    """In the log lines of queue and rooms, and in /readyz: what to mend can be read there, the password cannot."""
-    address, told = REDIS_FAULTS[fault]
+def test_unusable_redis_is_reported_with_its_cause(tmp_path: Path, redis_url: str, fault: str) -> None:
+    """The log lines of queue and rooms, and /readyz, name the cause; they do not show the password."""
+    address, cause = REDIS_FAULTS[fault]
     if isinstance(address, tuple):
         host, is_trusted = address
         with over_tls(tmp_path, host, is_trusted=is_trusted) as url:
@@ -68,13 +71,13 @@ def test_redis_that_cannot_be_used_is_told_by_what_is_wrong(tmp_path: Path, redi
     else:
         shown = what_is_shown(tmp_path / "data", address(tmp_path, redis_url))
     for where, text in shown.items():
-        assert told in text and "s3cret" not in text, where
+        assert cause in text and "s3cret" not in text, where
     others = [other for name, (_, other) in REDIS_FAULTS.items() if name != fault]
     assert not any(other in text for text in shown.values() for other in others)
 
 
 def what_is_shown(data_dir: Path, redis_url: str) -> dict[str, str]:
-    """Return what a service with that Redis says of it, by where."""
+    """Return what a service reports of that Redis, by log event or path."""
     with Service(data_dir, "http://127.0.0.1:9", REDIS_URL=redis_url) as service:
         lines = {event: service.wait_log(event) for event in ("queue_unreachable", "fanout_disconnected")}
         ready = httpx.get(f"{service.url}/readyz")
@@ -84,8 +87,8 @@ def what_is_shown(data_dir: Path, redis_url: str) -> dict[str, str]:
 
 
 @pytest.mark.fault("E26")
-def test_redis_that_is_slow_to_say_anything_is_told_as_such(tmp_path: Path) -> None:
-    """It takes connections and no question: a time-out, which names no other reason."""
+def test_silent_redis_is_reported_as_a_timeout(tmp_path: Path) -> None:
+    """A Redis that accepts connections and never answers is reported as a timeout, with no other reason."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         shown = what_is_shown(tmp_path, f"redis://:s3cret@127.0.0.1:{silent.getsockname()[1]}/0")
     for where, text in shown.items():
@@ -94,7 +97,7 @@ def test_redis_that_is_slow_to_say_anything_is_told_as_such(tmp_path: Path) -> N
 
 @pytest.mark.fault("E26")
 def test_readiness_is_as_before_once_redis_is_back(tmp_path: Path) -> None:
-    """The reason goes with the outage."""
+    """After the outage the reason is no longer shown."""
     with RedisServer() as redis, Service(tmp_path, "http://127.0.0.1:9", REDIS_URL=redis.url) as service:
         redis.stop()
         service.wait_log("queue_unreachable")
@@ -123,7 +126,7 @@ def test_readiness_is_as_before_once_redis_is_back(tmp_path: Path) -> None:
 def test_attempt_that_failed_says_what_the_ai_service_did(
     tmp_path: Path, ai_service: AiService, reply: dict[str, Any], event: str, cause: str
 ) -> None:
-    """Its owner reads a plain text; the operator reads status and host beside it."""
+    """The log line names status and host for the operator."""
     ai_service.order(replies=[reply])
     with Service(tmp_path, ai_service.url) as service:
         upload(service, 1)
@@ -149,7 +152,7 @@ def register_ai_providers(settings):
 
 @pytest.mark.fault("E25")
 def test_provider_that_raises_is_logged_once_for_each_attempt(tmp_path: Path) -> None:
-    """With plugin, category, job and the trace down to the plugin's own line; its author needs nothing else."""
+    """The log line has plugin, category, job and the trace down to the line of the plugin."""
     packages = install(tmp_path / "packages", broken=BROKEN)
     settings = {"AI_PROVIDER": "broken", "JOB_ATTEMPTS": "2", "BACKOFF_MS": "50"}
     with Service(tmp_path / "data", **packages, **settings) as service:

@@ -1,6 +1,4 @@
-"""Short runs of the chaos suite, and the proof that its checker sees a guarantee that is missing. See
-docs/faults.md.
-"""
+"""Short runs of the chaos suite, and the proof that its checker finds each missing guarantee. See docs/faults.md."""
 
 from __future__ import annotations
 
@@ -45,8 +43,10 @@ def chaos(
 
 @pytest.mark.parametrize(("seed", "processes", "store"), [(103, 3, "mongo"), (104, 1, "sqlite")])
 def test_chaos_loses_and_doubles_nothing(seed: int, processes: int, store: str) -> None:
-    """Ten faults while eight users upload, to three processes that share a Redis with another installation, and to one
-    that has a Redis of its own; replay: python -m tests.faults.chaos with these values and --gap 1.
+    """Ten faults while eight users upload break no promise.
+
+    Once with three processes that share a Redis with another installation, once with one process and its embedded
+    Redis. To repeat a run: python -m tests.faults.chaos with these values and --gap 1.
     """
     is_embedded = processes == 1
     report = chaos(
@@ -62,8 +62,8 @@ def test_chaos_loses_and_doubles_nothing(seed: int, processes: int, store: str) 
     assert sum(report.figures["faults"].values()) == 10 and report.figures["accepted"] >= 100
 
 
-def test_checker_is_content_without_faults() -> None:
-    """One provider call per good photo, three per poisoned one, everything heard live."""
+def test_checker_finds_no_broken_promise_without_faults() -> None:
+    """One provider call per good photo, three per poisoned one, and every event comes live."""
     report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=150, pause_seconds=0.05)
     assert report.broken == []
     assert report.figures["provider calls max"] == 3
@@ -72,8 +72,8 @@ def test_checker_is_content_without_faults() -> None:
     assert report.figures["endless"].keys() == {f"{ENDLESS} after 2 attempts"}
 
 
-def test_checker_sees_a_missing_reconciler() -> None:
-    """After a wipe of Redis the jobs that waited never come back."""
+def test_checker_finds_a_missing_reconciler() -> None:
+    """After a wipe of Redis the waiting jobs never come back."""
     report = chaos(
         seed=1,
         faults=1,
@@ -89,22 +89,22 @@ def test_checker_sees_a_missing_reconciler() -> None:
     assert any(promise.startswith("every accepted upload") for promise in report.broken), report.broken
 
 
-def test_checker_sees_missing_leases() -> None:
-    """Jobs longer than any lease that nobody renews are run by several processes at once."""
+def test_checker_finds_missing_leases() -> None:
+    """Without renewal, jobs that take longer than their lease are run by several processes at once."""
     report = chaos(
         seed=1, faults=0, processes=2, store="sqlite", uploads=10, mutant="lease", ai_delay_ms=7000, drain_seconds=60
     )
     assert any(promise.startswith("without faults the provider") for promise in report.broken), report.broken
 
 
-def test_checker_sees_answered_failures_that_give_their_attempt_back() -> None:
-    """Photos that are always answered with 500 never come to an end."""
+def test_checker_finds_answered_failures_that_give_their_attempt_back() -> None:
+    """The jobs of photos that are always answered with 500 never end."""
     report = chaos(seed=1, faults=0, processes=2, store="sqlite", uploads=60, mutant="attempt", drain_seconds=15)
     assert any(promise.startswith("every accepted upload") for promise in report.broken), report.broken
 
 
-def test_checker_sees_events_that_only_redis_knows() -> None:
-    """A receiver answers 503 while Redis is wiped, and what waits for the next try is gone."""
+def test_checker_finds_events_that_only_redis_knows() -> None:
+    """A receiver answers 503 while Redis is wiped, and the events that wait for their next attempt are lost."""
     kinds = {"receiver fails", "wipe redis"}
     report = chaos(
         seed=5, faults=2, processes=1, store="sqlite", uploads=60, kinds=kinds, mutant="undelivered", drain_seconds=20
@@ -112,23 +112,23 @@ def test_checker_sees_events_that_only_redis_knows() -> None:
     assert any(promise.startswith("every finished asset's event") for promise in report.broken), report.broken
 
 
-def test_checker_sees_a_pause_that_only_redis_knows() -> None:
-    """Redis is wiped, and the paused queue runs."""
+def test_checker_finds_a_pause_that_only_redis_knows() -> None:
+    """Redis is wiped, and the paused queue starts jobs."""
     kinds = {"wipe redis while paused"}
     report = chaos(seed=1, faults=1, processes=1, store="sqlite", uploads=20, kinds=kinds, mutant="pause")
     assert any(promise.startswith("no job starts while") for promise in report.broken), report.broken
 
 
-def test_checker_sees_rooms_that_installations_share() -> None:
-    """Users of the same id hear of each other's photos."""
+def test_checker_finds_rooms_that_installations_share() -> None:
+    """Users of the same id get the events of each other's photos."""
     report = chaos(seed=1, faults=0, processes=1, store="sqlite", uploads=60, mutant="prefix", is_shared=True)
     assert any(promise.startswith("no event reaches another user") for promise in report.broken), report.broken
 
 
-# Over a network a commit is not always on the wire when it is held, so that is tried three times.
+# On a network link a commit is not always on its way when the link is stopped, so there are three attempts.
 @pytest.mark.parametrize(("store", "faults"), [("sqlite", 1), ("mongo", 3)])
-def test_checker_sees_a_missing_fence(store: str, faults: int) -> None:
-    """Commits that come to the store only after another process has done their jobs overwrite its results."""
+def test_checker_finds_a_missing_fence(store: str, faults: int) -> None:
+    """A commit that reaches the store after another process has done the job overwrites the newer result."""
     report = chaos(
         seed=1,
         faults=faults,
@@ -142,15 +142,15 @@ def test_checker_sees_a_missing_fence(store: str, faults: int) -> None:
     assert any(promise.startswith("one result per asset") for promise in report.broken), report.broken
 
 
-def test_checker_sees_starts_that_take_no_fence() -> None:
-    """A photo that is tried three times has been started once, by its document."""
+def test_checker_finds_starts_that_take_no_fence() -> None:
+    """The document of a photo that the provider was asked about three times counts one start."""
     report = chaos(seed=1, faults=0, processes=1, store="sqlite", uploads=60, mutant="first", drain_seconds=30)
     assert any(promise.startswith("the provider is asked at most once") for promise in report.broken), report.broken
 
 
 @pytest.mark.parametrize("store", ["sqlite", "mongo"])
 def test_late_commits_overwrite_nothing(store: str) -> None:
-    """The same with the fence in its place."""
+    """With the fence, a late commit changes nothing."""
     report = chaos(
         seed=1, faults=1, processes=2, store=store, uploads=20, kinds={"late commit"}, ai_delay_ms=500
     )

@@ -1,6 +1,6 @@
-"""Machines whose clocks are wrong: instants stay right, no event is lost, and the process says that it is not ready.
+"""Machines with wrong clocks: timestamps stay right, no event is lost, and the process reports that it is not ready.
 
-Each process with a wrong clock is a real one, under libfaketime, beside an honest one.
+Each process with a wrong clock is a real one, under libfaketime, next to one with the right clock.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ CLOCKS = [
 def pair(
     folder: Path, ai_service: AiService, redis_url: str, clock: WrongClock, wrong: str
 ) -> Iterator[tuple[Service, Service]]:
-    """Yield a process with ROLE=web and one with ROLE=worker; `wrong` says which of them has the clock, if any."""
+    """Yield a process with ROLE=web and one with ROLE=worker.
+
+    wrong: the role that gets this clock; another value for none.
+    """
     data_dir, processes = folder / "data", {}
     for role in ("web", "worker"):
         given = clock.environment if role == wrong else {}
@@ -50,7 +53,7 @@ def pair(
 
 @pytest.fixture
 def clock(tmp_path: Path) -> WrongClock:
-    """A clock that is right until a test lets it jump."""
+    """A clock that is right until a test changes it."""
     folder = tmp_path / "clock"
     folder.mkdir()
     return WrongClock(folder, 0)
@@ -78,7 +81,7 @@ class Socket:
 
 @asynccontextmanager
 async def listening(service: Service, since: str | None = None, **claims: Any) -> AsyncIterator[tuple[Socket, str]]:
-    """Yield a socket that is let in, and the serverTime it was told."""
+    """Yield an accepted socket and the serverTime of its first frame."""
     params = {} if since is None else {"since": since}
     async with (
         aiohttp.ClientSession() as session,
@@ -115,13 +118,13 @@ async def ready(service: Service, status: int) -> dict[str, Any]:
 
 
 def is_now(timestamp: str | datetime, within: float = 20) -> bool:
-    """Whether an instant of the last seconds is what the honest clock of this test says."""
+    """Whether a timestamp is within some seconds of the right clock of this test."""
     instant = timestamp if isinstance(timestamp, datetime) else datetime.fromisoformat(timestamp)
     return abs(datetime.now(UTC) - instant) < timedelta(seconds=within)
 
 
 async def assert_replayed(web: Service, server_time: str, timestamp: str, date: str) -> None:
-    """What is finished while nobody listens is replayed from each instant a client may have kept."""
+    """An asset finished while no socket is open is replayed from each timestamp that a client may have saved."""
     missed, _ = await upload(web)
     await finished(web, missed)
     for since in (server_time, timestamp, parsedate_to_datetime(date).isoformat()):
@@ -130,7 +133,7 @@ async def assert_replayed(web: Service, server_time: str, timestamp: str, date: 
 
 
 async def assert_not_ready(service: Service, side: str) -> None:
-    """The process is not ready, by its clock alone, and says so in its numbers and its log."""
+    """Check that the process is not ready because of its clock alone, and that it logs this."""
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
             broken = (await ready(service, 503))["error"]["details"]
@@ -148,7 +151,7 @@ async def assert_not_ready(service: Service, side: str) -> None:
 async def test_worker_with_a_wrong_clock_loses_no_event(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, clock: WrongClock, seconds: float, jump: float | None
 ) -> None:
-    """Its results carry right instants, so they reach sockets at once and those that come back with any `since`."""
+    """Its results have right timestamps, so open sockets and sockets with any `since` get the events."""
     clock.jump(seconds)
     with pair(tmp_path, ai_service, own_redis.url, clock, "worker") as (web, worker):
         if jump is not None:
@@ -161,7 +164,7 @@ async def test_worker_with_a_wrong_clock_loses_no_event(
             assert is_now(event["timestamp"])
         asset = await asyncio.to_thread(web.asset, first)
         assert event["timestamp"] == asset["finishedAt"] and asset["createdAt"] > server_time
-        # The two come from two processes, each of which knows the time only as exactly as Redis answers it.
+        # Two processes set them; each knows the time only as exactly as Redis answers.
         created_at, finished_at = (datetime.fromisoformat(asset[name]) for name in ("createdAt", "finishedAt"))
         assert finished_at > created_at - timedelta(seconds=1)
         assert is_now(asset["updatedAt"]) and is_now(asset["aiMetadata"]["processedAt"])
@@ -177,10 +180,10 @@ async def test_worker_with_a_wrong_clock_loses_no_event(
 @pytest.mark.fault("R7")
 @pytest.mark.parametrize(("seconds", "jump"), CLOCKS)
 @pytest.mark.gen_test(timeout=90)
-async def test_web_process_with_a_wrong_clock_tells_the_right_time(
+async def test_web_process_with_a_wrong_clock_sends_the_right_time(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, clock: WrongClock, seconds: float, jump: float | None
 ) -> None:
-    """serverTime, the Date of replies and the instants of assets are right, and tokens are judged rightly."""
+    """serverTime, the Date of replies and the timestamps of assets are right, and so is the check of tokens."""
     clock.jump(seconds)
     with pair(tmp_path, ai_service, own_redis.url, clock, "web") as (web, worker):
         if jump is not None:
@@ -190,7 +193,7 @@ async def test_web_process_with_a_wrong_clock_tells_the_right_time(
         async with listening(web, expires_in=30, nbf=int(now), iat=int(now)) as (socket, server_time):
             assert is_now(server_time)
             asset_id, date = await upload(web)
-            # Whole seconds, cut off.
+            # The header has full seconds only.
             assert is_now(parsedate_to_datetime(date))
             event = await socket.event_of(asset_id)
         asset = await asyncio.to_thread(web.asset, asset_id)
@@ -208,7 +211,7 @@ async def test_web_process_with_a_wrong_clock_tells_the_right_time(
 async def test_socket_ends_with_its_token_whatever_the_clock_says(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, clock: WrongClock
 ) -> None:
-    """An hour behind, a process still ends a socket when its token expires, and not an hour later."""
+    """A process an hour behind closes a socket when its token expires, not an hour later."""
     clock.jump(-HOUR)
     with pair(tmp_path, ai_service, own_redis.url, clock, "web") as (web, _):
         async with listening(web, expires_in=2) as (socket, _):
@@ -232,9 +235,9 @@ async def test_worker_claims_nothing_before_it_knows_the_time(
 
 
 class OtherServer(Forwarder):
-    """A Redis whose clock is another one: its TIME is so many seconds ahead.
+    """A Redis with another clock: its TIME is `ahead` seconds ahead.
 
-    libfaketime does not go with a Redis that has jemalloc.
+    libfaketime does not work with a Redis that uses jemalloc.
     """
 
     ahead = 0
@@ -249,7 +252,7 @@ class OtherServer(Forwarder):
 async def test_failover_to_a_redis_with_another_clock_loses_no_event(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, clock: WrongClock, seconds: int, status: int
 ) -> None:
-    """All processes follow; for as little as 4 s no instant comes twice."""
+    """All processes follow the clock of the new server; with 4 s of difference no timestamp comes twice."""
     async with OtherServer(own_redis.port) as redis, both(tmp_path, ai_service, redis, clock) as (web, worker):
         async with listening(web) as (socket, before):
             first = await socket.event_of((await upload(web))[0])
@@ -273,7 +276,10 @@ async def test_failover_to_a_redis_with_another_clock_loses_no_event(
 async def both(
     folder: Path, ai_service: AiService, redis: OtherServer, clock: WrongClock
 ) -> AsyncIterator[tuple[Service, Service]]:
-    """Yield two honest processes whose way to Redis is on this loop, which therefore must not be blocked."""
+    """Yield two processes with right clocks.
+
+    Their connection to Redis passes through this event loop, which therefore must not be blocked.
+    """
     stack = ExitStack()
     try:
         yield await asyncio.to_thread(stack.enter_context, pair(folder, ai_service, redis.url, clock, "neither"))
@@ -282,7 +288,7 @@ async def both(
 
 
 async def skewed(service: Service, seconds: float) -> None:
-    """Return when the process has measured so much skew."""
+    """Return when the process has measured that skew."""
     async with asyncio.timeout(WAIT_SECONDS):
         while True:
             page = (await asyncio.to_thread(httpx.get, f"{service.url}/metrics")).text

@@ -1,4 +1,4 @@
-"""Deleting an asset: first its document, surely, then its images, and only those that were stored."""
+"""Deleting an asset removes its document first, then its images, and only those that were stored."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from pipeline.usecases.removing import QueueJobs, Removing
 from pipeline.usecases.submission import Submission
 from pipeline.usecases.upload import Upload
 from tests.factories import make_asset, make_image
+from tests.faults.refusing_storage import REFUSES
 from tests.memory_storage import MemoryStorage
 from tests.packages import install
 from tests.service import AiService, Service
@@ -38,19 +39,22 @@ KEY = "k-1"
 
 
 class Store(SqliteAssetStore):
-    """Misses the document in its next deletes, as DocumentDB does one that is changed at the same moment; `beside` is
-    called then. Or loses the answers.
+    """A store with faults in `delete`.
+
+    misses: so many deletes do not find the document, as in DocumentDB when it is changed at the same moment.
+    on_miss: called at each of these.
+    loses_answers: the document is deleted, and the answer is lost.
     """
 
     misses = 0
     loses_answers = False
-    beside: Any = None
+    on_miss: Any = None
 
     async def delete(self, asset_id: str, user_id: str, **options: Any) -> Asset | None:
         if self.misses:
             self.misses -= 1
-            if self.beside is not None:
-                await self.beside()
+            if self.on_miss is not None:
+                await self.on_miss()
             return None
         removed = await super().delete(asset_id, user_id, **options)
         if self.loses_answers:
@@ -59,7 +63,9 @@ class Store(SqliteAssetStore):
 
 
 @dataclass
-class House:
+class Deletion:
+    """A store, a storage and the use cases that delete."""
+
     store: Store
     storage: MemoryStorage
     orphaned_images: OrphanedImages
@@ -67,7 +73,10 @@ class House:
     removing: Removing
 
     async def add(self, status: AssetStatus = AssetStatus.ACTIVE, fence: int = 1, processed: int = 0) -> Asset:
-        """Insert an asset with its images. processed: of which run, 0 for none."""
+        """Insert an asset with its images.
+
+        processed: the run that made the processed image, 0 for none.
+        """
         asset = make_asset(status=status, fence=fence)
         if processed:
             public_id = processed_public_id(asset.id, processed)
@@ -77,15 +86,15 @@ class House:
         return asset
 
     async def settle(self) -> None:
-        """Wait for what is removed later."""
+        """Wait until the images that are removed later are removed."""
         while self.orphaned_images.tasks:
             await asyncio.gather(*self.orphaned_images.tasks)
 
 
 @pytest.fixture(params=[True, False], ids=["storage lists", "storage cannot list"])
-def house(
+def deletion(
     io_loop: IOLoop, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[House]:
+) -> Iterator[Deletion]:
     monkeypatch.setattr("pipeline.usecases.orphaned_images.RETRY_SECONDS", (0.01, 0.01, 0.01))
     monkeypatch.setattr("pipeline.usecases.removing.DELETE_RETRY_SECONDS", 0.001)
     store, storage = Store(tmp_path / "assets.sqlite"), MemoryStorage(can_list=request.param)
@@ -95,7 +104,7 @@ def house(
     urls = ImageUrls(storage)
     submission = Submission(store, storage, queue, Metrics(), orphaned_images=orphaned_images, urls=urls, pool=pool)
     jobs = QueueJobs(queue, JobRecords(store, queue, keep_failed_seconds=60, max_age_seconds=60))
-    yield House(store, storage, orphaned_images, submission, Removing(store, orphaned_images, jobs, jobs))
+    yield Deletion(store, storage, orphaned_images, submission, Removing(store, orphaned_images, jobs, jobs))
     io_loop.run_sync(queue.close)
     io_loop.run_sync(store.close)
 
@@ -103,36 +112,36 @@ def house(
 @pytest.mark.fault("E12")
 @pytest.mark.gen_test
 @pytest.mark.parametrize("status", [AssetStatus.ACTIVE, AssetStatus.PROCESSING], ids=["finished", "running"])
-async def test_delete_after_many_starts_removes_only_what_was_stored(house: House, status: AssetStatus) -> None:
-    """A night without AI, 1,920 starts: two images were stored and two are removed, no call for each start."""
-    asset = await house.add(status, fence=1920, processed=1920)
-    await house.removing.delete(asset.id, asset.user_id)
-    assert sorted(house.storage.deleted) == sorted(name.public_id for name in asset.image_names)
-    assert house.storage.images == {}
+async def test_delete_after_many_starts_removes_only_what_was_stored(deletion: Deletion, status: AssetStatus) -> None:
+    """After 1,920 starts two images are stored and two are removed; there is no call for each start."""
+    asset = await deletion.add(status, fence=1920, processed=1920)
+    await deletion.removing.delete(asset.id, asset.user_id)
+    assert sorted(deletion.storage.deleted) == sorted(name.public_id for name in asset.image_names)
+    assert deletion.storage.images == {}
 
 
 @pytest.mark.fault("E12")
 @pytest.mark.gen_test
-async def test_delete_removes_what_stale_runs_left_where_it_can_be_listed(house: House) -> None:
-    """Also images that the document does not name, and none of a neighbour whose id begins alike."""
-    asset = await house.add(fence=9, processed=9)
+async def test_delete_removes_images_of_stale_runs_where_the_storage_lists(deletion: Deletion) -> None:
+    """Images that the document does not name are removed too; those of an asset with a similar id stay."""
+    asset = await deletion.add(fence=9, processed=9)
     stale, neighbour = processed_public_id(asset.id, 4), f"{asset.id}0/original"
-    house.storage.put(stale, neighbour)
-    await house.removing.delete(asset.id, asset.user_id)
-    left = {neighbour} if house.storage.is_listable else {neighbour, stale}
-    assert house.storage.images.keys() == left
+    deletion.storage.put(stale, neighbour)
+    await deletion.removing.delete(asset.id, asset.user_id)
+    left = {neighbour} if deletion.storage.is_listable else {neighbour, stale}
+    assert deletion.storage.images.keys() == left
 
 
 @pytest.mark.fault("E30")
 @pytest.mark.gen_test
-async def test_delete_that_missed_the_document_is_repeated(house: House) -> None:
-    """A run finishes at the same moment, twice missed: the document goes and with it the image that run has added."""
-    asset = await house.add(AssetStatus.PROCESSING, fence=1)
+async def test_delete_that_missed_the_document_is_repeated(deletion: Deletion) -> None:
+    """A run finishes at the same moment and two deletes miss the document: it is removed with the image of that run."""
+    asset = await deletion.add(AssetStatus.PROCESSING, fence=1)
     processed = processed_public_id(asset.id, 1)
 
     async def finish() -> None:
-        house.storage.put(processed)
-        await house.store.finish(
+        deletion.storage.put(processed)
+        await deletion.store.finish(
             *(asset.id, asset.processing_job_id, 1),
             status=AssetStatus.ACTIVE,
             ai_metadata=AiMetadata(),
@@ -140,136 +149,115 @@ async def test_delete_that_missed_the_document_is_repeated(house: House) -> None
             finished_at=utc_now(),
         )
 
-    house.store.misses, house.store.beside = 2, finish
-    await house.removing.delete(asset.id, asset.user_id)
-    assert await house.store.get(asset.id) is None
-    assert house.storage.images == {}
+    deletion.store.misses, deletion.store.on_miss = 2, finish
+    await deletion.removing.delete(asset.id, asset.user_id)
+    assert await deletion.store.get(asset.id) is None
+    assert deletion.storage.images == {}
 
 
 @pytest.mark.fault("E30")
 @pytest.mark.gen_test
-async def test_delete_that_never_finds_the_document_leaves_its_images(house: House) -> None:
-    """The client hears 503 and may try again; the asset is as it was, with its images."""
-    asset = await house.add(fence=1, processed=1)
-    house.store.misses = 1000
+async def test_delete_that_never_finds_the_document_leaves_its_images(deletion: Deletion) -> None:
+    """The client gets 503 and may retry; the asset and its images are unchanged."""
+    asset = await deletion.add(fence=1, processed=1)
+    deletion.store.misses = 1000
     with pytest.raises(DependencyUnavailable):
-        await house.removing.delete(asset.id, asset.user_id)
-    await house.settle()
-    assert await house.store.get(asset.id) == asset
-    assert set(house.storage.images) == {name.public_id for name in asset.image_names}
-    assert house.store.misses > 900
+        await deletion.removing.delete(asset.id, asset.user_id)
+    await deletion.settle()
+    assert await deletion.store.get(asset.id) == asset
+    assert set(deletion.storage.images) == {name.public_id for name in asset.image_names}
+    assert deletion.store.misses > 900
 
 
 @pytest.mark.fault("E30")
 @pytest.mark.gen_test
-async def test_delete_whose_answer_was_lost_removes_the_images_later(house: House) -> None:
-    """503 for the client, who finds the asset gone when it tries again; nothing of it stays in the storage."""
-    asset = await house.add(fence=1, processed=1)
-    house.store.loses_answers = True
+async def test_delete_whose_answer_was_lost_removes_the_images_later(deletion: Deletion) -> None:
+    """The client gets 503, and 404 when it retries; all images are removed from the storage."""
+    asset = await deletion.add(fence=1, processed=1)
+    deletion.store.loses_answers = True
     with pytest.raises(DependencyUnavailable):
-        await house.removing.delete(asset.id, asset.user_id)
+        await deletion.removing.delete(asset.id, asset.user_id)
     with pytest.raises(NotFound):
-        await house.removing.delete(asset.id, asset.user_id)
-    await house.settle()
-    assert house.storage.images == {}
+        await deletion.removing.delete(asset.id, asset.user_id)
+    await deletion.settle()
+    assert deletion.storage.images == {}
 
 
 @pytest.mark.fault("E30")
 @pytest.mark.gen_test
-async def test_two_deletes_at_once_both_succeed(house: House) -> None:
-    """The slower one finds nothing to remove, which is what it wanted."""
-    asset = await house.add(fence=1, processed=1)
-    await asyncio.gather(*(house.removing.delete(asset.id, asset.user_id) for _ in range(2)))
-    assert (await house.store.get(asset.id), house.storage.images) == (None, {})
+async def test_two_deletes_at_once_both_succeed(deletion: Deletion) -> None:
+    """The slower one finds nothing to remove and succeeds too."""
+    asset = await deletion.add(fence=1, processed=1)
+    await asyncio.gather(*(deletion.removing.delete(asset.id, asset.user_id) for _ in range(2)))
+    assert (await deletion.store.get(asset.id), deletion.storage.images) == (None, {})
 
 
 @pytest.mark.fault("E30")
 @pytest.mark.gen_test
-async def test_image_that_cannot_be_removed_is_tried_again(house: House) -> None:
-    """The asset is deleted all the same, the other image too; the storage gets it right a little later."""
-    asset = await house.add(fence=1, processed=1)
-    house.storage.refused = {asset.original.public_id}
-    await house.removing.delete(asset.id, asset.user_id)
-    assert await house.store.get(asset.id) is None
-    assert set(house.storage.images) == house.storage.refused
-    house.storage.refused = set()
-    await house.settle()
-    assert house.storage.images == {}
+async def test_image_that_cannot_be_removed_is_removed_later(deletion: Deletion) -> None:
+    """The asset and its other image are deleted at once; the storage accepts the removal a little later."""
+    asset = await deletion.add(fence=1, processed=1)
+    deletion.storage.refused = {asset.original.public_id}
+    await deletion.removing.delete(asset.id, asset.user_id)
+    assert await deletion.store.get(asset.id) is None
+    assert set(deletion.storage.images) == deletion.storage.refused
+    deletion.storage.refused = set()
+    await deletion.settle()
+    assert deletion.storage.images == {}
 
 
 @pytest.mark.fault("E30")
 @pytest.mark.gen_test
-async def test_removal_that_comes_late_spares_an_upload_that_took_the_id_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_late_removal_spares_a_new_upload_with_the_same_id(
+    deletion: Deletion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that is still there, as when its upload is under way during the delete, gives the new asset the old id, and
-    its run an image of the old name.
+    """A remaining key gives the new asset the old id, and the image of its run the old name.
+
+    A key remains when its upload is under way during the delete.
     """
-    monkeypatch.setattr(house.store, "discard_keys", AsyncMock())
+    monkeypatch.setattr(deletion.store, "discard_keys", AsyncMock())
     image = ImageInfo(3, 64, 48, "image/jpeg")
     upload = Upload("user-1", "lego", io.BytesIO(b"abc"), image, "0" * 64, "r-1", KEY)
-    asset_id = (await house.submission.submit(upload)).asset_id
+    asset_id = (await deletion.submission.submit(upload)).asset_id
     old = processed_public_id(asset_id, 1)
-    house.storage.refused = {old}
+    deletion.storage.refused = {old}
     for _ in range(2):
-        asset = await house.store.get(asset_id)
+        asset = await deletion.store.get(asset_id)
         assert asset is not None
-        begun = await house.store.begin(asset_id, "user-1", asset.processing_job_id)
+        begun = await deletion.store.begin(asset_id, "user-1", asset.processing_job_id)
         assert begun is not None and begun.fence == 1
-        house.storage.put(old)
-        await house.store.finish(
+        deletion.storage.put(old)
+        await deletion.store.finish(
             *(asset_id, asset.processing_job_id, 1),
             status=AssetStatus.ACTIVE,
             ai_metadata=AiMetadata(),
             processed=ImageRef("memory", old, "https://images.example/p", "0" * 64),
             finished_at=utc_now(),
         )
-        if not house.orphaned_images.tasks:
-            await house.removing.delete(asset_id, "user-1")
-            assert (await house.submission.submit(upload)).asset_id == asset_id
-    house.storage.refused = set()
-    await house.settle()
-    current = await house.store.get(asset_id)
-    assert current is not None and set(house.storage.images) == {name.public_id for name in current.image_names}
+        if not deletion.orphaned_images.tasks:
+            await deletion.removing.delete(asset_id, "user-1")
+            assert (await deletion.submission.submit(upload)).asset_id == asset_id
+    deletion.storage.refused = set()
+    await deletion.settle()
+    current = await deletion.store.get(asset_id)
+    assert current is not None and set(deletion.storage.images) == {name.public_id for name in current.image_names}
 
 
 @pytest.mark.gen_test
-async def test_image_of_a_partial_asset_goes_when_it_is_run_again(house: House) -> None:
-    """Its new run makes its own; the original stays."""
-    asset = await house.add(AssetStatus.PARTIAL, fence=3, processed=3)
-    await house.submission.retry(asset.id, asset.user_id, "r-1")
-    requeued = await house.store.get(asset.id)
+async def test_image_of_a_partial_asset_is_removed_when_it_is_run_again(deletion: Deletion) -> None:
+    """The new run makes a new image; the original stays."""
+    asset = await deletion.add(AssetStatus.PARTIAL, fence=3, processed=3)
+    await deletion.submission.retry(asset.id, asset.user_id, "r-1")
+    requeued = await deletion.store.get(asset.id)
     assert requeued is not None
-    await house.store.begin(asset.id, asset.user_id, requeued.processing_job_id)
-    await house.settle()
-    assert set(house.storage.images) == {asset.original.public_id}
-
-
-REFUSES = """
-from pipeline.errors import DependencyUnavailable
-from pipeline.hooks import hookimpl
-from pipeline.usecases.image_urls import ImageUrls
-from pipeline.plugins.storage_local import LocalStorage
-
-class Refuses(LocalStorage):
-    def __init__(self, folder):
-        super().__init__(folder / "media", "http://127.0.0.1:8080")
-        self.folder = folder
-
-    def delete(self, public_id):
-        if (self.folder / "refuse").exists():
-            raise DependencyUnavailable("no")
-        super().delete(public_id)
-
-@hookimpl
-def register_storage_backends(settings):
-    yield "refuses", lambda: Refuses(settings.data_dir)
-"""
+    await deletion.store.begin(asset.id, asset.user_id, requeued.processing_job_id)
+    await deletion.settle()
+    assert set(deletion.storage.images) == {asset.original.public_id}
 
 
 @pytest.mark.fault("E30")
-def test_delete_while_the_storage_refuses_is_answered_and_made_up_for(tmp_path: Path, ai_service: AiService) -> None:
-    """204, the asset is gone, the log says which image was left behind; it goes once the storage takes it."""
+def test_image_that_the_storage_refuses_to_delete_is_deleted_later(tmp_path: Path, ai_service: AiService) -> None:
+    """The client gets 204 and the log names the remaining image; it is deleted when the storage accepts that."""
     packages = install(tmp_path / "packages", refuses=REFUSES)
     data = tmp_path / "data"
     with Service(data, ai_service.url, **packages, STORAGE_BACKEND="refuses") as service:

@@ -1,11 +1,8 @@
-"""Deleted is gone: an asset with all that is kept of it, and a user altogether, wherever it was kept."""
+"""All data of a deleted asset and of an erased user is removed from every place that stores it."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,56 +12,13 @@ import httpx
 import pytest
 from redis import Redis
 
-from tests.constants import BREAKER_PROBE_SECONDS
 from tests.contract.contracts import check_reply
-from tests.factories import make_image, make_token
-from tests.faults.test_deletes import REFUSES
-from tests.faults.test_process import wait_until
+from tests.factories import make_image
+from tests.faults.erasing_calls import GONE, REFUSED, SETTINGS, STAYS, call, erase, fail, upload
+from tests.faults.processes import wait_until
+from tests.faults.refusing_storage import REFUSES
 from tests.packages import install
-from tests.service import ROOT, AiService, Service
-
-REFUSED = {"status": 400, "body": {"error": {"message": "No photo", "code": "X"}}}
-GONE = "gone:7d41c0.person@example"
-STAYS = "stays-5"
-# A receiver that nobody runs: its events stay undelivered.
-SETTINGS = {
-    "QUEUE_FAIRNESS": "user",
-    BREAKER_PROBE_SECONDS: "60",
-    "SHUTDOWN_SECONDS": "1",
-    "NOTIFIERS": "websocket,webhook",
-    "PLUGIN_WEBHOOK_URL": "http://127.0.0.1:9/hook",
-    "PLUGIN_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-    "PLUGIN_WEBHOOK_ALLOW_PRIVATE": "true",
-}
-
-
-def call(service: Service, method: str, path: str, sub: str = "ops-1", **params: Any) -> httpx.Response:
-    """Call a route as an admin."""
-    headers = service.headers(sub, role="admin")
-    return httpx.request(method, service.url + path, headers=headers, params=params, timeout=60)
-
-
-def erase(service: Service, sub: str) -> dict[str, Any]:
-    """Erase the user and return what has gone, once all has."""
-    while (answer := call(service, "DELETE", f"/api/users/{sub}")).status_code == 202:
-        pass
-    assert answer.status_code == 200, answer.text
-    data: dict[str, Any] = answer.json()["data"]
-    return data
-
-
-def upload(service: Service, sub: str, **options: Any) -> str:
-    asset_id: str = service.upload(sub, **options).json()["data"]["assetId"]
-    return asset_id
-
-
-def fail(service: Service, ai_service: AiService, sub: str) -> str:
-    """Upload a photo that the AI service refuses; return its id once its dead letter is there."""
-    before = service.wait_status()["failed"]
-    ai_service.order(replies=[REFUSED])
-    asset_id = upload(service, sub)
-    service.wait_status(failed=before + 1)
-    return asset_id
+from tests.service import AiService, Service
 
 
 def files_with(folder: Path, text: str) -> list[str]:
@@ -80,29 +34,30 @@ def _has(path: Path, text: str) -> bool:
 
 
 def redis_with(redis: Redis, text: str) -> list[str]:
-    """Return the keys that have the text in their name or in what they hold."""
+    """Return the keys that have the text in their name or in their value."""
     read: dict[str, Callable[[str], Any]] = {
         "string": redis.get,
         "list": lambda name: redis.lrange(name, 0, -1),
         "zset": lambda name: redis.zrange(name, 0, -1),
         "hash": redis.hgetall,
     }
-    # "none": one that has expired since it was listed.
+    # "none": the type of a key that has expired since it was listed.
     read["none"] = lambda name: ""
     return [name for name in redis.scan_iter() if text in name or text in str(read[str(redis.type(name))](name))]
 
 
 @pytest.fixture
 def service(tmp_path: Path, ai_service: AiService, redis_url: str) -> Iterator[Service]:
+    """A service with a Redis of the test and a receiver that does not run."""
     with Service(tmp_path, ai_service.url, **SETTINGS, REDIS_URL=redis_url) as service:
         yield service
 
 
 @pytest.mark.fault("U14")
-def test_deleted_asset_takes_its_dead_letters_and_events_along(
+def test_delete_removes_dead_letters_and_events_of_the_asset(
     service: Service, ai_service: AiService, redis: Redis
 ) -> None:
-    """Its document, images, keys, dead letter and undelivered event go; those of others stay."""
+    """Its document, images, keys, dead letter and undelivered event are removed; those of other users stay."""
     asset_id, other = fail(service, ai_service, GONE), fail(service, ai_service, STAYS)
     assert len(call(service, "GET", "/api/queue/failed").json()["data"]["items"]) == 2
     answer = httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers(GONE))
@@ -118,10 +73,10 @@ def test_deleted_asset_takes_its_dead_letters_and_events_along(
 
 
 @pytest.mark.fault("U14")
-def test_dead_letter_of_a_deleted_asset_that_was_run_again_goes_too(
+def test_delete_removes_all_dead_letters_of_an_asset_that_was_run_again(
     service: Service, ai_service: AiService, redis: Redis
 ) -> None:
-    """Two dead letters of two jobs, and one asset: both are found by what the store keeps."""
+    """Both dead letters of the two jobs of an asset are found by the records of the store."""
     asset_id = fail(service, ai_service, GONE)
     ai_service.order(replies=[REFUSED])
     assert call(service, "POST", f"/api/assets/{asset_id}/retry").status_code == 202
@@ -133,7 +88,7 @@ def test_dead_letter_of_a_deleted_asset_that_was_run_again_goes_too(
 
 @pytest.mark.fault("U14")
 def test_running_job_of_a_deleted_asset_leaves_nothing(service: Service, ai_service: AiService, redis: Redis) -> None:
-    """It is ended with its asset, and is no dead letter."""
+    """The job is cancelled with its asset, and is no dead letter."""
     ai_service.order(held=True)
     asset_id = upload(service, GONE)
     service.wait_log("job_claimed")
@@ -145,7 +100,7 @@ def test_running_job_of_a_deleted_asset_leaves_nothing(service: Service, ai_serv
 
 @pytest.mark.fault("U14")
 def test_same_key_after_a_delete_is_a_new_upload(service: Service) -> None:
-    """The key of a deleted asset stands for nothing any more: it neither brings the asset back nor fails."""
+    """The key of a deleted asset is free: an upload with it neither restores the asset nor fails."""
     key = {"Idempotency-Key": "k-1"}
     first = upload(service, STAYS, headers=key)
     assert upload(service, STAYS, headers=key) == first
@@ -157,7 +112,7 @@ def test_same_key_after_a_delete_is_a_new_upload(service: Service) -> None:
 
 @pytest.mark.fault("U15")
 def test_admin_reads_retries_cancels_and_removes_any_asset(service: Service, ai_service: AiService) -> None:
-    """What its owner may do an admin may; another user still finds nothing, and may not ask for others' lists."""
+    """An admin may do what the owner may; another user gets 404 for the asset and 403 for the list."""
     failed = fail(service, ai_service, GONE)
     ai_service.order(held=True)
     running = upload(service, GONE)
@@ -195,64 +150,74 @@ def test_admin_sees_what_a_user_has(service: Service, ai_service: AiService) -> 
     assert (user["waitingJobs"], user["deadLetters"], user["isComplete"], user["erase"]) == (2, 1, True, None)
     assert service.get(f"/api/users/{GONE}", GONE).status_code == 403
     assert call(service, "GET", "/api/users/not%20a%20user").status_code == 400
-    nobody = call(service, "GET", "/api/users/nobody").json()["data"]
-    assert (nobody["assets"]["total"], nobody["oldest"]) == (0, None)
+    unknown = call(service, "GET", "/api/users/unknown").json()["data"]
+    assert (unknown["assets"]["total"], unknown["oldest"]) == (0, None)
+
+
+def fill_user(service: Service, ai_service: AiService) -> str:
+    """Give the user finished, failed, damaged, running and waiting photos and an audit entry; return the damaged one.
+
+    Afterwards the AI service does not answer until it is released.
+    """
+    upload(service, GONE, headers={"Idempotency-Key": "k-1"})
+    fail(service, ai_service, GONE)
+    damaged = upload(service, GONE)
+    service.wait_status(completed=3)
+    ai_service.order(held=True)
+    for _ in range(9):
+        upload(service, GONE)
+    service.wait_log("job_claimed", count=10)
+    with closing(sqlite3.connect(service.data_dir / "assets.sqlite")) as connection, connection:
+        connection.execute("UPDATE assets SET aiMetadata = 'damaged' WHERE id = ?", (damaged,))
+    call(service, "POST", "/api/queue/resume", sub=GONE)
+    wait_until(lambda: len(call(service, "GET", "/api/queue/audit", who=GONE).json()["data"]["items"]) == 1)
+    return damaged
 
 
 @pytest.mark.fault("U15")
-def test_erased_user_is_nowhere(tmp_path: Path, ai_service: AiService) -> None:
-    """Finished, failed, running and waiting photos, undelivered events, records of deliveries, entries of the audit
-    list and a damaged document: nothing of the user is in the data folder, with the SQLite file and the files of the
-    embedded Redis, nor in log lines since. Others keep all of theirs, and the user may come back.
+def test_erase_removes_all_data_of_the_user(tmp_path: Path, ai_service: AiService) -> None:
+    """No file of the data folder and no later log line names the user; other users keep all, and the user may return.
+
+    The data: finished, failed, running and waiting photos, a damaged document, undelivered events, records of
+    deliveries and entries of the audit list, in the SQLite file and in the files of the embedded Redis.
     """
     with Service(tmp_path, ai_service.url, **SETTINGS) as service:
-        kept = [upload(service, STAYS), fail(service, ai_service, STAYS)]
-        upload(service, GONE, headers={"Idempotency-Key": "k-1"})
-        fail(service, ai_service, GONE)
-        damaged = upload(service, GONE)
-        service.wait_status(completed=3)
-        ai_service.order(held=True)
-        for _ in range(9):
-            upload(service, GONE)
-        service.wait_log("job_claimed", count=10)
-        with closing(sqlite3.connect(tmp_path / "assets.sqlite")) as connection, connection:
-            connection.execute("UPDATE assets SET aiMetadata = 'damaged' WHERE id = ?", (damaged,))
-        call(service, "POST", "/api/queue/resume", sub=GONE)
-        wait_until(lambda: len(call(service, "GET", "/api/queue/audit", who=GONE).json()["data"]["items"]) == 1)
+        staying = [upload(service, STAYS), fail(service, ai_service, STAYS)]
+        damaged = fill_user(service, ai_service)
         assert len(call(service, "GET", "/api/queue/deliveries").json()["data"]["items"]) == 5
         assert files_with(tmp_path, GONE)
         service.remove_lines()
-        gone = erase(service, GONE)
-        assert (gone["assets"], gone["state"]) == (12, "done")
-        assert gone["images"] >= 12
+        erased = erase(service, GONE)
+        assert (erased["assets"], erased["state"]) == (12, "done")
+        assert erased["images"] >= 12
         wait_until(lambda: files_with(tmp_path, GONE) == [])
         assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["total"] == 0
         lines = service.lines
         erased_at = [line["event"] for line in lines].index("user_erased")
-        # A job that waited may have been started before the erase came to it.
+        # A waiting job may have been started before the erase removed it.
         assert {line["event"] for line in lines[:erased_at] if GONE in str(line)} <= {"job_claimed"}
         assert [line for line in lines[erased_at:] if GONE in str(line)] == []
         listed = call(service, "GET", "/api/queue/audit").json()["data"]["items"]
         assert [each["who"] for each in listed if each["action"] == "resume queue"] == [None]
         assert GONE not in str(listed)
-        told = call(service, "GET", "/api/queue/deliveries").json()["data"]["items"]
-        assert {each["assetId"] for each in told} == set(kept)
-        damage = service.wait_log("asset_damaged", assetId=damaged)
-        service.remove_lines(damage)
-        assert {service.asset(asset_id, STAYS)["id"] for asset_id in kept} == set(kept)
+        deliveries = call(service, "GET", "/api/queue/deliveries").json()["data"]["items"]
+        assert {each["assetId"] for each in deliveries} == set(staying)
+        service.remove_lines(service.wait_log("asset_damaged", assetId=damaged))
+        assert {service.asset(asset_id, STAYS)["id"] for asset_id in staying} == set(staying)
         ai_service.order(held=False)
-        back = upload(service, GONE)
-        service.wait_log("job_completed", assetId=back)
+        returned = upload(service, GONE)
+        service.wait_log("job_completed", assetId=returned)
         assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["active"] == 1
         assert erase(service, GONE)["assets"] == 1
 
 
 @pytest.mark.fault("U15")
-def test_erase_outlives_its_process_and_a_storage_that_is_away(
+def test_erase_continues_after_a_kill_and_a_storage_outage(
     tmp_path: Path, ai_service: AiService, redis_url: str
 ) -> None:
-    """A storage refuses half-way: 202 with the reason, no document is lost of sight; after a kill -9 the next process
-    takes the erase up by itself, as soon as the storage is back.
+    """While the storage refuses, the answer is 202 with the reason, and all documents stay.
+
+    After a kill -9 the next process continues the erase by itself, once the storage works.
     """
     packages = install(tmp_path / "packages", refuses=REFUSES)
     settings = {**packages, "STORAGE_BACKEND": "refuses", "REDIS_URL": redis_url}
@@ -275,41 +240,3 @@ def test_erase_outlives_its_process_and_a_storage_that_is_away(
         service.wait_log("user_erased")
         assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["total"] == 0
         assert files_with(data, GONE) == []
-
-
-@pytest.mark.fault("O9")
-def test_commands_show_list_and_remove(service: Service, ai_service: AiService) -> None:
-    """`assets` and `users` over HTTP: tables, JSON, one line for an error and exit code 1."""
-    failed = fail(service, ai_service, GONE)
-    done = upload(service, GONE, category="lego")
-    service.wait_log("job_completed", assetId=done)
-
-    def run(*arguments: str, code: int = 0) -> str:
-        environment = {**service.environment, "PIPELINE_URL": service.url, "COLUMNS": "200"}
-        ended = subprocess.run([sys.executable, "run.py", *arguments], cwd=ROOT, env=environment, capture_output=True)
-        assert ended.returncode == code, ended
-        return (ended.stdout if code == 0 else ended.stderr).decode()
-
-    assert "No photo" in run("assets", "ls", "--user", GONE)
-    lines = run("assets", "ls", "--user", GONE, "--category", "lego", "--json").splitlines()
-    assert [json.loads(line)["id"] for line in lines] == [done]
-    (newest,) = run("assets", "ls", "--user", GONE, "--limit", "1", "--json").splitlines()
-    assert json.loads(newest)["id"] == done
-    assert "--user" in run("assets", "ls", code=2)
-    own = make_token(GONE)
-    assert failed in run("assets", "ls", "--token", own, "--status", "failed")
-    assert json.loads(run("assets", "show", failed))["status"] == "failed"
-    assert "runs again as ai-processing:" in run("assets", "retry", failed)
-    service.wait_log("job_completed", assetId=failed)
-    assert run("assets", "retry", done, code=1) == (
-        "Error: Only failed or partial assets can be retried, this one is active\n"
-    )
-    assert "removed" in run("assets", "rm", failed, "--yes")
-    assert run("assets", "rm", failed, "--yes", code=1).splitlines() == [
-        f"{failed}: Asset not found", "Error: 1 of 1 refused"
-    ]
-    assert "1 (1 active)" in run("users", "show", GONE)
-    assert json.loads(run("users", "show", GONE, "--json"))["assets"]["active"] == 1
-    assert run("users", "show", "no such user", code=1).startswith("Error: ")
-    assert run("users", "erase", GONE, "--yes").startswith("Erased: 1 assets")
-    assert json.loads(run("users", "show", GONE, "--json"))["assets"]["total"] == 0

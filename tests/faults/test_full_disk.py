@@ -5,11 +5,9 @@ Each test has a real filesystem of 16 MB.
 
 from __future__ import annotations
 
-import errno
 import sqlite3
-import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,10 @@ import pytest
 from pipeline.plugins.storage_local.durable_files import INCOMING
 from tests.constants import RECONCILE_AGE_SECONDS, RECONCILE_SECONDS
 from tests.factories import make_noise_image
-from tests.faults.test_process import accept, statuses, wait_until
+from tests.faults.disks import Disk, mounted
+from tests.faults.processes import wait_until
+from tests.faults.uploads import accept, statuses
 from tests.packages import install
-from tests.requirements import program, require
 from tests.service import AiService, Service
 
 pytestmark = pytest.mark.fault("E27")
@@ -60,42 +59,6 @@ def register_ai_providers(settings):
 '''
 
 
-class Disk:
-    """A small filesystem. folder: where it is mounted."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._ballast = folder / "ballast"
-
-    def fill(self, left_bytes: int = 0) -> None:
-        """Take all the room there is but so much."""
-        with self._ballast.open("ab", buffering=0) as ballast:
-            for size in (1024 * 1024, 4096):
-                try:
-                    while ballast.write(bytes(size)):
-                        pass
-                except OSError as error:
-                    assert error.errno == errno.ENOSPC
-            ballast.truncate(ballast.tell() - left_bytes)
-
-    def clear(self) -> None:
-        """Give the room back."""
-        self._ballast.unlink()
-
-
-@contextmanager
-def mounted(folder: Path, size_mb: int) -> Iterator[Disk]:
-    """Make the folder, which is a filesystem of that size until the end of the block."""
-    folder.mkdir()
-    command = [program("mount"), "-t", "tmpfs", "-o", f"size={size_mb}m", "none", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    require(done.returncode == 0, f"needs a filesystem of its own: {done.stderr.strip()}")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run([program("umount"), "--lazy", str(folder)], check=True)
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     with mounted(tmp_path / "disk", DISK_MB) as disk:
@@ -103,13 +66,13 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def put_elsewhere(folder: Path, other: Path) -> None:
-    """Let that part of DATA_DIR lie on another filesystem."""
+    """Move that part of DATA_DIR to another filesystem."""
     (other / folder.name).mkdir()
     folder.symlink_to(other / folder.name)
 
 
 def assert_unavailable(reply: httpx.Response) -> None:
-    """The contract's answer for what may be tried again soon."""
+    """Check for the answer that the contract has for a request that may soon be repeated."""
     assert reply.status_code == 503, reply.text
     assert reply.json()["error"]["code"] == "UNAVAILABLE"
     assert int(reply.headers["Retry-After"]) > 0
@@ -134,11 +97,11 @@ def readiness(service: Service) -> dict[str, str]:
     return {each["field"]: each["message"] for each in details}
 
 
-@pytest.mark.parametrize("image", [LARGE_IMAGE, SMALL_IMAGE], ids=["spooled while it arrives", "kept in memory"])
+@pytest.mark.parametrize("image", [LARGE_IMAGE, SMALL_IMAGE], ids=["spooled while it arrives", "in memory"])
 def test_upload_to_a_full_disk_is_refused_and_leaves_nothing(
     disk: Disk, ai_service: AiService, redis_url: str, image: bytes
 ) -> None:
-    """503 with Retry-After; with room the same upload is accepted, and no file but its image is there."""
+    """The answer is 503 with Retry-After; with free space the upload is accepted, and its image is the only file."""
     with Service(disk.folder, ai_service.url, REDIS_URL=redis_url, **SETTINGS) as service:
         disk.fill()
         for _ in range(3):
@@ -160,11 +123,11 @@ def test_upload_to_a_full_disk_is_refused_and_leaves_nothing(
 def test_upload_that_the_store_cannot_take_is_refused_and_its_image_removed(
     disk: Disk, tmp_path: Path, ai_service: AiService, redis_url: str
 ) -> None:
-    """Images lie on another filesystem, so that SQLite is the first to find the disk full."""
+    """The images are on another filesystem, so only SQLite finds the disk full."""
     put_elsewhere(disk.folder / "media", tmp_path)
     with Service(disk.folder, ai_service.url, REDIS_URL=redis_url, **SETTINGS) as service:
         disk.fill()
-        # What its log has reserved already SQLite can still write.
+        # SQLite can still write to the space that its log has reserved.
         replies = [service.upload() for _ in range(20)]
         refused = [reply for reply in replies if reply.status_code != 202]
         assert refused
@@ -178,8 +141,8 @@ def test_upload_that_the_store_cannot_take_is_refused_and_its_image_removed(
         wait_until(lambda: len(images(disk.folder)) == count_assets(disk.folder) == len(ids))
 
 
-def test_readiness_names_the_disk_until_there_is_room(disk: Disk, ai_service: AiService, redis_url: str) -> None:
-    """Before uploads fail: room for the largest upload has to be there. The process lives on."""
+def test_readiness_names_the_disk_until_there_is_space(disk: Disk, ai_service: AiService, redis_url: str) -> None:
+    """The process is not ready without space for the largest upload, but stays live."""
     with Service(disk.folder, ai_service.url, REDIS_URL=redis_url, **SETTINGS) as service:
         assert readiness(service) == {}
         disk.fill()
@@ -193,10 +156,10 @@ def test_readiness_names_the_disk_until_there_is_room(disk: Disk, ai_service: Ai
         assert readiness(service).keys() == {"disk"}
 
 
-def test_results_wait_for_room_in_the_store(
+def test_results_wait_for_space_in_the_store(
     disk: Disk, tmp_path: Path, ai_service: AiService, redis_url: str
 ) -> None:
-    """Accepted before the disk was full: all are finished with room, and the AI was asked once for each."""
+    """Photos accepted before the disk was full all finish with free space; the AI service gets each photo once."""
     put_elsewhere(disk.folder / "media", tmp_path)
     long = {"value": "x" * 1000, "confidence": 0.9}
     body = {"brand": long, "model": long, "colorway": long}
@@ -206,7 +169,7 @@ def test_results_wait_for_room_in_the_store(
         ids = accept(service, 16)
         wait_until(lambda: ai_service.state()["active"] == 16)
         disk.fill()
-        # The store's log uses up the room it has reserved. Sixteen long results need more than an upload.
+        # The store uses the space that its log has reserved. Sixteen long results need more than an upload.
         wait_until(lambda: service.upload().status_code == 503)
         ai_service.order(held=False)
         assert "disk is full" in service.wait_log("commit_deferred")["cause"]
@@ -215,8 +178,8 @@ def test_results_wait_for_room_in_the_store(
         assert {count for asset_id, count in ai_service.calls().items() if asset_id in ids} == {1}
 
 
-def test_processed_image_without_room_gives_the_job_back(disk: Disk, tmp_path: Path, redis_url: str) -> None:
-    """The attempt is not spent: with a single one allowed the job still succeeds once there is room for images."""
+def test_processed_image_without_space_postpones_the_job(disk: Disk, tmp_path: Path, redis_url: str) -> None:
+    """No attempt is spent: with one attempt allowed the job succeeds once there is space for images."""
     gate, data_dir = tmp_path / "gate", tmp_path / "data"
     gate.mkdir()
     data_dir.mkdir()
@@ -238,8 +201,8 @@ def test_processed_image_without_room_gives_the_job_back(disk: Disk, tmp_path: P
         assert not service.find("job_failed")
 
 
-def test_embedded_redis_without_room_delays_jobs_only(disk: Disk, tmp_path: Path, ai_service: AiService) -> None:
-    """Its files alone lie on the full disk: it refuses writes (MISCONF), the store does not, and so uploads go on."""
+def test_embedded_redis_without_space_delays_jobs_only(disk: Disk, tmp_path: Path, ai_service: AiService) -> None:
+    """Only its files are on the full disk: Redis refuses writes (MISCONF), and uploads are accepted."""
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     (data_dir / "redis").symlink_to(disk.folder)
@@ -257,7 +220,7 @@ def test_embedded_redis_without_room_delays_jobs_only(disk: Disk, tmp_path: Path
 
 
 def test_everything_embedded_on_one_full_disk_recovers(disk: Disk, ai_service: AiService) -> None:
-    """Redis, store and images together: what was accepted is finished, what was not is answered 503."""
+    """With Redis, store and images on it, accepted photos are finished and other uploads get 503."""
     ai_service.order(held=True)
     with Service(disk.folder, ai_service.url, **SETTINGS) as service:
         ids = accept(service, 8)
@@ -273,8 +236,8 @@ def test_everything_embedded_on_one_full_disk_recovers(disk: Disk, ai_service: A
         assert readiness(service) == {}
 
 
-def test_service_killed_on_a_full_disk_finishes_all_with_room(disk: Disk, ai_service: AiService) -> None:
-    """While it is full a start is refused in one line; afterwards nothing is missing."""
+def test_service_killed_on_a_full_disk_finishes_all_with_space(disk: Disk, ai_service: AiService) -> None:
+    """While the disk is full, a start ends with one line; with free space all photos finish."""
     ai_service.order(held=True)
     service = Service(disk.folder, ai_service.url, **SETTINGS)
     service.start()

@@ -1,4 +1,4 @@
-"""Crowds of clients that mean harm, against the real process: they hurt only themselves."""
+"""Crowds of hostile clients against the real process: other clients are served."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 
 from tests.factories import make_token
 from tests.faults.chaos.world import resident_mib
-from tests.faults.test_process import wait_until
+from tests.faults.processes import wait_until
 from tests.raw_sockets import make_handshake
 from tests.requirements import require
 from tests.service import AiService, Service
 from tests.sockets import WAIT_SECONDS
 
 CROWD = 1000
-# More than one such client may cost us, and far less than a leak or a missing bound would.
+# More memory than one such client needs, and far less than a leak or a missing limit would use.
 BYTES_EACH = 60_000
 
 
@@ -43,7 +43,7 @@ def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
 
 
 class AnalysisListener:
-    """A well-behaved user: `hears` uploads a photo and waits for its event on a socket opened beforehand."""
+    """A normal user with an open socket: `receives_event` uploads a photo and waits for its event."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -58,7 +58,7 @@ class AnalysisListener:
         await self._socket.close()
         await self._session.close()
 
-    async def hears(self) -> None:
+    async def receives_event(self) -> None:
         """Return when an upload has been accepted and its event has come."""
         reply = await asyncio.to_thread(self._service.upload, "ann")
         assert reply.status_code == 202
@@ -80,27 +80,27 @@ def answers(service: Service) -> bool:
 
 @pytest.mark.parametrize("sent", ["nothing", "half a handshake", "a handshake and no token"])
 @pytest.mark.gen_test(timeout=60)
-async def test_thousand_half_open_sockets_hurt_nobody(service: Service, sent: str) -> None:
-    """They cost little memory each, and others are served meanwhile."""
-    whole = make_handshake("127.0.0.1")
-    data = {"nothing": b"", "half a handshake": whole[:60], "a handshake and no token": whole}[sent]
+async def test_thousand_half_open_sockets_do_not_affect_others(service: Service, sent: str) -> None:
+    """Each uses little memory, and other users are served meanwhile."""
+    handshake = make_handshake("127.0.0.1")
+    data = {"nothing": b"", "half a handshake": handshake[:60], "a handshake and no token": handshake}[sent]
     async with AnalysisListener(service) as listener:
-        await listener.hears()
+        await listener.receives_event()
         before = resident_mib(service.pid)
         require(before > 0, "needs /proc")
         with ExitStack() as crowd:
             for _ in range(CROWD):
                 client = crowd.enter_context(socket.create_connection(address(service), timeout=WAIT_SECONDS))
                 client.sendall(data)
-            await listener.hears()
+            await listener.receives_event()
             assert resident_mib(service.pid) - before < CROWD * BYTES_EACH / 2**20
-            await listener.hears()
-        await listener.hears()
+            await listener.receives_event()
+        await listener.receives_event()
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_flood_of_bad_tokens_hurts_nobody(service: Service) -> None:
-    """Each is told 4403, or 4429 once its address has sent too many; users with good tokens come in and hear events."""
+async def test_flood_of_bad_tokens_does_not_affect_others(service: Service) -> None:
+    """Each gets 4403, or 4429 after too many from its address; users with good tokens connect and get events."""
     async with AnalysisListener(service) as listener, aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=100)
     ) as session:
@@ -109,35 +109,35 @@ async def test_flood_of_bad_tokens_hurts_nobody(service: Service) -> None:
         is_enough = asyncio.Event()
         codes: Counter[int | None] = Counter()
 
-        async def knock() -> None:
+        async def connect_with_bad_token() -> None:
             while not is_enough.is_set() or codes.total() < CROWD:
                 async with session.ws_connect(f"{service.url}/ws", headers=bad) as client:
                     await client.receive(timeout=WAIT_SECONDS)
                     await client.receive(timeout=WAIT_SECONDS)
                     codes[client.close_code] += 1
 
-        crowd = asyncio.gather(*[knock() for _ in range(100)])
-        await listener.hears()
+        crowd = asyncio.gather(*[connect_with_bad_token() for _ in range(100)])
+        await listener.receives_event()
         async with AnalysisListener(service) as newcomer:
-            await newcomer.hears()
+            await newcomer.receives_event()
         is_enough.set()
         await crowd
     assert codes.keys() == {4403, 4429} and codes.total() >= CROWD
 
 
 @pytest.mark.gen_test(timeout=60)
-async def test_process_with_no_file_left_serves_those_it_has(tmp_path: Path, ai_service: AiService) -> None:
-    """More connections than it may open files are closed at once; who is in stays, and later others get in again."""
+async def test_process_without_free_files_serves_its_open_connections(tmp_path: Path, ai_service: AiService) -> None:
+    """Connections beyond the limit of open files are closed at once; open ones are served, and later new ones too."""
     with FewFiles(tmp_path, ai_service.url) as service:
         async with AnalysisListener(service) as listener:
             with ExitStack() as crowd:
                 clients = [crowd.enter_context(socket.create_connection(address(service))) for _ in range(300)]
-                # Refused connections end; those kept stay open and silent.
+                # Refused connections end; accepted ones stay open and silent.
                 service.wait_log("connections_refused")
                 clients[-1].settimeout(WAIT_SECONDS)
                 assert clients[-1].recv(1) == b""
-            # The process hears of their end one by one, and a new connection may come before the first.
+            # The process notices their end one by one, and a new connection may come before the first.
             await asyncio.to_thread(wait_until, lambda: answers(service), WAIT_SECONDS)
-            await listener.hears()
+            await listener.receives_event()
         assert len(service.find("connections_refused")) < 10
         assert service.errors() == []

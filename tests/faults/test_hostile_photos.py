@@ -1,4 +1,4 @@
-"""Photos that hang, blow up or crash whatever decodes them, sent to the real service: each hurts only itself."""
+"""Photos whose decoding hangs, needs too much memory or crashes: the real service fails each of them alone."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from tests.pictures import empty_webp, encode, endless_jpeg, many_items
 from tests.service import Service
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-# With KEEP_METADATA the border finds nothing wrong with it; libavif compares each of its items with each, for a minute.
+# With KEEP_METADATA the upload is accepted; libavif then compares each of its items with each, for a minute.
 ENDLESS = many_items(b"avif", 150_000)
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """The provider `local`, a call of which has sixteen seconds, on photos as they are sent: what would be left of one
-    that was cleaned is decoded in no time.
+    """A service with the provider `local`, whose calls have sixteen seconds.
+
+    It keeps metadata: without it, the endless photo would be decoded at once.
     """
     require(find_spec("rapidocr") is not None, "the extra [local] is not installed")
     with Service(tmp_path / "data", PROVIDER_TIMEOUT_SECONDS="16", KEEP_METADATA="true") as service:
@@ -58,7 +59,7 @@ def most_megabytes(service: Service) -> int:
 
 @pytest.mark.fault("E2")
 def test_blank_photos_are_partial_in_seconds(service: Service) -> None:
-    """Pictures of one colour, on which OpenCV's cut-out never ended, are answered; others go on beside them."""
+    """Pictures of one colour, for which the cut-out of OpenCV never ended, get a result, and so do other photos."""
     blank = [Image.new("RGB", (400, 200), "white"), Image.new("RGB", (128, 64), "red")]
     started_at = time.monotonic()
     ids = [send(service, encode(image, "PNG")) for image in blank]
@@ -76,8 +77,8 @@ def test_blank_photos_are_partial_in_seconds(service: Service) -> None:
     [(endless_jpeg(), "Must have at most 250 scans at this size"), (empty_webp(), "Needs 1711 MB of memory")],
     ids=["E3", "E4"],
 )
-def test_what_costs_too_much_is_refused_at_the_border(service: Service, image: bytes, reason: str) -> None:
-    """The client hears at once, and in words, which photo cannot be taken and why."""
+def test_photo_that_costs_too_much_is_refused_at_the_upload(service: Service, image: bytes, reason: str) -> None:
+    """The client gets 400 at once, with the reason in words."""
     reply = service.upload(image=image)
     assert reply.status_code == 400
     (detail,) = reply.json()["error"]["details"]
@@ -86,8 +87,8 @@ def test_what_costs_too_much_is_refused_at_the_border(service: Service, image: b
 
 @LINUX
 @pytest.mark.fault("E4")
-def test_small_files_of_large_pictures_leave_the_service_flat(service: Service) -> None:
-    """Fifty megapixels in a thousand bytes are decoded in a child; the service process stays as it was."""
+def test_small_files_of_large_pictures_do_not_grow_the_service(service: Service) -> None:
+    """Fifty megapixels in a thousand bytes are decoded in a child; the memory of the service process stays the same."""
     wait(service, send(service, make_image()))
     before = most_megabytes(service)
     large = [encode(Image.new("RGB", (10_000, 5_000), "white"), format) for format in ("AVIF", "PNG")]
@@ -99,11 +100,12 @@ def test_small_files_of_large_pictures_leave_the_service_flat(service: Service) 
 @LINUX
 @pytest.mark.fault("E3")
 def test_endless_photo_fails_alone_and_thirty_good_ones_finish(service: Service) -> None:
-    """A photo that no header gives away is ended with its child, after two attempts, and says why; photos that came
-    before, beside and after it spend one attempt each.
+    """A photo whose decoding does not end fails after two attempts, with the reason, and its child is ended.
+
+    Photos that came at the same time and later spend one attempt each.
     """
     endless = send(service, ENDLESS, "eve")
-    beside = [send(service, make_image(seed=number), "bob") for number in range(3)]
+    meanwhile = [send(service, make_image(seed=number), "bob") for number in range(3)]
     found = wait(service, endless, "eve")
     assert (found["status"], found["aiMetadata"]["error"]) == (
         "failed",
@@ -111,13 +113,13 @@ def test_endless_photo_fails_alone_and_thirty_good_ones_finish(service: Service)
     )
     assert {line["why"] for line in service.find("sandbox_child_ended")} <= {"time", "cpu"}
     after = [send(service, make_image(seed=number), "bob") for number in range(30)]
-    assert {wait(service, asset_id, "bob")["status"] for asset_id in beside + after} <= {"active", "partial"}
+    assert {wait(service, asset_id, "bob")["status"] for asset_id in meanwhile + after} <= {"active", "partial"}
     assert {line["assetId"] for line in service.find("job_retrying")} == {endless}
 
 
 @LINUX
 def test_killed_children_cost_no_photo(service: Service) -> None:
-    """The kernel's out-of-memory killer takes the children, idle or at work: others are started, all photos finish."""
+    """After a kill of the children, idle or at work, new ones are started and all photos finish."""
     wait(service, send(service, make_image()))
     for number in range(3):
         ids = [send(service, make_image(size=(1600, 1200), seed=number)) for _ in range(2)]
@@ -134,17 +136,17 @@ def test_children_end_with_the_service(service: Service) -> None:
     send(service, ENDLESS)
     service.wait_log("job_claimed")
     while not (busy := children_of(service.pid)):
-        time.sleep(0.01)  # nothing tells that a child was started
+        time.sleep(0.01)  # no signal announces the start of a child
     service.kill()
     service.start()
     service.wait_log("job_claimed")
-    while not (again := children_of(service.pid)):
+    while not (busy_after_restart := children_of(service.pid)):
         time.sleep(0.01)
     service.stop()
     deadline = time.monotonic() + 10
-    while any(is_alive(pid) for pid in busy + again):
+    while any(is_alive(pid) for pid in busy + busy_after_restart):
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # they are not ours to wait for
+        time.sleep(0.01)  # they are not children of this process, so it cannot wait for them
 
 
 def is_alive(pid: int) -> bool:

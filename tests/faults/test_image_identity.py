@@ -1,4 +1,4 @@
-"""Images are named, not addressed: what moves, restarts or expires breaks no picture. Real services all through."""
+"""Assets store names of images, not addresses: moves, restarts and expired URLs break no picture."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def finished_asset(service: Service) -> dict[str, Any]:
 
 
 def wait_finished(service: Service, asset_id: str) -> dict[str, Any]:
+    """Return the asset once it is finished."""
     deadline = time.monotonic() + WAIT_SECONDS
     while (asset := service.asset(asset_id))["finishedAt"] is None:
         assert time.monotonic() < deadline, asset
@@ -31,7 +32,7 @@ def wait_finished(service: Service, asset_id: str) -> dict[str, Any]:
 
 
 def original(service: Service, asset_id: str) -> str:
-    """Return the URL of its original."""
+    """Return the URL of the asset's original."""
     return str(service.asset(asset_id)["images"]["original"]["url"])
 
 
@@ -48,10 +49,10 @@ def plugins(service: Service) -> list[dict[str, Any]]:
 
 @pytest.mark.fault("U12")
 @pytest.mark.parametrize("first", ["local", "object"])
-def test_image_is_shown_and_removed_where_it_is(
+def test_image_is_shown_and_removed_in_its_own_storage(
     tmp_path: Path, ai_service: AiService, moto: MotoServer, bucket: str, in_s3: dict[str, str], first: str
 ) -> None:
-    """After STORAGE_BACKEND has changed, old images are in the old storage, and only new ones in the new one."""
+    """After a change of STORAGE_BACKEND, old images are in the old storage, and new images in the new one."""
     second = {"local": "object", "object": "local"}[first]
     with Service(tmp_path, ai_service.url, STORAGE_BACKEND=first, **in_s3) as service:
         old = finished_asset(service)["id"]
@@ -63,17 +64,17 @@ def test_image_is_shown_and_removed_where_it_is(
     with Service(tmp_path, ai_service.url, STORAGE_BACKEND=second, **in_s3) as service:
         assert moto.keys(bucket) and list(tmp_path.glob("media/*/*"))
         delete(service, old)
-        kept_in_s3, kept_here = moto.keys(bucket), [str(path) for path in tmp_path.glob("media/*/*")]
-        assert bool(kept_in_s3) == (second == "object") and bool(kept_here) == (second == "local")
+        left_in_s3, left_here = moto.keys(bucket), [str(path) for path in tmp_path.glob("media/*/*")]
+        assert bool(left_in_s3) == (second == "object") and bool(left_here) == (second == "local")
         delete(service, new)
         assert moto.keys(bucket) == [] and list(tmp_path.glob("media/*/*")) == []
 
 
 @pytest.mark.fault("U12")
-def test_public_images_of_before_are_found_when_new_ones_are_private(
+def test_old_public_images_are_found_when_new_ones_are_private(
     tmp_path: Path, ai_service: AiService, cloudinary: FakeCloudinary
 ) -> None:
-    """Cloudinary's two ways of delivery are two storages: each image is shown and removed in its own."""
+    """The two delivery types of Cloudinary are two storages: each image is shown and removed in its own."""
     account = {"CLOUDINARY_URL": cloudinary.cloudinary_url}
     with Service(tmp_path, ai_service.url, STORAGE_BACKEND="cloudinary", **account) as service:
         old = finished_asset(service)["id"]
@@ -90,10 +91,10 @@ def test_public_images_of_before_are_found_when_new_ones_are_private(
 
 
 @pytest.mark.fault("U12")
-def test_storage_that_is_needed_but_not_set_up_is_named(
+def test_storage_that_is_not_configured_is_named(
     tmp_path: Path, ai_service: AiService, in_s3: dict[str, str]
 ) -> None:
-    """Its images have no URL, nothing is lost by a delete that cannot be done, and readiness says which is missing."""
+    """Assets with images in it can be read, and readiness names the missing storage."""
     with Service(tmp_path, ai_service.url, STORAGE_BACKEND="object", **in_s3) as service:
         asset_id = finished_asset(service)["id"]
     with Service(tmp_path, ai_service.url, STORAGE_BACKEND="local") as service:
@@ -106,7 +107,7 @@ def test_storage_that_is_needed_but_not_set_up_is_named(
 
 @pytest.mark.fault("U13")
 def test_urls_follow_port_and_public_url(tmp_path: Path, ai_service: AiService) -> None:
-    """A restart elsewhere, as after a restore, shows every image under the new address, those in events too."""
+    """After a restart at another address, as after a restore, images are shown under the new address."""
     with Service(tmp_path, ai_service.url) as service:
         asset_id = finished_asset(service)["id"]
         first = original(service, asset_id)
@@ -116,14 +117,14 @@ def test_urls_follow_port_and_public_url(tmp_path: Path, ai_service: AiService) 
         assert second.startswith(service.url) and httpx.get(second).status_code == 200
         assert urlsplit(second).path == urlsplit(first).path
         stored = f"{service.url}{urlsplit(first).path}.jpg"
-        assert httpx.get(stored).status_code == 200  # as version 0.1 told it
+        assert httpx.get(stored).status_code == 200  # the address that version 0.1 stored
     with Service(tmp_path, ai_service.url, PUBLIC_URL="https://photos.example") as service:
         assert original(service, asset_id) == f"https://photos.example{urlsplit(first).path}"
 
 
 @pytest.mark.fault("U16")
-def test_signed_url_that_has_ended_is_followed_by_a_live_one(tmp_path: Path, ai_service: AiService) -> None:
-    """Who looks again gets a URL that works, and so does the provider when the job is started again much later."""
+def test_expired_url_is_replaced_by_a_valid_one(tmp_path: Path, ai_service: AiService) -> None:
+    """A later request gets a valid URL, and so does the provider when the job is started much later."""
     ai_service.order(replies=[{"status": 422}])
     with Service(tmp_path, ai_service.url, MEDIA_URL_SECONDS="1") as service:
         asset_id = finished_asset(service)["id"]
@@ -131,7 +132,7 @@ def test_signed_url_that_has_ended_is_followed_by_a_live_one(tmp_path: Path, ai_
         deadline = time.monotonic() + WAIT_SECONDS
         while (ended := httpx.get(url)).status_code == 200:
             assert time.monotonic() < deadline
-            time.sleep(0.05)  # nothing tells that a second is over
+            time.sleep(0.05)  # no signal announces the end of a second
         assert ended.status_code == 403 and ended.json()["error"]["code"] == "FORBIDDEN"
         while httpx.get(original(service, asset_id)).status_code != 200:
             assert time.monotonic() < deadline
@@ -146,7 +147,7 @@ def test_signed_url_that_has_ended_is_followed_by_a_live_one(tmp_path: Path, ai_
 def test_private_storage_signs_whenever_an_image_is_shown(
     tmp_path: Path, ai_service: AiService, in_s3: dict[str, str]
 ) -> None:
-    """The URL in the document is of no account; what is shown is signed now, for as long as the setting says."""
+    """The URL in the document is not used; the shown URL is signed now, for the time of the setting."""
     settings = {"STORAGE_BACKEND": "object", "MEDIA_URL_SECONDS": "300"} | in_s3
     with Service(tmp_path, ai_service.url, **settings) as service:
         asset_id = finished_asset(service)["id"]

@@ -1,35 +1,18 @@
-"""One photo, provider, receiver or storage that misbehaves costs itself and nobody else, through the real service."""
+"""A photo, provider, receiver or storage with a fault does not affect others, in the real service."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.constants import BREAKER_PROBE_SECONDS, NOTIFIER_ATTEMPTS
-from tests.faults.test_process import statuses, wait_until
+from tests.faults.processes import wait_until
+from tests.faults.uploads import attempts, statuses, statuses_of, upload
 from tests.packages import install
 from tests.service import AiService, Service
-
-
-def upload(service: Service, count: int, sub: str = "user-1", **arguments: Any) -> list[str]:
-    """Upload so many photos as that user and return their asset ids."""
-    with httpx.Client() as client:
-        replies = [service.upload(sub, client=client, **arguments) for _ in range(count)]
-    assert {reply.status_code for reply in replies} == {202}
-    return [reply.json()["data"]["assetId"] for reply in replies]
-
-
-def attempts(service: Service, ids: list[str]) -> set[int]:
-    """Return which attempts those photos had."""
-    return {line["attempt"] for line in service.find("job_claimed") if line["assetId"] in ids}
-
-
-def statuses_of(sub: str, service: Service, ids: list[str]) -> set[str]:
-    return {service.asset(asset_id, sub)["status"] for asset_id in ids}
 
 
 # photos
@@ -38,8 +21,10 @@ def statuses_of(sub: str, service: Service, ids: list[str]) -> set[str]:
 @pytest.mark.fault("E1")
 @pytest.mark.fault("E25")
 def test_photos_that_fail_cost_a_good_one_nothing(tmp_path: Path, ai_service: AiService) -> None:
-    """Twenty that a healthy provider answers with 500 end after three attempts each; a good one of another user, sent
-    after them, is done meanwhile. Each failure is logged once, with its trace, and says status and host.
+    """Twenty photos that the provider answers with 500 fail after three attempts each.
+
+    A good photo of another user, sent after them, is done meanwhile. Each failure is logged once, with its trace,
+    status and host.
     """
     ai_service.order(poison="lego")
     with Service(tmp_path, ai_service.url) as service:
@@ -89,7 +74,7 @@ def register_ai_providers(settings):
 
 @pytest.fixture
 def one_thread(tmp_path: Path) -> dict[str, str]:
-    """The settings of a provider with one thread, in which a photo of category lego hangs; each photo has one try."""
+    """The settings of a provider with one thread, in which photos of the category lego hang; each has one attempt."""
     return install(tmp_path / "packages", one_thread=ONE_THREAD) | {
         "AI_PROVIDER": "one-thread",
         "JOB_ATTEMPTS": "1",
@@ -100,8 +85,8 @@ def one_thread(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.mark.fault("E5")
-def test_photos_wait_for_a_thread_that_hangs_in_another(tmp_path: Path, one_thread: dict[str, str]) -> None:
-    """The one that hangs in it fails; the others lose no attempt, and are done once it is free."""
+def test_photos_wait_for_the_thread_of_a_hanging_photo(tmp_path: Path, one_thread: dict[str, str]) -> None:
+    """The hanging photo fails; the others lose no attempt, and are done once the thread is free."""
     with Service(tmp_path / "data", **one_thread) as service:
         (hanging,) = upload(service, 1, "anna", category="lego")
         service.wait_log("job_claimed", assetId=hanging)
@@ -118,8 +103,8 @@ def test_photos_wait_for_a_thread_that_hangs_in_another(tmp_path: Path, one_thre
 
 
 @pytest.mark.fault("E5")
-def test_photos_wait_for_a_thread_that_is_only_busy(tmp_path: Path, one_thread: dict[str, str]) -> None:
-    """Twelve, each a third of a second, five at a time in slots that wait longer for it than a photo may take."""
+def test_photos_wait_for_a_busy_thread(tmp_path: Path, one_thread: dict[str, str]) -> None:
+    """Twelve photos of a third of a second each; five slots wait for the thread, longer than a photo may take."""
     with Service(tmp_path / "data", **one_thread) as service:
         ids = upload(service, 12)
         wait_until(lambda: statuses(service, ids) == {"active"})
@@ -145,8 +130,9 @@ def register_ai_providers(settings):
 
 @pytest.mark.fault("E6")
 def test_photos_of_another_provider_pass_those_of_a_limited_one(tmp_path: Path, ai_service: AiService) -> None:
-    """One category's provider asks to wait for eight seconds: the other category's photos are done at once, the limited
-    ones afterwards, without a lost attempt; meanwhile nobody asks their provider.
+    """The provider of one category asks to wait for eight seconds: photos of the other category are done at once.
+
+    The limited photos are done afterwards, without a lost attempt. Meanwhile their provider is not asked.
     """
     ai_service.order(held=True, replies=[{"status": 429, "headers": {"Retry-After": "8"}, "times": 5}])
     packages = install(tmp_path / "packages", steady=STEADY)
@@ -156,11 +142,11 @@ def test_photos_of_another_provider_pass_those_of_a_limited_one(tmp_path: Path, 
         wait_until(lambda: ai_service.state()["calls"] == 5)
         ai_service.order(held=False)
         service.wait_log("job_parked", 5)
-        told_at = time.monotonic()
+        asked_to_wait_at = time.monotonic()
         others = upload(service, 6, "ben", category="camera")
         for asset_id in others:
             service.wait_log("job_completed", assetId=asset_id)
-        assert time.monotonic() - told_at < 4
+        assert time.monotonic() - asked_to_wait_at < 4
         limited += upload(service, 1, "anna")
         stats = service.get("/api/assets/queue-status").json()["data"]
         assert (stats["waiting"], stats["active"], stats["delayed"]) == (13, 0, 0)
@@ -169,7 +155,7 @@ def test_photos_of_another_provider_pass_those_of_a_limited_one(tmp_path: Path, 
         assert held % "steady" + "0.0\n" in page and held % "http" + "0.0\n" not in page
         for asset_id in limited:
             service.wait_log("job_completed", assetId=asset_id)
-        assert time.monotonic() - told_at > 7
+        assert time.monotonic() - asked_to_wait_at > 7
         assert attempts(service, limited + others) == {1}
         assert ai_service.state()["calls"] == 5 + len(limited)
 
@@ -204,18 +190,18 @@ def register_notifiers(settings):
 
 @pytest.mark.fault("E7")
 def test_receiver_that_asks_to_wait_gets_its_events_afterwards(tmp_path: Path, ai_service: AiService) -> None:
-    """Its own deliveries wait that long, those of another are made at once, and none is dropped or loses a try."""
+    """Its deliveries wait that long, those of another receiver do not; none is dropped or loses an attempt."""
     packages = install(tmp_path / "packages", receivers=RECEIVERS)
     settings = packages | {"NOTIFIERS": "far,near", NOTIFIER_ATTEMPTS: "1"}
     with Service(tmp_path / "data", ai_service.url, **settings) as service:
         ids = upload(service, 1)
         held = service.wait_log("plugin_held", plugin="far")
-        told_at = time.monotonic()
+        asked_to_wait_at = time.monotonic()
         assert (held["kind"], held["method"], held["reason"]) == ("notifier", "notify", "Slow down")
         ids += upload(service, 4)
         for asset_id in ids:
             service.wait_log("job_completed", assetId=asset_id, notifier="near")
-        assert time.monotonic() - told_at < 2.5
+        assert time.monotonic() - asked_to_wait_at < 2.5
         (tmp_path / "data" / "ready").touch()
         for asset_id in ids:
             line = service.wait_log("job_completed", assetId=asset_id, notifier="far")

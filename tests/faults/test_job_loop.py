@@ -1,4 +1,4 @@
-"""What the job loop may suffer from Redis, the clock and its own handlers: work resumes by itself, nothing is lost."""
+"""Faults of Redis, of the clock and of handlers under the job loop: work resumes by itself, and no job is lost."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def bench(io_loop: IOLoop, own_redis: RedisServer) -> Iterator[Bench]:
     io_loop.run_sync(bench.close)
 
 
-async def tells_the_truth(worker: Any, is_ready: bool) -> None:
-    """Return once the worker's own check says so."""
+async def until_check(worker: Any, is_ready: bool) -> None:
+    """Return once the worker's own check passes, or fails if `is_ready` is false."""
     while True:
         try:
             await worker.check()
@@ -44,8 +44,8 @@ async def tells_the_truth(worker: Any, is_ready: bool) -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_foreign_owner_can_do_nothing_to_a_job(bench: Bench) -> None:
-    """Who does not hold the lease cannot finish, fail, retry, release or renew the job."""
+async def test_foreign_owner_cannot_change_a_job(bench: Bench) -> None:
+    """A process without the lease cannot finish, fail, retry, release or renew the job."""
     await bench.enqueue(1)
     (job,) = (await bench.queue.step("owner:1", [], 1)).claimed
     before = await bench.queue.fields(job.id)
@@ -62,9 +62,7 @@ async def test_foreign_owner_can_do_nothing_to_a_job(bench: Bench) -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_blocked_loop_loses_its_leases(bench: Bench) -> None:
-    """A handler that blocks its event loop cannot keep the lease: another worker takes over, the late one is
-    refused.
-    """
+    """A handler that blocks its loop loses the lease: another worker takes over, and the late result is refused."""
     bench.queue_options["lease_seconds"] = 0.5
     blocked, release = threading.Event(), threading.Event()
 
@@ -75,19 +73,19 @@ async def test_blocked_loop_loses_its_leases(bench: Bench) -> None:
     late = Handler(block)
     outcome: dict[str, float] = {}
 
-    def run_beside() -> None:
+    def run_late_worker() -> None:
         async def main() -> None:
-            side = Bench(bench.url, **bench.queue_options)
-            _, metrics = side.start(late, lease_seconds=0.5, renew_seconds=0.1, concurrency=1)
+            late_bench = Bench(bench.url, **bench.queue_options)
+            _, metrics = late_bench.start(late, lease_seconds=0.5, renew_seconds=0.1, concurrency=1)
             while not count(metrics, "pipeline_jobs_finished_total", outcome="lost"):
                 await asyncio.sleep(0.01)
             outcome["lost"] = count(metrics, "pipeline_jobs_finished_total", outcome="lost")
             outcome["completed"] = count(metrics, "pipeline_jobs_finished_total", outcome="completed")
-            await side.close()
+            await late_bench.close()
 
         asyncio.run(main())
 
-    thread = threading.Thread(target=run_beside, daemon=True)
+    thread = threading.Thread(target=run_late_worker, daemon=True)
     thread.start()
     await bench.enqueue(1)
     await asyncio.to_thread(blocked.wait, 20)
@@ -102,7 +100,7 @@ async def test_blocked_loop_loses_its_leases(bench: Bench) -> None:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_shutdown_of_an_idle_worker_loses_no_job(bench: Bench) -> None:
-    """A worker that blocks on the empty queue stops at once, and what comes next goes to another."""
+    """A worker that waits on the empty queue stops at once, and another worker gets the next jobs."""
     bench.queue_options["block_seconds"] = 5
     handler = Handler(nothing)
     idle, _ = bench.start(handler)
@@ -125,27 +123,27 @@ def own_client(bench: Bench) -> Any:
 
 @pytest.mark.gen_test(timeout=30)
 async def test_redis_down_longer_than_a_blocking_call(bench: Bench, own_redis: RedisServer) -> None:
-    """Jobs that waited before it and jobs enqueued after it are all done; readiness tells of the time between."""
+    """Jobs from before and after the outage are done; the check fails in between."""
     handler = Handler(nothing)
     worker, _ = bench.start(handler)
     await bench.enqueue(3)
     await bench.until(lambda stats: stats.completed == 3)
     own_redis.stop()
-    await tells_the_truth(worker, is_ready=False)
-    await asyncio.sleep(1)  # the length is the point: five times a blocking call
+    await until_check(worker, is_ready=False)
+    await asyncio.sleep(1)  # the length matters: five times a blocking call
     own_redis.start()
-    await tells_the_truth(worker, is_ready=True)
+    await until_check(worker, is_ready=True)
     await bench.queue.enqueue("ai-processing:after", {})
     await bench.until(lambda stats: stats.completed == 4)
 
 
 @pytest.mark.gen_test(timeout=40)
-async def test_dropped_connections_lose_and_double_nothing(bench: Bench, own_redis: RedisServer) -> None:
-    """Every connection is cut six times within three seconds while 300 jobs run: each ends once, none is given up."""
+async def test_dropped_connections_lose_and_repeat_no_job(bench: Bench, own_redis: RedisServer) -> None:
+    """All connections are cut six times while 300 jobs run: each is committed, and none is given up."""
     committed: list[str] = []
 
     async def work(job: Job) -> None:
-        await asyncio.sleep(0.02)  # so that the jobs last as long as the trouble
+        await asyncio.sleep(0.02)  # so that the jobs run while connections are cut
 
     async def keep(job: Job) -> None:
         committed.append(job.id)
@@ -174,21 +172,21 @@ async def settled(bench: Bench, completed: int) -> None:
 
 @pytest.mark.gen_test(timeout=60)
 async def test_paused_redis_is_noticed_and_survived(bench: Bench, own_redis: RedisServer) -> None:
-    """CLIENT PAUSE for longer than any answer is waited for: readiness says so, then all jobs are done."""
+    """During a CLIENT PAUSE longer than any timeout the check fails; afterwards all jobs are done."""
     handler = Handler(nothing)
     worker, _ = bench.start(handler)
     await bench.enqueue(3)
     await bench.until(lambda stats: stats.completed == 3)
     own_redis.client().execute_command("CLIENT", "PAUSE", 12_000, "ALL")
-    await tells_the_truth(worker, is_ready=False)
-    await tells_the_truth(worker, is_ready=True)
+    await until_check(worker, is_ready=False)
+    await until_check(worker, is_ready=True)
     await bench.queue.enqueue("ai-processing:after", {})
     await bench.until(lambda stats: stats.completed == 4)
 
 
 @pytest.mark.gen_test(timeout=60)
 async def test_stopped_redis_is_noticed_and_survived(bench: Bench, own_redis: RedisServer) -> None:
-    """A Redis that is there but does not answer: running jobs end before their leases do and run again after it."""
+    """While Redis is connected but silent, running jobs end before their leases do; later they run again."""
     bench.queue_options["lease_seconds"] = 2
     release = asyncio.Event()
 
@@ -202,7 +200,7 @@ async def test_stopped_redis_is_noticed_and_survived(bench: Bench, own_redis: Re
     os.kill(own_redis.pid, signal.SIGSTOP)
     try:
         assert await handler.ended.get() == "cancelled"
-        await tells_the_truth(worker, is_ready=False)
+        await until_check(worker, is_ready=False)
     finally:
         os.kill(own_redis.pid, signal.SIGCONT)
     release.set()
@@ -210,8 +208,8 @@ async def test_stopped_redis_is_noticed_and_survived(bench: Bench, own_redis: Re
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_blocking_call_that_never_settles_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that hangs without any error holds an idle worker for seconds, not for ever."""
+async def test_blocking_call_that_never_returns_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that hangs without an error delays an idle worker by seconds, not for ever."""
     hung = asyncio.Event()
 
     async def never(*_: Any, **__: Any) -> None:
@@ -233,7 +231,7 @@ async def test_blocking_call_that_never_settles_is_given_up(bench: Bench, monkey
 @pytest.mark.gen_test(timeout=30)
 @pytest.mark.parametrize("jump_ms", [HOUR_MS, -HOUR_MS])
 async def test_clock_jump_of_an_hour_stops_nothing(bench: Bench, jump_ms: int) -> None:
-    """Redis' clock moves by an hour while jobs run, wait, and wait for their retry: all are done soon."""
+    """The clock of Redis moves by an hour while jobs run, wait, and wait for their retry: all are done soon."""
     bench.queue_options["lease_seconds"] = 1
     release, failed = asyncio.Event(), set[str]()
 
@@ -258,7 +256,7 @@ async def test_clock_jump_of_an_hour_stops_nothing(bench: Bench, jump_ms: int) -
 @pytest.mark.gen_test(timeout=30)
 @pytest.mark.parametrize("moment", ["claimed", "started", "worked", "committed"])
 async def test_recovery_at_every_await_of_a_claim(bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """Whenever between claim and acknowledgement the lease is taken away, the job ends once and is not lost."""
+    """Wherever between claim and acknowledgement the lease is taken away, the job ends once and is not lost."""
     step = JobQueue.step
     taken: list[str] = []
 

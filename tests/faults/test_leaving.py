@@ -1,4 +1,4 @@
-"""A process that goes away says so first, serves as long as it said, and cuts off nobody who has come already."""
+"""A process that ends announces it first, serves for LAME_DUCK_SECONDS, and answers all clients that are connected."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.factories import make_token, make_upload
-from tests.faults.test_process import accept
+from tests.faults.uploads import accept
 from tests.slowdown import slowdown
 from tests.rolling import Instances
 from tests.service import AiService, Service
@@ -27,7 +27,7 @@ def connect(service: Service) -> socket.socket:
 
 
 def an_upload() -> bytes:
-    """Return an upload as it goes over the wire."""
+    """Return the bytes of an upload request."""
     body, content_type = make_upload()
     head = (
         "POST /api/assets/analyze-queue HTTP/1.1",
@@ -40,16 +40,17 @@ def an_upload() -> bytes:
 
 
 def answer_on(client: socket.socket) -> bytes:
-    """Return all that comes until the service closes the connection."""
+    """Return all bytes until the service closes the connection."""
     with client:
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 @pytest.mark.gen_test(timeout=60)
 @pytest.mark.fault("O12")
-async def test_lame_duck_serves_and_says_so(tmp_path: Path, ai_service: AiService) -> None:
-    """While /readyz says 503, uploads are accepted and sockets opened, and each answer asks the client to leave. A
-    second signal ends it at once.
+async def test_lame_duck_serves_and_announces_its_end(tmp_path: Path, ai_service: AiService) -> None:
+    """While /readyz answers 503, uploads are accepted and sockets opened, and each answer closes its connection.
+
+    A second signal ends the process at once.
     """
     with Service(tmp_path, ai_service.url, LAME_DUCK_SECONDS="60") as service, httpx.Client() as client:
         assert client.get(f"{service.url}/readyz?local").json()["data"] == {
@@ -58,9 +59,9 @@ async def test_lame_duck_serves_and_says_so(tmp_path: Path, ai_service: AiServic
         service.signal(signal.SIGTERM)
         await asyncio.to_thread(service.wait_log, "service_stopping")
         for path in ("/readyz", "/readyz?local"):
-            said = client.get(service.url + path)
-            assert (said.status_code, said.headers["Connection"]) == (503, "close")
-            assert said.json()["error"]["details"] == [{"field": "process", "message": "draining"}]
+            reply = client.get(service.url + path)
+            assert (reply.status_code, reply.headers["Connection"]) == (503, "close")
+            assert reply.json()["error"]["details"] == [{"field": "process", "message": "draining"}]
         accepted = await asyncio.to_thread(service.upload)
         assert (accepted.status_code, accepted.headers["Connection"]) == (202, "close")
         async with (
@@ -74,7 +75,7 @@ async def test_lame_duck_serves_and_says_so(tmp_path: Path, ai_service: AiServic
 
 
 def test_lame_duck_and_shutdown_add_up(tmp_path: Path, ai_service: AiService) -> None:
-    """A job that does not finish has both times; then the process ends within two seconds."""
+    """A job that does not finish gets both times; then the process ends within two seconds."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url, LAME_DUCK_SECONDS="2", SHUTDOWN_SECONDS="1") as service:
         (asset_id,) = accept(service, 1)
@@ -86,9 +87,10 @@ def test_lame_duck_and_shutdown_add_up(tmp_path: Path, ai_service: AiService) ->
 
 
 @pytest.mark.fault("O12")
-def test_who_waits_to_be_accepted_is_let_in(tmp_path: Path, ai_service: AiService) -> None:
-    """Clients that connected while the process was busy are answered, though the signal came before their turn; a
-    stream begins, and says goodbye.
+def test_connections_in_the_backlog_are_answered(tmp_path: Path, ai_service: AiService) -> None:
+    """Clients that connected while the process was stopped are answered, although the signal came before that.
+
+    A stream begins, and ends with the event `goodbye`.
     """
     with Service(tmp_path, ai_service.url) as service:
         service.signal(signal.SIGSTOP)
@@ -107,35 +109,36 @@ def test_who_waits_to_be_accepted_is_let_in(tmp_path: Path, ai_service: AiServic
 
 
 @pytest.mark.fault("O12")
-def test_upload_that_comes_is_taken_in(tmp_path: Path, ai_service: AiService) -> None:
-    """Of two photos that are half there when the signal comes, one goes on and is accepted; the other one's client has
-    fallen silent, and is not waited for. A connection that nobody uses is closed.
+def test_upload_under_way_is_accepted(tmp_path: Path, ai_service: AiService) -> None:
+    """Two photos are half sent when the signal comes: the one that continues is accepted.
+
+    The client of the other one is silent, and the process does not wait for it. An unused connection is closed.
     """
     photo = an_upload()
     half = len(photo) // 2
     with Service(tmp_path, ai_service.url) as service, connect(service) as silent, httpx.Client() as idle:
         assert idle.get(f"{service.url}/livez").status_code == 200
-        goes_on = connect(service)
-        for client in (goes_on, silent):
+        continuing = connect(service)
+        for client in (continuing, silent):
             client.sendall(photo[:half])
-        # What was sent before is read when this is answered: one loop reads all.
+        # When this is answered, the halves have been read: one loop reads all connections.
         assert service.upload().status_code == 202
         service.signal(signal.SIGTERM)
         service.wait_log("service_stopping")
-        goes_on.sendall(photo[half:])
-        answer = answer_on(goes_on)
+        continuing.sendall(photo[half:])
+        answer = answer_on(continuing)
         assert answer.startswith(b"HTTP/1.1 202") and b"\r\nConnection: close\r\n" in answer
         with pytest.raises(httpx.ConnectError):
-            # It may be answered once more, with "Connection: close".
+            # The process may answer one more request, with "Connection: close".
             while True:
                 idle.get(f"{service.url}/livez")
         begun_at = time.monotonic()
         assert service.wait() == 0
-        assert time.monotonic() - begun_at < 10 * slowdown()  # of SHUTDOWN_SECONDS' 25
+        assert time.monotonic() - begun_at < 10 * slowdown()  # SHUTDOWN_SECONDS is 25
 
 
 def test_processes_share_a_port(tmp_path: Path) -> None:
-    """With REUSE_PORT two processes listen on one port, and one that leaves takes nobody with it."""
+    """With REUSE_PORT two processes listen on one port, and the end of one loses no request."""
     with Instances(tmp_path, is_one_port=True) as instances:
         first, second = instances.services
         assert first.url == second.url

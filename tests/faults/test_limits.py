@@ -1,4 +1,4 @@
-"""Floods: what one user and one address may ask for, over two processes, and that nobody else notices."""
+"""Rate limits of one user and one address over two processes, and their lack of effect on others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from pipeline.queue.queue import JobQueue
 from tests.contract.contracts import check_reply
 from tests.factories import make_image, make_token
-from tests.faults.test_process import wait_until
+from tests.faults.processes import wait_until
 from tests.redis_server import RedisServer
 from tests.service import AiService, Service
 
@@ -41,7 +41,7 @@ def redis() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[tuple[Service, Service]]:
-    """Two processes on one Redis and one store. Each test has users and addresses of its own."""
+    """Two processes on one Redis and one store. Each test uses its own users and addresses."""
     folder = tmp_path_factory.mktemp("limits")
     with AiService() as ai:
         shared = {"REDIS_URL": redis.url} | LIMITS
@@ -55,7 +55,7 @@ def one(pair: tuple[Service, Service]) -> Service:
 
 
 def client(address: str = "") -> httpx.Client:
-    """Return a client that comes from that address of this machine."""
+    """Return a client that connects from that address of this machine."""
     return httpx.Client(transport=httpx.HTTPTransport(local_address=address or None, verify=False), timeout=30)
 
 
@@ -70,8 +70,8 @@ def until_refused(
 ) -> httpx.Response:
     """Return the first answer that is 429.
 
-    least, most: so many were let through before, and what a minute's share allows in the meantime; by default twice
-    that of a minute.
+    least: at least so many requests are accepted before it, by default those of two minutes.
+    most: at most so many, and those that the limit allows in the meantime.
     """
     began_at = time.monotonic()
     for count in range(10 * per_minute):
@@ -80,7 +80,7 @@ def until_refused(
             at_once = 2 * per_minute
             assert (at_once if least is None else least) <= count <= (at_once if most is None else most) + meanwhile
             return reply
-    raise AssertionError("none was refused")
+    raise AssertionError("no request was refused")
 
 
 def refused_total(service: Service, limit: str) -> float:
@@ -91,19 +91,19 @@ def refused_total(service: Service, limit: str) -> float:
 
 @pytest.mark.fault("O19")
 def test_flood_of_uploads_gets_429(pair: tuple[Service, Service], http: httpx.Client) -> None:
-    """Twice a minute's worth is taken, then 429 with Retry-After, on each process; another user is served."""
+    """Uploads of two minutes are accepted, then 429 with Retry-After, on both processes; another user is served."""
     refused = until_refused(lambda: pair[0].upload("flood", client=http), 10)
     assert 1 <= int(refused.headers["Retry-After"]) <= 6
     assert refused.json()["error"] == {"code": "RATE_LIMITED", "message": "Too many uploads in a short time"}
     check_reply("post", UPLOAD, 429, refused.json(), refused.headers)
     line = pair[0].wait_log("rate_limited", limit="uploads")
     assert line["userId"] == "flood" and refused_total(pair[0], "uploads") >= 1
-    # The other process has learned of it after its first answer.
+    # The other process knows the count after its first answer.
     until_refused(lambda: pair[1].upload("flood", client=http), 10, least=1)
     assert [service.upload("honest", client=http).status_code for service in pair] == [202, 202]
 
 
-def test_other_requests_have_a_limit_of_their_own(one: Service, http: httpx.Client) -> None:
+def test_other_requests_have_their_own_limit(one: Service, http: httpx.Client) -> None:
     """Reads do not use up uploads, nor uploads reads; each route counts; operators are not counted."""
     headers = one.headers("reader")
     refused = until_refused(lambda: http.get(f"{one.url}/api/assets", headers=headers), 30)
@@ -124,16 +124,16 @@ def test_other_requests_have_a_limit_of_their_own(one: Service, http: httpx.Clie
 
 
 def test_retry_counts_as_an_upload(one: Service, http: httpx.Client) -> None:
-    """It makes the same work."""
-    until_refused(lambda: one.upload("again", client=http), 10)
-    asset_id = one.get("/api/assets", "again").json()["data"]["items"][0]["id"]
-    reply = http.post(f"{one.url}/api/assets/{asset_id}/retry", headers=one.headers("again"))
+    """A retry is limited like an upload, because it makes the same work."""
+    until_refused(lambda: one.upload("retrier", client=http), 10)
+    asset_id = one.get("/api/assets", "retrier").json()["data"]["items"][0]["id"]
+    reply = http.post(f"{one.url}/api/assets/{asset_id}/retry", headers=one.headers("retrier"))
     assert reply.status_code == 429 and int(reply.headers["Retry-After"]) >= 1
 
 
 @pytest.mark.fault("O19")
-def test_wrong_tokens_of_one_address_get_429_and_harm_nobody(pair: tuple[Service, Service]) -> None:
-    """300 of them: most get 429. Good and expired tokens from there, and other addresses, are answered as ever."""
+def test_wrong_tokens_of_one_address_get_429_and_affect_no_other(pair: tuple[Service, Service]) -> None:
+    """Most of 300 wrong tokens get 429; good and expired tokens of the address, and other addresses, do not."""
     one = pair[0]
     with client("127.0.0.2") as flood, client("127.0.0.3") as other:
         wrong = {"Authorization": f"Bearer {WRONG}"}
@@ -143,7 +143,7 @@ def test_wrong_tokens_of_one_address_get_429_and_harm_nobody(pair: tuple[Service
         assert int(replies[-1].headers["Retry-After"]) >= 1
         assert replies[-1].json()["error"]["message"] == "Too many wrong tokens from this address"
         assert one.wait_log("rate_limited", limit="wrong_tokens")["address"] == "127.0.0.2"
-        # Whatever the client says of where it comes from.
+        # Whatever address the client claims to have.
         for name in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "CF-Connecting-IP"):
             headers = wrong | {name: "203.0.113.7"}
             assert flood.get(f"{one.url}/api/assets", headers=headers).status_code == 429
@@ -158,8 +158,8 @@ def test_wrong_tokens_of_one_address_get_429_and_harm_nobody(pair: tuple[Service
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_socket_with_wrong_tokens_is_told_to_wait(one: Service) -> None:
-    """4429, which is not final, in place of 4403; a good token from there gets its room."""
+async def test_socket_with_wrong_tokens_is_closed_with_4429(one: Service) -> None:
+    """Too many wrong tokens get 4429, which is not final, in place of 4403; a good token gets its room."""
     connector = aiohttp.TCPConnector(local_addr=("127.0.0.4", 0))
     async with aiohttp.ClientSession(connector=connector) as session:
 
@@ -179,7 +179,7 @@ async def test_socket_with_wrong_tokens_is_told_to_wait(one: Service) -> None:
 
 
 def test_refusal_comes_before_the_body_and_can_be_read(one: Service, http: httpx.Client) -> None:
-    """A client that waits for 100 Continue sends no byte; one in the middle of 9 MB reads its answer."""
+    """A client that waits for 100 Continue sends no body; one in the middle of 9 MB can read the answer."""
     until_refused(lambda: one.upload("large", client=http), 10)
     host, port = str(urlsplit(one.url).hostname), urlsplit(one.url).port
     authorization = one.headers("large")["Authorization"]
@@ -200,8 +200,8 @@ def test_refusal_comes_before_the_body_and_can_be_read(one: Service, http: httpx
     connection.close()
 
 
-def test_many_users_behind_one_address_and_one_user_behind_many(one: Service, http: httpx.Client) -> None:
-    """Fifty users of an office upload at once; a user gains nothing by coming from many addresses."""
+def test_limit_is_per_user_whatever_the_address(one: Service, http: httpx.Client) -> None:
+    """Fifty users of one address upload at once; one user with many addresses has one limit."""
     with ThreadPoolExecutor(10) as pool:
         office = pool.map(lambda number: one.upload(f"office-{number}", client=http).status_code, range(50))
         assert Counter(office) == {202: 50}
@@ -213,16 +213,16 @@ def test_many_users_behind_one_address_and_one_user_behind_many(one: Service, ht
 def test_limits_hold_through_a_flushall_and_without_redis(
     pair: tuple[Service, Service], redis: RedisServer, http: httpx.Client
 ) -> None:
-    """An emptied Redis gives no second burst; while it is away each process counts by itself."""
+    """After a FLUSHALL no second burst is accepted; while Redis is away each process counts by itself."""
     one, keys = pair[0], redis.client()
-    headers = one.headers("stubborn")
-    until_refused(lambda: one.upload("stubborn", client=http), 10)
+    headers = one.headers("persistent")
+    until_refused(lambda: one.upload("persistent", client=http), 10)
     while not (found := [*keys.scan_iter(match="*limit:uploads:*")]):
         pass
-    # -1: it would stay for ever.
-    assert all(keys.pttl(key) != -1 for key in found) and not [*keys.scan_iter(match="*stubborn*")]
+    # -1: the key would stay for ever.
+    assert all(keys.pttl(key) != -1 for key in found) and not [*keys.scan_iter(match="*persistent*")]
     keys.flushall()
-    until_refused(lambda: one.upload("stubborn", client=http), 10, least=0, most=0)
+    until_refused(lambda: one.upload("persistent", client=http), 10, least=0, most=0)
     redis.kill()
     until_refused(lambda: http.get(f"{one.url}/api/session", headers=headers), 30)
     assert http.get(f"{one.url}/api/session", headers=one.headers("other")).status_code == 200
@@ -230,8 +230,8 @@ def test_limits_hold_through_a_flushall_and_without_redis(
 
 
 @pytest.mark.gen_test
-async def test_clock_of_redis_that_is_set_back_makes_nobody_wait(redis: RedisServer) -> None:
-    """What was counted an hour ahead is forgotten; a bucket is never more than twice full, and expires."""
+async def test_redis_clock_that_is_set_back_delays_no_user(redis: RedisServer) -> None:
+    """Counts from an hour ahead are dropped; a bucket has at most two minutes of requests, and expires."""
     queue = JobQueue(redis.url, name="clock", clock_offset_ms=3_600_000)
     assert await queue.fill_buckets([("anna", 1000, 120_000), ("ben", 900_000, 120_000)]) == [1000, 240_000]
     queue.clock_offset_ms = 0
@@ -240,10 +240,10 @@ async def test_clock_of_redis_that_is_set_back_makes_nobody_wait(redis: RedisSer
     await queue.close()
 
 
-def test_quota_refuses_what_is_too_much_until_photos_are_deleted(
+def test_quota_refuses_uploads_until_photos_are_deleted(
     tmp_path: Path, ai_service: AiService, http: httpx.Client
 ) -> None:
-    """403 with the figures; the same key is answered as before; a deleted photo makes room at once."""
+    """A full quota answers 403 with the figures; a repeated key gets its first answer; a delete frees space at once."""
     image = make_image()
     with Service(tmp_path, ai_service.url, MAX_STORED_BYTES_PER_USER=str(3 * len(image))) as service:
         keys = [{"Idempotency-Key": f"key-{number}"} for number in range(8)]
@@ -257,8 +257,8 @@ def test_quota_refuses_what_is_too_much_until_photos_are_deleted(
         used = [int(reply.headers["X-Stored-Bytes"]) for reply in taken]
         assert used == sorted(used) and used[0] >= len(image)
         assert taken[0].headers["X-Stored-Bytes-Limit"] == str(3 * len(image))
-        again = service.upload(image=image, headers={"Idempotency-Key": "key-0"})
-        assert again.json() == taken[0].json()
+        repeated = service.upload(image=image, headers={"Idempotency-Key": "key-0"})
+        assert repeated.json() == taken[0].json()
         service.wait_status(completed=len(taken), active=0)
         shown = httpx.get(f"{service.url}/api/users/user-1", headers=service.headers("op", role="admin"))
         check_reply("get", "/api/users/user-1", 200, shown.json(), shown.headers)

@@ -27,13 +27,13 @@ UPGRADE = {
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A process that is reached as 127.0.0.1:PORT, as a proxy with its default Host does, and is known as another."""
+    """A process that proxies reach as 127.0.0.1:PORT, and whose PUBLIC_URL has another host."""
     with Service(tmp_path_factory.mktemp("data"), "http://127.0.0.1:1", **SLOPPY_SETTINGS) as service:
         yield service
 
 
 def handshake(service: Service, *lines: str, host: str | None = None) -> tuple[int, bytes]:
-    """Return status and what follows the head of the answer to an upgrade request with these header lines."""
+    """Return the status and the body of the answer to an upgrade request with these header lines."""
     where, port = service.url.removeprefix("http://").split(":")
     head = ["GET /ws HTTP/1.1", f"Host: {where}:{port}" if host is None else f"Host: {host}"]
     head += [*lines, *(f"{name}: {value}" for name, value in UPGRADE.items()), "", ""]
@@ -53,22 +53,22 @@ def handshake(service: Service, *lines: str, host: str | None = None) -> tuple[i
 
 @pytest.mark.fault("R10")
 @pytest.mark.parametrize("origin", [PUBLIC, FRIEND, "HTTPS://PHOTOS.EXAMPLE", None, "its own host"])
-def test_pages_of_public_url_and_allowed_ones_get_in(service: Service, origin: str | None) -> None:
-    """However the settings and the proxy spell it; programs send no origin."""
+def test_pages_of_public_url_and_allowed_origins_may_connect(service: Service, origin: str | None) -> None:
+    """They may connect whatever the spelling in the settings and the proxy; programs send no origin."""
     origin = service.url if origin == "its own host" else origin
     assert handshake(service, *([f"Origin: {origin}"] if origin else []))[0] == 101
 
 
 @pytest.mark.fault("R10")
 def test_host_with_the_default_port_is_the_same_host(service: Service) -> None:
-    """As proxies send it that name the port."""
+    """A proxy may name the default port in Host."""
     assert handshake(service, "Origin: https://other.example", host="other.example:443")[0] == 101
     assert handshake(service, "Origin: https://other.example", host="other.example:80")[0] == 403
 
 
 @pytest.mark.fault("R10")
 def test_pages_of_public_url_may_call(service: Service) -> None:
-    """Preflight and call are answered for PUBLIC_URL's pages like for allowed ones, and for no others."""
+    """Preflights and calls of pages of PUBLIC_URL are allowed like those of allowed origins, and no others."""
     for origin, is_allowed in ((PUBLIC, True), (FRIEND, True), ("https://evil.example", False), ("null", False)):
         asks = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         preflight = httpx.options(f"{service.url}/api/assets", headers=asks)
@@ -90,8 +90,8 @@ def test_pages_of_public_url_may_call(service: Service) -> None:
         *("http://" + "a" * 5000, "https://photos.example, https://evil.example", "//photos.example"),
     ],
 )
-def test_broken_and_foreign_origins_are_refused_readably(service: Service, origin: str) -> None:
-    """403 in the envelope, with the setting that would allow it; never a 500."""
+def test_broken_and_foreign_origins_are_refused_with_the_reason(service: Service, origin: str) -> None:
+    """The answer is 403 in the envelope and names the setting that would allow the origin; it is never 500."""
     service.remove_lines()
     status, body = handshake(service, f"Origin: {origin}")
     assert status == 403 and b'"Origin not allowed"' in body and b"ALLOWED_ORIGINS" in body
@@ -100,8 +100,8 @@ def test_broken_and_foreign_origins_are_refused_readably(service: Service, origi
 
 @pytest.mark.fault("R14")
 @pytest.mark.parametrize("host", ["[", "[::1", "a:b", "", "photos.example:99999999999", "\xff"])
-def test_broken_hosts_let_no_page_in(service: Service, host: str) -> None:
-    """Neither 101 nor 500, whatever Host says."""
+def test_broken_hosts_are_refused(service: Service, host: str) -> None:
+    """The answer is neither 101 nor 500, whatever Host contains."""
     service.remove_lines()
     assert handshake(service, f"Origin: http://{host}", host=host)[0] in (400, 403)
     assert service.errors() == []
@@ -123,10 +123,10 @@ def test_broken_hosts_let_no_page_in(service: Service, host: str) -> None:
         (None, "none", 101),
     ],
 )
-def test_browsers_word_that_the_page_is_ours_counts(
+def test_same_origin_of_the_browser_is_accepted(
     service: Service, origin: str | None, site: str, status: int
 ) -> None:
-    """It knows the page's origin also where a proxy hides the host; its other words open nothing."""
+    """The browser knows the origin also where a proxy hides the host; other values allow nothing."""
     lines = [f"Sec-Fetch-Site: {site}", *([f"Origin: {origin}"] if origin else [])]
     answered, body = handshake(service, *lines)
     assert answered == status and (status == 101 or b'"Origin not allowed"' in body)
@@ -134,7 +134,7 @@ def test_browsers_word_that_the_page_is_ours_counts(
 
 @pytest.mark.fault("R11")
 def test_foreign_origin_is_logged_once_with_the_setting(service: Service) -> None:
-    """Sockets, calls and preflights of a foreign page cost one line, which says what would allow it."""
+    """Sockets, calls and preflights of a foreign page write one line, which names the setting that would allow it."""
     service.remove_lines()
     for _ in range(3):
         assert handshake(service, "Origin: https://once.example")[0] == 403
@@ -150,7 +150,7 @@ def test_foreign_origin_is_logged_once_with_the_setting(service: Service) -> Non
 
 @pytest.mark.fault("R11")
 def test_own_and_allowed_pages_are_not_logged(service: Service) -> None:
-    """Nobody is alarmed by what works."""
+    """Requests of allowed pages write no warning."""
     service.remove_lines()
     for origin in (PUBLIC, FRIEND, service.url):
         httpx.post(f"{service.url}/api/assets/analyze-queue", headers={"Origin": origin})
@@ -158,8 +158,8 @@ def test_own_and_allowed_pages_are_not_logged(service: Service) -> None:
 
 
 @pytest.mark.fault("R11")
-def test_made_up_origins_do_not_fill_the_log(tmp_path: Path) -> None:
-    """A hundred are logged, cut to a bearable length, and no more."""
+def test_invented_origins_do_not_fill_the_log(tmp_path: Path) -> None:
+    """A hundred origins are logged, cut to 200 characters, and no more."""
     with Service(tmp_path, "http://127.0.0.1:1") as service:
         with httpx.Client() as client:
             for number in range(300):
@@ -171,8 +171,8 @@ def test_made_up_origins_do_not_fill_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.fault("R12")
 @pytest.mark.parametrize("path", ["/api/assets?finishedSince=", "/ws?since="])
-def test_plus_that_was_not_escaped_is_one(service: Service, path: str) -> None:
-    """As a browser sends a timestamp with its zone that was pasted into an address."""
+def test_unescaped_plus_in_a_timestamp_is_accepted(service: Service, path: str) -> None:
+    """A browser sends it when a timestamp with its zone was pasted into an address."""
     url = f"{service.url}{path}2026-11-28T10:00:00+00:00"
     headers = service.headers() | (UPGRADE if path.startswith("/ws") else {})
     with httpx.stream("GET", url, headers=headers) as reply:
@@ -181,7 +181,7 @@ def test_plus_that_was_not_escaped_is_one(service: Service, path: str) -> None:
 
 @pytest.mark.fault("R9")
 def test_token_of_an_issuer_whose_clock_is_ahead(service: Service) -> None:
-    """`iat` is never a reason; with `nbf` ahead the answer is a 401 that says when to come back."""
+    """`iat` is never a reason to refuse; with `nbf` ahead the answer is a 401 with Retry-After."""
     ahead = time.time() + 8
     assert service.get("/api/assets").status_code == 200
     assert httpx.get(f"{service.url}/api/assets", headers=service.headers(iat=ahead)).status_code == 200

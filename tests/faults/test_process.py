@@ -1,4 +1,4 @@
-"""What a process may suffer: kill -9, SIGTERM with work to do, Redis away or wiped. Nothing accepted is lost."""
+"""Faults of a process: kill -9, SIGTERM with work to do, Redis away or wiped. No accepted upload is lost."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import httpx
@@ -22,6 +20,8 @@ import pytest
 from pipeline.client import Client
 from tests.constants import RECONCILE_AGE_SECONDS
 from tests.factories import make_token
+from tests.faults.processes import children, is_alive, wait_until
+from tests.faults.uploads import accept, statuses
 from tests.mongo_server import MongoServer
 from tests.requirements import program
 from tests.slowdown import slowdown
@@ -29,41 +29,8 @@ from tests.redis_server import RedisServer
 from tests.service import ROOT, AiService, Service
 
 
-def accept(service: Service, count: int) -> list[str]:
-    """Upload so many photos and return their asset ids."""
-    replies = [service.upload() for _ in range(count)]
-    assert {reply.status_code for reply in replies} == {202}
-    return [reply.json()["data"]["assetId"] for reply in replies]
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    """Return the condition's value once it is true; for what sends no signal."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
-    return value
-
-
-def statuses(service: Service, ids: list[str]) -> set[str]:
-    return {service.asset(asset_id)["status"] for asset_id in ids}
-
-
-def children(pid: int) -> list[int]:
-    output = subprocess.run([program("pgrep"), "-P", str(pid)], capture_output=True, text=True).stdout
-    return [int(line) for line in output.split()]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_service: AiService) -> None:
-    """kill -9 with 5 running and 20 waiting: after a restart on the same folder all 25 finish, the 5 at once."""
+    """After kill -9 with 5 running and 20 waiting jobs and a restart on the same folder all 25 finish, the 5 first."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url) as service:
         ids = accept(service, 25)
@@ -75,7 +42,7 @@ def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_ser
         started_at = time.monotonic()
         service.start()
         service.wait_log("job_completed", count=25)
-        # A lease lasts 15 s: the embedded Redis is ours alone, so nobody waits for it.
+        # A lease lasts 15 s; the embedded Redis serves this process alone, so no process waits for the lease.
         assert time.monotonic() - started_at < 15
         assert statuses(service, ids) == {"active"}
         running = [line["assetId"] for line in service.find("job_claimed")][:5]
@@ -84,8 +51,8 @@ def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_ser
 
 
 @pytest.mark.fault("O17")
-def test_service_brings_its_own_redis_where_none_is_installed(tmp_path: Path, ai_service: AiService) -> None:
-    """With no server on PATH the one from the Python package is started, and what it holds survives a restart."""
+def test_service_starts_the_packaged_redis_where_none_is_installed(tmp_path: Path, ai_service: AiService) -> None:
+    """With no server on PATH the one of the Python package is started, and its data survives a restart."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url, PATH=str(tmp_path), SHUTDOWN_SECONDS="0") as service:
         ids = accept(service, 6)
@@ -109,17 +76,17 @@ def is_refused(service: Service, client: httpx.Client) -> bool:
 
 @pytest.mark.spec("T064")
 def test_sigterm_lets_running_jobs_finish(tmp_path: Path, ai_service: AiService) -> None:
-    """The running job ends as completed, the waiting ones stay, uploads are refused, the exit code is 0."""
+    """Running jobs complete, waiting jobs stay, uploads are refused, and the exit code is 0."""
     ai_service.order(held=True)
-    with Service(tmp_path, ai_service.url) as service, httpx.Client() as kept_alive:
-        assert service.upload(client=kept_alive).status_code == 202
+    with Service(tmp_path, ai_service.url) as service, httpx.Client() as open_client:
+        assert service.upload(client=open_client).status_code == 202
         ids = accept(service, 6)
         service.wait_log("job_claimed", count=5)
         service.signal(signal.SIGTERM)
         service.wait_log("service_stopping")
-        wait_until(lambda: is_refused(service, kept_alive))
+        wait_until(lambda: is_refused(service, open_client))
         with pytest.raises(httpx.ConnectError):
-            service.upload(client=kept_alive)
+            service.upload(client=open_client)
         ai_service.order(held=False)
         assert service.wait() == 0
         assert len(service.find("job_completed")) == 5
@@ -130,7 +97,7 @@ def test_sigterm_lets_running_jobs_finish(tmp_path: Path, ai_service: AiService)
 
 
 def test_sigterm_lets_uploads_under_way_finish(tmp_path: Path, ai_service: AiService) -> None:
-    """An upload that waits for the store when SIGTERM comes is accepted; the next process does it."""
+    """An upload that waits for the store when SIGTERM comes is accepted; the next process runs its job."""
     with Service(tmp_path, ai_service.url) as service, closing(sqlite3.connect(tmp_path / "assets.sqlite")) as other:
         other.isolation_level = None
         other.execute("BEGIN IMMEDIATE")
@@ -149,8 +116,8 @@ def test_sigterm_lets_uploads_under_way_finish(tmp_path: Path, ai_service: AiSer
         wait_until(lambda: service.asset(asset_id)["status"] == "active")
 
 
-def test_sigterm_hands_back_what_does_not_finish(tmp_path: Path, ai_service: AiService) -> None:
-    """At the deadline the running job goes back without a spent attempt, and the process ends in time."""
+def test_sigterm_hands_back_unfinished_jobs(tmp_path: Path, ai_service: AiService) -> None:
+    """At the deadline the running job is handed back without a spent attempt, and the process ends in time."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url, SHUTDOWN_SECONDS="0.5") as service:
         (asset_id,) = accept(service, 1)
@@ -168,8 +135,8 @@ def test_sigterm_hands_back_what_does_not_finish(tmp_path: Path, ai_service: AiS
 
 @pytest.mark.spec("T065")
 @pytest.mark.gen_test(timeout=60)
-async def test_sigterm_says_goodbye_to_sockets(tmp_path: Path, ai_service: AiService) -> None:
-    """An open socket gets a goodbye with a time to come back, then close 1012."""
+async def test_sigterm_announces_the_close_to_sockets(tmp_path: Path, ai_service: AiService) -> None:
+    """An open socket gets the frame `goodbye` with a time to reconnect, then close 1012."""
     with Service(tmp_path, ai_service.url) as service:
         async with (
             aiohttp.ClientSession(headers=service.headers()) as session,
@@ -177,8 +144,8 @@ async def test_sigterm_says_goodbye_to_sockets(tmp_path: Path, ai_service: AiSer
         ):
             assert (await socket.receive_json(timeout=30))["event"] == "connected"
             service.signal(signal.SIGTERM)
-            goodbye = await socket.receive_json(timeout=30)
-            assert goodbye["event"] == "goodbye" and goodbye["retryInMs"] >= 0
+            announced = await socket.receive_json(timeout=30)
+            assert announced["event"] == "goodbye" and announced["retryInMs"] >= 0
             assert (await socket.receive(30)).type is aiohttp.WSMsgType.CLOSE and socket.close_code == 1012
         assert await asyncio.to_thread(service.wait) == 0
 
@@ -201,8 +168,8 @@ def test_upload_is_accepted_while_redis_is_away(tmp_path: Path, ai_service: AiSe
         assert [line["assetId"] for line in service.find("job_claimed")][1:] == ids
 
 
-def test_process_without_slots_makes_up_for_an_enqueue_that_failed(tmp_path: Path, ai_service: AiService) -> None:
-    """A web process that could not enqueue does so once Redis is back, though it never claims anything itself."""
+def test_process_without_slots_repeats_a_failed_enqueue(tmp_path: Path, ai_service: AiService) -> None:
+    """A web process that could not enqueue does so once Redis is back, although it never claims a job itself."""
     settings = {"ROLE": "web", RECONCILE_AGE_SECONDS: "3600"}
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
         accept(service, 1)
@@ -225,9 +192,9 @@ def test_hanging_redis_does_not_hang_an_upload(tmp_path: Path, ai_service: AiSer
 
 
 def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiService) -> None:
-    """FLUSHALL with five running and seven waiting jobs: the assets get their jobs again and all finish."""
+    """After FLUSHALL with five running and seven waiting jobs the jobs are restored and all finish."""
     ai_service.order(held=True)
-    # Old enough for the slow search is never: the wipe itself has to be noticed.
+    # The slow search finds no asset old enough: the service must notice the wipe itself.
     settings = {RECONCILE_AGE_SECONDS: "3600"}
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
         ids = accept(service, 12)
@@ -239,11 +206,11 @@ def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiServi
 
 
 def test_store_away_refuses_uploads_and_loses_no_result(tmp_path: Path, ai_service: AiService) -> None:
-    """With MongoDB stopped uploads get 503 and leave no image; a result that is due is committed when it is back."""
+    """With MongoDB stopped uploads get 503 and leave no image; a waiting result is committed when it is back."""
     with MongoServer() as mongo, Service(tmp_path, ai_service.url, MONGODB_URI=mongo.uri("faults")) as service:
         ai_service.order(held=True)
         (asset_id,) = accept(service, 1)
-        # Its fence is taken.
+        # The job has taken its fence.
         wait_until(lambda: ai_service.state()["calls"] == 1)
         images = sorted((tmp_path / "media").rglob("*.*"))
         mongo.stop()
@@ -262,7 +229,7 @@ def test_store_away_refuses_uploads_and_loses_no_result(tmp_path: Path, ai_servi
 
 @pytest.mark.gen_test(timeout=60)
 async def test_event_reaches_a_socket_on_another_process(tmp_path: Path, ai_service: AiService) -> None:
-    """One process takes uploads and sockets, another runs the jobs; the owner hears all the same."""
+    """One process has the uploads and sockets, another runs the jobs; the owner receives the event."""
     with RedisServer() as redis:
         shared = {"REDIS_URL": redis.url}
         with (
@@ -284,7 +251,7 @@ async def test_event_reaches_a_socket_on_another_process(tmp_path: Path, ai_serv
         ({"HOST": "0.0.0.0", "JWT_SECRET": ""}, "JWT_SECRET"),
         ({"JWT_SECRET": "short"}, "32 bytes"),
         ({"PROVIDER_TIMEOUT_SECONDS": "200", "CATEGORIES": "?"}, "; PROVIDER_TIMEOUT_SECONDS must"),
-        ({"AI_PROVIDER": "nobody"}, "there are: anthropic, gemini, http, local, openai"),
+        ({"AI_PROVIDER": "unknown"}, "there are: anthropic, gemini, http, local, openai"),
         ({"PUBLIC_URL": "http://example.com"}, "PUBLIC_URL"),
     ],
 )
@@ -302,8 +269,8 @@ def test_wrong_configuration_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.fault("O8")
-def test_second_process_on_one_folder_is_told_what_to_do(tmp_path: Path, ai_service: AiService) -> None:
-    """`make run` beside a demo: the second names the service that has the folder and how to stop it, and ends."""
+def test_second_process_on_one_folder_ends_with_advice(tmp_path: Path, ai_service: AiService) -> None:
+    """A second process, such as `make run` during a demo, ends; it names the other service and how to stop it."""
     with Service(tmp_path, ai_service.url) as service:
         done = subprocess.run(
             [sys.executable, "run.py"], cwd=ROOT, env=service.environment, capture_output=True, text=True, timeout=60

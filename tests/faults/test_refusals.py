@@ -1,4 +1,4 @@
-"""Uploads that are refused and come again with the Idempotency-Key they had: a refusal keeps no key, an answer does."""
+"""Uploads that are repeated with their Idempotency-Key: a refused upload does not use its key, an accepted one does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.factories import make_image
-from tests.faults.test_process import wait_until
+from tests.faults.processes import wait_until
 from tests.packages import install
 from tests.service import AiService, Service
 
@@ -62,7 +62,7 @@ def refusal(reply: httpx.Response) -> str:
 
 
 def upload_once_there_is_room(service: Service, **upload: Any) -> httpx.Response:
-    """Return the first answer that does not tell of too many that wait: that number is counted anew now and then."""
+    """Return the first answer that is not TOO_MANY_WAIT: the service counts the waiting photos from time to time."""
 
     def ask() -> httpx.Response | None:
         reply = service.upload(**upload)
@@ -81,10 +81,10 @@ def upload_once_there_is_room(service: Service, **upload: Any) -> httpx.Response
     ],
     ids=["filter", "storage"],
 )
-def test_refused_upload_is_accepted_once_it_is_mended(
+def test_refused_upload_is_accepted_once_it_is_corrected(
     tmp_path: Path, ai_service: AiService, faulty: dict[str, Any], message: str
 ) -> None:
-    """With the key it had, whoever refused it; from then on the key stands for what was accepted."""
+    """A filter or the storage refused it; the key then belongs to the accepted upload."""
     packages = install(tmp_path / "packages", policy=POLICY, fussy=STORAGE)
     with Service(tmp_path / "data", ai_service.url, STORAGE_BACKEND="fussy", **packages) as service:
         for _ in range(2):
@@ -95,12 +95,12 @@ def test_refused_upload_is_accepted_once_it_is_mended(
         assert service.upload(headers=KEY, **faulty).status_code == 422
         service.wait_log("job_completed")
         images = [path for path in (tmp_path / "data").glob("*original*")]
-        assert len(images) == 1, "a refused upload leaves none behind"
+        assert len(images) == 1, "a refused upload leaves no image"
 
 
 @pytest.mark.fault("E15")
-def test_upload_that_found_the_line_too_long_may_become_another(tmp_path: Path, ai_service: AiService) -> None:
-    """503 with Retry-After is a refusal too: the client may send another photo with that key."""
+def test_upload_refused_for_a_full_queue_may_be_another_photo(tmp_path: Path, ai_service: AiService) -> None:
+    """503 with Retry-After is a refusal too: the client may send another photo with its key."""
     ai_service.order(held=True)
     with Service(tmp_path, ai_service.url, MAX_BACKLOG="1", CONCURRENCY="1") as service:
         service.upload()
@@ -109,13 +109,13 @@ def test_upload_that_found_the_line_too_long_may_become_another(tmp_path: Path, 
         assert refusal(service.upload(headers=KEY)) == TOO_MANY_WAIT
         ai_service.order(held=False)
         service.wait_status(completed=2)
-        mended = upload_once_there_is_room(service, headers=KEY, image=make_image(seed=1))
-        assert mended.status_code == 202, mended.text
+        corrected = upload_once_there_is_room(service, headers=KEY, image=make_image(seed=1))
+        assert corrected.status_code == 202, corrected.text
 
 
 @pytest.mark.fault("E15")
 def test_answer_is_repeated_although_the_upload_would_be_refused_now(tmp_path: Path, ai_service: AiService) -> None:
-    """A client that did not hear its 202 hears it when it asks again: neither filters nor the line are in its way."""
+    """A client that lost its 202 gets it for the same key, although a filter or a full queue would refuse."""
     ai_service.order(held=True)
     packages = install(tmp_path / "packages", policy=POLICY)
     with Service(tmp_path / "data", ai_service.url, MAX_BACKLOG="1", CONCURRENCY="1", **packages) as service:

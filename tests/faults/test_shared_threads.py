@@ -1,4 +1,4 @@
-"""Threads in which plugins hang are theirs alone: nothing of ours waits for one."""
+"""Plugins hang in their own threads: the service does not wait for these threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.factories import make_image
-from tests.faults.test_isolation import statuses_of, upload
+from tests.faults.uploads import statuses_of, upload
 from tests.packages import install
 from tests.slowdown import slowdown
 from tests.redis_server import RedisServer
@@ -84,12 +84,13 @@ def register_ai_providers(settings):
 @pytest.mark.fault("E13")
 @pytest.mark.parametrize("provider", ["looks", "fills-threads"], ids=["storage", "provider"])
 def test_upload_is_answered_while_plugins_hang_in_their_threads(tmp_path: Path, provider: str) -> None:
-    """Ten reads of a storage's files, or ten calls in the loop's own threads, that do not come back: an upload with an
-    Idempotency-Key, whose photo is hashed in a thread, is answered at once.
+    """Reads of a storage, or calls in the threads of the event loop, hang: an upload is answered at once.
+
+    The upload has an Idempotency-Key, so its photo is hashed in a thread.
     """
     packages = install(tmp_path / "packages", reads_hang=READS_HANG)
     settings = packages | {"AI_PROVIDER": provider, "STORAGE_BACKEND": "reads-hang"}
-    more = {"CONCURRENCY": "40"}  # the loop's own threads are 32 at most
+    more = {"CONCURRENCY": "40"}  # the event loop has at most 32 threads
     with Service(tmp_path / "data", **settings, **more) as service:
         ids = upload(service, 40, "anna")
         service.wait_log("job_claimed", 40)
@@ -102,8 +103,8 @@ def test_upload_is_answered_while_plugins_hang_in_their_threads(tmp_path: Path, 
 
 
 @pytest.mark.fault("E13")
-def test_redis_is_found_again_while_plugins_hang_in_the_loops_threads(tmp_path: Path) -> None:
-    """Its name is looked up in a thread, which no plugin must be able to take: jobs of other providers go on."""
+def test_redis_is_reconnected_while_plugins_hang_in_the_loops_threads(tmp_path: Path) -> None:
+    """The name of Redis is resolved in a thread that no plugin can block: jobs of other providers continue."""
     packages = install(tmp_path / "packages", reads_hang=READS_HANG)
     settings = packages | {"AI_PROVIDER": "looks", "AI_PROVIDER_BY_CATEGORY": "lego=fills-threads"}
     settings |= {"CONCURRENCY": "45", "LEASE_SECONDS": "60"}
@@ -117,5 +118,5 @@ def test_redis_is_found_again_while_plugins_hang_in_the_loops_threads(tmp_path: 
             other = service.upload("ben", category="camera").json()["data"]["assetId"]
             service.wait_log("asset_finished", assetId=other)
             assert statuses_of("anna", service, hanging) == {"processing"}
-            # Nor do they keep the service from ending: what hangs is left behind.
+            # The hanging calls do not keep the service from ending.
             assert service.stop() == 0

@@ -1,4 +1,4 @@
-"""RFC 6455 against the real process, byte by byte: what a client may send, and what it is closed for."""
+"""RFC 6455 against the real process, byte by byte: frames that are allowed, and frames that close the socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def frame(
     mask: bytes | None = MASK,
     length: bytes | None = None,
 ) -> bytes:
-    """Return a client's frame. length: what stands for the length in place of the shortest form."""
+    """Return a frame of a client.
+
+    length: the bytes of the length, by default its shortest form.
+    """
     size = len(payload)
     if length is None:
         short = bytes([min(size, 126) if size < 65536 else 127])
@@ -50,7 +53,7 @@ def close(code: int, reason: bytes = b"") -> bytes:
 
 
 class Raw:
-    """A socket that has been upgraded and does only what the test says; server frames are (opcode, payload)."""
+    """A socket after the upgrade that sends only what the test sends; frames of the server are (opcode, payload)."""
 
     def __init__(self, service: Service, *headers: str) -> None:
         host, port = service.url.removeprefix("http://").split(":")
@@ -73,7 +76,7 @@ class Raw:
             self._socket.sendall(data)
 
     def read(self) -> tuple[int, bytes] | None:
-        """Return the server's next frame, None when it has hung up."""
+        """Return the server's next frame, None when it has closed the connection."""
         try:
             if len(head := self._file.read(2)) < 2:
                 return None
@@ -86,7 +89,7 @@ class Raw:
         return head[0] & 0x0F, self._file.read(size)
 
     def read_all(self) -> list[tuple[int, bytes]]:
-        """Return the server's frames until it hangs up."""
+        """Return the server's frames until it closes the connection."""
         return list(iter(self.read, None))
 
 
@@ -120,7 +123,7 @@ BROKEN = {
     "short ping with a long length": (frame(PING, b"x", length=b"\x7e\x00\x01"), 1002),
     "continuation of nothing": (frame(CONTINUATION, b"x"), 1002),
     "unfinished continuation of nothing": (frame(CONTINUATION, b"x", final=False), 1002),
-    "continuation after a whole message": (
+    "continuation after a complete message": (
         frame(TEXT, AUTH[:9], final=False) + frame(CONTINUATION, AUTH[9:]) + frame(CONTINUATION), 1002
     ),
     "text in a message": (frame(TEXT, b"{", final=False) + frame(TEXT, b"}"), 1002),
@@ -159,8 +162,8 @@ BROKEN |= {f"close code {code}": (close(code), 1002) for code in FORBIDDEN_CODES
 
 @pytest.mark.fault("R14")
 @pytest.mark.parametrize(("sent", "code"), BROKEN.values(), ids=BROKEN.keys())
-def test_breach_is_named_and_hung_up_on(service: Service, raw: Raw, sent: bytes, code: int) -> None:
-    """The close code is the last thing the client hears; the log has one plain line for it, and no trace."""
+def test_protocol_error_closes_with_its_code(service: Service, raw: Raw, sent: bytes, code: int) -> None:
+    """The last frame has the close code; the log has one line for it, without a trace."""
     raw.send(sent)
     *_, last = raw.read_all()
     assert last == (CLOSE, code.to_bytes(2, "big"))
@@ -172,8 +175,8 @@ def test_breach_is_named_and_hung_up_on(service: Service, raw: Raw, sent: bytes,
 
 @pytest.mark.fault("R14")
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4403, 4999])
-def test_close_code_that_may_be_sent_is_answered_in_kind(service: Service, raw: Raw, code: int) -> None:
-    """With a reason, of any language and up to the last byte there is room for."""
+def test_allowed_close_code_is_answered_with_itself(service: Service, raw: Raw, code: int) -> None:
+    """The reason may be in any language and of the greatest length."""
     raw.send(close(code, ("\u20ac" * 41).encode()))
     assert raw.read_all() == [(CLOSE, code.to_bytes(2, "big"))]
     assert service.errors() == []
@@ -181,7 +184,7 @@ def test_close_code_that_may_be_sent_is_answered_in_kind(service: Service, raw: 
 
 @pytest.mark.fault("R14")
 def test_close_without_a_code_is_answered_without_one(service: Service, raw: Raw) -> None:
-    """As RFC 6455, section 5.5.1, has it."""
+    """RFC 6455, section 5.5.1: the answer to a close without a code has none, and later frames are ignored."""
     raw.send(frame(CLOSE) + frame(TEXT, b"after the end") + frame(3))
     assert raw.read_all() == [(CLOSE, b"")]
     assert service.errors() == []
@@ -189,21 +192,21 @@ def test_close_without_a_code_is_answered_without_one(service: Service, raw: Raw
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"\x00\xff" * 62 + b"x", "\u20ac".encode()])
 def test_ping_is_answered_with_its_payload(raw: Raw, payload: bytes) -> None:
-    """Of any bytes, up to 125 of them, whatever the mask."""
+    """The payload has any bytes, up to 125, and any mask."""
     for mask in (MASK, b"\0\0\0\0", b"\xff\xff\xff\xff"):
         raw.send(frame(PING, payload, mask=mask))
         assert raw.read() == (PONG, payload)
 
 
-def test_unasked_pong_is_no_breach(raw: Raw) -> None:
-    """RFC 6455, section 5.5.3."""
+def test_unrequested_pong_is_allowed(raw: Raw) -> None:
+    """RFC 6455, section 5.5.3: a pong without a ping gets no answer."""
     raw.send(frame(PONG, b"x") + frame(PING, b"y"))
     assert raw.read() == (PONG, b"y")
 
 
 @pytest.mark.parametrize("cuts", [(), (1,), (0,), (len(AUTH),), (-7, -6, -5), (-9, -4, -3)], ids=str)
 def test_text_in_pieces_is_one_message(service: Service, cuts: tuple[int, ...]) -> None:
-    """Cut anywhere, also within a character, with pings between, and sent a byte at a time."""
+    """The message may be cut anywhere, also within a character, with pings between, and sent byte by byte."""
     bounds = [0, *cuts, len(AUTH)]
     pieces = [AUTH[start:end] for start, end in zip(bounds, [*bounds[1:]], strict=False)]
     frames = [
@@ -218,8 +221,8 @@ def test_text_in_pieces_is_one_message(service: Service, cuts: tuple[int, ...]) 
         assert (last := answers[-1]) is not None and b'"connected"' in last[1]
 
 
-def test_largest_message_is_taken(service: Service) -> None:
-    """16 KiB, whole or in pieces."""
+def test_largest_message_is_accepted(service: Service) -> None:
+    """A message of 16 KiB is accepted, in one frame or in pieces."""
     text = AUTH + b" " * (16_384 - len(AUTH))
     for sent in (frame(TEXT, text), frame(TEXT, text[:10_000], final=False) + frame(CONTINUATION, text[10_000:])):
         with Raw(service) as raw:
@@ -235,8 +238,8 @@ def test_largest_message_is_taken(service: Service) -> None:
         *("x;y=", ";", ";;;=,,", "a; b*0*=x", 'x; a="\xff'),
     ],
 )
-def test_extensions_are_never_agreed_to_nor_stumbled_over(service: Service, extensions: str) -> None:
-    """Whatever the header says, the socket opens without one."""
+def test_extensions_are_never_accepted(service: Service, extensions: str) -> None:
+    """The socket opens without an extension, whatever the header contains."""
     service.remove_lines()
     with Raw(service, f"Authorization: Bearer {make_token()}", f"Sec-WebSocket-Extensions: {extensions}") as raw:
         assert raw.status == 101
@@ -247,8 +250,8 @@ def test_extensions_are_never_agreed_to_nor_stumbled_over(service: Service, exte
 
 
 @pytest.mark.fault("R14")
-def test_breach_before_a_token_is_named_too(service: Service) -> None:
-    """A stranger is told as well."""
+def test_protocol_error_before_a_token_closes_with_its_code(service: Service) -> None:
+    """An unauthenticated client gets the close code too."""
     with Raw(service) as raw:
         raw.send(frame(TEXT, b"\xff"))
         assert raw.read_all() == [(CLOSE, (1007).to_bytes(2, "big"))]
@@ -266,8 +269,8 @@ def test_breach_before_a_token_is_named_too(service: Service) -> None:
         ("Upgrade", "h2c"),
     ],
 )
-def test_handshake_that_is_none_is_refused_in_the_envelope(service: Service, name: str, value: str) -> None:
-    """A 400 like every other."""
+def test_invalid_handshake_is_refused_in_the_envelope(service: Service, name: str, value: str) -> None:
+    """The answer is a 400 with the reason."""
     host, port = service.url.removeprefix("http://").split(":")
     lines = [line for line in make_handshake(host).decode().split("\r\n") if not line.startswith(f"{name}:")]
     with socket.create_connection((host, int(port)), timeout=10) as raw:

@@ -1,4 +1,4 @@
-"""Plugins that ignore cancellation or block their thread: they cost a job its time budget, never a slot."""
+"""Plugins that ignore cancellation or block their thread: their job loses its time budget, but no slot is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GRACE_SECONDS = 0.1
 
 
 class Stubborn:
-    """A provider whose every call lasts until it is released, whatever is done to it, in one of two ways."""
+    """A provider whose calls last until it is released, by ignoring cancellation or by blocking a thread."""
 
     def __init__(self) -> None:
         self.released = threading.Event()
@@ -56,7 +56,7 @@ class Stubborn:
 
 @pytest.fixture
 def plugin(io_loop: IOLoop) -> Iterator[Stubborn]:
-    # After the loop and so gone before it, which waits for every task.
+    # Created after the loop, so that its tasks end before the loop, which waits for every task.
     plugin = Stubborn()
     yield plugin
     plugin.released.set()
@@ -88,7 +88,7 @@ METHODS = pytest.mark.parametrize("method", ["ignore_cancellation", "block_threa
 async def test_call_ends_with_its_budget_whatever_the_plugin_does(
     plugin: Stubborn, bound: BoundPlugin, metrics: Metrics, method: str
 ) -> None:
-    """The caller comes free; what goes on is counted until it ends."""
+    """The caller continues; the call is counted until it ends."""
     started_at = time.monotonic()
     with pytest.raises(PluginOverrun, match=f"{method} took longer than 0.2 s"):
         await bound.call(method, BUDGET_SECONDS)
@@ -96,14 +96,14 @@ async def test_call_ends_with_its_budget_whatever_the_plugin_does(
     assert stuck(metrics) == 1
     plugin.released.set()
     while stuck(metrics):
-        await asyncio.sleep(0.01)  # it ends on its own time; nothing signals it
+        await asyncio.sleep(0.01)  # it ends on its own time; no signal announces it
     assert plugin.cancellations == (1 if method == "ignore_cancellation" else 0)
 
 
 @METHODS
 @pytest.mark.gen_test
-async def test_cancelled_caller_comes_free(bound: BoundPlugin, metrics: Metrics, method: str) -> None:
-    """A lost lease or a shutdown ends the wait for a plugin at once, and is still a cancellation."""
+async def test_cancelled_caller_ends_at_once(bound: BoundPlugin, metrics: Metrics, method: str) -> None:
+    """A cancellation, as by a lost lease or a shutdown, ends the wait for a plugin and stays a cancellation."""
     call = asyncio.create_task(bound.call(method, 60))
     await asyncio.sleep(0.05)  # the call is under way
     call.cancel()
@@ -112,8 +112,8 @@ async def test_cancelled_caller_comes_free(bound: BoundPlugin, metrics: Metrics,
 
 
 @pytest.mark.gen_test
-async def test_failure_that_comes_with_the_cancellation_is_no_stray(bound: BoundPlugin) -> None:
-    """A call that fails in the very moment its caller is cancelled leaves nothing for the loop to complain of."""
+async def test_failure_during_the_cancellation_is_not_reported(bound: BoundPlugin) -> None:
+    """A call that fails at the moment its caller is cancelled leaves no unhandled error in the event loop."""
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
     call = asyncio.create_task(bound.call("fail", 60))
@@ -129,7 +129,7 @@ async def test_failure_that_comes_with_the_cancellation_is_no_stray(bound: Bound
 
 @pytest.mark.gen_test
 async def test_log_context_reaches_the_plugin(bound: BoundPlugin) -> None:
-    """What a plugin logs carries the request id of its job."""
+    """Log lines of a plugin have the request id of its job."""
     with structlog.contextvars.bound_contextvars(requestId="r-7"):
         assert await bound.call("name_request", 1) == "r-7"
 
@@ -139,7 +139,7 @@ async def test_log_context_reaches_the_plugin(bound: BoundPlugin) -> None:
 async def test_slots_work_on_after_stuck_calls(
     bench: Bench, plugin: Stubborn, bound: BoundPlugin, metrics: Metrics, method: str
 ) -> None:
-    """Five jobs take all five slots and never come back: once their budget is over the next jobs run."""
+    """Five jobs hang in all five slots: once their time budget is over, the next jobs run."""
 
     async def work(job: Job) -> None:
         if int(job.data["n"][-2:]) < 5:

@@ -1,4 +1,4 @@
-"""Uploads that are repeated, come in parallel, find the store failing half-way, or are too many."""
+"""Uploads that are repeated, parallel, too many, or interrupted by a failure of the store."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Pair = tuple[Service, Service]
 
 @pytest.fixture
 def pair(request: pytest.FixtureRequest, tmp_path: Path, ai_service: AiService) -> Iterator[Pair]:
-    """Two processes on one store and one Redis; indirect parameters are settings."""
+    """Two processes on one store and one Redis; an indirect parameter has settings."""
     settings: dict[str, str] = getattr(request, "param", {})
     with RedisServer() as redis:
         shared = {"REDIS_URL": redis.url} | settings
@@ -48,7 +48,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path, ai_service: AiService) 
 
 
 def upload_at_once(pair: Pair, count: int, **arguments: Any) -> list[httpx.Response]:
-    """Send equal uploads in parallel, to both processes in turn."""
+    """Send equal uploads in parallel, alternating between the processes."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(lambda number: pair[number % 2].upload(**arguments), range(count)))
 
@@ -100,7 +100,7 @@ def test_same_key_with_another_payload_is_refused(pair: Pair) -> None:
 
 
 def test_client_that_gave_up_gets_the_first_asset(pair: Pair, tmp_path: Path, ai_service: AiService) -> None:
-    """It closes its connection before the answer comes, and uploads again with its key: still one asset, one image."""
+    """It closes its connection before the answer and repeats the upload with its key: there is one asset, one image."""
     files = {"image": ("photo.jpg", make_image(), "image/jpeg")}
     headers = {"Authorization": f"Bearer {make_token()}", "Idempotency-Key": "k-3"}
     url = f"{pair[0].url}/api/assets/analyze-queue"
@@ -108,16 +108,16 @@ def test_client_that_gave_up_gets_the_first_asset(pair: Pair, tmp_path: Path, ai
     connection = http.client.HTTPConnection(pair[0].url.removeprefix("http://"))
     connection.request("POST", "/api/assets/analyze-queue", request.read(), dict(request.headers))
     connection.close()
-    again = pair[1].upload(headers={"Idempotency-Key": "k-3"})
-    (asset_id,) = asset_ids([again])
+    repeated = pair[1].upload(headers={"Idempotency-Key": "k-3"})
+    (asset_id,) = asset_ids([repeated])
     wait_finished(pair, asset_id)
     listed = pair[0].get("/api/assets").json()["data"]["items"]
     assert [item["id"] for item in listed] == [asset_id]
     assert len(images(tmp_path)) == 1 and ai_service.state()["calls"] == 1
 
 
-def test_deleted_asset_uploaded_again_with_its_key_is_processed(pair: Pair) -> None:
-    """The key went with the asset: it is a new one, which runs at once."""
+def test_key_of_a_deleted_asset_makes_a_new_asset(pair: Pair) -> None:
+    """The key was deleted with the asset: the repeated upload is a new asset, which runs at once."""
     key = {"Idempotency-Key": "k-4"}
     (asset_id,) = asset_ids([pair[0].upload(headers=key)])
     wait_finished(pair, asset_id)
@@ -125,16 +125,16 @@ def test_deleted_asset_uploaded_again_with_its_key_is_processed(pair: Pair) -> N
     assert httpx.delete(url, headers=pair[0].headers()).status_code == 204
     for service in pair:
         service.remove_lines()
-    (again,) = asset_ids([pair[0].upload(headers=key)])
-    wait_finished(pair, again)
-    assert again != asset_id and pair[0].asset(again)["status"] == "active"
+    (second,) = asset_ids([pair[0].upload(headers=key)])
+    wait_finished(pair, second)
+    assert second != asset_id and pair[0].asset(second)["status"] == "active"
 
 
 @pytest.mark.parametrize("pair", [{"DEDUPE_UPLOADS": "true"}], indirect=True)
 def test_equal_uploads_without_key_are_one_while_it_is_processing(
     pair: Pair, tmp_path: Path, ai_service: AiService
 ) -> None:
-    """Also in parallel on two processes; another category, user or key, or the end of the first, makes a new one."""
+    """Parallel uploads are one asset; another category, user, key or image, or a later upload, is another."""
     ai_service.order(held=True)
     (asset_id,) = asset_ids(upload_at_once(pair, 20))
     assert len(images(tmp_path)) == 1
@@ -147,9 +147,9 @@ def test_equal_uploads_without_key_are_one_while_it_is_processing(
     assert len(asset_ids(others) | {asset_id}) == 5
     ai_service.order(held=False)
     wait_finished(pair, asset_id)
-    again = asset_ids([pair[1].upload()])
-    assert asset_id not in again
-    wait_finished(pair, *again)
+    later = asset_ids([pair[1].upload()])
+    assert asset_id not in later
+    wait_finished(pair, *later)
     assert ai_service.state()["calls"] == 6
 
 
@@ -161,8 +161,9 @@ def test_equal_uploads_without_key_are_one_while_it_is_processing(
     ids=["fifo", "fair"],
 )
 def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiService) -> None:
-    """A user's fourth unfinished photo gets 429, the ninth of all that wait 503, both with Retry-After; then all are
-    processed.
+    """A user's fourth unfinished photo gets 429, and the ninth waiting photo of all users 503, both with Retry-After.
+
+    All accepted photos are processed.
     """
     ai_service.order(held=True)
     accepted = [pair[0].upload(f"filler-{number}") for number in range(10)]
@@ -175,7 +176,7 @@ def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiServic
     check_reply("post", "/api/assets/analyze-queue", 429, refused.json(), refused.headers)
     assert pair[1].upload("anna").status_code == 429, "another process counts the same"
     accepted += [pair[1].upload(f"other-{number}") for number in range(5)]
-    refused = pair[1].upload("somebody")
+    refused = pair[1].upload("another")
     assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
     assert asset_ids(accepted)
     ai_service.order(held=False)
@@ -184,8 +185,8 @@ def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiServic
 
 
 @pytest.mark.parametrize("pair", [{"QUEUE_FAIRNESS": "user"}], indirect=True)
-def test_fairness_lets_the_second_user_by(pair: Pair, ai_service: AiService) -> None:
-    """A hundred photos of one user wait: another's first starts with the next free slots."""
+def test_fairness_starts_the_second_user_early(pair: Pair, ai_service: AiService) -> None:
+    """While a hundred photos of one user wait, the first photo of another user starts with the next free slots."""
     ai_service.order(held=True)
     for _ in range(100):
         pair[0].upload("anna")
@@ -221,7 +222,7 @@ class UnsureStore(SqliteAssetStore):
 async def test_insert_of_unknown_outcome_is_settled_later(
     tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch, does_insert: bool
 ) -> None:
-    """The client hears 503; an asset that stands keeps its image and is processed, else the image goes."""
+    """The client gets 503; an inserted asset has its image and is processed, otherwise the image is removed."""
     monkeypatch.setattr("pipeline.usecases.orphaned_images.SETTLE_SECONDS", (0.01, 0.01))
     store, storage, queue = UnsureStore(tmp_path / "assets.sqlite"), MemoryStorage(), JobQueue(redis_url)
     store.does_insert = does_insert
@@ -250,7 +251,7 @@ async def test_insert_of_unknown_outcome_is_settled_later(
 @pytest.mark.fault("E32")
 @pytest.mark.gen_test
 async def test_upload_that_cannot_be_stored_leaves_nothing(tmp_path: Path, redis_url: str) -> None:
-    """Its storage gave it an address beyond all bounds: a clean error, no image, no job, and the next one is taken."""
+    """An upload with a far too long image URL ends with an error, no image and no job; the next upload is accepted."""
     store, storage, queue = SqliteAssetStore(tmp_path / "assets.sqlite"), MemoryStorage(), JobQueue(redis_url)
     await store.open()
     pool = DaemonThreads(1, "tested")

@@ -1,5 +1,5 @@
-"""Every long-lived task of a process is ended once, as by a fault that nobody foresaw: it comes back, readiness names
-it meanwhile, and a photo that is sent afterwards is processed and heard of.
+"""Every long-lived task of a process is ended once, as by an unforeseen fault: it is restarted, readiness names it
+meanwhile, and a photo that is sent afterwards is processed and its event received.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Caller:
         self._headers = {"Authorization": f"Bearer {make_token('user-1')}"}
 
     async def readiness(self) -> tuple[int, dict[str, str]]:
-        """Return the status of /readyz and what it says of each broken part."""
+        """Return the status of /readyz and its message for each broken part."""
         async with self._session.get(f"{self.app.address}/readyz") as reply:
             body = await reply.json()
             details = body.get("error", {}).get("details", [])
@@ -87,14 +87,14 @@ def tasks_of(caller: Caller, kind: str) -> list[SupervisedTask]:
 @pytest.mark.fault("E10")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.gen_test(timeout=60)
-async def test_task_that_ends_comes_back(
+async def test_ended_task_is_restarted(
     kind: str, tmp_path: Path, redis_url: str, ai_service: AiService, logs: list[Any]
 ) -> None:
-    """All tasks of one kind at once, by a cancellation that escaped from somewhere."""
+    """All tasks of one kind are cancelled at once and restarted."""
     async with running(tmp_path, redis_url, ai_service.url) as caller, caller.listening() as socket:
         while (await caller.readiness())[0] != 200:
             await asyncio.sleep(0.01)
-        # Some of them have done what they were for.
+        # Some tasks have finished their work.
         ended = [each for each in tasks_of(caller, kind) if each.task is not None and not each.task.done()]
         assert ended, f"no task is of the kind {kind}"
         for watched in ended:
@@ -104,7 +104,7 @@ async def test_task_that_ends_comes_back(
         assert status == 503 and ended[0].name in broken["tasks"], broken
         while (await caller.readiness())[0] != 200:
             await asyncio.sleep(0.01)
-        # One that has an end, as the upgrade of old assets, may have come to it by now.
+        # A task with an end, such as the upgrade of old assets, may have finished by now.
         assert all(watched.task and not watched.task.cancelled() for watched in ended)
         assert not any(watched.task and watched.task.done() and watched.task.exception() for watched in ended)
         asset_id = await caller.upload()
@@ -119,7 +119,7 @@ async def test_task_that_ends_comes_back(
 async def test_every_task_of_a_process_is_of_a_known_kind(
     tmp_path: Path, redis_url: str, ai_service: AiService
 ) -> None:
-    """What is not known to the metrics would start its series with its first failure."""
+    """An unknown kind would have no metric series before its first failure."""
     async with running(tmp_path, redis_url, ai_service.url) as caller:
         kinds = {watched.kind for watched in caller.app.parts.base.supervisor._all}
         assert kinds == set(KINDS)
@@ -127,10 +127,10 @@ async def test_every_task_of_a_process_is_of_a_known_kind(
 
 @pytest.mark.fault("E10")
 @pytest.mark.gen_test(timeout=60)
-async def test_thread_that_watches_the_loop_comes_back(
+async def test_thread_that_watches_the_loop_is_restarted(
     tmp_path: Path, redis_url: str, ai_service: AiService, logs: list[Any]
 ) -> None:
-    """A thread that ends takes the task that started it with it."""
+    """A thread that ends also ends the task that started it, and both are restarted."""
     async with running(tmp_path, redis_url, ai_service.url) as caller:
         watchdog = caller.app.parts.operation.watchdog
         first = watchdog._thread
@@ -143,10 +143,10 @@ async def test_thread_that_watches_the_loop_comes_back(
 
 @pytest.mark.fault("E10")
 @pytest.mark.gen_test(timeout=60)
-async def test_asset_that_was_archived_after_it_finished_is_left_out_of_a_replay(
+async def test_archived_asset_is_not_replayed(
     tmp_path: Path, redis_url: str, ai_service: AiService
 ) -> None:
-    """It has no event: the others are replayed, and the socket stays open."""
+    """An asset archived after its end has no event: the others are replayed, and the socket stays open."""
     async with running(tmp_path, redis_url, ai_service.url) as caller:
         store, now = caller.app.parts.assets.store, utc_now()
         archived = replace(make_asset(), user_id="user-1", status=AssetStatus.ARCHIVED, finished_at=now)
@@ -163,7 +163,7 @@ async def test_asset_that_was_archived_after_it_finished_is_left_out_of_a_replay
 @pytest.mark.fault("E10")
 @pytest.mark.gen_test(timeout=60)
 async def test_cancellation_that_escapes_a_handler_frees_its_slot(redis_url: str, logs: list[Any]) -> None:
-    """The job's lease runs out and it is run again, by the same slot."""
+    """The lease of the job ends and the same slot runs the job a second time."""
     bench = Bench(redis_url, lease_seconds=0.5)
     escaped = []
 
@@ -185,17 +185,17 @@ async def test_cancellation_that_escapes_a_handler_frees_its_slot(redis_url: str
 async def test_writer_whose_connection_breaks_opens_the_file_anew(
     tmp_path: Path, redis_url: str, ai_service: AiService, logs: list[Any]
 ) -> None:
-    """Whoever waited for a write hears that it may not have been made."""
+    """The caller of the write gets UNAVAILABLE; later writes succeed."""
     async with running(tmp_path, redis_url, ai_service.url) as caller, caller.listening() as socket:
         parts: Any = caller.app.parts
         broken: Any = parts.assets.store._writer
-        # They write when the process starts, and would meet the broken connection first.
+        # They write when the process starts, and would use the broken connection first.
         starting = [each for each in parts.base.supervisor._all if each.name in ("storages in use", "upgrade")]
         while not all(each.task.done() for each in starting):
             await asyncio.sleep(0.01)
 
         async def fail(work: object) -> None:
-            raise RuntimeError("nobody foresaw this")
+            raise RuntimeError("an unforeseen error")
 
         broken.run = fail
         with pytest.raises(AssertionError, match="UNAVAILABLE"):

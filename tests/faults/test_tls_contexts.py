@@ -1,4 +1,4 @@
-"""A TLS context takes up to 300 ms to make, on the event loop: the real process makes one for each kind of far end."""
+"""A TLS context takes up to 300 ms on the event loop: the real process makes one for each kind of server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.redis_server import RedisServer
 
 
 class Counted(Service):
-    """A process that logs for which package it makes a context."""
+    """A process that logs which package makes a context."""
 
     command = (
         "-c",
@@ -33,7 +33,7 @@ class Counted(Service):
 @pytest.mark.fault("O16")
 @pytest.mark.gen_test(timeout=90)
 async def test_process_makes_one_tls_context_for_redis(tmp_path: Path, ai_service: AiService) -> None:
-    """For queues, rooms and tickets together, whatever connects again; aiohttp makes its own when it is imported."""
+    """Queues, rooms and tickets share it over reconnects; aiohttp makes its own when it is imported."""
     authority = Authority(tmp_path, "ours")
     with RedisServer() as redis:
         async with Forwarder(redis.port, tls=authority.server_context("127.0.0.1")) as address:

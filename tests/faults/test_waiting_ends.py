@@ -1,4 +1,4 @@
-"""Photos whose provider is never there: they wait, cost nobody anything, and end in time with the reason."""
+"""Photos whose provider is never available: they wait, delay no other photo, and fail in time with the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from pipeline.client import Client
 from tests.constants import BREAKER_PROBE_SECONDS
 from tests.factories import make_token
-from tests.faults.test_isolation import attempts, upload
+from tests.faults.uploads import attempts, upload
 from tests.slowdown import slowdown
 from tests.service import AiService, Service
 
@@ -35,7 +35,7 @@ def refuses(ai_service: AiService) -> str:
 
 
 def is_a_wrong_name(ai_service: AiService) -> str:
-    return "http://nobody.invalid:8080"
+    return "http://unknown.invalid:8080"
 
 
 def speaks_no_tls(ai_service: AiService) -> str:
@@ -54,11 +54,12 @@ def speaks_no_tls(ai_service: AiService) -> str:
     ],
     ids=["429, 1 s", "429, 600 s", "refused", "wrong name", "no TLS"],
 )
-def test_photo_that_nobody_ever_analyzes_fails_in_time(
+def test_photo_that_is_never_analyzed_fails_in_time(
     tmp_path: Path, ai_service: AiService, prepare: Callable[[AiService], str], reason: str
 ) -> None:
-    """All of them, not only the first few: after JOB_MAX_AGE_SECONDS, with the last reason and without a lost attempt;
-    its owner is told, and it is a dead letter that can be run again.
+    """All photos, not only the first few, fail after JOB_MAX_AGE_SECONDS with the last reason and no lost attempt.
+
+    The owner gets the events, and each photo is a dead letter.
     """
     url = prepare(ai_service)
     with Service(tmp_path, url, JOB_MAX_AGE_SECONDS="3") as service:
@@ -74,7 +75,7 @@ def test_photo_that_nobody_ever_analyzes_fails_in_time(
         ids: list[str] = []
         started_at = time.monotonic()
         events = asyncio.run(follow())
-        # A connection may take ten seconds to fail; asked to wait for 600 s, nobody does.
+        # A connection may take ten seconds to fail; the photos do not wait for the 600 s.
         assert 2.5 < time.monotonic() - started_at < 28 * slowdown()
         assert sorted(event["assetId"] for event in events) == sorted(ids)
         assert {event["error"] for event in events} == {f"{reason}, given up after 3 seconds"}
@@ -86,14 +87,14 @@ def test_photo_that_nobody_ever_analyzes_fails_in_time(
 
 @pytest.mark.fault("E8")
 def test_photo_that_was_given_up_can_be_run_again(tmp_path: Path, ai_service: AiService) -> None:
-    """Its age counts anew, or a dead letter of yesterday would be given up at once."""
+    """Its age is counted from the new start; otherwise an old dead letter would be given up at once."""
     ai_service.kill()
     settings = {"JOB_MAX_AGE_SECONDS": "4", BREAKER_PROBE_SECONDS: "1"}
     with Service(tmp_path, ai_service.url, **settings) as service:
         (asset_id,) = upload(service, 1)
         service.wait_log("job_failed", assetId=asset_id)
         service.wait_status(failed=1)
-        time.sleep(4)  # the length is the point: twice the age by now
+        time.sleep(4)  # the length matters: the photo now has twice the allowed age
         retried = httpx.post(f"{service.url}/api/assets/{asset_id}/retry", headers=service.headers())
         assert retried.status_code == 202
         job_id = retried.json()["data"]["jobId"]

@@ -1,5 +1,6 @@
-"""python -m tests.faults.chaos: random uploads under seeded faults, then the checker. Exit code 1 when a promise
-broke.
+"""python -m tests.faults.chaos: random uploads under seeded faults, then the checker.
+
+The exit code is 1 when a promise is broken.
 """
 
 from __future__ import annotations
@@ -24,8 +25,24 @@ from tests.faults.chaos.report import Report
 from tests.faults.chaos.world import World
 
 USERS = 8
-# Of the second installation, with the names of the first's; each of them uploads so much less often.
+# Users of the second installation: they have the names of the first one's users and upload SLOWER times less often.
 OTHER_USERS, SLOWER = 2, 8
+
+
+def users_of(world: World, seed: int) -> list[list[User]]:
+    """Return the users of each installation."""
+    return [
+        [
+            User(f"user-{number}", [service.url for service in each.services], seed)
+            for number in range(USERS if each is world.first else OTHER_USERS)
+        ]
+        for each in world.installations
+    ]
+
+
+def accepted_by(users: list[User]) -> int:
+    """Return how many uploads of these users were accepted."""
+    return sum(len(user.accepted) for user in users)
 
 
 async def run(
@@ -36,19 +53,15 @@ async def run(
     *,
     pause_seconds: float = 0.05,
     drain_seconds: float = 300,
-    tells: bool = False,
+    prints_progress: bool = False,
 ) -> Report:
-    """Upload until so many are accepted and the plan is through, heal, drain, check.
+    """Upload until so many are accepted and all faults of the plan are healed; then let the jobs end, and check.
 
-    pause_seconds: mean pause of a user between two uploads. tells: print how it goes.
+    pause_seconds: mean pause of a user between two uploads.
+    drain_seconds: how long the jobs may take to end.
+    prints_progress: print the counts from time to time.
     """
-    crowds = [
-        [
-            User(f"user-{number}", [service.url for service in each.services], seed)
-            for number in range(USERS if each is world.first else OTHER_USERS)
-        ]
-        for each in world.installations
-    ]
+    crowds = users_of(world, seed)
     users = crowds[0]
     driver = Driver(world, plan, Operator([service.url for service in world.services], seed))
     is_enough = asyncio.Event()
@@ -59,27 +72,44 @@ async def run(
     ]
     listening = [asyncio.create_task(user.listen()) for crowd in crowds for user in crowd]
     driving = asyncio.create_task(driver.run())
-    started_at = told_at = time.monotonic()
-    while not driving.done() or sum(len(user.accepted) for user in users) < uploads:
+    printing = asyncio.create_task(_print_progress(users, driver)) if prints_progress else None
+    while not driving.done() or accepted_by(users) < uploads:
         await asyncio.sleep(0.2)
-        for task in uploading:
-            if task.done():
-                task.result()
-        if tells and time.monotonic() - told_at > 15:
-            told_at = time.monotonic()
-            accepted, faults = sum(len(user.accepted) for user in users), len(driver.history)
-            print(f"{told_at - started_at:6.0f} s  accepted {accepted}  faults {faults}/{len(plan)}", flush=True)
+        _raise_error_of(uploading)
+    if printing:
+        printing.cancel()
     driving.result()
     is_enough.set()
     await asyncio.gather(*uploading)
     report = await check(world, crowds, driver, drain_seconds)
-    for task in listening:
-        task.cancel()
-    await asyncio.gather(*listening, return_exceptions=True)
+    await _cancel(listening)
     return report
 
 
-def _run_in_a_world(options: argparse.Namespace, plan: list[Fault]) -> Report:
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _raise_error_of(tasks: list[asyncio.Task[None]]) -> None:
+    """Raise the error of a task that has failed."""
+    for task in tasks:
+        if task.done():
+            task.result()
+
+
+async def _print_progress(users: list[User], driver: Driver) -> None:
+    """Print every 15 seconds how many uploads were accepted and how many faults are healed."""
+    started_at = time.monotonic()
+    while True:
+        await asyncio.sleep(15)
+        counts = f"accepted {accepted_by(users)}  faults {len(driver.history)}/{len(driver.plan)}"
+        print(f"{time.monotonic() - started_at:6.0f} s  {counts}", flush=True)
+
+
+def _run_in_world(options: argparse.Namespace, plan: list[Fault]) -> Report:
     with World(
         processes=options.processes,
         store=options.store,
@@ -89,17 +119,23 @@ def _run_in_a_world(options: argparse.Namespace, plan: list[Fault]) -> Report:
         is_shared=not options.embedded,
     ) as world:
         try:
-            return asyncio.run(run(world, plan, options.uploads, options.seed, pause_seconds=options.pause, tells=True))
+            return asyncio.run(
+                run(world, plan, options.uploads, options.seed, pause_seconds=options.pause, prints_progress=True)
+            )
         finally:
             if options.log:
-                options.log.mkdir(parents=True, exist_ok=True)
-                for installation in world.installations:
-                    for number, service in enumerate(installation.services):
-                        lines = (json.dumps(line) for line in service.log)
-                        (options.log / f"{installation.prefix}-{number}.log").write_text("\n".join(lines))
+                _write_logs(world, options.log)
 
 
-def main() -> None:
+def _write_logs(world: World, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for installation in world.installations:
+        for number, service in enumerate(installation.services):
+            lines = (json.dumps(line) for line in service.log)
+            (folder / f"{installation.prefix}-{number}.log").write_text("\n".join(lines))
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--uploads", type=int, default=10_000)
@@ -116,6 +152,11 @@ def main() -> None:
     parser.add_argument("--plan", action="store_true", help="print the plan and end")
     options = parser.parse_args()
     options.processes = 1 if options.embedded else options.processes
+    return options
+
+
+def main() -> None:
+    options = _options()
     kinds = set(options.only.split(",")) if options.only else None
     plan = make_plan(
         options.seed,
@@ -131,16 +172,20 @@ def main() -> None:
         return
     print(f"seed {options.seed}", flush=True)
     try:
-        report = _run_in_a_world(options, plan)
+        report = _run_in_world(options, plan)
     except pytest.skip.Exception as reason:  # a server that this machine lacks
         sys.exit(str(reason))
+    _print_report(report, options.seed)
+    sys.exit(1 if report.broken else 0)
+
+
+def _print_report(report: Report, seed: int) -> None:
     for name, value in report.figures.items():
         print(f"{name:22}{value}")
     for promise in report.broken:
         print(f"BROKEN  {promise}")
     if report.broken:
-        print(f"replay: python -m tests.faults.chaos {shlex.join(sys.argv[1:])} --seed {options.seed}")
-    sys.exit(1 if report.broken else 0)
+        print(f"replay: python -m tests.faults.chaos {shlex.join(sys.argv[1:])} --seed {seed}")
 
 
 if __name__ == "__main__":

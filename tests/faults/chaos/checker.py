@@ -1,4 +1,4 @@
-"""What must be true once all faults are healed and everything has come to rest."""
+"""What must be true once all faults are healed and no work is left."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from tests.faults.chaos.operator import Operator
 from tests.faults.chaos.report import Report, Seen
 from tests.faults.chaos.world import DECODED, LIMITED, POISON, World, resident_mib
 
-# A start is held against a job at most attempts + stalls times; giving up takes a fence too, and may be repeated.
+# A job is started at most attempts + stalls times; giving up takes a fence too, and may be repeated.
 MAX_STARTS = 3 + 3 + 3
 MAX_RESIDENT_MIB = 300
 FINAL = {"active", "partial", "failed"}
-# Why an asset may end as failed: what the faults do to the AI service, or to a process three times; what is in it.
+# Why an asset may end as failed: faults of the AI service, three faults of a process, or the photo itself.
 ENDLESS = "Reading the photo takes too long"
 KILLED = "Reading the photo crashed"
 REASONS = ("AI service", "Processing stalled", "Processing took longer", ENDLESS, KILLED)
-# Users are away for 3 s at times, and their sockets may take a while to notice that a process is gone.
-HEAR_SECONDS = 30.0
-# What is done to a process may end any job; what is done to an AI service only its own.
+# Users are disconnected for 3 s at times, and a socket may notice late that its process has ended.
+EVENT_SECONDS = 30.0
+# A fault of a process may end any job; a fault of an AI service only the jobs of that service.
 OF_PROCESSES = ("Processing stalled", "Processing took longer")
 POISONED = "AI service unavailable after 3 attempts"
 
 
 async def drained(world: World, operator: Operator, report: Report, longest_seconds: float) -> float | None:
-    """Return the seconds until nothing is `processing` any more, no event is undelivered and every queue is empty,
+    """Return the seconds until no asset is `processing`, no event is undelivered and every queue is empty.
+
     None when that takes too long.
     """
     started_at = time.monotonic()
@@ -46,7 +47,7 @@ async def drained(world: World, operator: Operator, report: Report, longest_seco
 
 
 async def _left(world: World, installation: Installation, operator: Operator) -> dict[str, Any]:
-    """Return what there is yet to do."""
+    """Return the work that is not done yet."""
     left: dict[str, Any] = {}
     if world.redis is None:
         status = await operator.status()
@@ -58,12 +59,15 @@ async def _left(world: World, installation: Installation, operator: Operator) ->
             left |= {base + name: redis.zcard(base + name) for name in ("delayed", "leases", "parked")}
     left["processing"] = await asyncio.to_thread(installation.count_unfinished)
     for queue in QUEUES:
-        left[f"kept of {queue}"] = sorted((await asyncio.to_thread(installation.kept, queue))[0])[:5]
+        left[f"stored of {queue}"] = sorted((await asyncio.to_thread(installation.stored_jobs, queue))[0])[:5]
     return {name: found for name, found in left.items() if found}
 
 
 async def check(world: World, crowds: list[list[User]], driver: Driver, longest_seconds: float) -> Report:
-    """Return what the run has shown. crowds: the users of each installation."""
+    """Return the report of the run.
+
+    crowds: the users of each installation.
+    """
     report, has_faults = Report(), bool(driver.history)
     drain_seconds = await drained(world, driver.operator, report, longest_seconds)
     operators = [driver.operator, *(Operator([each.services[0].url], 0) for each in world.installations[1:])]
@@ -76,19 +80,12 @@ async def check(world: World, crowds: list[list[User]], driver: Driver, longest_
         for installation, users, operator in zip(world.installations, crowds, operators, strict=True)
     ]
     for seen in all_seen:
-        of_one = Report()
-        _check_assets(of_one, seen)
-        await _check_events(of_one, seen)
-        _check_fences(of_one, seen)
-        _check_calls(of_one, world, seen, has_faults)
-        _check_isolation(of_one, seen, has_faults)
-        await dead_letters.check_all(of_one, seen)
-        deliveries.check_all(of_one, world.receiver, seen)
+        of_one = await _check_installation(world, seen, has_faults)
         report.add(of_one, "" if seen is all_seen[0] else f"{seen.installation.prefix} ")
     timeline.check_pauses(report, world, driver)
     timeline.check_leases(report, world, driver, all_seen[0])
     calls, limited = await world.limited_calls()
-    report.figures["limited service"] = f"{calls} calls, {limited} told to wait"
+    report.figures["limited service"] = f"{calls} calls, {limited} asked to wait"
     _check_processes(report, world)
     await asyncio.to_thread(redis_keys.check_all, report, world, all_seen)
     codes = [code for service in world.services for code in service.exit_codes]
@@ -100,6 +97,19 @@ async def check(world: World, crowds: list[list[User]], driver: Driver, longest_
         "refused": dict(sum((user.refused for users in crowds for user in users), Counter[str]())),
         "drain seconds": drain_seconds and round(drain_seconds, 1),
     }
+    return report
+
+
+async def _check_installation(world: World, seen: Seen, has_faults: bool) -> Report:
+    """Return the report of one installation."""
+    report = Report()
+    _check_assets(report, seen)
+    await _check_events(report, seen)
+    _check_fences(report, seen)
+    _check_calls(report, world, seen, has_faults)
+    _check_isolation(report, seen, has_faults)
+    await dead_letters.check_all(report, seen)
+    deliveries.check_all(report, world.receiver, seen)
     return report
 
 
@@ -120,8 +130,8 @@ def _check_assets(report: Report, seen: Seen) -> None:
     report.expect(not doubled, "one asset per Idempotency-Key", doubled)
     failed = [asset for asset in seen.all_assets if asset["status"] == "failed"]
     reasons = Counter(asset["aiMetadata"]["error"].split(" after ")[0] for asset in failed)
-    strange = [reason for reason in reasons if not reason.startswith(REASONS)]
-    report.expect(not strange, "assets fail only for what was done to them", strange)
+    unknown = [reason for reason in reasons if not reason.startswith(REASONS)]
+    report.expect(not unknown, "assets fail only for their faults", unknown)
     report.figures |= {
         "accepted": len(accepted),
         "lost": len(lost),
@@ -133,24 +143,25 @@ def _check_assets(report: Report, seen: Seen) -> None:
 
 async def _check_events(report: Report, seen: Seen) -> None:
     users, url = seen.users, seen.installation.services[-1].url
-    foreign, stale, unheard = [], [], []
-    deadline = time.monotonic() + HEAR_SECONDS
+    foreign, stale, unreceived = [], [], []
+    deadline = time.monotonic() + EVENT_SECONDS
     for user in users:
         while not user.accepted <= user.live and time.monotonic() < deadline:
             await asyncio.sleep(0.1)
         async with user.session() as session:
             await user.catch_up(session, url, "1970-01-01T00:00:00Z")
-        for asset_id, states in user.heard.items():
+        for asset_id, states in user.received.items():
             if seen.documents.get(asset_id, {}).get("userId") != user.name:
                 foreign.append(asset_id)
             elif not seen.is_right(asset_id, states, state_of(seen.assets[user.name][asset_id])):
                 stale.append((asset_id, states))
-        unheard += [asset_id for asset_id in user.accepted if asset_id not in user.live]
+        unreceived += [asset_id for asset_id in user.accepted if asset_id not in user.live]
     report.expect(not foreign, "no event reaches another user", foreign[:5])
     report.expect(not stale, "one result per asset, and it stays", f"{len(stale)}: {stale[:3]}")
-    report.expect(not unheard, "every owner hears of every asset on a socket", f"{len(unheard)}: {unheard[:5]}")
+    promise = "every owner gets the event of every asset on a socket"
+    report.expect(not unreceived, promise, f"{len(unreceived)}: {unreceived[:5]}")
     report.figures["resyncs"] = sum(user.resyncs for user in users)
-    report.figures |= {"foreign": len(foreign), "stale": len(stale), "unheard": len(unheard)}
+    report.figures |= {"foreign": len(foreign), "stale": len(stale), "unreceived": len(unreceived)}
 
 
 def _check_fences(report: Report, seen: Seen) -> None:
@@ -173,16 +184,16 @@ def _check_fences(report: Report, seen: Seen) -> None:
 def _check_calls(report: Report, world: World, seen: Seen, has_faults: bool) -> None:
     documents = seen.documents
     calls = {asset_id: count for asset_id, count in world.provider_calls.items() if asset_id in documents}
-    # The first start of all may take no fence.
-    often = {asset_id: count for asset_id, count in calls.items() if count > documents[asset_id]["fence"] + 1}
-    report.expect(not often, "the provider is asked at most once a start", often)
+    # The first start of a job may take no fence.
+    too_often = {asset_id: count for asset_id, count in calls.items() if count > documents[asset_id]["fence"] + 1}
+    report.expect(not too_often, "the provider is asked at most once a start", too_often)
     if not has_faults:
         twice = {asset_id: count for asset_id, count in calls.items() if count != calls_of(documents[asset_id])}
         report.expect(not twice, "without faults the provider is asked once", twice)
-    stubborn = {
+    endless = {
         asset_id: found for asset_id, found in documents.items() if found["fence"] - found["excused"] > MAX_STARTS
     }
-    report.expect(not stubborn, "a job is started a bounded number of times", stubborn)
+    report.expect(not endless, "a job is started a bounded number of times", endless)
     report.figures |= {
         "provider calls mean": round(sum(calls.values()) / max(1, len(calls)), 3),
         "provider calls max": max(calls.values(), default=0),
@@ -190,14 +201,14 @@ def _check_calls(report: Report, world: World, seen: Seen, has_faults: bool) -> 
 
 
 def calls_of(document: Mapping[str, Any]) -> int:
-    """Return how often the first AI service is asked for an asset when nothing goes wrong."""
+    """Return how often the first AI service is asked for an asset in a run without faults."""
     return 3 if document["category"] == POISON else 1
 
 
 def _check_isolation(report: Report, seen: Seen, has_faults: bool) -> None:
     users, known = seen.users, seen.assets
     endless = {asset_id for user in users for asset_id in user.endless}
-    # Of what got no clear answer nobody knows which photo it was.
+    # An upload without a clear answer is left out: which photo it was is not known.
     assets = [known[user.name][each] for user in users for each in user.accepted if each in known[user.name]]
     ends: dict[str, Counter[str]] = {kind: Counter() for kind in (POISON, LIMITED, DECODED, "endless")}
     for asset in assets:
@@ -206,7 +217,7 @@ def _check_isolation(report: Report, seen: Seen, has_faults: bool) -> None:
             ends[kind][asset["aiMetadata"]["error"] or asset["status"]] += 1
     wrong = {end for end in ends[POISON] if end != POISONED and not end.startswith(REASONS)}
     report.expect(not wrong, "a photo that is always answered with 500 fails", wrong)
-    # A limit costs no attempt, and what happens to the first service is nothing to the second.
+    # A limit costs no attempt, and a fault of the first service does not affect the second.
     wrong = {end for end in ends[LIMITED] if end not in FINAL and not end.startswith(OF_PROCESSES)}
     report.expect(not wrong, "a provider that asks to wait loses no photo", wrong)
     wrong = {end for end in ends["endless"] if not end.startswith((ENDLESS, KILLED, *OF_PROCESSES))}

@@ -1,4 +1,4 @@
-"""The users of a run: they upload, repeat with their keys, listen, go away and come back."""
+"""The users of a run: they upload, repeat uploads with their keys, listen on sockets, disconnect and reconnect."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.faults.chaos.world import DECODED, LIMITED, POISON
 from tests.pictures import empty_webp, many_items
 
 TRIES_AGAIN = (429, 502, 503)
-# Mostly photos of the first AI service; some that it always fails on, some for the one that takes few, some to decode.
+# Mostly photos for the first AI service; some that it always fails on, some for the limited service, some to decode.
 CATEGORIES = [*["sneaker"] * 17, POISON, LIMITED, DECODED]
-# Of these a quarter is refused, for the memory it would take, and a quarter keeps its decoder busy for many seconds.
+# A BOMB is refused for the memory that it would take; an ENDLESS photo keeps its decoder busy for many seconds.
 PHOTO, BOMB, ENDLESS = make_image(size=(16, 16)), empty_webp(), many_items(b"avif", 60_000)
-# What the first users begin with, so that no run, however short, leaves one of them to chance.
+# The first photos of the first users, so that the shortest run has one of each kind.
 OPENINGS = {
     "user-0": (POISON, PHOTO),
     "user-1": (LIMITED, PHOTO),
@@ -33,25 +33,25 @@ TIMEOUT = aiohttp.ClientTimeout(total=8)
 
 
 def state_of(found: dict[str, Any]) -> tuple[str, ...]:
-    """Return what an event or an asset says of the result: status, model or error, when."""
+    """Return the result that an event or an asset states: its status, its model or error, and its time."""
     meta = found.get("aiMetadata") or {}
     text = (meta.get("model") or {}).get("value") or found.get("error") or meta.get("error") or ""
     return found["status"], text, found.get("timestamp") or found["finishedAt"]
 
 
 class User:
-    """One user: what they sent, what they were told, what they heard."""
+    """One user: the uploads, the replies and the events received."""
 
     def __init__(self, name: str, urls: list[str], seed: int) -> None:
         self.name, self.urls = name, urls
         self.chance = random.Random(f"{seed} {name}")
         self.accepted: set[str] = set()
-        self.endless: set[str] = set()  # of these, the hostile ones
+        self.endless: set[str] = set()  # those of them with an ENDLESS photo
         self.by_key: dict[str, set[str]] = defaultdict(set)
         self.refused: Counter[str] = Counter()
-        self.unsure = 0  # uploads nobody can say of whether they were taken: no answer, or 503
-        self.heard: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-        self.live: set[str] = set()  # heard on a socket, at once or by replay
+        self.unsure = 0  # uploads that may have been accepted or not: no answer, or 503
+        self.received: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+        self.live: set[str] = set()  # assets whose event came on a socket, at once or by replay
         self.resyncs = 0
         self._headers = {"Authorization": f"Bearer {make_token(name, expires_in=7200)}"}
 
@@ -102,7 +102,7 @@ class User:
             await asyncio.sleep(0.2)
 
     async def listen(self) -> None:
-        """Keep a socket to some process, and say at each connection since when there may be something to hear."""
+        """Stay connected to some process; send at each connection `since`, the time of the last event."""
         since = to_timestamp(utc_now()) or ""
         while True:
             url = self.chance.choice(self.urls)
@@ -114,7 +114,7 @@ class User:
                         event = message.json()
                         if event["event"] == "asset_processed":
                             self.live.add(event["assetId"])
-                            self.heard[event["assetId"]].add(state_of(event))
+                            self.received[event["assetId"]].add(state_of(event))
                             since = max(since, event["timestamp"])
                         elif event["event"] == "resync":
                             self.resyncs += 1
@@ -124,14 +124,14 @@ class User:
                                 since = max(since, asset["finishedAt"])
             except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError):
                 pass
-            # Now and then a user is away for a while.
+            # Now and then a user stays disconnected for a while.
             await asyncio.sleep(self.chance.choice((0.1, 0.1, 0.1, 3)))
 
     async def catch_up(self, session: aiohttp.ClientSession, url: str, since: str) -> None:
-        """Read all that was finished since then."""
+        """Read all assets that were finished since then."""
         query = {"finishedSince": since, "limit": "100"}
         async for asset in self._pages(session, url, query):
-            self.heard[asset["id"]].add(state_of(asset))
+            self.received[asset["id"]].add(state_of(asset))
 
     async def assets(self, url: str, **query: str) -> list[dict[str, Any]]:
         """Return all assets of the user, as the user sees them."""

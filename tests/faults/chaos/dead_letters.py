@@ -1,4 +1,4 @@
-"""Each asset that failed has one dead letter, unless an operator removed it; none that is settled comes back."""
+"""Each failed asset has one dead letter; one that the operator removed or ran again does not come back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.chaos.report import Report, Seen
 
 
 async def check_all(report: Report, seen: Seen) -> None:
-    """Compare what is listed with what failed and with what the operator did."""
+    """Compare the listed dead letters with the failed assets and with the actions of the operator."""
     operator = seen.operator
     times_listed = Counter(dead["jobId"] for dead in await operator.dead_letters())
     listed = set(times_listed)
@@ -20,13 +20,14 @@ async def check_all(report: Report, seen: Seen) -> None:
     failed = {found["processingJobId"] for found in seen.documents.values() if found["status"] == "failed"}
     missing = failed - listed - operator.settled - operator.unsure
     report.expect(not missing, "every failed asset has its dead letter", f"{len(missing)}: {sorted(missing)[:5]}")
-    back = listed & operator.settled
-    report.expect(not back, "no dead letter that was removed or run again comes back", sorted(back)[:5])
+    returned = listed & operator.settled
+    report.expect(not returned, "no dead letter that was removed or run again comes back", sorted(returned)[:5])
     # The answer was lost after the asset had got its new job: the dead letter stays until it is removed.
-    needless = listed - failed - operator.settled - operator.unsure
-    report.expect(not needless, "nothing else is a dead letter", sorted(needless)[:5])
-    undone, dead = await asyncio.to_thread(seen.installation.kept, QUEUES[0])
-    report.expect(dead == listed and not undone, "the store keeps what is listed", sorted(undone | dead ^ listed)[:5])
+    unexplained = listed - failed - operator.settled - operator.unsure
+    report.expect(not unexplained, "nothing else is a dead letter", sorted(unexplained)[:5])
+    undone, dead = await asyncio.to_thread(seen.installation.stored_jobs, QUEUES[0])
+    promise = "the store has the listed dead letters"
+    report.expect(dead == listed and not undone, promise, sorted(undone | dead ^ listed)[:5])
     events = await operator.dead_letters(NOTIFICATIONS)
     report.expect(not events, "every event that was run again is delivered", events[:3])
     report.figures["dead letters"] = {

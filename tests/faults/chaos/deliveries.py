@@ -1,4 +1,5 @@
-"""What the receiver of webhooks has taken: every finished asset's event, at least once, and nobody else's."""
+"""What the receiver of webhooks accepted: the event of every finished asset, at least once, and no event of another
+installation."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from tests.faults.chaos.report import Report, Seen
 
 
 def check_all(report: Report, receiver: FakeReceiver, seen: Seen) -> None:
-    """Compare what came to the installation's own path with its assets."""
+    """Compare the deliveries to the installation's own path with its assets."""
     path = f"/{seen.installation.prefix}"
-    events = [json.loads(received.body)["data"] for received in receiver.taken if received.path == path]
+    events = [json.loads(request.body)["data"] for request in receiver.taken if request.path == path]
     taken: dict[str, Counter[tuple[str, ...]]] = {}
     foreign = []
     for event in events:
@@ -22,16 +23,16 @@ def check_all(report: Report, receiver: FakeReceiver, seen: Seen) -> None:
         taken.setdefault(event["assetId"], Counter())[state_of(event)] += 1
     undelivered, stale = [], []
     for asset in seen.all_assets:
-        told = taken.get(asset["id"], Counter())
-        if asset["finishedAt"] and state_of(asset) not in told:
+        received = taken.get(asset["id"], Counter())
+        if asset["finishedAt"] and state_of(asset) not in received:
             undelivered.append(asset["id"])
-        elif asset["finishedAt"] and not seen.is_right(asset["id"], told, state_of(asset)):
-            stale.append((asset["id"], told))
+        elif asset["finishedAt"] and not seen.is_right(asset["id"], received, state_of(asset)):
+            stale.append((asset["id"], received))
     report.expect(not foreign, "no event reaches another installation's receiver", foreign[:5])
     promise = "every finished asset's event reaches the receiver"
     report.expect(not undelivered, promise, f"{len(undelivered)}: {undelivered[:5]}")
-    report.expect(not stale, "the receiver is told one result per asset", f"{len(stale)}: {stale[:3]}")
-    asked = sum(received.path == path for received in receiver.requests)
+    report.expect(not stale, "the receiver gets one result per asset", f"{len(stale)}: {stale[:3]}")
+    asked = sum(request.path == path for request in receiver.requests)
     distinct = sum(map(len, taken.values()))
     report.figures["webhooks"] = {
         "asked": asked,

@@ -21,11 +21,16 @@ from tests.faults.chaos.plan import Caused, Fault
 from tests.faults.chaos.world import World, signal_to
 from tests.redis_server import RedisServer
 
-KEEPS_BACK = {"hold link", "slow link"}
+DELAYS = {"hold link", "slow link"}
 
 
 class Driver:
-    """history: what was caused, and when."""
+    """Causes each fault at its time, and heals it.
+
+    Many methods because each kind of fault has its own.
+
+    history: the faults that were caused, and when.
+    """
 
     def __init__(self, world: World, plan: list[Fault], operator: Operator) -> None:
         self.world, self.plan, self.operator = world, plan, operator
@@ -33,7 +38,10 @@ class Driver:
         damaging = [fault.at for fault in plan if fault.kind.startswith("damage")]
         self.damages = dict(zip(damaging, cycle(DAMAGES)))
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._ways: dict[str, Callable[[Fault], Awaitable[None]]] = {
+        self._causes = self._cause_of_each_kind()
+
+    def _cause_of_each_kind(self) -> dict[str, Callable[[Fault], Awaitable[None]]]:
+        return {
             "kill service": self._kill_service,
             "terminate service": self._terminate_service,
             "terminate group": self._terminate_group,
@@ -42,10 +50,10 @@ class Driver:
             "kill redis": self._kill_redis,
             "lose redis": self._kill_redis,
             "stop redis": self._stop_redis,
-            "pause redis": self._tell_redis,
-            "wipe redis": self._tell_redis,
+            "pause redis": self._command_redis,
+            "wipe redis": self._command_redis,
             "wipe redis while paused": self._lose_while_paused,
-            "drop redis connections": self._tell_redis,
+            "drop redis connections": self._command_redis,
             "kill own redis": self._kill_own_redis,
             "damage own redis": self._kill_own_redis,
             "damage own redis while paused": self._lose_while_paused,
@@ -53,21 +61,21 @@ class Driver:
             "stop store": self._stop_store,
             "kill store": self._kill_store,
             "lock store": self._lock_store,
-            "ai fails": self._tell_ai,
-            "ai asks to wait": self._tell_ai,
-            "ai sends garbage": self._tell_ai,
-            "ai hangs": self._tell_ai,
-            "ai cuts": self._tell_ai,
+            "ai fails": self._disturb_ai,
+            "ai asks to wait": self._disturb_ai,
+            "ai sends garbage": self._disturb_ai,
+            "ai hangs": self._disturb_ai,
+            "ai cuts": self._disturb_ai,
             "kill ai": self._kill_ai,
-            "receiver fails": self._tell_receiver,
-            "receiver hangs": self._tell_receiver,
-            "receiver refuses": self._tell_receiver,
+            "receiver fails": self._disturb_receiver,
+            "receiver hangs": self._disturb_receiver,
+            "receiver refuses": self._disturb_receiver,
             "remove dead letter": self._use_dead_letter,
             "rerun dead letter": self._use_dead_letter,
-            "cut link": self._tamper,
-            "hold link": self._tamper,
-            "slow link": self._tamper,
-            "reset link": self._tamper,
+            "cut link": self._disturb_link,
+            "hold link": self._disturb_link,
+            "slow link": self._disturb_link,
+            "reset link": self._disturb_link,
             "late commit": self._late_commit,
         }
 
@@ -88,7 +96,7 @@ class Driver:
     async def _cause(self, fault: Fault) -> None:
         async with self._locks[fault.target]:
             began_at = time.time()
-            await self._ways[fault.kind](fault)
+            await self._causes[fault.kind](fault)
             self.history.append(Caused(fault, began_at, time.time()))
 
     async def _kill_service(self, fault: Fault) -> None:
@@ -110,7 +118,7 @@ class Driver:
     async def _stop_service(self, fault: Fault) -> None:
         service = self.world.services[fault.process]
         service.signal(signal.SIGSTOP)
-        # Past its leases, so that others take its jobs over and it comes back with late results.
+        # Longer than its leases: other processes take its jobs over, and its own results come late.
         await asyncio.sleep(service.lease_seconds + fault.seconds)
         service.signal(signal.SIGCONT)
 
@@ -126,7 +134,7 @@ class Driver:
     async def _stop_redis(self, fault: Fault) -> None:
         await _stop_for(self._shared_redis().pid, fault.seconds)
 
-    async def _tell_redis(self, fault: Fault) -> None:
+    async def _command_redis(self, fault: Fault) -> None:
         commands: dict[str, tuple[str | int, ...]] = {
             "pause redis": ("CLIENT", "PAUSE", round(fault.seconds * 1000), "ALL"),
             "wipe redis": ("FLUSHALL",),
@@ -135,7 +143,7 @@ class Driver:
         try:
             await asyncio.to_thread(self._shared_redis().client().execute_command, *commands[fault.kind])
         except RedisError:
-            pass  # our own connection was cut with the others
+            pass  # the connection of this client was cut with the others
         if fault.kind == "pause redis":
             await asyncio.sleep(fault.seconds)
 
@@ -144,7 +152,7 @@ class Driver:
         return self.world.redis
 
     async def _lose_while_paused(self, fault: Fault) -> None:
-        """Pause the queue, take all from Redis, and resume it once that was noticed."""
+        """Pause the queue, remove all data from Redis, and resume the queue once the service had time to notice."""
         paused_at = await self.operator.pause()
         if self.world.is_embedded:
             await self._kill_own_redis(fault)
@@ -164,7 +172,7 @@ class Driver:
         await asyncio.to_thread(service.wait_log, "embedded_redis_started", starts + 1)
 
     async def _stop_own_redis(self, fault: Fault) -> None:
-        """For a while or, half the time, until it is replaced."""
+        """Stop it for a while or, in half of the cases, until the service replaces it."""
         service = self.world.services[fault.process]
         starts = len(service.find("embedded_redis_started"))
         pid = await asyncio.to_thread(self.world.own_redis_of, fault.process)
@@ -175,7 +183,7 @@ class Driver:
         await asyncio.sleep(fault.seconds)
         signal_to(pid, signal.SIGCONT)
 
-    async def _tell_receiver(self, fault: Fault) -> None:
+    async def _disturb_receiver(self, fault: Fault) -> None:
         receiver = self.world.receiver
         if fault.kind == "receiver refuses":
             receiver.script(*[Reply(410)] * 3)  # each makes a dead letter
@@ -206,7 +214,7 @@ class Driver:
     async def _lock_store(self, fault: Fault) -> None:
         await asyncio.to_thread(self.world.lock_store, fault.seconds)
 
-    async def _tell_ai(self, fault: Fault) -> None:
+    async def _disturb_ai(self, fault: Fault) -> None:
         replies: dict[str, dict[str, object]] = {
             "ai fails": {"status": 503, "times": 20},
             "ai asks to wait": {"status": 429, "headers": {"Retry-After": "1"}, "times": 3},
@@ -229,24 +237,24 @@ class Driver:
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(self.world.ai.start)
 
-    async def _tamper(self, fault: Fault) -> None:
+    async def _disturb_link(self, fault: Fault) -> None:
         link = self.world.links[f"{fault.process}-{fault.link}"]
-        way = {
+        disturb = {
             "cut link": link.cut,
             "hold link": link.hold,
             "slow link": lambda: link.slow(300),
             "reset link": link.reset,
         }[fault.kind]
-        # Toxiproxy 2.12 never lets go of what it keeps back from a server that was killed meanwhile.
-        async with self._locks[fault.link] if fault.kind in KEEPS_BACK else nullcontext():
-            await asyncio.to_thread(way)
+        # Toxiproxy 2.12 never sends the data that it delayed for a server that was killed meanwhile.
+        async with self._locks[fault.link] if fault.kind in DELAYS else nullcontext():
+            await asyncio.to_thread(disturb)
             await asyncio.sleep(fault.seconds)
             await asyncio.to_thread(link.heal)
 
     async def _late_commit(self, fault: Fault) -> None:
-        """Keep what a process is about to commit from the store until others have done its jobs."""
+        """Delay a commit on its way to the store until other processes have done the jobs."""
         service, ai_delay_seconds = self.world.services[fault.process], self.world.ai_delay_ms / 1000
-        # Long enough for running jobs to come to their commit, and then for others to take them over.
+        # Long enough for running jobs to reach their commit, and then for other processes to take them over.
         to_commit, to_be_done = ai_delay_seconds + 0.1, service.lease_seconds + 2
         await asyncio.to_thread(service.wait_log, "job_claimed", len(service.find("job_claimed")) + 1)
         await asyncio.sleep(ai_delay_seconds / 4)
@@ -265,7 +273,7 @@ class Driver:
             await asyncio.to_thread(redis.heal)
 
     async def _stop_at_the_lock(self, service: ChaosService, to_commit: float, to_be_done: float) -> None:
-        """Stop the process while its commits wait for the locked file; they are written when it goes on."""
+        """Stop the process while its commits wait for the locked file; they are written when it continues."""
         async with self._locks["store"]:
             locking = asyncio.create_task(asyncio.to_thread(self.world.lock_store, to_commit + 0.3))
             await asyncio.sleep(to_commit)

@@ -1,4 +1,4 @@
-"""One installation: its processes, its part of Redis, and what its asset store holds, read past the service."""
+"""One installation: its processes, its keys in Redis, and the content of its asset store, read without the service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ QUEUES = ("ai-processing", "notifications")
 
 
 class ChaosService(Service):
-    """A service whose log is kept over all its lives. exit_codes: of those that were asked to end."""
+    """A service that keeps its log over all its restarts.
+
+    exit_codes: of the processes that were asked to end.
+    """
 
     def __init__(self, data_dir: Path, ai_service_url: str, *, lease_seconds: float, **environment: str) -> None:
         super().__init__(data_dir, ai_service_url, **environment)
@@ -38,18 +41,22 @@ class ChaosService(Service):
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """Every line so far, those of killed processes included."""
+        """Every line so far, with those of killed processes."""
         return self.earlier + self.lines
 
 
 class Installation:
-    """prefix: of its keys in Redis, also the name of its database. folder: of its file, when it has no database."""
+    """One installation with its store.
+
+    prefix: of its keys in Redis, also the name of its database.
+    folder: of its SQLite file, when it has no database.
+    """
 
     def __init__(self, prefix: str, folder: Path, mongo: MongoServer | None, services: list[ChaosService]) -> None:
         self.prefix, self.folder, self.mongo, self.services = prefix, folder, mongo, services
 
     def base(self, queue: str) -> str:
-        """Return how the queue's keys begin."""
+        """Return the beginning of the queue's keys."""
         return f"{self.prefix}:{{{queue}}}:"
 
     @property
@@ -85,8 +92,8 @@ class Installation:
         with self._database() as database:
             return {str(ObjectId(found["_id"])): found for found in database["assets"].find()}
 
-    def kept(self, queue: str) -> tuple[set[str], set[str]]:
-        """Return the ids of the jobs that the store keeps: those to be done, and dead letters."""
+    def stored_jobs(self, queue: str) -> tuple[set[str], set[str]]:
+        """Return the ids of the jobs in the store: those to be done, and the dead letters."""
         kind = f"job of {queue}"
         if self.mongo is None:
             with self._file() as file:

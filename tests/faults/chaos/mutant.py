@@ -1,12 +1,16 @@
-"""The service with one guarantee switched off, to show that the checker sees it: python -m tests.faults.chaos.mutant
-NAME
+"""The service with one guarantee switched off, to show that the checker sees it.
 
-fence: a result is committed whatever has happened to the asset meanwhile. first: no start takes a fence, as if each
-were a photo's first. reconciler: nobody searches for lost jobs.
-lease: leases are not renewed, nobody stops when one is lost, and an acknowledgement without a lease is taken.
-attempt: a start that the provider answered badly gives its attempt back. undelivered: the store keeps no events.
-pause: only Redis knows that a queue is paused. prefix: rooms have one name
-whatever QUEUE_PREFIX says.
+python -m tests.faults.chaos.mutant NAME
+
+fence: a result is committed whatever has happened to the asset meanwhile.
+first: no start takes a fence, as if each were the first start of its photo.
+reconciler: no process searches for lost jobs.
+lease: leases are not renewed, a process does not stop when one is lost, and an acknowledgement without a lease is
+accepted.
+attempt: a start that the provider answered with an error gives its attempt back.
+undelivered: the store keeps no events.
+pause: only Redis knows that a queue is paused.
+prefix: rooms have one name whatever QUEUE_PREFIX says.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ def without_fence() -> None:
         return await update(self, asset_id, {} if "fence" in wanted and "userId" not in wanted else wanted, change)
 
     MongoAssetStore._update = update_anyway  # type: ignore[method-assign]
-    # What follows with AND, the status, narrows the second part alone.
+    # The status, which follows with AND, narrows the second part alone.
     sqlite_runs.CURRENT_RUN = "id = :id OR id = :id"
 
 
@@ -71,12 +75,12 @@ def without_lease() -> None:
 
     source = calls._source
 
-    def gullible(verb: str) -> str:
-        held, gullible = "local list = scores[i] and ours or lost", "local list = ours; scores[i] = 1"
-        return source(verb).replace(held, gullible)
+    def source_without_check(verb: str) -> str:
+        checked, unchecked = "local list = scores[i] and ours or lost", "local list = ours; scores[i] = 1"
+        return source(verb).replace(checked, unchecked)
 
     JobQueue.renew = renew_nothing  # type: ignore[method-assign]
-    calls._source = gullible
+    calls._source = source_without_check
     Claim.bounded = unbounded  # type: ignore[method-assign]
     Claim.has_lease = True  # type: ignore[assignment, method-assign]
 
@@ -104,14 +108,14 @@ def without_pause() -> None:
 def without_prefix() -> None:
     begin = RoomFanout.__init__
 
-    def begin_as_all_others(self: RoomFanout, *arguments: Any, prefix: str, **options: Any) -> None:
+    def begin_without_prefix(self: RoomFanout, *arguments: Any, prefix: str, **options: Any) -> None:
         begin(self, *arguments, **options)
 
-    RoomFanout.__init__ = begin_as_all_others  # type: ignore[method-assign]
+    RoomFanout.__init__ = begin_without_prefix  # type: ignore[method-assign]
 
 
 async def _nothing(*_: object) -> None:
-    """Stand for what is not done."""
+    """Take the place of a method and do nothing."""
 
 
 MUTANTS = {

@@ -1,4 +1,4 @@
-"""The operator of a run: removes dead letters, runs them again, pauses the queue and resumes it."""
+"""The operator of a run: removes and retries dead letters, pauses the queue and resumes it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import aiohttp
 from tests.factories import make_token
 from tests.faults.chaos.clients import TIMEOUT
 
-AWAY = (aiohttp.ClientError, TimeoutError, OSError)
+UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError)
 NOTIFICATIONS = {"queue": "notifications"}
-# A process may have been stopped with a request that it has read, and wait for its store afterwards.
+# A process may have been stopped after it read a request, and wait for its store afterwards.
 LATE_SECONDS = 15.0
 
 
 class Operator:
-    """What was asked for, and what the answer was.
+    """The requests of the operator and their results.
 
-    settled: dead letters that were removed or run again; unsure: those where the answer was lost. rerun: assets that
-    got a new job, perhaps. pauses: from when the queue was paused, until somebody asked for its end.
+    settled: dead letters that were removed or run again.
+    unsure: dead letters for which the answer was lost.
+    rerun: assets that got a new job, or may have got one.
+    pauses: from when the queue was paused, and until the operator asked for the end of the pause.
     """
 
     def __init__(self, urls: list[str], seed: int) -> None:
@@ -44,7 +46,7 @@ class Operator:
         await self._settle("DELETE", "")
 
     async def rerun_one(self) -> None:
-        """Run some dead letter again, if there is one."""
+        """Retry some dead letter, if there is one."""
         await self._settle("POST", "/retry")
 
     async def _settle(self, method: str, verb: str) -> None:
@@ -53,7 +55,7 @@ class Operator:
             try:
                 async with session.get(f"{url}/api/queue/failed", params={"limit": "100"}) as reply:
                     found = (await reply.json())["data"]["items"] if reply.status == 200 else []
-            except AWAY:
+            except UNREACHABLE:
                 return
             if not found:
                 return
@@ -69,21 +71,22 @@ class Operator:
                         self.removed += not verb
                     else:
                         assert reply.status in (404, 409, 503), (reply.status, await reply.text())
-            except AWAY:
+            except UNREACHABLE:
                 pass
 
     async def pause(self) -> float | None:
-        """Pause the queue; return since when it is, None when nobody said so."""
+        """Pause the queue; return when it was paused, None when no process confirmed it."""
         async with self._session() as session:
             try:
                 async with session.post(f"{self.chance.choice(self.urls)}/api/queue/pause") as reply:
                     return time.time() if reply.status == 200 else None
-            except AWAY:
+            except UNREACHABLE:
                 return None
 
     async def resume(self, paused_at: float | None) -> None:
-        """Resume the queue, asking until somebody does it; again and again for a while if nobody has said whether it
-        was paused: that may yet come.
+        """Ask until a process resumes the queue.
+
+        Where no process confirmed the pause, ask for a while longer: the pause may still be carried out.
         """
         if paused_at is not None:
             self.pauses.append((paused_at, time.time()))
@@ -95,12 +98,12 @@ class Operator:
                 try:
                     async with session.post(f"{self.chance.choice(self.urls)}/api/queue/resume") as reply:
                         is_resumed = reply.status == 200
-                except AWAY:
+                except UNREACHABLE:
                     pass
                 await asyncio.sleep(0.2)
 
     async def rerun_notifications(self) -> int:
-        """Let all undelivered events be delivered again; return how many."""
+        """Order the delivery of all undelivered events; return how many."""
         async with self._session() as session:
             async with session.post(f"{self.urls[0]}/api/queue/failed/retry", params=NOTIFICATIONS) as reply:
                 reply.raise_for_status()
@@ -113,7 +116,7 @@ class Operator:
             return dict((await reply.json())["data"])
 
     async def dead_letters(self, queue: Mapping[str, str] = {}) -> list[dict[str, Any]]:
-        """Return all that are listed."""
+        """Return all listed dead letters."""
         found: list[dict[str, Any]] = []
         query = {"limit": "100", **queue}
         async with self._session() as session:

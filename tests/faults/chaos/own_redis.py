@@ -1,4 +1,4 @@
-"""How the files of an embedded Redis are damaged while it runs: it finds out when it is started again."""
+"""Damages the files of an embedded Redis while it runs: the server notices at its next start."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 
 def damage_manifest(folder: Path) -> None:
-    """The list of its files says nothing."""
+    """Replace the list of its files by a text that names no file."""
     _newest(folder, "*.manifest").write_text("manifest of nothing\n")
 
 
 def damage_commands(folder: Path) -> None:
-    """The file of commands begins with none."""
+    """Let the file of commands begin with a line that is no command."""
     path = _newest(folder, "*.incr.aof")
     path.write_bytes(b"this is no command\r\n" + path.read_bytes())
 
 
 def cut_off_last_command(folder: Path) -> None:
-    """As after a power cut; all before it is read."""
+    """Cut the file as a power cut does; the server reads all commands before it."""
     path = _newest(folder, "*.incr.aof")
     path.write_bytes(path.read_bytes()[:-3])
 

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: decided by the seed alone, before the run begins."""
+"""The faults of a run and their times: the seed alone decides them, before the run begins."""
 
 from __future__ import annotations
 
@@ -48,13 +48,19 @@ ON_SHARED_REDIS = {kind for kind in WEIGHTS if " redis" in kind} - ON_OWN_REDIS
 ON_A_SERVICE = {"kill service", "terminate service", "terminate group", "stop service", "kill children", "late commit"}
 ON_A_LINK = {"cut link", "hold link", "slow link", "reset link"}
 ON_THE_OTHER_STORE = {"sqlite": {"stop store", "kill store"}, "mongo": {"lock store"}}
-# Over the network it needs a Redis that can be cut off.
+# With a network store it needs a Redis link that can be cut.
 NEEDS_A_FLEET = {"late commit"}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong. at: seconds after the start. seconds: how long. process, link: whose and which."""
+    """One fault.
+
+    at: seconds after the start.
+    seconds: how long it lasts.
+    process: the number of the service process.
+    link: the name of the link of that process.
+    """
 
     at: float
     kind: str
@@ -64,7 +70,7 @@ class Fault:
 
     @property
     def target(self) -> str:
-        """What it happens to: one fault at a time, nothing can be stopped and started at once."""
+        """What the fault happens to. Each target has one fault at a time."""
         if self.kind in ON_A_SERVICE | ON_OWN_REDIS:
             return f"service {self.process}"
         if self.kind in ON_A_LINK:
@@ -74,7 +80,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Caused:
-    """A fault, and from when to when it lasted (seconds of the clock)."""
+    """A fault with its beginning and its end (seconds of the clock)."""
 
     fault: Fault
     began_at: float
@@ -99,7 +105,11 @@ def make_plan(
     kinds: set[str] | None = None,
     is_embedded: bool = False,
 ) -> list[Fault]:
-    """Return so many faults in order of time. kinds: only these. is_embedded: the process has a Redis of its own."""
+    """Return `count` faults in order of time.
+
+    kinds: only these kinds.
+    is_embedded: the process has a Redis of its own.
+    """
     chance = random.Random(seed)
     impossible = ON_THE_OTHER_STORE[store] | (ON_SHARED_REDIS | NEEDS_A_FLEET if is_embedded else ON_OWN_REDIS)
     usable = {

@@ -1,4 +1,4 @@
-"""What Redis holds at the end: nothing unknown, nothing left behind, nothing of another installation."""
+"""The keys in Redis at the end: no unknown key, no key left behind, no key of another installation."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ KNOWN_KEYS = {
 
 
 def check_all(report: Report, world: World, all_seen: list[Seen]) -> None:
-    """Look at every key."""
+    """Check every key."""
     bases = {seen.installation.base(queue): seen for seen in all_seen for queue in QUEUES}
     with world.redis_at_rest() as redis:
         keys: dict[str, list[str]] = {base: [] for base in bases}
-        strange: list[str] = []
+        unknown: list[str] = []
         for key in redis.scan_iter(count=1000):
             base = next((base for base in bases if key.startswith(base)), None)
-            (strange if base is None else keys[base]).append(key if base is None else key.removeprefix(base))
+            (unknown if base is None else keys[base]).append(key if base is None else key.removeprefix(base))
         for base, names in keys.items():
-            strange += _check_queue(report, redis, base, names)
-        report.expect(not strange, "Redis holds nothing unknown", strange[:5])
+            unknown += _check_queue(report, redis, base, names)
+        report.expect(not unknown, "Redis holds nothing unknown", unknown[:5])
         jobs: dict[str, Any] = {}
         for base, seen in bases.items():
             jobs[base] = {name: set(redis.zrange(base + name, 0, -1)) for name in ("failed", "completed")}
@@ -38,16 +38,16 @@ def check_all(report: Report, world: World, all_seen: list[Seen]) -> None:
 
 
 def _check_queue(report: Report, redis: Any, base: str, names: list[str]) -> list[str]:
-    """Return the keys nobody knows."""
-    kept: dict[str, set[str]] = {"record:": set(), "state:": set()}
-    strange = []
+    """Return the unknown keys."""
+    found: dict[str, set[str]] = {"record:": set(), "state:": set()}
+    unknown = []
     for name in names:
-        kind = next((kind for kind in kept if name.startswith(kind)), None)
+        kind = next((kind for kind in found if name.startswith(kind)), None)
         if kind:
-            kept[kind].add(name.removeprefix(kind))
+            found[kind].add(name.removeprefix(kind))
         elif name not in KNOWN_KEYS and not name.startswith(("turn:", "sums:", "limit:")):
-            strange.append(base + name)
+            unknown.append(base + name)
     failed = set(redis.zrange(base + "failed", 0, -1))
-    for kind, ids in kept.items():
-        report.expect(ids == failed, f"a {kind[:-1]} is kept of dead letters only", sorted(ids ^ failed)[:5])
-    return strange
+    for kind, ids in found.items():
+        report.expect(ids == failed, f"only dead letters have a {kind[:-1]}", sorted(ids ^ failed)[:5])
+    return unknown

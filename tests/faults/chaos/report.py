@@ -1,4 +1,4 @@
-"""What was found, and what it was found in."""
+"""The results of the checks, and the state that they examine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tests.faults.chaos.operator import Operator
 
 @dataclass
 class Report:
-    """What was found. broken: every promise that was not kept, with evidence."""
+    """The results of the checks.
+
+    broken: every broken promise, with evidence.
+    """
 
     broken: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
@@ -24,15 +27,17 @@ class Report:
             self.broken.append(f"{promise}: {str(evidence)[:600]}")
 
     def add(self, other: Report, prefix: str) -> None:
-        """Take over what another one says, under names that begin with the prefix."""
+        """Take over the results of another report, under names that begin with the prefix."""
         self.broken += [prefix + promise for promise in other.broken]
         self.figures |= {prefix + name: value for name, value in other.figures.items()}
 
 
 @dataclass
 class Seen:
-    """One installation once all is at rest. assets: of each user, as the user sees them. documents: as the store has
-    them.
+    """The state of one installation at the end of the run.
+
+    documents: the assets as the store has them.
+    assets: the assets of each user, as the API shows them to that user.
     """
 
     installation: Installation
@@ -43,7 +48,7 @@ class Seen:
 
     @classmethod
     async def by(cls, installation: Installation, users: list[User], operator: Operator) -> Seen:
-        """Look at the store and, as each user, through the API."""
+        """Read the store and, as each user, the API."""
         documents = await asyncio.to_thread(installation.documents)
         url = installation.services[-1].url
         assets = {user.name: {asset["id"]: asset for asset in await user.assets(url)} for user in users}
@@ -51,12 +56,13 @@ class Seen:
 
     @property
     def all_assets(self) -> list[dict[str, Any]]:
-        """All of all users."""
+        """The assets of all users."""
         return [asset for assets in self.assets.values() for asset in assets.values()]
 
-    def is_right(self, asset_id: str, told: Iterable[tuple[Any, ...]], final: tuple[Any, ...]) -> bool:
-        """True when all that was told of an asset, (status, ...) each, is its final state. One that the operator has
-        run again may have failed before.
+    def is_right(self, asset_id: str, reported: Iterable[tuple[Any, ...]], final: tuple[Any, ...]) -> bool:
+        """True when each reported state of an asset, (status, ...), is its final state.
+
+        An asset that the operator has run again may have failed before.
         """
-        others = set(told) - {final}
+        others = set(reported) - {final}
         return not others or asset_id in self.operator.rerun and {each[0] for each in others} == {"failed"}

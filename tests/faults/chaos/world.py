@@ -1,8 +1,9 @@
-"""What a run consists of: service processes, Redis, a store, two AI services, a receiver of webhooks, the links between
+"""The parts of a run: service processes, Redis, a store, two AI services, a receiver of webhooks, the links between
 them, and a second installation that shares Redis, AI services and receiver.
 
-Photos of the category POISON the first AI service always answers with 500; those of LIMITED are for the second, which
-takes few calls a second and says so; those of DECODED go through the sandbox before the first AI service is asked.
+The first AI service answers photos of the category POISON always with 500. Photos of LIMITED are for the second AI
+service, which takes few calls a second and asks the others to wait. Photos of DECODED are decoded in the sandbox before
+the first AI service is asked.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from tests.redis_server import RedisServer
 from tests.service import AiService
 from tests.toxiproxy import Link, Toxiproxy, free_port
 
-# LEASE_SECONDS of one process after the other, and how often it renews them in that time.
+# LEASE_SECONDS of each process, and how often it renews a lease in that time.
 LEASES = ((2, 4), (5, 4), (12, 3))
 POISON, LIMITED, DECODED = "lego", "camera", "other"
 LIMITED_PER_SECOND = 3
@@ -47,7 +48,7 @@ SETTINGS = {
     "BACKOFF_MS": "100",
     "JOB_TIMEOUT_SECONDS": "10",
     "PROVIDER_TIMEOUT_SECONDS": "4",
-    # What would be left of the endless photos that users send is decoded in no time.
+    # Without the metadata, the ENDLESS photos of the users would be decoded at once.
     "KEEP_METADATA": "true",
     "STORAGE_TIMEOUT_SECONDS": "5",
     "SHUTDOWN_SECONDS": "2",
@@ -61,7 +62,7 @@ FIRST, SECOND = "pipeline", "second"
 
 
 class World:
-    """Everything of one run; `with` starts and ends it all."""
+    """All parts of one run; `with` starts them and ends them."""
 
     def __init__(
         self,
@@ -73,8 +74,11 @@ class World:
         is_embedded: bool = False,
         is_shared: bool = False,
     ) -> None:
-        """store: mongo or sqlite. mutant: see mutant.py. is_embedded: the only process has the Redis that it starts.
+        """Describe the run.
 
+        store: mongo or sqlite.
+        mutant: see mutant.py.
+        is_embedded: the only process uses the Redis that it starts.
         is_shared: a second installation uses the same Redis.
         """
         assert not is_embedded or processes == 1 and not is_shared
@@ -107,7 +111,7 @@ class World:
 
     @property
     def first(self) -> Installation:
-        """The installation that things happen to."""
+        """The installation that gets the faults."""
         return self.installations[0]
 
     @property
@@ -150,12 +154,12 @@ class World:
             service.kill()
 
     async def count_provider_calls(self) -> None:
-        """Add up what the AI service has counted; to be called before it is killed and at the end."""
+        """Add the counts of the AI service; called before each kill of that service and at the end."""
         for asset_id, calls in (await asyncio.to_thread(self.ai.calls)).items():
             self.provider_calls[asset_id] = self.provider_calls.get(asset_id, 0) + calls
 
     async def limited_calls(self) -> tuple[int, int]:
-        """Return how many calls the limited service has had, and how many of these it told to wait."""
+        """Return how many calls the limited service has had, and how many of these it asked to wait."""
         state = await asyncio.to_thread(self.limited_ai.state)
         return state["calls"], state["limited"]
 
@@ -172,7 +176,7 @@ class World:
         service.wait_for_end()
 
     def own_redis_of(self, process: int) -> int:
-        """Return the process id of the embedded Redis of a service, while it has one."""
+        """Return the process id of the embedded Redis of a service, once it runs."""
         pid = self.services[process].pid
         deadline = time.monotonic() + 30
         while not (found := set(children_of(pid)) - set(sandboxes_of(pid))):
@@ -181,7 +185,7 @@ class World:
         return found.pop()
 
     def lock_store(self, seconds: float) -> None:
-        """Let nobody write to the SQLite file for that long."""
+        """Keep all processes from writing to the SQLite file for that long."""
         path = self.first.folder / "assets.sqlite"
         with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -190,7 +194,7 @@ class World:
 
     @contextmanager
     def redis_at_rest(self) -> Iterator[Redis]:
-        """Yield a client of Redis, for a look at what it holds. The embedded one is ended, and its files are read."""
+        """Yield a client of Redis to read all keys. An embedded Redis is ended first, and its files are read."""
         if self.redis is not None:
             yield self.redis.client()
             return
@@ -207,7 +211,7 @@ def signal_to(pid: int, number: signal.Signals) -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the process ids of the children of a service; none where /proc is missing or it has ended."""
+    """Return the process ids of the children of a service; none where /proc is missing or the service has ended."""
     try:
         return [int(each) for each in (Path("/proc") / str(pid) / "task" / str(pid) / "children").read_text().split()]
     except OSError:
@@ -215,7 +219,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def sandboxes_of(pid: int) -> list[int]:
-    """Return those of the children in which photos are decoded."""
+    """Return the process ids of the children that decode photos."""
     found = []
     for each in children_of(pid):
         with suppress(OSError):

@@ -21,7 +21,7 @@ class DecodingSettings(PluginSettings):
 
 
 class DecodingProvider(HttpProvider):
-    """Asks only about what can be decoded."""
+    """Asks the service only about photos that can be decoded."""
 
     needs_image = True
 

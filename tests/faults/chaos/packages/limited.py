@@ -1,4 +1,4 @@
-"""A second AI provider: the same service as `http`, at an address of its own that takes few calls a second."""
+"""A second AI provider: the same service as `http`, at an address of its own, which takes few calls a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts made to steer a terminal, by a plugin or by a server: nothing of it reaches an asset, an event or a screen."""
+"""Texts with terminal control characters, from a plugin or a server: none reaches an asset, an event or a screen."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from tests.factories import make_image, make_token
 from tests.packages import install
 from tests.service import ROOT, Service
 
-STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-# What a terminal would obey, between words that a reader must find: colours, title, screen, direction.
-RUDE = "one \x1b[31m\x1b]0;owned\x07two\x1b[2J \x9b31mthree\r\x08\u202efour"
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters for colours, title, screen and direction, between the words that must be shown.
+UNSAFE = "one \x1b[31m\x1b]0;owned\x07two\x1b[2J \x9b31mthree\r\x08\u202efour"
 WORDS = "one two three four"
 PLUGIN = f"""
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import Analysis, Attribute, hookimpl
 
-RUDE = {RUDE!r}
+UNSAFE = {UNSAFE!r}
 
-class Rude:
+class Unsafe:
     def analyze(self, request):
         if request.category == "lego":
-            raise PermanentJobError(RUDE)
+            raise PermanentJobError(UNSAFE)
         if request.category == "camera":
-            raise RetryableJobError(RUDE, max_attempts=1)
+            raise RetryableJobError(UNSAFE, max_attempts=1)
         if request.category == "other":
-            raise ValueError(RUDE)
-        return Analysis(*[Attribute(RUDE, 0.9)] * 3)
+            raise ValueError(UNSAFE)
+        return Analysis(*[Attribute(UNSAFE, 0.9)] * 3)
 
     def check(self):
-        raise DependencyUnavailable(RUDE) from OSError(RUDE)
+        raise DependencyUnavailable(UNSAFE) from OSError(UNSAFE)
 
-class RudeStorage:
+class UnsafeStorage:
     def save(self, public_id, file, content_type):
         return "https://images.example/" + public_id
 
@@ -57,25 +57,25 @@ class RudeStorage:
         pass
 
     def check(self):
-        raise DependencyUnavailable(RUDE) from OSError(RUDE)
+        raise DependencyUnavailable(UNSAFE) from OSError(UNSAFE)
 
 @hookimpl
 def register_ai_providers(settings):
-    yield "rude", Rude
-    yield RUDE, Rude
+    yield "unsafe", Unsafe
+    yield UNSAFE, Unsafe
 
 @hookimpl
 def register_storage_backends(settings):
-    yield "rude", RudeStorage
+    yield "unsafe", UnsafeStorage
 """
-BROKEN = f"raise RuntimeError({RUDE!r})"
+BROKEN = f"raise RuntimeError({UNSAFE!r})"
 
 
 @pytest.fixture
-def rude(tmp_path: Path) -> dict[str, str]:
-    """The settings of a service whose plugins are rude."""
-    packages = install(tmp_path / "packages", rude=PLUGIN, broken=BROKEN)
-    return packages | {"AI_PROVIDER": "rude", "STORAGE_BACKEND": "rude", "JOB_ATTEMPTS": "1"}
+def unsafe(tmp_path: Path) -> dict[str, str]:
+    """The settings of a service whose plugins return such texts."""
+    packages = install(tmp_path / "packages", unsafe=PLUGIN, broken=BROKEN)
+    return packages | {"AI_PROVIDER": "unsafe", "STORAGE_BACKEND": "unsafe", "JOB_ATTEMPTS": "1"}
 
 
 def run(*arguments: str, **environment: str) -> str:
@@ -86,29 +86,28 @@ def run(*arguments: str, **environment: str) -> str:
 
 
 def assert_plain(text: str) -> None:
-    assert (found := STEERING.search(text)) is None, repr(text[max(0, found.start() - 60) : found.end() + 60])
+    """Check that the text has no control characters."""
+    assert (found := CONTROL.search(text)) is None, repr(text[max(0, found.start() - 60) : found.end() + 60])
+
+
+async def events_of_categories(service: Service) -> dict[str, Any]:
+    """Upload a photo of each category and return its event."""
+    async with Client(service.url, make_token()) as client:
+        await client.listen()
+        events, found = client.events(), {}
+        for category in ("sneaker", "lego", "camera", "other"):
+            await asyncio.to_thread(service.upload, category=category)
+            found[category] = await asyncio.wait_for(anext(events), 20)
+        return found
 
 
 @pytest.mark.fault("P11")
-def test_plugin_steers_nobodys_terminal(tmp_path: Path, rude: dict[str, str]) -> None:
-    """Whatever it puts into values, refusals and errors: assets, events, /readyz and dead letters hold plain words, and
-    so does what each command prints.
-    """
+def test_texts_of_plugins_have_no_control_characters(tmp_path: Path, unsafe: dict[str, str]) -> None:
+    """Assets, events, /readyz, dead letters and the output of commands have plain words only."""
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(make_image())
-    with Service(tmp_path / "data", **rude) as service:
-
-        async def follow() -> dict[str, Any]:
-            """Return the event of each category's photo."""
-            async with Client(service.url, make_token()) as client:
-                await client.listen()
-                events, found = client.events(), {}
-                for category in ("sneaker", "lego", "camera", "other"):
-                    await asyncio.to_thread(service.upload, category=category)
-                    found[category] = await asyncio.wait_for(anext(events), 20)
-                return found
-
-        events = asyncio.run(follow())
+    with Service(tmp_path / "data", **unsafe) as service:
+        events = asyncio.run(events_of_categories(service))
         assert {events["sneaker"]["aiMetadata"][name]["value"] for name in ("brand", "model", "colorway")} == {WORDS}
         assert events["lego"]["error"] == WORDS
         assert events["camera"]["error"] == f"{WORDS} after 1 attempt"
@@ -128,7 +127,7 @@ def test_plugin_steers_nobodys_terminal(tmp_path: Path, rude: dict[str, str]) ->
             "plugins": run("plugins", **service.environment),
             "check": run("check", "--analyze", **service.environment),
             "check, JSON": run("check", "--json", **service.environment),
-            "wrong name": run("check", **service.environment | {"AI_PROVIDER": "ruude"}),
+            "wrong name": run("check", **service.environment | {"AI_PROVIDER": "unsaffe"}),
         }
         for command, output in shown.items():
             assert WORDS in output, (command, output)
@@ -140,16 +139,16 @@ import os
 from pipeline.errors import NotFound, PipelineError, ValidationError
 from pipeline.hooks import hookimpl
 
-RUDE = {RUDE!r}
-DETAIL = {{"field": RUDE, "message": RUDE}}
+UNSAFE = {UNSAFE!r}
+DETAIL = {{"field": UNSAFE, "message": UNSAFE}}
 
 class Odd(PipelineError):
     http_status = 302
 
 @hookimpl
 def validate_upload(upload):
-    details = {{"lego": [DETAIL, 1, {{"field": "image"}}], "camera": RUDE}}.get(upload.category)
-    raise ValidationError(None if upload.category == "camera" else RUDE, details=details)
+    details = {{"lego": [DETAIL, 1, {{"field": "image"}}], "camera": UNSAFE}}.get(upload.category)
+    raise ValidationError(None if upload.category == "camera" else UNSAFE, details=details)
 
 @hookimpl
 def register_routes(routes):
@@ -157,22 +156,22 @@ def register_routes(routes):
     routes.add("GET", "/odd", odd, role="public")
 
 async def gone(request):
-    raise NotFound(RUDE, details=[DETAIL])
+    raise NotFound(UNSAFE, details=[DETAIL])
 
 async def odd(request):
-    raise Odd(RUDE)
+    raise Odd(UNSAFE)
 """
 
 
 @pytest.mark.fault("P11")
-def test_refusals_of_plugins_keep_to_the_contract(tmp_path: Path) -> None:
-    """What a filter or a route says to a client is plain words in our envelope, whatever it puts into the error."""
-    told, detail = {"code": "VALIDATION_ERROR", "message": WORDS}, {"field": WORDS, "message": WORDS}
+def test_refusals_of_plugins_follow_the_contract(tmp_path: Path) -> None:
+    """The errors of a filter or a route reach the client as plain words in the envelope, whatever the plugin raises."""
+    error, detail = {"code": "VALIDATION_ERROR", "message": WORDS}, {"field": WORDS, "message": WORDS}
     packages = install(tmp_path / "packages", refusing=REFUSING)
     with Service(tmp_path / "data", "http://127.0.0.1:1", **packages) as service:
-        assert service.upload(category="sneaker").json()["error"] == told
-        assert service.upload(category="lego").json()["error"] == told | {"details": [detail]}
-        assert service.upload(category="camera").json()["error"] == told | {"message": "Bad Request"}
+        assert service.upload(category="sneaker").json()["error"] == error
+        assert service.upload(category="lego").json()["error"] == error | {"details": [detail]}
+        assert service.upload(category="camera").json()["error"] == error | {"message": "Bad Request"}
         gone = httpx.get(f"{service.url}/plugins/refusing/gone")
         assert gone.json() == {"success": False, "error": {"code": "NOT_FOUND", "message": WORDS, "details": [detail]}}
         odd = httpx.get(f"{service.url}/plugins/refusing/odd")
@@ -180,9 +179,9 @@ def test_refusals_of_plugins_keep_to_the_contract(tmp_path: Path) -> None:
 
 
 @contextmanager
-def rude_server() -> Iterator[str]:
-    """Yield the address of what answers every request as the service might, with rude texts in every place."""
-    job = {"jobId": RUDE, "assetId": RUDE, "reason": RUDE, "notifier": RUDE, "attempts": RUDE, "failedAt": RUDE}
+def unsafe_server() -> Iterator[str]:
+    """Yield the address of a server that answers like the service, with control characters in every text."""
+    job = dict.fromkeys(("jobId", "assetId", "reason", "notifier", "attempts", "failedAt"), UNSAFE)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -190,8 +189,8 @@ def rude_server() -> Iterator[str]:
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"] or 0))
-            detail = {"field": RUDE, "message": RUDE}
-            self.answer(400, {"success": False, "error": {"code": "X", "message": RUDE, "details": [detail]}})
+            detail = {"field": UNSAFE, "message": UNSAFE}
+            self.answer(400, {"success": False, "error": {"code": "X", "message": UNSAFE, "details": [detail]}})
 
         do_DELETE = do_POST
 
@@ -212,16 +211,16 @@ def rude_server() -> Iterator[str]:
 
 
 @pytest.mark.fault("P11")
-def test_server_steers_nobodys_terminal(tmp_path: Path) -> None:
-    """The commands talk to any address: what comes back is no more trusted than a plugin. Nor is a file's name."""
+def test_commands_print_no_control_characters_of_a_server(tmp_path: Path) -> None:
+    """The answers of the server at any address are printed without them, and so are names of files."""
     photo = tmp_path / "a\x1b[31m\u202eb.jpg"
     photo.write_bytes(make_image())
-    with rude_server() as url:
+    with unsafe_server() as url:
         reached = {"PIPELINE_URL": url, "PIPELINE_TOKEN": make_token(), "PIPELINE_ADMIN_TOKEN": make_token()}
         for command in (
             ("failed", "ls"),
             ("failed", "ls", "--json"),
-            ("failed", "retry", RUDE.replace("\x00", "")),
+            ("failed", "retry", UNSAFE.replace("\x00", "")),
             ("queue", "pause"),
             ("submit", str(photo), "--category", "lego"),
         ):

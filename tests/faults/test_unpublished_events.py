@@ -1,4 +1,4 @@
-"""Events that Redis did not take before their process ended: the next process sends them."""
+"""Events that Redis did not accept before their process ended: the next process sends them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def upload(service: Service) -> str:
 
 
 def refuse_publishers(redis: RedisServer) -> None:
-    """Let nobody connect any more, and cut the connections that publish: those of the queue stay."""
+    """Refuse new connections, and cut the connections that publish: those of the queue stay."""
     redis.client().config_set("maxclients", 1)
     for connection in redis.client().client_list():
         if connection["cmd"].lower() in ("publish", "spublish", "persist"):
@@ -38,7 +38,7 @@ def refuse_publishers(redis: RedisServer) -> None:
 async def test_event_that_could_not_be_published_is_sent_by_the_next_process(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer, end: signal.Signals
 ) -> None:
-    """The queue works, publishing does not (no more clients), the worker ends: the owner elsewhere gets the event."""
+    """The queue works, publishing fails (no more clients), the worker ends: the owner still gets the event."""
     shared = {"REDIS_URL": own_redis.url, "LEASE_SECONDS": "4", RENEWALS_PER_LEASE: "4"}
     with (
         Service(tmp_path, ai_service.url, ROLE="web", **shared) as web,
@@ -71,7 +71,7 @@ async def test_event_that_could_not_be_published_is_sent_by_the_next_process(
 async def test_redis_that_refuses_events_makes_no_dead_letters(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer
 ) -> None:
-    """A user without channels: photos get their results, and stay so however often the process is lost."""
+    """The Redis user has no channels: photos get their results, and keep them however often the process is killed."""
     acl = ("ACL", "SETUSER", "worker", "on", "nopass", "+@all", "~*")
     own_redis.client().execute_command(*acl, "resetchannels")
     url = own_redis.url.replace("//", "//worker:any@")
