@@ -67,7 +67,7 @@ class Authority:
 
 
 @contextmanager
-def shaking_hands(context: ssl.SSLContext) -> Iterator[int]:
+def running_handshake_server(context: ssl.SSLContext) -> Iterator[int]:
     """Run a server that only makes the TLS handshake; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 

@@ -191,9 +191,9 @@ def receiver() -> Iterator[FakeReceiver]:
 
 
 @pytest.fixture(scope="session")
-def held_ai_service() -> Iterator[str]:
+def silent_ai_service() -> Iterator[str]:
     """The address of an AI service that never answers, so that jobs stay active."""
-    with AiService(held=True) as ai_service:
+    with AiService(paused=True) as ai_service:
         yield ai_service.url
 
 

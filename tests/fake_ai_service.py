@@ -3,8 +3,8 @@
 In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`.
 As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
 over HTTP: GET /_state gives {"calls", "active", "peak", "limited", "requests"}; POST /_script takes
-{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "held": false, "numbered": true, "forgets": true,
-"poison": "lego", "per_second": 20}, every property optional; GET /_calls gives the calls per asset. `held`: answer no
+{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "paused": false, "numbered": true, "forgets": true,
+"poison": "lego", "per_second": 20}, every property optional; GET /_calls gives the calls per asset. `paused`: answer no
 call until it is false; `numbered`: see FakeAiService.is_numbered; `forgets`: remove the earlier replies.
 """
 
@@ -65,7 +65,7 @@ class Recorded:
 
 
 class FakeAiService(ScriptedServer[Reply]):
-    """Sends good answers unless `script`, `delay_ms` or `hold` orders otherwise.
+    """Sends good answers unless `script`, `delay_ms` or `pause` orders otherwise.
 
     calls: the number of all calls.
     active: the number of calls that are answered now.
@@ -105,8 +105,8 @@ class FakeAiService(ScriptedServer[Reply]):
         self.is_numbered = orders.get("numbered", self.is_numbered)
         self.poison = orders.get("poison", self.poison)
         self.per_second = orders.get("per_second", self.per_second)
-        if "held" in orders:
-            self.hold() if orders["held"] else self.release()
+        if "paused" in orders:
+            self.pause() if orders["paused"] else self.resume()
 
     async def wait_for_calls(self, count: int, timeout_seconds: float = 10) -> None:
         """Return when that many calls have arrived; raises TimeoutError otherwise."""

@@ -58,17 +58,17 @@ class FakeReceiver:
     """The receiver.
 
     requests: all requests.
-    taken: the requests that got an answer with 2xx.
+    accepted: the requests that got an answer with 2xx.
     connections: the number of connections, also of those without a request.
-    hung_up: set when the sender closes the connection during an endless answer.
+    sender_closed: set when the sender closes the connection during an endless answer.
     ssl_options: for TLS.
     """
 
     def __init__(self, ssl_options: dict[str, Any] | None = None) -> None:
         self.requests: list[Received] = []
-        self.taken: list[Received] = []
+        self.accepted: list[Received] = []
         self.connections = 0
-        self.hung_up = threading.Event()
+        self.sender_closed = threading.Event()
         self.url = ""
         self.port = 0
         self._replies: list[Reply] = []
@@ -88,7 +88,7 @@ class FakeReceiver:
         self._server.add_sockets(sockets)
 
     async def stop(self) -> None:
-        """Stop listening, answer the held requests and close every connection."""
+        """Stop listening, answer the paused requests and close every connection."""
         self._server.stop()
         self._open.set()
         await self._server.close_all_connections()
@@ -101,12 +101,12 @@ class FakeReceiver:
         """Remove the rest of the script: later requests get good answers."""
         self._loop.call_soon_threadsafe(self._replies.clear)
 
-    def hold(self) -> None:
-        """Answer no request until `release`."""
+    def pause(self) -> None:
+        """Answer no request until `resume`."""
         self._loop.call_soon_threadsafe(self._open.clear)
 
-    def release(self) -> None:
-        """Answer the held requests."""
+    def resume(self) -> None:
+        """Answer the paused requests."""
         self._loop.call_soon_threadsafe(self._open.set)
 
     def wait_for_requests(self, count: int) -> None:
@@ -122,7 +122,7 @@ class FakeReceiver:
         await self._open.wait()
         reply = self._next_reply(received.path)
         if reply.raw is None and 200 <= reply.status < 300:
-            self.taken.append(received)
+            self.accepted.append(received)
         return reply
 
     def _next_reply(self, path: str) -> Reply:
@@ -175,5 +175,5 @@ class _Receive(RequestHandler):
                 await self.flush()
             self.finish()
         except StreamClosedError:
-            self.receiver.hung_up.set()
+            self.receiver.sender_closed.set()
             self._finished = True

@@ -40,7 +40,7 @@ class Forwarder:
         """Drop all further data of the current connections, like a firewall that has lost their state."""
         self._silenced.update(self._writers)
 
-    def inherited_trace(self, data: bytes) -> bytes:
+    def changed_data(self, data: bytes) -> bytes:
         """Return the data that the other side gets; a subclass may change them."""
         return data
 
@@ -54,7 +54,7 @@ class Forwarder:
         try:
             while data := await source.read(1 << 16):
                 if target not in self._silenced:
-                    target.write(self.inherited_trace(data))
+                    target.write(self.changed_data(data))
         except ConnectionError:
             pass
         if target not in self._silenced:

@@ -120,7 +120,7 @@ def _message(value: Any) -> bytes:
 
 def needs_a_package() -> None:
     """A setup that needs a package that is not installed."""
-    import a_package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
+    import a_package_that_is_missing  # type: ignore[import-not-found]  # noqa: F401
 
 
 STARTED = False

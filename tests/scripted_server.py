@@ -19,7 +19,7 @@ Reply = TypeVar("Reply")
 
 
 class ScriptedServer(Generic[Reply]):
-    """Sends good answers unless `script` or `hold` orders otherwise; a subclass makes the answers."""
+    """Sends good answers unless `script` or `pause` orders otherwise; a subclass makes the answers."""
 
     # The path at the end of its URL.
     root = ""
@@ -43,21 +43,21 @@ class ScriptedServer(Generic[Reply]):
         return self.url
 
     async def stop(self) -> None:
-        """Stop listening, answer the held calls and close every connection."""
+        """Stop listening, answer the paused calls and close every connection."""
         self._server.stop()
-        self.release()
+        self.resume()
         await self._server.close_all_connections()
 
     def script(self, *replies: Reply) -> None:
         """Answer the next calls with these, in order; later calls get good answers."""
         self._script.extend(replies)
 
-    def hold(self) -> None:
-        """Answer no call until `release`."""
+    def pause(self) -> None:
+        """Answer no call until `resume`."""
         self._open.clear()
 
-    def release(self) -> None:
-        """Answer the held calls."""
+    def resume(self) -> None:
+        """Answer the paused calls."""
         self._open.set()
 
 

@@ -59,7 +59,7 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
   new AsyncFunction(JSON.parse(line))().then((value) => answer({ value }), ({ stack }) => answer({ stack }));
 }
 """
-HURRIED = "const real = setTimeout; globalThis.setTimeout = (then, ms, ...more) => real(then, ms / 20, ...more);"
+FASTER = "const real = setTimeout; globalThis.setTimeout = (then, ms, ...more) => real(then, ms / 20, ...more);"
 CHROMIUM_PAGE = """<!doctype html><script type="module">
 addEventListener("unhandledrejection", ({ reason }) => events.push(["unhandled", String(reason)]));
 addEventListener("error", ({ message }) => events.push(["unhandled", message]));

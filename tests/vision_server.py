@@ -59,7 +59,7 @@ class Recorded:
 
 
 class FakeVision(ScriptedServer[Reply]):
-    """Names the product in every photo unless `script` or `hold` orders otherwise.
+    """Names the product in every photo unless `script` or `pause` orders otherwise.
 
     requests: all calls.
     dropped: set once a client has closed its connection before the answer.

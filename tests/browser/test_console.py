@@ -38,12 +38,12 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator
 @pytest.fixture
 def busy(service: Service, ai: AiService) -> Iterator[Service]:
     """Two photos that the AI works on until the test ends, and others that wait: anna has four, ben one."""
-    ai.order(held=True)
+    ai.order(paused=True)
     for number, user in enumerate(("anna", "anna", "anna", "anna", "ben")):
         assert service.upload(user, headers={"Idempotency-Key": f"{time.time_ns()}-{number}"}).status_code == 202
     service.wait_status(active=2, waiting=3)
     yield service
-    ai.order(held=False)
+    ai.order(paused=False)
     service.wait_status(active=0, waiting=0, delayed=0)
 
 
@@ -164,7 +164,7 @@ async def cancel_and_erase_ben(page: Page, service: Service, ai: AiService) -> N
     assert await page.evaluate(f"{find('Erase permanently', 'dialog button')}.disabled")
     await page.write("n")
     await page.press("Enter")
-    ai.order(held=False)
+    ai.order(paused=False)
     await page.until("/Erased|The erasure continues/.test(document.querySelector('.toasts').innerText)")
 
 

@@ -64,11 +64,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService, hook: FakeR
 @pytest.fixture
 def busy(service: Service, ai: AiService) -> Iterator[Service]:
     """The AI service works on one photo of the user holder until the test ends; the other photos wait."""
-    ai.order(held=True)
+    ai.order(paused=True)
     send(service, "holder")
     service.wait_status(active=1)
     yield service
-    ai.order(held=False)
+    ai.order(paused=False)
     service.wait_status(active=0, waiting=0, delayed=0)
 
 

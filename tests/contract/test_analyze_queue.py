@@ -19,8 +19,8 @@ MEGABYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, held_ai_service: str) -> Iterator[Service]:
-    with Service(tmp_path_factory.mktemp("data"), held_ai_service, SHUTDOWN_SECONDS="0") as service:
+def service(tmp_path_factory: pytest.TempPathFactory, silent_ai_service: str) -> Iterator[Service]:
+    with Service(tmp_path_factory.mktemp("data"), silent_ai_service, SHUTDOWN_SECONDS="0") as service:
         yield service
 
 

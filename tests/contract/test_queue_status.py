@@ -15,8 +15,8 @@ PATH = "/api/assets/queue-status"
 
 
 @pytest.fixture
-def service(tmp_path: Path, held_ai_service: str) -> Iterator[Service]:
-    with Service(tmp_path, held_ai_service, SHUTDOWN_SECONDS="0") as service:
+def service(tmp_path: Path, silent_ai_service: str) -> Iterator[Service]:
+    with Service(tmp_path, silent_ai_service, SHUTDOWN_SECONDS="0") as service:
         yield service
 
 

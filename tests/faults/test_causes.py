@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.certificates import Authority, shaking_hands
+from tests.certificates import Authority, running_handshake_server
 from tests.faults.uploads import upload
 from tests.faults.processes import wait_until
 from tests.packages import install
@@ -45,7 +45,7 @@ def over_tls(folder: Path, host: str, *, is_trusted: bool) -> Iterator[str]:
     is_trusted: the client trusts the authority of the certificate; otherwise it trusts another one.
     """
     authority, other = Authority(folder, "authority"), Authority(folder, "another")
-    with shaking_hands(authority.server_context(host)) as port:
+    with running_handshake_server(authority.server_context(host)) as port:
         ca_file = (authority if is_trusted else other).ca_file
         yield f"rediss://:s3cret@127.0.0.1:{port}/0?ssl_ca_certs={ca_file}"
 

@@ -242,7 +242,7 @@ class OtherServer(Forwarder):
 
     ahead = 0
 
-    def inherited_trace(self, data: bytes) -> bytes:
+    def changed_data(self, data: bytes) -> bytes:
         return TIME_REPLY.sub(lambda reply: b"%s%d" % (reply[1], int(reply[2]) + self.ahead), data)
 
 

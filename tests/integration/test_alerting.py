@@ -25,7 +25,7 @@ from tests.prometheus import (
     GRAFANA,
     ROOT,
     firing_alerts,
-    hurried_rules,
+    faster_rules,
     running_alertmanager,
     running_prometheus,
     until,
@@ -196,7 +196,7 @@ def test_idle_service_reports_a_dead_dependency_and_a_lost_process_and_the_links
     with RedisServer() as redis, AiService() as ai_service:
         one, other = (Service(tmp_path / "photos", ai_service.url, REDIS_URL=redis.url) for _ in range(2))
         example = running_prometheus(
-            tmp_path, config=DEPLOY / "file_sd.yml", rules=hurried_rules(), file_sd_configs=files
+            tmp_path, config=DEPLOY / "file_sd.yml", rules=faster_rules(), file_sd_configs=files
         )
         with one, example as prometheus:
             other.start()

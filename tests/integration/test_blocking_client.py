@@ -60,9 +60,9 @@ def test_blocking_client_serves_many_threads(service: Service, photo: Path) -> N
         assert len(set(pool.map(work, range(16)))) == 16
 
 
-def test_wait_of_a_blocking_client_has_a_timeout(tmp_path: Path, held_ai_service: str, photo: Path) -> None:
+def test_wait_of_a_blocking_client_has_a_timeout(tmp_path: Path, silent_ai_service: str, photo: Path) -> None:
     """Wait raises TimeoutError when the asset is not finished in time."""
-    with Service(tmp_path / "data", held_ai_service, SHUTDOWN_SECONDS="1") as service:
+    with Service(tmp_path / "data", silent_ai_service, SHUTDOWN_SECONDS="1") as service:
         with BlockingClient(service.url, make_token()) as client:
             asset_id = client.upload(photo, "lego")["assetId"]
             with pytest.raises(TimeoutError):

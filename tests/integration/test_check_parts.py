@@ -16,7 +16,7 @@ from pipeline.errors import ConfigurationError, DependencyUnavailable
 from pipeline.handlers.server import RESERVED_FILES
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
-from tests.certificates import Authority, shaking_hands
+from tests.certificates import Authority, running_handshake_server
 from tests.redis_server import RedisServer
 
 
@@ -75,7 +75,7 @@ def test_check_names_a_url_with_the_wrong_tls_scheme(tmp_path: Path) -> None:
     """The driver reports only a timeout or a lost connection; the check names the scheme to set."""
     with RedisServer() as server:
         assert "set redis:// instead of rediss://" in refusal(server.url.replace("redis:", "rediss:"))
-    with shaking_hands(Authority(tmp_path, "authority").server_context("127.0.0.1")) as port:
+    with running_handshake_server(Authority(tmp_path, "authority").server_context("127.0.0.1")) as port:
         assert "set rediss:// instead of redis://" in refusal(f"redis://127.0.0.1:{port}/0")
 
 

@@ -135,14 +135,14 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
     While the service is away the proxy replies 502, and the client may use a lesser transport for that time.
     """
     port = str(free_port())
-    with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, PORT=port) as service:
+    with AiService(paused=True) as ai_service, Service(tmp_path, ai_service.url, PORT=port) as service:
         async with HostileProxy(service.url, PROXY_FOR[rung]) as proxy, Listener(proxy.url) as listener:
             assert listener.client.transport == rung
             ids = await upload(service, 1)
             await asyncio.to_thread(service.wait_log, "job_claimed")
             await asyncio.to_thread(service.kill)
             await listener.until(lambda: listener.notices != [])
-            ai_service.order(held=False)
+            ai_service.order(paused=False)
             await asyncio.to_thread(service.start)
             await listener.until(lambda: len(listener.ids) == 1)
             assert await asyncio.to_thread(service.stop) == 0

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,31 +17,17 @@ from typing import Any
 import pytest
 
 from tests.factories import make_image, make_token
+from tests.integration.foreign_programs import run, tool
 from tests.requirements import program
-from tests.service import ROOT, AiService, Service, inherited
+from tests.service import ROOT, AiService, Service
 
 SOURCES = ROOT / "tests/clients_generated"
-TOOL = "tests/clients_generated/install FOLDER has it"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with AiService() as ai_service, Service(tmp_path_factory.mktemp("service"), ai_service.url) as service:
         yield service
-
-
-def tool(name: str) -> Path:
-    """Return the path of the program of that name."""
-    return Path(program(name, hint=TOOL)).resolve()
-
-
-def run(folder: Path, *command: str | Path, **environment: str) -> str:
-    """Return what the command prints; it must succeed."""
-    ran = subprocess.run(
-        [*map(str, command)], cwd=folder, env=inherited() | environment, capture_output=True, text=True, timeout=240
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
 
 
 def generate(folder: Path, url: str, generator: str) -> None:

@@ -32,7 +32,7 @@ from pipeline.usecases.processes import Processes
 from tests.constants import RECONCILE_SECONDS
 from tests.factories import SECRET, make_image, make_token
 from tests.integration.grafana_pages import COMPARISON, alert_rules, chosen, joints, queries
-from tests.prometheus import WAIT_SECONDS, hurried_rules, running_prometheus, until
+from tests.prometheus import WAIT_SECONDS, faster_rules, running_prometheus, until
 from tests.service import AiService, Service
 
 
@@ -212,7 +212,7 @@ def real_service(folder: Path) -> Iterator[tuple[httpx.Client, Service, AiServic
     settings = {"BACKOFF_MS": "100", RECONCILE_SECONDS: "1"}
     with AiService() as ai_service, Service(folder / "service", ai_service.url, **settings) as service:
         target = service.url.removeprefix("http://")
-        rules = hurried_rules()
+        rules = faster_rules()
         with running_prometheus(folder, rules=rules, static_configs=[{"targets": [target]}]) as prometheus:
             yield prometheus, service, ai_service
 

@@ -103,7 +103,7 @@ async def test_failed_photo_is_retried_and_removed(kind: str, tmp_path: Path, ai
 async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> None:
     """The service is killed and starts at its old address; the event of the outage and a new event arrive once."""
     async with FakeService() as page:
-        with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
+        with AiService(paused=True) as ai, Service(tmp_path, ai.url, ALLOWED_ORIGINS=page.url) as service:
             port = service.url.rpartition(":")[2]
             async with page.script(kind) as script:
                 code = f"return (await client.upload({photo(make_image())}, {{ category: 'lego' }})).assetId"
@@ -111,7 +111,7 @@ async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> Non
                 service.kill()
                 await script.received("disconnected")
                 # The job ends while the service has another port, so that the client is not connected.
-                ai_service.order(held=False)
+                ai.order(paused=False)
                 service.start()
                 service.wait_log("job_completed")
                 service.stop()

@@ -14,7 +14,7 @@ from pipeline.clock import utc_now
 from tests.factories import make_token
 from tests.fake_service import FakeService
 from tests.integration.js_scripts import FRESH, in_node_and_chromium, make_event, start_script
-from tests.scripts import HURRIED, WAIT_SECONDS, ChromiumScript
+from tests.scripts import FASTER, WAIT_SECONDS, ChromiumScript
 
 
 @in_node_and_chromium
@@ -72,7 +72,7 @@ async def test_connection_attempt_that_hangs_is_ended(kind: str) -> None:
     silent_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server, FakeService() as far, far.script(kind) as script:
         started_at = time.monotonic()
-        await script.run(HURRIED + start_script(silent_url))
+        await script.run(FASTER + start_script(silent_url))
         assert (await script.received("disconnected"))["code"] == 1006
         assert time.monotonic() - started_at >= 0.5
         await asyncio.wait_for(closed.wait(), WAIT_SECONDS)

@@ -15,7 +15,7 @@ from tests.factories import make_asset
 from tests.fake_service import FakeService
 from tests.integration.js_scripts import in_node_and_chromium
 from tests.integration.js_transports import STAYS, received_ids, refused_sockets, start_signed_in, wait_for_transport
-from tests.scripts import HURRIED
+from tests.scripts import FASTER
 
 
 @in_node_and_chromium
@@ -131,7 +131,7 @@ async def test_polls_leave_no_listeners_behind() -> None:
     """A client that polls for days does not add a listener for each wait, so Node prints no warning."""
     page = {"items": [], "nextCursor": None, "serverTime": to_timestamp(utc_now())}
     async with FakeService() as far, far.script("node") as script:
-        await script.run("process.on('warning', ({ message }) => say('warning', message));" + HURRIED)
+        await script.run("process.on('warning', ({ message }) => say('warning', message));" + FASTER)
         await script.run(refused_sockets(far.url, times=STAYS | {"connectMs": 20_000}))
         (await far.stream()).end()
         for _ in range(20):

@@ -67,7 +67,7 @@ async def test_restart_loses_no_event(transport: str, tmp_path: Path) -> None:
     """
     # The job of the killed process is claimed by the next process when its lease has ended.
     lease = {"LEASE_SECONDS": "2", RENEWALS_PER_LEASE: "4"}
-    with AiService(held=True) as ai_service, Service(tmp_path, ai_service.url, **lease) as service:
+    with AiService(paused=True) as ai_service, Service(tmp_path, ai_service.url, **lease) as service:
         service.environment["PORT"] = service.url.rpartition(":")[2]
         async with HostileProxy(service.url, PROXY_FOR[transport]) as proxy, FakeService() as far, far.script(
             "node"
@@ -78,7 +78,7 @@ async def test_restart_loses_no_event(transport: str, tmp_path: Path) -> None:
             ids = await upload_photos(script, 1)
             await asyncio.to_thread(service.kill)  # in a thread, because the proxy runs on this loop
             await script.received("disconnected")
-            ai_service.order(held=False)
+            ai_service.order(paused=False)
             await asyncio.to_thread(service.start)
             await received_ids(script, 1)
             await asyncio.to_thread(service.stop)

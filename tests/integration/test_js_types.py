@@ -18,7 +18,7 @@ from jsonschema import ValidationError as JsonSchemaError
 from pipeline.handlers.contracts import asyncapi
 from pipeline.settings import DEFAULT_CATEGORIES
 from tests.contract.contracts import API
-from tests.integration.test_generated_clients import run, tool
+from tests.integration.foreign_programs import run, tool
 from tests.requirements import program
 from tests.scripts import CLIENT
 from tests.service import ROOT

@@ -203,7 +203,7 @@ async def test_webhook_uses_no_proxy_of_the_environment(
 @pytest.mark.gen_test
 async def test_webhook_gives_up_a_hanging_receiver_within_its_budget(receiver: FakeReceiver) -> None:
     """A receiver that never answers costs the budget, and the event is retried."""
-    receiver.hold()
+    receiver.pause()
     webhook = make_webhook(receiver.url, budget_seconds=0.3)
     started = time.monotonic()
     error = await failure(webhook)
@@ -227,7 +227,7 @@ async def test_webhook_does_not_read_an_endless_answer(receiver: FakeReceiver, w
     """The status is enough: the event is delivered, and the notifier closes the connection."""
     receiver.script(Reply(200, is_endless=True))
     await webhook.notify(make_notification())
-    assert await asyncio.to_thread(receiver.hung_up.wait, 10)
+    assert await asyncio.to_thread(receiver.sender_closed.wait, 10)
 
 
 @pytest.mark.parametrize("raw", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n"])
@@ -260,13 +260,13 @@ async def test_webhook_that_cannot_connect_costs_no_attempt() -> None:
 @pytest.mark.gen_test
 async def test_cancelled_webhook_call_closes_its_connection(receiver: FakeReceiver, webhook: WebhookNotifier) -> None:
     """A cancellation is not turned into a job error, and the next event uses a new connection."""
-    receiver.hold()
+    receiver.pause()
     call = asyncio.ensure_future(webhook.notify(make_notification()))
     await asyncio.to_thread(receiver.wait_for_requests, 1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    receiver.release()
+    receiver.resume()
     await webhook.notify(make_notification())
     first, second = receiver.requests
     assert first.client_port != second.client_port

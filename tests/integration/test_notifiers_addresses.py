@@ -212,7 +212,7 @@ async def test_webhook_shows_no_secret(
     caplog.set_level(logging.DEBUG)
     url = f"http://user:passw0rd@127.0.0.1:{receiver.port}/hooks?token=t0ken"
     if reply is None:
-        receiver.hold()
+        receiver.pause()
     else:
         receiver.script(reply)
     webhook = make_webhook(url, budget_seconds=0.5)

@@ -98,7 +98,7 @@ def test_apprise_repeats_an_event_only_to_services_that_missed_it(receiver: Fake
 
 def test_apprise_gives_up_a_hanging_service_within_its_budget(receiver: FakeReceiver) -> None:
     """A service that never answers costs the budget, not more."""
-    receiver.hold()
+    receiver.pause()
     apprise = make_apprise(f"json://127.0.0.1:{receiver.port}/", budget_seconds=0.3)
     started = time.monotonic()
     with pytest.raises(RetryableJobError):

@@ -137,14 +137,14 @@ def test_receiver_that_hangs_occupies_no_slot_of_the_ai(
         service.wait_status(completed=count)
         normal_seconds = time.monotonic() - started_at
         receiver.wait_for_requests(count)
-        receiver.hold()
+        receiver.pause()
         started_at = time.monotonic()
         upload(service, count)
         service.wait_status(completed=2 * count, active=0, waiting=0)
         assert time.monotonic() - started_at < (2 * normal_seconds + 2) * slowdown()
         wait_metric(service, depth("active"), 5.0)
         wait_metric(service, depth("waiting"), float(count - 5))
-        receiver.release()
+        receiver.resume()
         wait_metric(service, depth("completed"), 2.0 * count)
     assert len(receiver.requests) == len(set(webhook_ids(receiver))) == 2 * count
 
@@ -153,13 +153,13 @@ def test_event_survives_a_service_killed_while_it_delivers(
     tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
 ) -> None:
     """kill -9 between commit and the receiver's answer: after the restart the event is sent again, with the same id."""
-    receiver.hold()
+    receiver.pause()
     with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
         (asset_id,) = upload(service)
         receiver.wait_for_requests(1)
         assert service.asset(asset_id)["status"] == "active"
         service.kill()
-        receiver.release()
+        receiver.resume()
         service.start()
         receiver.wait_for_requests(2)
         wait_metric(service, finished("completed"), 1.0)

@@ -147,7 +147,7 @@ async def test_refused_image_fails_at_once(service: Service, ai_service: AiServi
 @pytest.mark.gen_test(timeout=60)
 async def test_job_of_a_deleted_asset_ends_without_event(service: Service, ai_service: AiService) -> None:
     """Assets are deleted while their jobs run or wait: the jobs end, and no event is sent."""
-    ai_service.order(held=True)
+    ai_service.order(paused=True)
     running = [await upload(service) for _ in range(5)]
     service.wait_log("job_claimed", count=5)
     waiting = await upload(service)
@@ -155,7 +155,7 @@ async def test_job_of_a_deleted_asset_ends_without_event(service: Service, ai_se
         response = httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers())
         assert response.status_code == 204
     async with listening(service) as events:
-        ai_service.order(held=False)
+        ai_service.order(paused=False)
         received = {(await next_event(events))["assetId"] for _ in range(4)}
     assert received == set(running[1:])
     await wait_for_status(service, completed=6)

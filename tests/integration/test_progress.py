@@ -55,7 +55,7 @@ async def test_sockets_that_ask_get_a_frame_for_each_step(service: Service, ai_s
 
     A socket that does not ask gets none of these frames, nor does a socket of another user that asks.
     """
-    await order(ai_service, held=True)
+    await order(ai_service, paused=True)
     async with (
         connected(service, way=way) as socket,
         connected(service) as without_progress,
@@ -65,7 +65,7 @@ async def test_sockets_that_ask_get_a_frame_for_each_step(service: Service, ai_s
         await socket.until("asset_started", assetId=first, attempt=1, provider="http")
         second, third = await upload(service), await upload(service)
         await socket.until("asset_queued", assetId=third, position=2)
-        await order(ai_service, held=False)
+        await order(ai_service, paused=False)
         await socket.until("asset_processed", assetId=first)
         await socket.until("asset_processed", assetId=third)
         assert socket.events(second) == ["asset_queued", "asset_started", "asset_processed"]
@@ -132,11 +132,11 @@ async def test_held_provider_is_shown_with_reason_and_time(service: Service, ai_
 @pytest.mark.gen_test(timeout=90)
 async def test_running_photo_is_shown_with_its_provider(service: Service, ai_service: AiService) -> None:
     """GET, without any socket, shows which provider is asked, also when another process calls it."""
-    await order(ai_service, held=True)
+    await order(ai_service, paused=True)
     asset_id = await upload(service)
     found = await progress(service, asset_id, lambda found: found["provider"] is not None)
     assert found == NOTHING | {"state": "running", "attempt": 1, "provider": "http"}
-    await order(ai_service, held=False)
+    await order(ai_service, paused=False)
     assert await progress(service, asset_id, lambda found: found is None) is None
 
 
@@ -160,12 +160,12 @@ async def test_deleted_photo_has_a_frame(service: Service) -> None:
 @pytest.mark.gen_test(timeout=90)
 async def test_socket_that_connects_later_gets_the_state_of_each_photo(service: Service, ai_service: AiService) -> None:
     """A socket that asks while photos are queued and running gets a frame with the state of each."""
-    await order(ai_service, held=True)
+    await order(ai_service, paused=True)
     first, second = await upload(service), await upload(service)
     async with connected(service, way="frame") as socket:
         await socket.until("asset_queued", assetId=second, position=1)
         assert "asset_started" in socket.events(first) or await socket.until("asset_started", assetId=first)
-        await order(ai_service, held=False)
+        await order(ai_service, paused=False)
         await socket.until("asset_processed", assetId=second)
 
 
@@ -226,7 +226,7 @@ async def test_provider_reports_its_progress(tmp_path: Path, provider: str, is_a
 @pytest.mark.gen_test(timeout=120)
 async def test_assets_are_shown_without_redis(tmp_path: Path, ai_service: AiService) -> None:
     """While Redis is down GET shows what the document says, without delay; later the position is back."""
-    await order(ai_service, held=True)
+    await order(ai_service, paused=True)
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, ROLE="web") as service:
         first = await upload(service)
         assert (await progress(service, first))["position"] == 1
@@ -245,11 +245,11 @@ async def test_assets_are_shown_without_redis(tmp_path: Path, ai_service: AiServ
 @pytest.mark.gen_test(timeout=120)
 async def test_progress_with_mongodb(mongo_uri: str, tmp_path: Path, ai_service: AiService) -> None:
     """With MongoDB as the asset store, frames and GET show the same as with SQLite."""
-    await order(ai_service, held=True)
+    await order(ai_service, paused=True)
     with Service(tmp_path, ai_service.url, MONGODB_URI=mongo_uri, CONCURRENCY="1") as service:
         async with connected(service, way="address") as socket:
             first, second = await upload(service), await upload(service)
             await socket.until("asset_queued", assetId=second, position=1)
             assert await progress(service, first) == NOTHING | {"state": "running", "attempt": 1, "provider": "http"}
-            await order(ai_service, held=False)
+            await order(ai_service, paused=False)
             await socket.until("asset_processed", assetId=second)

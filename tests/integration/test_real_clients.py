@@ -244,8 +244,8 @@ def cases_of(client: str) -> dict[str, Case]:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, held_ai_service: str) -> Iterator[Service]:
-    with Service(tmp_path_factory.mktemp("service"), held_ai_service) as service:
+def service(tmp_path_factory: pytest.TempPathFactory, silent_ai_service: str) -> Iterator[Service]:
+    with Service(tmp_path_factory.mktemp("service"), silent_ai_service) as service:
         yield service
         service.kill()  # a stop would wait for its jobs, which the AI service never answers
 

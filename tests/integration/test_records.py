@@ -113,13 +113,13 @@ def test_charts_count_jobs_by_what_happened(service: Service, ai: AiService) -> 
 
 def test_busiest_users_come_first(service: Service, ai: AiService) -> None:
     """Users are listed by their unfinished jobs, with separate numbers of active and waiting jobs."""
-    ai.order(held=True)
+    ai.order(paused=True)
     for user, count in (("busy-1", 6), ("busy-2", 3)):
         for _ in range(count):
             service.upload(user)
     service.wait_status(active=5)
     found = until(lambda: call(service, "/api/queue/users"), lambda found: found["sampled"] == 9)
-    ai.order(held=False)
+    ai.order(paused=False)
     assert (found["fairness"], found["total"]) == ("fifo", 9)
     assert found["items"] == [
         {"userId": "busy-1", "waiting": 1, "active": 5, "share": 0.6667},
@@ -148,13 +148,13 @@ def test_deliveries_show_their_state_and_can_be_sent_again(
         assert answer["jobId"] == failed["deliveryId"]
         delivered = until(lambda: deliveries(service, asset=asset_id)[0], lambda found: found["state"] == "delivered")
         assert (delivered["attempts"], delivered["response"], delivered["reason"]) == (1, "HTTP 204", None)
-        sent = [each.headers["Webhook-Id"] for each in receiver.taken]
+        sent = [each.headers["Webhook-Id"] for each in receiver.accepted]
         assert sent.count(failed["deliveryId"]) == times
     assert call(service, f"/api/queue/jobs/{asset_id}")["deliveries"] == deliveries(service, asset=asset_id)
-    receiver.hold()
+    receiver.pause()
     until(lambda: call(service, path, "POST"), lambda answer: answer != 409)
     assert call(service, path, "POST") == 409, "the delivery is not finished"
-    receiver.release()
+    receiver.resume()
     until(lambda: deliveries(service, asset=asset_id)[0], lambda found: found["state"] == "delivered")
     assert call(service, f"/api/queue/deliveries/notifications:{'0' * 24}/retry", "POST") == 404
 

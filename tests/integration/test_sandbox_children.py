@@ -95,7 +95,7 @@ async def test_setup_is_called_once_in_each_child(open_pool: Open) -> None:
 
 @pytest.mark.parametrize(
     ("setup", "cause"),
-    [(sandboxed.needs_a_package, "a_package_that_nobody_has"), (sandboxed.exit_process, "ChildGone")],
+    [(sandboxed.needs_a_package, "a_package_that_is_missing"), (sandboxed.exit_process, "ChildGone")],
 )
 @pytest.mark.gen_test
 async def test_children_that_do_not_start_spend_no_attempt(open_pool: Open, setup: Any, cause: str) -> None:

@@ -139,7 +139,7 @@ async def test_call_without_an_answer_in_time_is_an_error(endpoint: FakeVision, 
     endpoint.script(Reply(cut=True))
     error = await failure(provider)
     assert isinstance(error, RetryableJobError) and (error.message, error.spends_attempt) == (UNAVAILABLE, True)
-    endpoint.hold()
+    endpoint.pause()
     impatient = build(endpoint, sandbox, TIMEOUT_SECONDS="1")
     assert (await failure(impatient, timeout_seconds=100)).message == "AI service timed out"
     await impatient.close()
@@ -151,7 +151,7 @@ async def test_call_without_an_answer_in_time_is_an_error(endpoint: FakeVision, 
     with pytest.raises(asyncio.CancelledError):
         await call
     await asyncio.wait_for(endpoint.dropped.wait(), 10)
-    endpoint.release()
+    endpoint.resume()
     assert (await provider.analyze(make_request())).brand == NIKE[0]
     await provider.close()
 

@@ -107,7 +107,7 @@ async def test_analyze_names_the_image_as_the_settings_say(service: FakeAiServic
 async def test_analyze_ends_at_its_timeout(service: FakeAiService, provider: HttpProvider) -> None:
     """A service that never answers costs the timeout of the request, 90 s by default; the error is retryable."""
     assert Settings().provider_timeout_seconds == 90
-    service.hold()
+    service.pause()
     error = await failure(provider, timeout_seconds=0.2)
     assert isinstance(error, RetryableJobError) and error.message == "AI service timed out"
 
@@ -247,13 +247,13 @@ async def test_an_unreadable_reply_is_tried_twice(service: FakeAiService, provid
 @pytest.mark.gen_test
 async def test_cancelled_call_closes_its_connection(service: FakeAiService, provider: HttpProvider) -> None:
     """A cancelled call closes its connection and raises CancelledError; the next call uses a new connection."""
-    service.hold()
+    service.pause()
     call = asyncio.ensure_future(provider.analyze(make_request()))
     await service.wait_for_calls(1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    service.release()
+    service.resume()
     await provider.analyze(make_request())
     first, second = service.requests
     assert first.client_port != second.client_port

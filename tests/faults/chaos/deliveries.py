@@ -14,7 +14,7 @@ from tests.faults.chaos.report import Report, Seen
 def check_all(report: Report, receiver: FakeReceiver, seen: Seen) -> None:
     """Compare the deliveries to the installation's own path with its assets."""
     path = f"/{seen.installation.prefix}"
-    events = [json.loads(request.body)["data"] for request in receiver.taken if request.path == path]
+    events = [json.loads(request.body)["data"] for request in receiver.accepted if request.path == path]
     taken: dict[str, Counter[tuple[str, ...]]] = {}
     foreign = []
     for event in events:

@@ -191,10 +191,10 @@ class Driver:
         if fault.kind == "receiver fails":
             receiver.script(*[Reply(503)] * 1000)
         else:
-            receiver.hold()
+            receiver.pause()
         await asyncio.sleep(fault.seconds)
         receiver.forget()
-        receiver.release()
+        receiver.resume()
 
     async def _use_dead_letter(self, fault: Fault) -> None:
         # A few at a time.
@@ -227,9 +227,9 @@ class Driver:
             # An open breaker asks so seldom that the rest of the replies would last for minutes.
             await asyncio.to_thread(self.world.ai.order, forgets=True)
             return
-        await asyncio.to_thread(self.world.ai.order, held=True)
+        await asyncio.to_thread(self.world.ai.order, paused=True)
         await asyncio.sleep(fault.seconds * 2)
-        await asyncio.to_thread(self.world.ai.order, held=False)
+        await asyncio.to_thread(self.world.ai.order, paused=False)
 
     async def _kill_ai(self, fault: Fault) -> None:
         await self.world.count_provider_calls()
