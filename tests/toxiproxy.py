@@ -48,7 +48,7 @@ class Link:
         """Close all connections and refuse new ones."""
         self._http.post(self._path, json={"enabled": False}).raise_for_status()
 
-    def hold(self) -> None:
+    def stall(self) -> None:
         """Delay all data to the upstream until `heal`: a write that is under way arrives late."""
         self._add("latency", {"latency": 60_000})
 

@@ -41,8 +41,8 @@ class Unacknowledged:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def hold(self, claim: Claim, finish: Finish) -> Finish | None:
-        """Return the Finish to acknowledge now, None when that has to wait."""
+    def add(self, claim: Claim, finish: Finish) -> Finish | None:
+        """Return the Finish when it may be acknowledged now, else None: it waits until the event is published."""
         published = self._unpublished(finish.job) if finish.outcome in ENDS else None
         if published is None:
             return finish
@@ -64,7 +64,7 @@ class Unacknowledged:
         return lost
 
     def close(self) -> Sequence[Finish]:
-        """Hold no more jobs; return the finishes by which those that are held go to other processes."""
+        """Accept no more jobs; return the finishes that release those that wait to other processes."""
         self._is_closed = True
         finishes = [_handed_back(finish) for _, finish in self._waiting.values()]
         if finishes:

@@ -309,7 +309,7 @@ class Worker:
                 self._busy -= 1
                 if finish is None:
                     self._leases.claims.pop(claim.job.lease, None)
-                elif (ready := self._unacknowledged.hold(claim, finish)) is not None:
+                elif (ready := self._unacknowledged.add(claim, finish)) is not None:
                     self._finishes.append(ready)
                 if finish is not None:
                     self._prefetch.ended(claim.ended_at - claim.started_at)

@@ -21,7 +21,7 @@ from tests.faults.chaos.plan import Caused, Fault
 from tests.faults.chaos.world import World, signal_to
 from tests.redis_server import RedisServer
 
-DELAYS = {"hold link", "slow link"}
+DELAYS = {"stall link", "slow link"}
 
 
 class Driver:
@@ -73,7 +73,7 @@ class Driver:
             "remove dead letter": self._use_dead_letter,
             "rerun dead letter": self._use_dead_letter,
             "cut link": self._disturb_link,
-            "hold link": self._disturb_link,
+            "stall link": self._disturb_link,
             "slow link": self._disturb_link,
             "reset link": self._disturb_link,
             "late commit": self._late_commit,
@@ -241,7 +241,7 @@ class Driver:
         link = self.world.links[f"{fault.process}-{fault.link}"]
         disturb = {
             "cut link": link.cut,
-            "hold link": link.hold,
+            "stall link": link.stall,
             "slow link": lambda: link.slow(300),
             "reset link": link.reset,
         }[fault.kind]
@@ -264,7 +264,7 @@ class Driver:
         store, redis = (self.world.links[f"{fault.process}-{name}"] for name in ("store", "redis"))
         links = self._locks[f"{fault.process}-store"], self._locks[f"{fault.process}-redis"]
         async with links[0], links[1], self._locks["store"]:
-            await asyncio.to_thread(store.hold)
+            await asyncio.to_thread(store.stall)
             await asyncio.sleep(to_commit)
             await asyncio.to_thread(redis.cut)
             await asyncio.sleep(to_be_done)

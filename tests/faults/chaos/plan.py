@@ -38,7 +38,7 @@ WEIGHTS = {
     "remove dead letter": 2,
     "rerun dead letter": 2,
     "cut link": 4,
-    "hold link": 3,
+    "stall link": 3,
     "slow link": 3,
     "reset link": 2,
     "late commit": 3,
@@ -46,7 +46,7 @@ WEIGHTS = {
 ON_OWN_REDIS = {kind for kind in WEIGHTS if " own redis" in kind}
 ON_SHARED_REDIS = {kind for kind in WEIGHTS if " redis" in kind} - ON_OWN_REDIS
 ON_A_SERVICE = {"kill service", "terminate service", "terminate group", "stop service", "kill children", "late commit"}
-ON_A_LINK = {"cut link", "hold link", "slow link", "reset link"}
+ON_A_LINK = {"cut link", "stall link", "slow link", "reset link"}
 ON_THE_OTHER_STORE = {"sqlite": {"stop store", "kill store"}, "mongo": {"lock store"}}
 # With a network store it needs a Redis link that can be cut.
 NEEDS_A_FLEET = {"late commit"}
