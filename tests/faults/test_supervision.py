@@ -71,7 +71,6 @@ async def running(folder: Path, redis_url: str, ai_service_url: str) -> AsyncIte
         jwt_secret=SECRET,
         ai_service_url=ai_service_url,
         lease_seconds=2,
-        renew_seconds=0.5,
     )
     app = App(settings)
     await app.start()
