@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline.assets.asset_ids import preview_public_id, processed_public_id
@@ -32,8 +32,7 @@ __all__ = ["AiMetadata", "Asset", "AssetStatus", "ImageRef", "job_data", "to_tim
 FINISHED = frozenset({AssetStatus.PARTIAL, AssetStatus.ACTIVE, AssetStatus.FAILED})
 # The error of an asset whose owner did not want to wait for it.
 CANCELLED = "Cancelled"
-# Long sides of previews, in pixels.
-PREVIEW_SIDES = (320, 1280)
+PREVIEW_SIDES = (320, 1280)  # the long sides, in pixels
 # The field of a failed attempt that says what was behind its reason. For operators; its owner does not see it.
 CAUSE = "cause"
 # The fields that a person may correct.
@@ -157,7 +156,7 @@ class Asset:
         ai_metadata: AiMetadata,
         processed: ImageRef | None,
         finished_at: datetime,
-        updated_at: datetime,
+        now: datetime,
         previews: Mapping[str, ImageRef] | None = None,
         attempt: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -169,11 +168,15 @@ class Asset:
             ai_metadata=ai_metadata,
             processed=processed,
             finished_at=finished_at,
-            updated_at=updated_at,
+            updated_at=self.changed_at(now),
             previews=self.previews if previews is None else previews,
             attempts=(*self.attempts, attempt)[-ATTEMPTS_AT_MOST:] if attempt else self.attempts,
             provenance=provenance,
         )
+
+    def changed_at(self, now: datetime) -> datetime:
+        """Return the instant of a change: later than the last one, also in the same millisecond."""
+        return max(now, self.updated_at + timedelta(milliseconds=1))
 
     def to_json(self, urls: Mapping[ImageName, str], progress: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the asset as clients see it (schema Asset in contracts/analyze-queue.openapi.json).

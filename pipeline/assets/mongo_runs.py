@@ -100,11 +100,12 @@ class MongoRuns(FailByFinish, MongoReads):
         change |= _with_attempt(attempt) if attempt else {}
         wanted = {"processingJobId": job_id, "fence": fence, "status": _status_of_run(is_reanalysis)}
         if seen is not None:
-            # Every change of an asset changes updatedAt.
-            now, as_seen = utc_now(), {"_id": ObjectId(asset_id), "updatedAt": seen.updated_at} | wanted
-            full_change = change | {"$set": {"updatedAt": now} | change["$set"]}
-            have_all_changed = await self._call(self._updates.add(UpdateOne(as_seen, full_change)))
+            now = utc_now()
             done = seen.finished(status, ai_metadata, processed, finished_at, now, previews, attempt, provenance)
+            # Every change of an asset raises updatedAt.
+            as_seen = {"_id": ObjectId(asset_id), "updatedAt": seen.updated_at} | wanted
+            full_change = change | {"$set": {"updatedAt": done.updated_at} | change["$set"]}
+            have_all_changed = await self._call(self._updates.add(UpdateOne(as_seen, full_change)))
             if have_all_changed or await self.get(asset_id) == done:
                 return done
         return await self._update(asset_id, wanted, change)
@@ -132,6 +133,7 @@ class MongoRuns(FailByFinish, MongoReads):
             seen.id,
             {"status": seen.status.value, "fence": seen.fence, "corrections": same},
             {"$set": {name: after[name] for name in ("corrections", "history", "status", "failure")}},
+            seen,
         )
 
     async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
@@ -154,7 +156,7 @@ class MongoRuns(FailByFinish, MongoReads):
             wanted = {"processingJobId": job_id, "status": AssetStatus.PROCESSING.value}
             if (current.processing_job_id, current.status.value) != (job_id, wanted["status"]):
                 return
-            if await self._update(asset_id, wanted | {"excused": excused}, {"$inc": {"excused": 1}}):
+            if await self._update(asset_id, wanted | {"excused": excused}, {"$inc": {"excused": 1}}, current):
                 return
         raise DependencyUnavailable("The asset is being changed all the time")
 
@@ -194,7 +196,7 @@ class MongoRuns(FailByFinish, MongoReads):
         field = ".".join(("images", *place))
         # Version 0.1 wrote no backend.
         wanted = {f"{field}.publicId": old.public_id, f"{field}.backend": {"$in": [old.backend, None]}}
-        return await self._update(asset_id, wanted, {"$set": {field: image_document(new)}})
+        return await self._update(asset_id, wanted, {"$set": {field: image_document(new)}}, current)
 
     async def upgrade(self, after: str, *, limit: int, backend_of: BackendOf) -> tuple[int, str | None]:
         further: dict[str, Any] = {"_id": {"$gt": ObjectId(after)}} if after else {}
@@ -215,12 +217,18 @@ class MongoRuns(FailByFinish, MongoReads):
             changed += (await self._call(self._assets.update_one(wanted, {"$set": change}))).modified_count
         return changed, str(page[-1]["_id"]) if len(page) == limit else None
 
-    async def _update(self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any]) -> Asset | None:
-        """Change the asset if it matches `wanted`, in one atomic step, and return it as it is then."""
+    async def _update(
+        self, asset_id: str, wanted: Mapping[str, Any], change: Mapping[str, Any], before: Asset | None = None
+    ) -> Asset | None:
+        """Change the asset if it matches `wanted`, in one atomic step, and return it as it is then.
+
+        before: the asset before a change that keeps its status and its fence: only updatedAt shows it to `finish`.
+        """
         key = object_id(asset_id)
         if key is None:
             return None
-        change = dict(change) | {"$set": {"updatedAt": utc_now()} | change.get("$set", {})}
+        now = before.changed_at(utc_now()) if before else utc_now()
+        change = dict(change) | {"$set": {"updatedAt": now} | change.get("$set", {})}
         return _asset(
             await self._call(
                 self._assets.find_one_and_update({"_id": key, **wanted}, change, return_document=ReturnDocument.AFTER)

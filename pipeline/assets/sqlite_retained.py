@@ -15,7 +15,7 @@ import structlog
 from pipeline.assets.asset import Asset
 from pipeline.assets.job_search import Cursor
 from pipeline.assets.sqlite_rows import optional_milliseconds
-from pipeline.assets.sqlite_runs import SqliteRuns
+from pipeline.assets.sqlite_runs import TOUCHED, SqliteRuns
 from pipeline.assets.store import when_finished
 from pipeline.instants import milliseconds_of
 
@@ -64,7 +64,7 @@ class RetainedRows(SqliteRuns):
     async def drop_original(self, asset_id: str, job_id: str) -> Asset | None:
         return await self._update(
             "UPDATE assets SET original = json_set(original, '$.backend', '', '$.publicId', NULL, '$.url', ''), "
-            "originalGone = 1, updatedAt = :now "
+            f"originalGone = 1, {TOUCHED} "
             f"WHERE id = :id AND processingJobId = :job AND originalGone IS NULL AND {FINISHED} RETURNING *",
             {"id": asset_id, "job": job_id},
         )

@@ -34,6 +34,8 @@ WITH_ATTEMPT = (
     f"json_insert(CASE WHEN json_array_length(COALESCE(attempts, '[]')) >= {ATTEMPTS_AT_MOST} "
     "THEN json_remove(attempts, '$[0]') ELSE COALESCE(attempts, '[]') END, '$[#]', json(:attempt))"
 )
+# Later than before, also where two changes come in one millisecond: `finish` recognizes a changed asset by it.
+TOUCHED = "updatedAt = max(:now, updatedAt + 1)"
 CURRENT_RUN = "id = :id AND processingJobId = :job AND fence = :fence"
 FINISHED_STATUSES = ", ".join(f"'{status}'" for status in sorted(FINISHED))
 CREATE = RowStatement(
@@ -41,7 +43,7 @@ CREATE = RowStatement(
     f"({', '.join('?' * len(COLUMNS))})",
     "ON CONFLICT (id) DO NOTHING",
 )
-# For a run that knows its asset: it is written only if unchanged since; every change of an asset changes updatedAt.
+# For a run that knows its asset: it is written only if unchanged since; every change of an asset raises updatedAt.
 SEEN = ("id", "processingJobId", "fence", "updatedAt")
 RESULT = (
     *("status", "aiMetadata", "processed", "previews", "attempts", "provenance", "finishedAt", "failure", "updatedAt"),
@@ -67,7 +69,7 @@ class SqliteRuns(FailByFinish, SqliteReads):
 
     async def begin(self, asset_id: str, user_id: str, job_id: str, *, is_reanalysis: bool = False) -> Asset | None:
         return await self._update(
-            f"UPDATE assets SET fence = fence + 1, excused = excused + {int(is_reanalysis)}, updatedAt = :now "
+            f"UPDATE assets SET fence = fence + 1, excused = excused + {int(is_reanalysis)}, {TOUCHED} "
             "WHERE id = :id AND userId = :user AND processingJobId = :job "
             f"AND {_status_of_run(is_reanalysis)} RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id},
@@ -98,7 +100,7 @@ class SqliteRuns(FailByFinish, SqliteReads):
         return await self._update(
             "UPDATE assets SET status = :status, aiMetadata = :meta, processed = :processed, finishedAt = :finished, "
             f"previews = COALESCE(:previews, previews), provenance = :provenance{added}, failure = :failure, "
-            "updatedAt = :now "
+            f"{TOUCHED} "
             f"WHERE {CURRENT_RUN} AND {_status_of_run(is_reanalysis)} RETURNING *",
             {
                 **{"id": asset_id, "job": job_id, "fence": fence},
@@ -122,7 +124,7 @@ class SqliteRuns(FailByFinish, SqliteReads):
 
     async def add_attempt(self, asset_id: str, job_id: str, fence: int, attempt: Mapping[str, Any]) -> None:
         await self._update(
-            f"UPDATE assets SET attempts = {WITH_ATTEMPT}, updatedAt = :now WHERE {CURRENT_RUN} RETURNING *",
+            f"UPDATE assets SET attempts = {WITH_ATTEMPT}, {TOUCHED} WHERE {CURRENT_RUN} RETURNING *",
             {"id": asset_id, "job": job_id, "fence": fence, "attempt": json_text(attempt)},
         )
 
@@ -130,7 +132,7 @@ class SqliteRuns(FailByFinish, SqliteReads):
         before, after = seen.to_document(), corrected.to_document()
         return await self._update(
             "UPDATE assets SET corrections = :corrections, history = :history, status = :status, failure = :failure, "
-            "updatedAt = :now "
+            f"{TOUCHED} "
             "WHERE id = :id AND status = :seen AND fence = :fence AND COALESCE(corrections, '{}') = :same RETURNING *",
             {
                 "id": seen.id,
@@ -146,7 +148,7 @@ class SqliteRuns(FailByFinish, SqliteReads):
     async def cancel(self, asset_id: str, job_id: str, *, finished_at: datetime) -> Asset | None:
         return await self._update(
             "UPDATE assets SET status = 'failed', aiMetadata = :meta, processed = NULL, finishedAt = :finished, "
-            "fence = fence + 1, failure = :failure, updatedAt = :now "
+            f"fence = fence + 1, failure = :failure, {TOUCHED} "
             "WHERE id = :id AND processingJobId = :job AND status = 'processing' RETURNING *",
             {
                 "failure": fingerprint(CANCELLED),
@@ -159,7 +161,7 @@ class SqliteRuns(FailByFinish, SqliteReads):
 
     async def refund_start(self, asset_id: str, job_id: str) -> None:
         await self._update(
-            "UPDATE assets SET excused = excused + 1, updatedAt = :now "
+            f"UPDATE assets SET excused = excused + 1, {TOUCHED} "
             "WHERE id = :id AND processingJobId = :job AND status = 'processing' AND excused < fence RETURNING *",
             {"id": asset_id, "job": job_id},
         )
@@ -167,7 +169,7 @@ class SqliteRuns(FailByFinish, SqliteReads):
     async def requeue(self, asset_id: str, user_id: str, job_id: str) -> Asset | None:
         return await self._update(
             "UPDATE assets SET status = 'processing', processingJobId = :job, aiMetadata = :meta, processed = NULL, "
-            "provenance = NULL, finishedAt = NULL, failure = NULL, excused = fence, updatedAt = :now "
+            f"provenance = NULL, finishedAt = NULL, failure = NULL, excused = fence, {TOUCHED} "
             "WHERE id = :id AND userId = :user AND status IN ('failed', 'partial') AND originalGone IS NULL "
             "RETURNING *",
             {"id": asset_id, "user": user_id, "job": job_id, "meta": metadata_json(AiMetadata())},
@@ -180,7 +182,7 @@ class SqliteRuns(FailByFinish, SqliteReads):
             return None
         column, path = place[0], "".join(f'."{step}"' for step in place[1:])
         return await self._update(
-            f"UPDATE assets SET {column} = json_set({column}, :path, json(:new)), updatedAt = :now WHERE id = :id "
+            f"UPDATE assets SET {column} = json_set({column}, :path, json(:new)), {TOUCHED} WHERE id = :id "
             f"AND json_extract({column}, :path || '.publicId') = :public_id "
             f"AND COALESCE(json_extract({column}, :path || '.backend'), :backend) = :backend RETURNING *",
             {

@@ -33,6 +33,26 @@ async def test_correction_is_committed_only_on_the_asset_that_was_seen(store: As
 
 
 @pytest.mark.gen_test
+async def test_changes_in_the_millisecond_of_a_begin_are_not_overwritten(
+    store: AssetStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A correction or a moved image is in the finished asset, although the clock stood still since the run began."""
+    for module in ("sqlite_runs", "mongo_runs"):
+        monkeypatch.setattr(f"pipeline.assets.{module}.utc_now", lambda: NOON)
+    corrections = {"brand": {"value": "A", "by": "u", "at": "t"}}
+    for is_moved in (False, True):
+        begun = await begin(store, await create(store))
+        if is_moved:
+            new = replace(begun.original, backend="new")
+            assert await store.replace_image(begun.id, begun.image_names[0], new) is not None
+        else:
+            assert await store.correct(begun, replace(begun, corrections=corrections)) is not None
+        done = await finish(store, begun, begun.fence, seen=begun)
+        assert done is not None and done == await store.get(begun.id)
+        assert (done.original.backend == "new", done.corrections == corrections) == (is_moved, not is_moved)
+
+
+@pytest.mark.gen_test
 async def test_dropped_original_keeps_size_and_kind(store: AssetStore) -> None:
     """The first drop removes name and address; size and kind stay. Neither the asset nor a copy can be requeued."""
     asset = await create_finished(store, AssetStatus.PARTIAL)
