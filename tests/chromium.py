@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -97,15 +98,19 @@ class Page(DevTools):
         await self.call("Input.insertText", text=text)
 
     async def click(self, element: str) -> None:
-        """Click in the middle of an element.
+        """Click in the middle of an element, once it has the same place twice in a row.
 
+        After a reload the browser scrolls to the earlier position, which moves the element under the pointer.
         element: a JavaScript expression for it.
         """
+        click = time.monotonic_ns()
         point = await self.until(f"""(() => {{
           const element = {element};
           element.scrollIntoView({{ block: "center", behavior: "instant" }});
-          const box = element.getBoundingClientRect();
-          return box.width && box.height && {{ x: box.x + box.width / 2, y: box.y + box.height / 2 }};
+          const {{ x, y, width, height }} = element.getBoundingClientRect();
+          const last = globalThis.lastPlace;
+          globalThis.lastPlace = `${{x}} ${{y}} ${{width}} ${{height}} {click}`;
+          return width && height && last === globalThis.lastPlace && {{ x: x + width / 2, y: y + height / 2 }};
         }})()""")
         for kind in ("mousePressed", "mouseReleased"):
             await self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **point)
