@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.factories import SECRET
@@ -83,3 +84,15 @@ def pods_of(objects: Objects) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the role and the pod template of both deployments."""
     for role in ("web", "worker"):
         yield role, objects["Deployment", f"photos-{role}"]["spec"]["template"]
+
+
+@pytest.fixture(scope="module", params=VALUES)
+def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The chart rendered with each of VALUES."""
+    return render(VALUES[request.param], tmp_path_factory.mktemp("chart"))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    """The objects of the chart with all its options switched on."""
+    return objects_of(render(FULL, tmp_path_factory.mktemp("chart")))

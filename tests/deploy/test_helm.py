@@ -17,24 +17,15 @@ import yaml
 
 from pipeline.handlers.multipart import max_body_bytes
 from pipeline.settings import Settings
-from tests.deploy.charts import CHART, FULL, LEAST, OWN_SECRET, ROOT, TEMPLATE, VALUES, Objects
+from tests.deploy.charts import CHART, FULL, LEAST, OWN_SECRET, ROOT, TEMPLATE, Objects
 from tests.deploy.charts import helm, objects_of, pods_of, render
+from tests.deploy.charts import full, rendered  # noqa: F811
 from tests.requirements import program, require
+
+__all__ = ["full", "rendered"]
 
 # The oldest version that the chart allows and the newest version that the schemas describe.
 KUBERNETES_VERSIONS = ("1.27", "1.37.0")
-
-
-@pytest.fixture(scope="module", params=VALUES)
-def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The chart rendered with each of VALUES."""
-    return render(VALUES[request.param], tmp_path_factory.mktemp("chart"))
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    """The objects of the chart with all its options switched on."""
-    return objects_of(render(FULL, tmp_path_factory.mktemp("chart")))
 
 
 def test_lint_finds_no_fault(tmp_path: Path) -> None:

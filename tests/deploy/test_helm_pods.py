@@ -10,21 +10,12 @@ import yaml
 
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
-from tests.deploy.charts import FULL, LEAST, VALUES, Objects, objects_of, pods_of, render
+from tests.deploy.charts import LEAST, Objects, objects_of, pods_of, render
+from tests.deploy.charts import full, rendered  # noqa: F811
 from tests.factories import SECRET
 from tests.requirements import program
 
-
-@pytest.fixture(scope="module", params=VALUES)
-def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The chart rendered with each of VALUES."""
-    return render(VALUES[request.param], tmp_path_factory.mktemp("chart"))
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    """The objects of the chart with all its options switched on."""
-    return objects_of(render(FULL, tmp_path_factory.mktemp("chart")))
+__all__ = ["full", "rendered"]
 
 
 def test_environment_of_pods_contains_valid_settings(rendered: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
 
 from pipeline.queue.job import Finish, Job, NewJob, Outcome
 from pipeline.queue.queue import JobQueue
@@ -48,3 +52,11 @@ async def enqueue_for(queue: JobQueue, user: str, *numbers: int) -> list[str]:
 
 def new_jobs(*ids: str) -> list[NewJob]:
     return [NewJob(job_id, DATA) for job_id in ids]
+
+
+@pytest.fixture
+def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
+    """A queue on the shared Redis."""
+    queue = JobQueue(redis_url, lease_seconds=15, block_seconds=1)
+    yield queue
+    io_loop.run_sync(queue.close)

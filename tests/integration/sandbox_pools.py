@@ -55,3 +55,16 @@ def wait_gone(pid: int, seconds: float = 20) -> None:
         assert select.select([descriptor], [], [], seconds)[0], "the child did not end"
     finally:
         os.close(descriptor)
+
+
+@pytest.fixture
+def open_pool(io_loop: IOLoop) -> Iterator[Open]:
+    """A function that makes a pool; all pools are closed after the test."""
+    with closed_pools(io_loop) as open_pool:
+        yield open_pool
+
+
+@pytest.fixture
+def pool(open_pool: Open) -> Pool:
+    """A pool of one child."""
+    return open_pool()

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 from redis import Redis
-from tornado.ioloop import IOLoop
 
 from pipeline.queue.job import Finish, Mode, Job, JobState, Outcome
 from pipeline.queue.queue import JobQueue
 from tests.contract.contracts import check_job
 from tests.integration.queue_jobs import DATA, HOUR_MS, enqueue, ids_of, refund, states
+from tests.integration.queue_jobs import queue  # noqa: F811
 from tests.workers import Claimer
 
-
-@pytest.fixture
-def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
-    """A queue on the shared Redis."""
-    queue = JobQueue(redis_url, lease_seconds=15, block_seconds=1)
-    yield queue
-    io_loop.run_sync(queue.close)
+__all__ = ["queue"]
 
 
 @pytest.mark.spec("T018")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 
 import pytest
 from redis import Redis
@@ -12,16 +11,11 @@ from pipeline.queue.job import Finish, NewJob, Outcome
 from pipeline.queue.calls import QueueFull
 from pipeline.queue.queue import JobQueue
 from tests.integration.queue_jobs import DATA, HOUR_MS, enqueue, ids_of, new_jobs, refund, states
+from tests.integration.queue_jobs import queue  # noqa: F811
 from tests.redis_server import RedisServer
 from tests.workers import Claimer
 
-
-@pytest.fixture
-def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
-    """A queue on the shared Redis."""
-    queue = JobQueue(redis_url, lease_seconds=15, block_seconds=1)
-    yield queue
-    io_loop.run_sync(queue.close)
+__all__ = ["queue"]
 
 
 @pytest.mark.gen_test

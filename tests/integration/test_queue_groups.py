@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from pipeline.queue.job import Finish, Outcome
 from pipeline.queue.queue import JobQueue
 from tests.integration.queue_jobs import enqueue, enqueue_for, ids_of
+from tests.integration.queue_jobs import queue  # noqa: F811
 from tests.workers import Claimer
 
-
-@pytest.fixture
-def queue(io_loop: IOLoop, redis_url: str) -> Iterator[JobQueue]:
-    """A queue on the shared Redis."""
-    queue = JobQueue(redis_url, lease_seconds=15, block_seconds=1)
-    yield queue
-    io_loop.run_sync(queue.close)
+__all__ = ["queue"]
 
 
 @pytest.mark.gen_test

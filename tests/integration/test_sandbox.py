@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tornado.ioloop import IOLoop
 
 from pipeline.errors import PermanentJobError, RetryableJobError, SandboxLimit
 from pipeline.sandbox.pool import Pool, SandboxError
 from tests import sandboxed
-from tests.integration.sandbox_pools import IN_TIME, LINUX, MEMORY_MB, Open, closed_pools, wait_gone
+from tests.integration.sandbox_pools import IN_TIME, LINUX, MEMORY_MB, wait_gone
+from tests.integration.sandbox_pools import open_pool, pool  # noqa: F811
 
-
-@pytest.fixture
-def open_pool(io_loop: IOLoop) -> Iterator[Open]:
-    """A function that makes a pool; all pools are closed after the test."""
-    with closed_pools(io_loop) as open_pool:
-        yield open_pool
-
-
-@pytest.fixture
-def pool(open_pool: Open) -> Pool:
-    """A pool of one child."""
-    return open_pool()
+__all__ = ["open_pool", "pool"]
 
 
 @pytest.mark.gen_test

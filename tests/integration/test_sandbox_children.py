@@ -6,32 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tornado.ioloop import IOLoop
 
 from pipeline.errors import RetryableJobError, SandboxLimit
 from pipeline.sandbox.pool import Pool
 from tests import sandboxed
-from tests.integration.sandbox_pools import IN_TIME, LINUX, Open, closed_pools, wait_gone
+from tests.integration.sandbox_pools import IN_TIME, LINUX, Open, wait_gone
+from tests.integration.sandbox_pools import open_pool, pool  # noqa: F811
 from tests.service import ROOT
 
-
-@pytest.fixture
-def open_pool(io_loop: IOLoop) -> Iterator[Open]:
-    """A function that makes a pool; all pools are closed after the test."""
-    with closed_pools(io_loop) as open_pool:
-        yield open_pool
-
-
-@pytest.fixture
-def pool(open_pool: Open) -> Pool:
-    """A pool of one child."""
-    return open_pool()
+__all__ = ["open_pool", "pool"]
 
 
 @LINUX

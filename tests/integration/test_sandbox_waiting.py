@@ -5,29 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from pipeline.errors import RetryableJobError
 from pipeline.sandbox.pool import Pool
 from tests import sandboxed
-from tests.integration.sandbox_pools import IN_TIME, LINUX, Open, closed_pools, open_when_read, wait_gone
+from tests.integration.sandbox_pools import IN_TIME, LINUX, Open, open_when_read, wait_gone
+from tests.integration.sandbox_pools import open_pool, pool  # noqa: F811
 
-
-@pytest.fixture
-def open_pool(io_loop: IOLoop) -> Iterator[Open]:
-    """A function that makes a pool; all pools are closed after the test."""
-    with closed_pools(io_loop) as open_pool:
-        yield open_pool
-
-
-@pytest.fixture
-def pool(open_pool: Open) -> Pool:
-    """A pool of one child."""
-    return open_pool()
+__all__ = ["open_pool", "pool"]
 
 
 @pytest.fixture

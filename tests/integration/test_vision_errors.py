@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tornado.ioloop import IOLoop
 
 from pipeline.errors import DependencyUnavailable, PermanentJobError, RetryableJobError
 from pipeline.hooks import UNKNOWN, Attribute
@@ -21,32 +19,18 @@ from pipeline.plugins.vision.provider import NO_QUOTA, REFUSED, VisionProvider
 from tests.integration.vision_replies import billed, paid, refusals, statuses, unreadable
 from tests.integration.vision_requests import (
     BUSY,
-    NAMES,
     NIKE,
     UNAVAILABLE,
     UNREADABLE,
     build,
     failure,
-    fake_endpoint,
     make_request,
     product,
 )
+from tests.integration.vision_requests import endpoint, provider  # noqa: F811
 from tests.vision_server import PRODUCT, FakeVision, Reply
 
-
-@pytest.fixture(params=NAMES)
-def endpoint(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[FakeVision]:
-    """A fake endpoint, of each maker in its own run of the test."""
-    with fake_endpoint(request.param, io_loop) as fake:
-        yield fake
-
-
-@pytest.fixture
-def provider(io_loop: IOLoop, endpoint: FakeVision, sandbox: Sandbox) -> Iterator[VisionProvider]:
-    """The provider that sends its requests to this endpoint."""
-    provider = build(endpoint, sandbox)
-    yield provider
-    io_loop.run_sync(provider.close)
+__all__ = ["endpoint", "provider"]
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -14,7 +14,6 @@ from threading import Thread
 
 import pytest
 from PIL import ExifTags, Image
-from tornado.ioloop import IOLoop
 
 from pipeline.demo import pictures
 from pipeline.errors import PermanentJobError
@@ -30,36 +29,22 @@ from pipeline.testing import AIProviderSuite
 from pipeline.plugins.vision.provider import VisionProvider
 from tests.factories import make_image, make_noise_image
 from tests.integration.vision_requests import (
-    NAMES,
     NIKE,
     PRICES,
     build,
     failure,
-    fake_endpoint,
     make_request,
     with_variables,
 )
+from tests.integration.vision_requests import endpoint, provider  # noqa: F811
 from tests.pictures import encode
 from tests.service import Service
 from tests.vision_fakes import FAKES
 from tests.vision_server import KEY, FakeVision
 
+__all__ = ["endpoint", "provider"]
+
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-
-
-@pytest.fixture(params=NAMES)
-def endpoint(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[FakeVision]:
-    """A fake endpoint, of each maker in its own run of the test."""
-    with fake_endpoint(request.param, io_loop) as fake:
-        yield fake
-
-
-@pytest.fixture
-def provider(io_loop: IOLoop, endpoint: FakeVision, sandbox: Sandbox) -> Iterator[VisionProvider]:
-    """The provider that sends its requests to this endpoint."""
-    provider = build(endpoint, sandbox)
-    yield provider
-    io_loop.run_sync(provider.close)
 
 
 class VisionSuite(AIProviderSuite):

@@ -82,3 +82,18 @@ async def failure(provider: VisionProvider, **fields: Any) -> JobError:
 def product(**changes: Any) -> dict[str, Any]:
     """Return the answer of a model, with these members changed."""
     return {**PRODUCT, **changes}
+
+
+@pytest.fixture(params=NAMES)
+def endpoint(request: pytest.FixtureRequest, io_loop: IOLoop) -> Iterator[FakeVision]:
+    """A fake endpoint, of each maker in its own run of the test."""
+    with fake_endpoint(request.param, io_loop) as fake:
+        yield fake
+
+
+@pytest.fixture
+def provider(io_loop: IOLoop, endpoint: FakeVision, sandbox: Sandbox) -> Iterator[VisionProvider]:
+    """The provider that sends its requests to this endpoint."""
+    provider = build(endpoint, sandbox)
+    yield provider
+    io_loop.run_sync(provider.close)
