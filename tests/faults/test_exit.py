@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chaos.world import children_of
+from tests.faults.chaos.world import sandboxes_of
 from tests.faults.exits import LINUX, LONGEST_SECONDS, PROMPT_SECONDS, SHUTDOWN_SECONDS, service_with, stop
 from tests.faults.processes import children, is_alive, wait_until
 from tests.faults.uploads import accept
@@ -133,7 +133,8 @@ def test_signal_for_all_processes_lets_reading_photos_finish(tmp_path: Path) -> 
     os.mkfifo(fifo)
     with service_with(tmp_path, "reads", SHUTDOWN_SECONDS="25") as service:
         accept(service, 5)
-        wait_until(lambda: len(children_of(service.pid)) >= 5)
+        # A job that is not claimed yet would wait for the next start.
+        wait_until(lambda: len(service.find("job_claimed")) == 5 and len(sandboxes_of(service.pid)) >= 5)
         pids = children(service.pid)
         for pid in (*pids, service.pid):
             os.kill(pid, signal.SIGTERM)
