@@ -10,17 +10,19 @@ event loop.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC
 from typing import Any
 
+import structlog
 from bson.codec_options import CodecOptions
 from pymongo import IndexModel, ReadPreference
 
 from pipeline.assets import mongo_indexes
 from pipeline.assets.asset import Asset
-from pipeline.assets.mongo_calls import Calls, refused_options
-from pipeline.assets.mongo_driver import DEFAULT_DRIVER, close_client, open_client
+from pipeline.assets.mongo_calls import RENEW_AFTER_SECONDS, Calls, refused_options
+from pipeline.assets.mongo_driver import DEFAULT_DRIVER, MOTOR, close_client, open_client
 from pipeline.assets.mongo_jobs import JobDocuments
 from pipeline.assets.mongo_keys import MongoKeys
 from pipeline.assets.mongo_records import MongoRecords, record_of
@@ -28,6 +30,8 @@ from pipeline.assets.mongo_retained import RetainedDocuments
 from pipeline.assets.reading import Reader
 from pipeline.assets.records import record_reader
 from pipeline.grouped import WriteGroups
+
+log = structlog.get_logger(__name__)
 
 DATABASE = "ai_queue_pipeline"
 # More than one, so that the server works while a reply is on its way.
@@ -51,18 +55,28 @@ class MongoAssetStore(RetainedDocuments, JobDocuments, MongoKeys, MongoRecords):
         """
         self._reading = Reader(Asset.from_document, "_id", on_damaged)
         self._reading_records = record_reader(record_of, "_id")
-        self._calls = Calls(timeout_seconds)
+        self._calls = Calls(timeout_seconds, self._renew)
         self._call = self._calls.call
+        self._uri, self._driver = uri, driver
         # A little less for the driver, so that its own error, which says what is wrong, comes before ours.
-        milliseconds = round(timeout_seconds * 900)
+        self._milliseconds = round(timeout_seconds * 900)
+        # Closed in the background, so that the call that failed does not wait for it.
+        self._closing: set[asyncio.Task[None]] = set()
+        self._inserts = WriteGroups(self._insert, calls_at_once=CALLS_AT_ONCE)
+        self._updates = WriteGroups(self._update_all, calls_at_once=CALLS_AT_ONCE)
+        self._spans = {}
+        self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)
+        self._make_client()
+
+    def _make_client(self) -> None:
         with refused_options():
             self._client = open_client(
-                driver,
-                uri,
-                serverSelectionTimeoutMS=milliseconds,
-                connectTimeoutMS=milliseconds,
-                socketTimeoutMS=milliseconds,
-                timeoutMS=milliseconds,
+                self._driver,
+                self._uri,
+                serverSelectionTimeoutMS=self._milliseconds,
+                connectTimeoutMS=self._milliseconds,
+                socketTimeoutMS=self._milliseconds,
+                timeoutMS=self._milliseconds,
                 # An accepted upload must survive a power cut and a failover, whatever the server's defaults are.
                 w="majority",
                 journal=True,
@@ -73,10 +87,15 @@ class MongoAssetStore(RetainedDocuments, JobDocuments, MongoKeys, MongoRecords):
         self._assets = database.get_collection("assets", codec_options=aware)
         self._keys = database.get_collection("idempotency_keys", codec_options=aware)
         self._records = database.get_collection("kept", codec_options=aware)
-        self._inserts = WriteGroups(self._insert, calls_at_once=CALLS_AT_ONCE)
-        self._updates = WriteGroups(self._update_all, calls_at_once=CALLS_AT_ONCE)
-        self._spans = {}
-        self._builder = mongo_indexes.IndexBuilder(uri, DATABASE)
+
+    def _renew(self) -> None:
+        if self._driver == MOTOR:
+            return  # its close would block the event loop
+        log.warning("store_client_renewed", failingSeconds=RENEW_AFTER_SECONDS)
+        closing = asyncio.create_task(close_client(self._client), name="close_store_client")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        self._make_client()
 
     async def open(self) -> None:
         wanted = {
@@ -100,4 +119,6 @@ class MongoAssetStore(RetainedDocuments, JobDocuments, MongoKeys, MongoRecords):
 
     async def close(self) -> None:
         await self._builder.close()
-        await close_client(self._client)
+        for closing in self._closing:
+            closing.cancel()
+        await asyncio.gather(close_client(self._client), *self._closing, return_exceptions=True)

@@ -6,6 +6,7 @@ import asyncio
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any, TypeVar
 
 from bson.errors import BSONError
@@ -38,6 +39,9 @@ def refused_options() -> Iterator[None]:
         raise ConfigurationError(f"MONGODB_URI: {mask(clean(str(error)))}") from None
 
 
+# A driver whose calls have all failed for so long is replaced: once, after several faults at a time, one had no
+# connection left and made none, although the database answered others.
+RENEW_AFTER_SECONDS = 60.0
 # How often a step is repeated that a simultaneous change can undo.
 TRIES = 20
 
@@ -45,10 +49,16 @@ TRIES = 20
 class Calls:
     """Awaits requests to the driver, each for at most timeout_seconds."""
 
-    def __init__(self, timeout_seconds: float) -> None:
+    def __init__(self, timeout_seconds: float, renew: Callable[[], None]) -> None:
+        """renew: makes a new client of the driver for later requests"""
         self._timeout_seconds = timeout_seconds
-        # True when the last request did not reach the database.
-        self.has_failed = False
+        self._renew = renew
+        self._failing_since: float | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """True when the last request did not reach the database."""
+        return self._failing_since is not None
 
     async def call(self, request: Awaitable[T]) -> T:
         """Return the reply to the request.
@@ -61,7 +71,7 @@ class Calls:
             # The driver's own limit starts only when one of Motor's few threads is free; in an outage that takes long.
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await request
-            self.has_failed = False
+            self._failing_since = None
             return answer
         except DuplicateKeyError:
             raise
@@ -70,8 +80,16 @@ class Calls:
         except (PyMongoError, OSError) as error:
             if isinstance(error, OperationFailure) and error.code in TOO_LARGE:
                 raise NotStorable("it is too large") from error
-            self.has_failed = True
+            self._count_failure()
             raise DependencyUnavailable("The asset store cannot be reached") from error
+
+    def _count_failure(self) -> None:
+        now = monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since >= RENEW_AFTER_SECONDS:
+            self._failing_since = now
+            self._renew()
 
 
 class MongoPart:

@@ -6,7 +6,9 @@ Motor is at its end of life and makes each call in a thread, which costs a fifth
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+from contextlib import suppress
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 
@@ -17,6 +19,8 @@ DEFAULT_DRIVER = "pymongo"
 # Further calls wait for a connection: with a hundred at once each takes longer than with a few at a time. Motor's
 # threads happen to have the same bound.
 CONNECTIONS_AT_MOST = 16
+# Longer than a call takes that finds no server.
+CLOSE_SECONDS = 6.0
 
 
 def open_client(driver: str, uri: str, **options: Any) -> AsyncMongoClient[dict[str, Any]]:
@@ -33,8 +37,12 @@ def open_client(driver: str, uri: str, **options: Any) -> AsyncMongoClient[dict[
 
 
 async def close_client(client: Any) -> None:
-    """Close the client's connections."""
+    """Close the client's connections.
+
+    A client without a free connection cannot tell the server that its sessions end: it is left after CLOSE_SECONDS.
+    """
     closed = client.close()
     # Motor's close returns nothing to wait for.
     if inspect.isawaitable(closed):
-        await closed
+        with suppress(TimeoutError):
+            await asyncio.wait_for(closed, CLOSE_SECONDS)

@@ -216,3 +216,27 @@ async def test_damaged_record_takes_no_place_in_a_list(
     assert len([line for line in logs if line["event"] == "record_damaged"]) == 2
     await store.delete_records("kind", *"02")
     assert len(await store.records_of("user-1")) == 3
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_driver_without_free_connections_is_replaced(mongo_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After RENEW_AFTER_SECONDS without one reply a new client is made, and the store works with it."""
+    monkeypatch.setattr("pipeline.assets.mongo_calls.RENEW_AFTER_SECONDS", 0.2)
+    store = MongoAssetStore(mongo_uri, timeout_seconds=0.5)
+    await store.open()
+    asset = await create(store)
+    pools = [server.pool for server in store._client._topology._servers.values()]
+    for pool in pools:
+        pool.requests = pool.max_pool_size
+    for _ in range(2):
+        with pytest.raises(DependencyUnavailable):
+            await store.get(asset.id)
+    assert await store.get(asset.id) == asset
+    assert await create(store) and await begin(store, asset)
+    # The old client can close its connections only when it has a free one.
+    for pool in pools:
+        pool.requests = 0
+        async with pool.size_cond:
+            pool.size_cond.notify_all()
+    await asyncio.gather(*store._closing)
+    await store.close()
