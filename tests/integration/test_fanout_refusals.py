@@ -29,7 +29,8 @@ from tests.sockets import WAIT_SECONDS, Process, make_event
 
 def pending_messages() -> list[PendingMessage]:
     """Return all pending messages that are still in memory."""
-    return [each for each in gc.get_objects() if isinstance(each, PendingMessage)]
+    # Not isinstance: it would ask a weak proxy, whose object may be gone.
+    return [each for each in gc.get_objects() if issubclass(type(each), PendingMessage)]
 
 
 @pytest.mark.fault("E10")

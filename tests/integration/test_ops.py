@@ -84,7 +84,8 @@ async def test_metrics_show_the_current_queue(server: Server) -> None:
     await server.queue.enqueue(f"ai-processing:{ID}", DATA)
     page = (await server.get("/metrics")).text
     assert value(page, 'pipeline_queue_depth{queue="ai-processing",state="waiting"}') == 1
-    assert (value(page, 'pipeline_queue_oldest_seconds{queue="ai-processing"}') or -1) >= 0
+    oldest_seconds = value(page, 'pipeline_queue_oldest_seconds{queue="ai-processing"}')
+    assert oldest_seconds is not None and oldest_seconds >= 0
     assert value(page, 'pipeline_http_requests_total{method="GET",route="/metrics",status="200"}') == 1
 
 
