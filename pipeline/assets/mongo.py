@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from datetime import UTC
 from typing import Any
 
@@ -29,6 +30,7 @@ from pipeline.assets.mongo_records import MongoRecords, record_of
 from pipeline.assets.mongo_retained import RetainedDocuments
 from pipeline.assets.reading import Reader
 from pipeline.assets.records import record_reader
+from pipeline.errors import ConfigurationError
 from pipeline.grouped import WriteGroups
 
 log = structlog.get_logger(__name__)
@@ -91,11 +93,17 @@ class MongoAssetStore(RetainedDocuments, JobDocuments, MongoKeys, MongoRecords):
     def _renew(self) -> None:
         if self._driver == MOTOR:
             return  # its close would block the event loop
+        replaced = self._client
+        try:
+            self._make_client()
+        except ConfigurationError as error:  # a file that the URI names is missing, such as one that is being replaced
+            log.warning("store_client_not_renewed", error=error.message)
+            return
         log.warning("store_client_renewed", failingSeconds=RENEW_AFTER_SECONDS)
-        closing = asyncio.create_task(close_client(self._client), name="close_store_client")
+        # In a context of its own: the call that failed has a deadline and log fields of its own.
+        closing = asyncio.create_task(close_client(replaced), name="close_store_client", context=Context())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-        self._make_client()
 
     async def open(self) -> None:
         wanted = {
@@ -121,4 +129,5 @@ class MongoAssetStore(RetainedDocuments, JobDocuments, MongoKeys, MongoRecords):
         await self._builder.close()
         for closing in self._closing:
             closing.cancel()
-        await asyncio.gather(close_client(self._client), *self._closing, return_exceptions=True)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await close_client(self._client)

@@ -240,3 +240,17 @@ async def test_driver_without_free_connections_is_replaced(mongo_uri: str, monke
             pool.size_cond.notify_all()
     await asyncio.gather(*store._closing)
     await store.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_client_that_cannot_be_made_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a certificate of the URI is missing, calls fail as before and the client stays."""
+    monkeypatch.setattr("pipeline.assets.mongo_calls.RENEW_AFTER_SECONDS", 0)
+    store = MongoAssetStore("mongodb://127.0.0.1:1/photos", timeout_seconds=0.2)
+    client = store._client
+    monkeypatch.setattr(store, "_uri", f"mongodb://127.0.0.1:1/photos?tls=true&tlsCAFile={tmp_path}/missing.pem")
+    for _ in range(2):
+        with pytest.raises(DependencyUnavailable):
+            await store.get("0" * 24)
+    assert store._client is client
+    await store.close()
