@@ -183,6 +183,13 @@ def ai_service() -> Iterator[AiService]:
         yield ai_service
 
 
+@pytest.fixture(scope="module")
+def ai() -> Iterator[AiService]:
+    """An AI service that all tests of a module share."""
+    with AiService() as ai_service:
+        yield ai_service
+
+
 @pytest.fixture
 def receiver() -> Iterator[FakeReceiver]:
     """A receiver of webhooks in its own thread."""

@@ -18,12 +18,6 @@ from tests.service import AiService, Service
 
 
 @pytest.fixture(scope="module")
-def ai() -> Iterator[AiService]:
-    with AiService() as ai_service:
-        yield ai_service
-
-
-@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator[Service]:
     require(BROWSER is not None, "needs Chromium")
     require(AXE is not None and AXE.exists(), "needs axe-core")

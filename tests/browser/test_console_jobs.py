@@ -39,12 +39,6 @@ SECRET = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
 
 
 @pytest.fixture(scope="module")
-def ai() -> Iterator[AiService]:
-    with AiService() as ai_service:
-        yield ai_service
-
-
-@pytest.fixture(scope="module")
 def hook() -> Iterator[FakeReceiver]:
     with running_in_thread() as receiver:
         yield receiver

@@ -43,12 +43,6 @@ IN_LINE = "rows.map(({badge}) => badge).sort().join() === 'Looking,Looking,Place
 
 
 @pytest.fixture(scope="module")
-def ai() -> Iterator[AiService]:
-    with AiService() as ai_service:
-        yield ai_service
-
-
-@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator[Service]:
     with Service(tmp_path_factory.mktemp("page"), ai.url, PREVIEW_PROCESSES="1", CONCURRENCY="2") as service:
         yield service

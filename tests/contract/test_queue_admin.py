@@ -26,12 +26,6 @@ ROUTES = [
 ONE_JOB = [("DELETE", "/api/queue/failed/{}"), ("POST", "/api/queue/failed/{}/retry")]
 
 
-@pytest.fixture(scope="module")
-def ai() -> Iterator[AiService]:
-    with AiService() as ai_service:
-        yield ai_service
-
-
 @pytest.fixture(scope="module", params=["all", "web"])
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ai: AiService

@@ -25,6 +25,7 @@ from pipeline.assets.sqlite_schema import MIGRATIONS
 from pipeline.clock import utc_now
 from pipeline.errors import ConfigurationError, DependencyUnavailable, NotStorable
 from tests.factories import make_asset
+from tests.integration.asset_stores import record_reads
 from tests.mongo_server import MongoServer
 from tests.slowdown import slowdown
 from tests.service import ROOT
@@ -165,16 +166,9 @@ asyncio.run(main())
 @pytest.mark.gen_test
 async def test_sqlite_searches_from_the_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later page does not read the rows of the earlier pages."""
-    asked: list[tuple[str, Any]] = []
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
-    read = store._read
-
-    async def remember(sql: str, values: Any) -> Any:
-        asked.append((sql, values))
-        return await read(sql, values)
-
     await store.open()
-    monkeypatch.setattr(store, "_read", remember)
+    asked = record_reads(store, monkeypatch)
     now = utc_now()
     await store.page("u", after=(now, "0" * 24))
     await store.finished_since("u", now - timedelta(days=1), limit=5, after=(now, "0" * 24))

@@ -160,3 +160,16 @@ def uri(request: pytest.FixtureRequest, store: AssetStore) -> str:
     """Return the address of the store's database, "" for a store in a file."""
     is_file = isinstance(getattr(store, "current", store), SqliteAssetStore)
     return "" if is_file else str(request.getfixturevalue("mongo_uri"))
+
+
+def record_reads(store: SqliteAssetStore, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Return a list that gets each statement that the store reads with, and its values, from now on."""
+    statements: list[tuple[str, Any]] = []
+    read = store._read
+
+    async def record(sql: str, values: Any) -> Any:
+        statements.append((sql, values))
+        return await read(sql, values)
+
+    monkeypatch.setattr(store, "_read", record)
+    return statements

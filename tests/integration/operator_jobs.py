@@ -16,12 +16,6 @@ LATER = "2100-01-01T00:00:00.000Z"
 
 
 @pytest.fixture(scope="module")
-def ai() -> Iterator[AiService]:
-    with AiService() as ai_service:
-        yield ai_service
-
-
-@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator[Service]:
     with Service(tmp_path_factory.mktemp("data"), ai.url, COLUMNS="160") as service:
         yield service

@@ -16,7 +16,7 @@ from tornado.ioloop import IOLoop
 
 from pipeline.assets.sqlite import SqliteAssetStore
 from tests.factories import make_asset
-from tests.integration.asset_stores import NOON, begin, finish
+from tests.integration.asset_stores import NOON, begin, finish, record_reads
 from tests.service import ROOT
 
 
@@ -47,15 +47,8 @@ asyncio.run(main())
 @pytest.mark.gen_test
 async def test_sqlite_reads_are_served_by_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No read of assets scans or sorts a table."""
-    statements: list[tuple[str, Any]] = []
     store = SqliteAssetStore(tmp_path / "assets.sqlite")
-    read = store._read
-
-    async def record_read(sql: str, values: Any) -> Any:
-        statements.append((sql, values))
-        return await read(sql, values)
-
-    monkeypatch.setattr(store, "_read", record_read)
+    statements = record_reads(store, monkeypatch)
     await store.open()
     after = (NOON, "0" * 24)
     await store.get("0" * 24)

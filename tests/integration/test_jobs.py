@@ -23,7 +23,6 @@ from tests.integration.operator_jobs import (
     BULK,
     JOBS,
     LATER,
-    ai,
     bulk,
     call,
     clean,
@@ -36,7 +35,7 @@ from tests.integration.operator_jobs import (
 )
 from tests.service import ROOT, AiService, Service
 
-__all__ = ["ai", "clean", "service"]  # fixtures
+__all__ = ["clean", "service"]  # fixtures
 UNKNOWN = f"ai-processing:{'0' * 24}"
 
 

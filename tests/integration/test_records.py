@@ -27,12 +27,6 @@ LISTS = ["/api/queue/charts", "/api/queue/users", "/api/queue/audit", "/api/queu
 
 
 @pytest.fixture(scope="module")
-def ai() -> Iterator[AiService]:
-    with AiService() as ai_service:
-        yield ai_service
-
-
-@pytest.fixture(scope="module")
 def receiver() -> Iterator[FakeReceiver]:
     with running_in_thread() as receiver:
         yield receiver
