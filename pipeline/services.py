@@ -11,13 +11,14 @@ import json
 import os
 import secrets
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
+
+from pipeline.disk import file_time
 
 FOLDER = "services"
 # Earlier versions have this one file only. It names one of the processes, for programs that still read it.
@@ -118,7 +119,7 @@ def _entries(data_dir: Path) -> Iterator[Path]:
 def _is_stale(file: IO[str]) -> bool:
     """Return True when no process has locked the file; False for a draft that may be locked in a moment."""
     if file.name.endswith(DRAFT):
-        return time.time() - os.fstat(file.fileno()).st_mtime > DRAFT_SECONDS
+        return file_time(Path(file.name).parent) - os.fstat(file.fileno()).st_mtime > DRAFT_SECONDS
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -29,7 +29,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import urllib3
 
 from pipeline.errors import ConfigurationError, DependencyUnavailable, PipelineError, ValidationError
-from pipeline.hooks import StorageBackend, StoredImage, hookimpl, retry_after_of
+from pipeline.hooks import StorageBackend, StoredImage, hookimpl, retry_after_of, utc_now
 from pipeline.hooks.storage_protocol import READ_AT_MOST_BYTES
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ class PrivateCloudinaryStorage(CloudinaryStorage):
         URLs of its CDN that expire need a key that only its larger plans have.
         """
         options = {**self._account, "resource_type": "image", "type": self.delivery}
-        expires_at = int(time.time()) + seconds
+        expires_at = int(utc_now().timestamp()) + seconds
         return str(self._sdk.utils.private_download_url(public_id, None, expires_at=expires_at, **options))
 
 

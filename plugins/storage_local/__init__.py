@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -124,7 +123,8 @@ class LocalStorage:
         with _unavailable():
             if not prefix:
                 self._files.remove_stale()
-            yield from self._walk(prefix.rpartition("/")[0], prefix)
+            offset = utc_now() - datetime.fromtimestamp(self._files.now(), UTC)
+            yield from self._walk(prefix.rpartition("/")[0], prefix, offset)
 
     def check(self) -> None:
         """Return when a file can be written; DependencyUnavailable otherwise."""
@@ -133,7 +133,8 @@ class LocalStorage:
             with tempfile.TemporaryFile(dir=self._files.incoming) as probe:
                 probe.write(b"\0")
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[StoredImage]:
+    def _walk(self, folder: str, prefix: str, offset: timedelta) -> Iterator[StoredImage]:
+        """offset: the service's time minus the time by the clock of the files"""
         try:
             entries = os.scandir(self.media_root / folder)
         except FileNotFoundError:
@@ -143,8 +144,8 @@ class LocalStorage:
                 name = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     if PUBLIC_ID.fullmatch(name) and f"{name}/".startswith(prefix):
-                        yield from self._walk(name, prefix)
-                elif (image := _image(name.partition(".")[0], entry)) and image.public_id.startswith(prefix):
+                        yield from self._walk(name, prefix, offset)
+                elif (image := _image(name.partition(".")[0], entry, offset)) and image.public_id.startswith(prefix):
                     yield image
 
     def _find(self, public_id: str) -> Sequence[Path]:
@@ -188,14 +189,12 @@ def _checked(public_id: str) -> str:
     return public_id
 
 
-def _image(public_id: str, entry: os.DirEntry[str]) -> StoredImage | None:
+def _image(public_id: str, entry: os.DirEntry[str], offset: timedelta) -> StoredImage | None:
     """Return the image in the file; None when it is not an image of ours or was removed meanwhile."""
     if not PUBLIC_ID.fullmatch(public_id) or "." not in entry.name:
         return None
     with suppress(FileNotFoundError):
-        # The file's time comes from this machine's clock, which may be wrong; only its age is right.
-        age = timedelta(seconds=time.time() - entry.stat(follow_symlinks=False).st_mtime)
-        return StoredImage(public_id, utc_now() - age)
+        return StoredImage(public_id, datetime.fromtimestamp(entry.stat(follow_symlinks=False).st_mtime, UTC) + offset)
     return None
 
 

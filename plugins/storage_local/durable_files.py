@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -42,10 +43,23 @@ class DurableFiles:
 
     def remove_stale(self) -> None:
         """Remove incomplete files of processes that died."""
-        for path in self.incoming.glob("*"):  # empty when nothing was ever saved and the folder does not exist
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime < time.time() - STALE_SECONDS:
-                    path.unlink()
+        if paths := list(self.incoming.glob("*")):  # empty when nothing was ever saved and the folder does not exist
+            stale_before = self.now() - STALE_SECONDS
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime < stale_before:
+                        path.unlink()
+
+    def now(self) -> float:
+        """Return the time by the clock that sets the times of these files, in seconds since 1970.
+
+        It is that of another machine when the disk is shared. With its own clock a machine whose clock is wrong would
+        take the files of others for old ones.
+        """
+        if not os.access(self.root, os.W_OK):
+            return time.time()
+        with tempfile.TemporaryFile(dir=self.root) as probe:
+            return os.fstat(probe.fileno()).st_mtime
 
     def new_path(self) -> str:
         """Return an unused path in the folder of incoming files."""

@@ -11,6 +11,7 @@ from email.utils import format_datetime
 import httpx
 import pytest
 
+from pipeline.clock import Clock
 from pipeline.plugins import storage_cloudinary
 from pipeline.errors import ConfigurationError, DependencyUnavailable, ValidationError
 from pipeline.texts import cause_of
@@ -233,6 +234,15 @@ def test_cloudinary_private_images_have_urls_that_expire(cloudinary: FakeCloudin
     assert SECRET not in url
     storage.delete("a/original")
     assert (httpx.get(url).status_code, cloudinary.private) == (404, {})
+    storage.close()
+
+
+@pytest.mark.fault("R7")
+def test_cloudinary_urls_expire_by_the_service_time(cloudinary: FakeCloudinary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine whose clock is behind, a URL would have expired before its user has it."""
+    monkeypatch.setattr("pipeline.clock.CLOCK", Clock(wall=lambda: 4e9))
+    storage = PrivateCloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=5, connections=1)
+    assert "expires_at=4000000060" in asyncio.run(storage.url("a/original", 60))
     storage.close()
 
 
