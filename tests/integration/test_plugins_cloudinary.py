@@ -238,7 +238,7 @@ def test_cloudinary_private_images_have_urls_that_expire(cloudinary: FakeCloudin
 
 
 @pytest.mark.fault("R7")
-def test_cloudinary_urls_expire_by_the_service_time(cloudinary: FakeCloudinary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cloudinary_urls_expire_by_service_time(cloudinary: FakeCloudinary, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a machine whose clock is behind, a URL would have expired before its user has it."""
     monkeypatch.setattr("pipeline.clock.CLOCK", Clock(wall=lambda: 4e9))
     storage = PrivateCloudinaryStorage(cloudinary.cloudinary_url, budget_seconds=5, connections=1)
