@@ -149,9 +149,9 @@ def slow_ai(world: World) -> Iterator[None]:
     world.serve(CONCURRENCY="20")
     world.upload()
     yield
-    world.ai.order(delay_ms=SLOW_MS)
+    world.ai.configure(delay_ms=SLOW_MS)
     yield
-    world.ai.order(delay_ms=0)
+    world.ai.configure(delay_ms=0)
 
 
 @drill("Redis stopped", "PipelineDependencyDown redis")

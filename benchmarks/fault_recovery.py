@@ -30,12 +30,12 @@ HANGS_MS = 3_600_000
 
 @row("kill -9, 5 running, 20 waiting; restart with the embedded Redis")
 def kill_and_restart(scene: Scene, stack: ExitStack) -> Measured:
-    scene.ai.order(paused=True)
+    scene.ai.configure(paused=True)
     service = start(scene, stack)
     scene.upload(25)
     service.wait_log("job_claimed", count=5)
     service.kill()
-    scene.ai.order(paused=False)
+    scene.ai.configure(paused=False)
     since = time.monotonic()
     service.start()
     return scene.seconds_until_done(since), "restart"
@@ -44,7 +44,7 @@ def kill_and_restart(scene: Scene, stack: ExitStack) -> Measured:
 @row("kill -9, 5 running, 15 waiting; another process goes on")
 def kill_one_of_two(scene: Scene, stack: ExitStack) -> Measured:
     redis = stack.enter_context(RedisServer())
-    scene.ai.order(paused=True)
+    scene.ai.configure(paused=True)
     killed = start(scene, stack, REDIS_URL=redis.url)
     scene.upload(5)
     killed.wait_log("job_claimed", count=5)
@@ -53,14 +53,14 @@ def kill_one_of_two(scene: Scene, stack: ExitStack) -> Measured:
     other.wait_log("job_claimed", count=5)
     killed.kill()
     since = time.monotonic()
-    scene.ai.order(paused=False)
+    scene.ai.configure(paused=False)
     waiting = scene.seconds_until(lambda: len(other.find("job_completed")) == 15, since)
     return scene.seconds_until_done(since, other), f"kill; the waiting ones after {waiting:.1f} s"
 
 
 @row("a job during which the process dies three times")
 def deadly_job(scene: Scene, stack: ExitStack) -> Measured:
-    scene.ai.order(paused=True)
+    scene.ai.configure(paused=True)
     scene.right_end = "failed"
     service = start(scene, stack)
     scene.upload(1)
@@ -76,13 +76,13 @@ def deadly_job(scene: Scene, stack: ExitStack) -> Measured:
 @row("FLUSHALL, 5 running, 20 waiting")
 def wiped_redis(scene: Scene, stack: ExitStack) -> Measured:
     redis = stack.enter_context(RedisServer())
-    scene.ai.order(paused=True)
+    scene.ai.configure(paused=True)
     service = start(scene, stack, REDIS_URL=redis.url)
     scene.upload(25)
     service.wait_log("job_claimed", count=5)
     redis.client().flushall()
     since = time.monotonic()
-    scene.ai.order(paused=False)
+    scene.ai.configure(paused=False)
     return scene.seconds_until_done(since), "wipe"
 
 
@@ -119,7 +119,7 @@ def ai_down(scene: Scene, stack: ExitStack) -> Measured:
 @row("AI service never answers the first 5 of 25")
 def ai_hangs(scene: Scene, stack: ExitStack) -> Measured:
     start(scene, stack)
-    scene.ai.order(replies=[{"delay_ms": HANGS_MS, "times": 5}])
+    scene.ai.configure(replies=[{"delay_ms": HANGS_MS, "times": 5}])
     since = time.monotonic()
     scene.upload(25)
     return scene.seconds_until_done(since), "upload; the provider's time is 90 s"
@@ -139,14 +139,14 @@ def client_away(scene: Scene, stack: ExitStack) -> Measured:
 @row("process stopped (SIGSTOP) for 58 s with 4 running, another process goes on")
 def stopped_for_a_minute(scene: Scene, stack: ExitStack) -> Measured:
     redis = stack.enter_context(RedisServer())
-    scene.ai.order(paused=True)
+    scene.ai.configure(paused=True)
     stopped = start(scene, stack, REDIS_URL=redis.url)
     scene.upload(4)
     scene.seconds_until(lambda: sum(scene.ai.calls().values()) == 4, time.monotonic())
     other = start(scene, stack, REDIS_URL=redis.url)
     go_on = stack.enter_context(stopped_process(stopped.pid))
     since = time.monotonic()
-    scene.ai.order(paused=False)
+    scene.ai.configure(paused=False)
     seconds = scene.seconds_until_done(since, other)
     before = [other.asset(asset_id) for asset_id in scene.accepted]
     time.sleep(max(0, since + 58 - time.monotonic()))

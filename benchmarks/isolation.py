@@ -60,10 +60,10 @@ def poison(rounds: int) -> None:
 
 
 def _good_seconds(other_category: str, delay_ms: float) -> list[float]:
-    orders = {"delay_ms": delay_ms, "poison": POISON}
+    behavior = {"delay_ms": delay_ms, "poison": POISON}
     with (
         tempfile.TemporaryDirectory() as folder,
-        AiService(**orders) as ai,
+        AiService(**behavior) as ai,
         Service(Path(folder), ai.url) as service,
     ):
         sent: dict[str, float] = {}

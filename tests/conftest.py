@@ -178,7 +178,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def ai_service() -> Iterator[AiService]:
-    """An AI service for one test; it sends good answers at once until the test orders otherwise."""
+    """An AI service for one test; it sends good answers at once until the test configures it."""
     with AiService() as ai_service:
         yield ai_service
 

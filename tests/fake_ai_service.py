@@ -1,11 +1,11 @@
-"""A scriptable AI service: a real HTTP server that answers POST /analyze by the contract, or as ordered.
+"""A scriptable AI service: a real HTTP server that answers POST /analyze by the contract, or as configured.
 
 In a test's loop: `fake = FakeAiService(); fake.start(); ...; await fake.stop()`.
-As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and takes orders
-over HTTP: GET /_state gives {"calls", "active", "peak", "limited", "requests"}; POST /_script takes
-{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "paused": false, "numbered": true, "forgets": true,
+As a process: `python -m tests.fake_ai_service --port 0 --delay-ms 5` prints its base URL as first line and is
+configured over HTTP: GET /_state gives {"calls", "active", "peak", "limited", "requests"}; POST /_script takes
+{"replies": [{"status": 503, "times": 2}, ...], "delay_ms": 5, "paused": false, "numbered": true, "clear_replies": true,
 "poison": "lego", "per_second": 20}, every property optional; GET /_calls gives the calls per asset. `paused`: answer no
-call until it is false; `numbered`: see FakeAiService.is_numbered; `forgets`: remove the earlier replies.
+call until it is false; `numbered`: see FakeAiService.is_numbered; `clear_replies`: remove the earlier replies.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Recorded:
 
 
 class FakeAiService(ScriptedServer[Reply]):
-    """Sends good answers unless `script`, `delay_ms` or `pause` orders otherwise.
+    """Sends good answers unless `script`, `delay_ms` or `pause` says otherwise.
 
     calls: the number of all calls.
     active: the number of calls that are answered now.
@@ -92,21 +92,21 @@ class FakeAiService(ScriptedServer[Reply]):
         self._accepted_at: deque[float] = deque()
         self._changed = asyncio.Event()
 
-    def forget(self) -> None:
+    def clear_replies(self) -> None:
         """Remove the rest of the script: later calls get good answers."""
         self._script.clear()
 
-    def carry_out(self, orders: Mapping[str, Any]) -> None:
-        """Carry out orders as POST /_script takes them."""
-        if orders.get("forgets"):
-            self.forget()
-        self.script(*(Reply(**reply) for reply in orders.get("replies", ())))
-        self.delay_ms = orders.get("delay_ms", self.delay_ms)
-        self.is_numbered = orders.get("numbered", self.is_numbered)
-        self.poison = orders.get("poison", self.poison)
-        self.per_second = orders.get("per_second", self.per_second)
-        if "paused" in orders:
-            self.pause() if orders["paused"] else self.resume()
+    def configure(self, behavior: Mapping[str, Any]) -> None:
+        """Change the answers. behavior: as POST /_script takes it."""
+        if behavior.get("clear_replies"):
+            self.clear_replies()
+        self.script(*(Reply(**reply) for reply in behavior.get("replies", ())))
+        self.delay_ms = behavior.get("delay_ms", self.delay_ms)
+        self.is_numbered = behavior.get("numbered", self.is_numbered)
+        self.poison = behavior.get("poison", self.poison)
+        self.per_second = behavior.get("per_second", self.per_second)
+        if "paused" in behavior:
+            self.pause() if behavior["paused"] else self.resume()
 
     async def wait_for_calls(self, count: int, timeout_seconds: float = 10) -> None:
         """Return when that many calls have arrived; raises TimeoutError otherwise."""
@@ -205,13 +205,13 @@ class _Script(RequestHandler):
         self.fake = fake
 
     def post(self) -> None:
-        self.fake.carry_out(json.loads(self.request.body))
+        self.fake.configure(json.loads(self.request.body))
         self.set_status(204)
 
 
-async def _serve(port: int, orders: Mapping[str, Any]) -> None:
+async def _serve(port: int, behavior: Mapping[str, Any]) -> None:
     fake = FakeAiService()
-    fake.carry_out(orders)
+    fake.configure(behavior)
     print(fake.start(port), flush=True)
     await until_terminated()
     await fake.stop()
@@ -221,6 +221,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.fake_ai_service")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0)
-    parser.add_argument("--orders", default="{}", help="as POST /_script takes them, carried out before the first call")
+    parser.add_argument("--behavior", default="{}", help="as POST /_script takes it, set before the first call")
     options = parser.parse_args()
-    asyncio.run(_serve(options.port, {"delay_ms": options.delay_ms} | json.loads(options.orders)))
+    asyncio.run(_serve(options.port, {"delay_ms": options.delay_ms} | json.loads(options.behavior)))

@@ -97,7 +97,7 @@ class FakeReceiver:
         """Answer the next requests with these, in order; later requests get good answers."""
         self._replies.extend(replies)
 
-    def forget(self) -> None:
+    def clear_replies(self) -> None:
         """Remove the rest of the script: later requests get good answers."""
         self._loop.call_soon_threadsafe(self._replies.clear)
 

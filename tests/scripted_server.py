@@ -19,7 +19,7 @@ Reply = TypeVar("Reply")
 
 
 class ScriptedServer(Generic[Reply]):
-    """Sends good answers unless `script` or `pause` orders otherwise; a subclass makes the answers."""
+    """Sends good answers unless `script` or `pause` says otherwise; a subclass makes the answers."""
 
     # The path at the end of its URL.
     root = ""

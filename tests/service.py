@@ -241,8 +241,8 @@ def _parsed(text: bytes) -> dict[str, Any]:
 class AiService:
     """The scriptable AI service of fake_ai_service.py in its own process."""
 
-    def __init__(self, **orders: Any) -> None:
-        self._orders = orders
+    def __init__(self, **behavior: Any) -> None:
+        self._behavior = behavior
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
@@ -256,8 +256,8 @@ class AiService:
     def start(self) -> None:
         """Start the process; after `kill` it has the same address as before."""
         port = self.url.rpartition(":")[2] or "0"
-        orders = ("--orders", json.dumps(self._orders))
-        command = [sys.executable, "-m", "tests.fake_ai_service", "--port", port, *orders]
+        behavior = ("--behavior", json.dumps(self._behavior))
+        command = [sys.executable, "-m", "tests.fake_ai_service", "--port", port, *behavior]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip()
@@ -269,9 +269,9 @@ class AiService:
         self._process.wait()
         self._process.stdout.close()
 
-    def order(self, **orders: Any) -> None:
-        """Change the answers, for example replies=[{"status": 503, "times": 2}]; all orders: fake_ai_service.py."""
-        httpx.post(f"{self.url}/_script", json=orders).raise_for_status()
+    def configure(self, **behavior: Any) -> None:
+        """Change the answers, for example replies=[{"status": 503, "times": 2}]; all names: fake_ai_service.py."""
+        httpx.post(f"{self.url}/_script", json=behavior).raise_for_status()
 
     def calls(self) -> dict[str, int]:
         """Return the number of calls for each asset since the last start."""

@@ -59,7 +59,7 @@ class Recorded:
 
 
 class FakeVision(ScriptedServer[Reply]):
-    """Names the product in every photo unless `script` or `pause` orders otherwise.
+    """Names the product in every photo unless `script` or `pause` says otherwise.
 
     requests: all calls.
     dropped: set once a client has closed its connection before the answer.

@@ -47,7 +47,7 @@ async def take(service: Service, ai_service: AiService) -> None:
 
 async def fill(page: Page, service: Service, ai_service: AiService) -> None:
     """Upload photos of several users and wait until the page shows the end of each of the first one's."""
-    ai_service.order(replies=[{"status": 500, "times": 12}, {"status": 422, "times": 2}])
+    ai_service.configure(replies=[{"status": 500, "times": 12}, {"status": 422, "times": 2}])
     for user in USERS:
         for path, category in pictures():
             service.upload(user, image=path.read_bytes(), category=category)

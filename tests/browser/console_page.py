@@ -84,7 +84,7 @@ def send(service: Service, user: str, count: int = 1, category: str = "lego") ->
 def fail(service: Service, ai: AiService, user: str, count: int, message: str = HOSTILE, **fields: str) -> list[str]:
     """Upload photos that the AI service refuses at once with this message, and return the ids of their assets."""
     refusal = {"status": 422, "body": {"error": {"message": message, "code": "REFUSED"}}, "times": count}
-    ai.order(replies=[refusal])
+    ai.configure(replies=[refusal])
     ids = send(service, user, count, **fields)
     service.wait_status(waiting=0, active=0, delayed=0)
     return ids

@@ -32,12 +32,12 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService) -> Iterator
 @pytest.fixture
 def busy(service: Service, ai: AiService) -> Iterator[Service]:
     """Two photos that the AI works on until the test ends, and others that wait: anna has four, ben one."""
-    ai.order(paused=True)
+    ai.configure(paused=True)
     for number, user in enumerate(("anna", "anna", "anna", "anna", "ben")):
         assert service.upload(user, headers={"Idempotency-Key": f"{time.time_ns()}-{number}"}).status_code == 202
     service.wait_status(active=2, waiting=3)
     yield service
-    ai.order(paused=False)
+    ai.configure(paused=False)
     service.wait_status(active=0, waiting=0, delayed=0)
 
 
@@ -158,7 +158,7 @@ async def cancel_and_erase_ben(page: Page, service: Service, ai: AiService) -> N
     assert await page.evaluate(f"{find('Erase permanently', 'dialog button')}.disabled")
     await page.write("n")
     await page.press("Enter")
-    ai.order(paused=False)
+    ai.configure(paused=False)
     await page.until("/Erased|The erasure continues/.test(document.querySelector('.toasts').innerText)")
 
 
@@ -269,7 +269,7 @@ async def test_charts_are_read_by_keyboard_and_as_a_table(service: Service) -> N
 async def test_overview_shows_holds_and_an_outage(service: Service, ai: AiService) -> None:
     """A held provider is shown with its reply as text and a countdown; offline, the page marks its numbers as old."""
     error = {"message": HOSTILE, "code": "RATE"}
-    ai.order(replies=[{"status": 429, "headers": {"Retry-After": "30"}, "body": {"error": error}}])
+    ai.configure(replies=[{"status": 429, "headers": {"Retry-After": "30"}, "body": {"error": error}}])
     service.upload("anna", headers={"Idempotency-Key": str(time.time_ns())})
     async with console(service) as page:
         await page.until("/http is not called for now. Next try in \\d+ s/.test(document.body.innerText)")

@@ -58,11 +58,11 @@ def service(tmp_path_factory: pytest.TempPathFactory, ai: AiService, hook: FakeR
 @pytest.fixture
 def busy(service: Service, ai: AiService) -> Iterator[Service]:
     """The AI service works on one photo of the user holder until the test ends; the other photos wait."""
-    ai.order(paused=True)
+    ai.configure(paused=True)
     send(service, "holder")
     service.wait_status(active=1)
     yield service
-    ai.order(paused=False)
+    ai.configure(paused=False)
     service.wait_status(active=0, waiting=0, delayed=0)
 
 
@@ -202,11 +202,11 @@ async def test_wrong_addresses_show_the_way_out(service: Service, ai: AiService)
 async def test_job_page_shows_attempts_deliveries_and_logs(service: Service, ai: AiService, hook: FakeReceiver) -> None:
     """The page of a job shows its photo, attempts, deliveries and logs; the operator retries it, then deletes it."""
     hook.script(ReceiverReply(503))
-    ai.order(replies=[{"status": 503}, {"status": 422, "body": {"error": {"message": HOSTILE}}}])
+    ai.configure(replies=[{"status": 503}, {"status": 422, "body": {"error": {"message": HOSTILE}}}])
     (asset,) = send(service, "dora")
     service.wait_status(waiting=0, active=0, delayed=0)
     found = {"brand": {"value": HOSTILE, "confidence": 0.5}, "model": {"value": "M<b>1</b>", "confidence": 1}}
-    ai.order(replies=[{"status": 200, "body": found}])
+    ai.configure(replies=[{"status": 200, "body": found}])
     async with console(service, f"/console/jobs/{asset}") as page:
         await page.until_text("Given up")
         steps = await page.evaluate("[...document.querySelectorAll('.timeline > li')].map((each) => each.innerText)")

@@ -246,7 +246,7 @@ async def test_hundred_photos_arrive_through_a_proxy_that_drops_every_tenth_conn
     tmp_path: Path, ai_service: AiService
 ) -> None:
     """All photos end, none is analyzed twice, and the list shows each result; three at most are sent at a time."""
-    ai_service.order(replies=[{"status": 422}] * 7)
+    ai_service.configure(replies=[{"status": 422}] * 7)
     with Service(tmp_path, ai_service.url, CONCURRENCY="8") as service:
         async with FailingProxy(service.url) as proxy, photo_page(proxy.url) as page:
             proxy.drops_every = 10

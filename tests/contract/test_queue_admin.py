@@ -51,7 +51,7 @@ def call(service: Service, method: str, path: str, role: str | None = "admin", *
 def make_dead_letters(service: Service, ai: AiService, count: int) -> list[str]:
     """Upload photos that the AI service refuses; return their job ids."""
     before = service.wait_status(waiting=0, active=0)["failed"]  # else an earlier job could get one of the refusals
-    ai.order(replies=[{"status": 400, "times": count}])
+    ai.configure(replies=[{"status": 400, "times": count}])
     jobs = [service.upload().json()["data"]["jobId"] for _ in range(count)]
     service.wait_status(failed=before + count)
     return jobs

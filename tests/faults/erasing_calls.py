@@ -48,7 +48,7 @@ def upload(service: Service, sub: str, **options: Any) -> str:
 def fail(service: Service, ai_service: AiService, sub: str) -> str:
     """Upload a photo that the AI service refuses; return its asset id once it is a dead letter."""
     before = service.wait_status()["failed"]
-    ai_service.order(replies=[REFUSED])
+    ai_service.configure(replies=[REFUSED])
     asset_id = upload(service, sub)
     service.wait_status(failed=before + 1)
     return asset_id

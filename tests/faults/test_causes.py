@@ -127,7 +127,7 @@ def test_attempt_that_failed_says_what_the_ai_service_did(
     tmp_path: Path, ai_service: AiService, reply: dict[str, Any], event: str, cause: str
 ) -> None:
     """The log line names status and host for the operator."""
-    ai_service.order(replies=[reply])
+    ai_service.configure(replies=[reply])
     with Service(tmp_path, ai_service.url) as service:
         upload(service, 1)
         line = service.wait_log(event)

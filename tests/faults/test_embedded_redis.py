@@ -35,7 +35,7 @@ def test_killed_server_comes_back_and_no_job_is_lost(
 
     The AI service gets each photo once.
     """
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, **environment) as service:
         ids = accept(service, 25)
         service.wait_log("job_claimed", count=5)
@@ -47,7 +47,7 @@ def test_killed_server_comes_back_and_no_job_is_lost(
         assert service.find("embedded_redis_ended", why="SIGKILL")
         assert seconds_since(killed_at) < 3 * slowdown()
         assert 'pipeline_task_restarts_total{task="embedded"} 1.0' in service.get("/metrics").text
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.wait_log("job_completed", count=26)
         assert seconds_since(killed_at) < 15
         assert statuses(service, ids) == {"active"}
@@ -62,7 +62,7 @@ def test_damaged_files_are_set_aside_and_the_jobs_are_restored(
     tmp_path: Path, ai_service: AiService, environment: dict[str, str], when: str
 ) -> None:
     """A server that cannot read its files starts without them; the jobs are restored from the asset store."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, SHUTDOWN_SECONDS="0", **environment) as service:
         ids = accept(service, 12)
         service.wait_log("job_claimed", count=5)
@@ -75,7 +75,7 @@ def test_damaged_files_are_set_aside_and_the_jobs_are_restored(
             os.kill(child_of(service), signal.SIGKILL)
             service.wait_log("embedded_redis_started")
         assert "manifest" in service.wait_log("embedded_redis_set_aside")["reason"]
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         wait_until(lambda: statuses(service, ids) == {"active"})
 
 
@@ -84,7 +84,7 @@ def test_signal_for_the_whole_group_lets_running_jobs_finish(
     tmp_path: Path, ai_service: AiService, environment: dict[str, str]
 ) -> None:
     """After SIGTERM to the service and its Redis, as systemd sends it, five running jobs complete before both end."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, **environment) as service:
         accept(service, 5)
         service.wait_log("job_claimed", count=5)
@@ -92,7 +92,7 @@ def test_signal_for_the_whole_group_lets_running_jobs_finish(
         for pid in (redis_pid, service.pid):
             os.kill(pid, signal.SIGTERM)
         service.wait_log("service_stopping")
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         released_at = time.monotonic()
         assert service.wait() == 0
         assert seconds_since(released_at) < 3 * slowdown()

@@ -78,7 +78,7 @@ def test_delete_removes_all_dead_letters_of_an_asset_that_was_run_again(
 ) -> None:
     """Both dead letters of the two jobs of an asset are found by the records of the store."""
     asset_id = fail(service, ai_service, GONE)
-    ai_service.order(replies=[REFUSED])
+    ai_service.configure(replies=[REFUSED])
     assert call(service, "POST", f"/api/assets/{asset_id}/retry").status_code == 202
     service.wait_status(failed=2)
     assert call(service, "DELETE", f"/api/assets/{asset_id}").status_code == 204
@@ -89,7 +89,7 @@ def test_delete_removes_all_dead_letters_of_an_asset_that_was_run_again(
 @pytest.mark.fault("U14")
 def test_running_job_of_a_deleted_asset_leaves_nothing(service: Service, ai_service: AiService, redis: Redis) -> None:
     """The job is cancelled with its asset, and is no dead letter."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     asset_id = upload(service, GONE)
     service.wait_log("job_claimed")
     assert call(service, "DELETE", f"/api/assets/{asset_id}").status_code == 204
@@ -114,7 +114,7 @@ def test_same_key_after_a_delete_is_a_new_upload(service: Service) -> None:
 def test_admin_reads_retries_cancels_and_removes_any_asset(service: Service, ai_service: AiService) -> None:
     """An admin may do what the owner may; another user gets 404 for the asset and 403 for the list."""
     failed = fail(service, ai_service, GONE)
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     running = upload(service, GONE)
     listed = call(service, "GET", "/api/assets", user=GONE).json()["data"]["items"]
     assert [each["id"] for each in listed] == [running, failed]
@@ -138,7 +138,7 @@ def test_admin_reads_retries_cancels_and_removes_any_asset(service: Service, ai_
 def test_admin_sees_what_a_user_has(service: Service, ai_service: AiService) -> None:
     """Counts by status, bytes, oldest and newest, waiting jobs and dead letters; for admins only."""
     oldest = fail(service, ai_service, GONE)
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     waiting = [upload(service, GONE) for _ in range(7)]
     service.wait_log("job_claimed", count=6)
     user = call(service, "GET", f"/api/users/{GONE}").json()["data"]
@@ -163,7 +163,7 @@ def fill_user(service: Service, ai_service: AiService) -> str:
     fail(service, ai_service, GONE)
     damaged = upload(service, GONE)
     service.wait_status(completed=3)
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     for _ in range(9):
         upload(service, GONE)
     service.wait_log("job_claimed", count=10)
@@ -204,7 +204,7 @@ def test_erase_removes_all_data_of_the_user(tmp_path: Path, ai_service: AiServic
         assert {each["assetId"] for each in deliveries} == set(staying)
         service.remove_lines(service.wait_log("asset_damaged", assetId=damaged))
         assert {service.asset(asset_id, STAYS)["id"] for asset_id in staying} == set(staying)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         returned = upload(service, GONE)
         service.wait_log("job_completed", assetId=returned)
         assert call(service, "GET", f"/api/users/{GONE}").json()["data"]["assets"]["active"] == 1

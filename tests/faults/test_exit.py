@@ -155,7 +155,7 @@ def release(fifo: Path) -> None:
 
 def test_second_signal_ends_at_once(tmp_path: Path, ai_service: AiService) -> None:
     """After a second signal the process does not wait for running jobs, and its exit code is 130."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url) as service:
         accept(service, 1)
         service.wait_log("job_claimed")

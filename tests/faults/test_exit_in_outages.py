@@ -38,14 +38,14 @@ def test_end_does_not_wait_for_redis(tmp_path: Path, ai_service: AiService, numb
 @pytest.mark.fault("E16")
 def test_running_jobs_are_committed_while_redis_is_away(tmp_path: Path, ai_service: AiService) -> None:
     """Redis is killed during five jobs; after SIGTERM their results are in the store, and the process ends soon."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url) as service:
         ids = accept(service, 5)
         service.wait_log("job_claimed", count=5)
         redis.kill()
         service.signal(signal.SIGTERM)
         service.wait_log("service_stopping")
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         released_at = time.monotonic()
         assert service.wait() == 0
         assert time.monotonic() - released_at < (REDIS_SECONDS + 1) * slowdown()
@@ -70,12 +70,12 @@ def test_job_that_waits_for_the_store_has_the_shutdown_time(
     tmp_path: Path, ai_service: AiService, comes_back: bool
 ) -> None:
     """A result waits for the store until SHUTDOWN_SECONDS; then the job is handed back."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, SHUTDOWN_SECONDS="3") as service:
         (asset_id,) = accept(service, 1)
         service.wait_log("job_claimed")
         with locked(tmp_path) as other:
-            ai_service.order(paused=False)
+            ai_service.configure(paused=False)
             started_at = time.monotonic()
             service.signal(signal.SIGTERM)
             service.wait_log("service_stopping")

@@ -163,7 +163,7 @@ def test_results_wait_for_space_in_the_store(
     put_elsewhere(disk.folder / "media", tmp_path)
     long = {"value": "x" * 1000, "confidence": 0.9}
     body = {"brand": long, "model": long, "colorway": long}
-    ai_service.order(paused=True, replies=[{"body": body, "times": 1000}])
+    ai_service.configure(paused=True, replies=[{"body": body, "times": 1000}])
     settings = SETTINGS | {"REDIS_URL": redis_url, "CONCURRENCY": "16"}
     with Service(disk.folder, ai_service.url, **settings) as service:
         ids = accept(service, 16)
@@ -171,7 +171,7 @@ def test_results_wait_for_space_in_the_store(
         disk.fill()
         # The store uses the space that its log has reserved. Sixteen long results need more than an upload.
         wait_until(lambda: service.upload().status_code == 503)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         assert "disk is full" in service.wait_log("commit_deferred")["cause"]
         disk.clear()
         wait_until(lambda: statuses(service, ids) == {"active"})
@@ -221,14 +221,14 @@ def test_embedded_redis_without_space_delays_jobs_only(disk: Disk, tmp_path: Pat
 
 def test_everything_embedded_on_one_full_disk_recovers(disk: Disk, ai_service: AiService) -> None:
     """With Redis, store and images on it, accepted photos are finished and other uploads get 503."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(disk.folder, ai_service.url, **SETTINGS) as service:
         ids = accept(service, 8)
         disk.fill()
         for _ in range(5):
             assert_unavailable(service.upload(image=SMALL_IMAGE))
         assert "disk" in readiness(service)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         disk.clear()
         ids += accept(service, 2)
         service.wait_log("asset_finished", count=10)
@@ -238,7 +238,7 @@ def test_everything_embedded_on_one_full_disk_recovers(disk: Disk, ai_service: A
 
 def test_service_killed_on_a_full_disk_finishes_all_with_space(disk: Disk, ai_service: AiService) -> None:
     """While the disk is full, a start ends with one line; with free space all photos finish."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     service = Service(disk.folder, ai_service.url, **SETTINGS)
     service.start()
     ids = accept(service, 5)
@@ -248,7 +248,7 @@ def test_service_killed_on_a_full_disk_finishes_all_with_space(disk: Disk, ai_se
     assert service.wait() == 2
     assert "No space left on device" in service.lines[-1]["text"]
     disk.clear()
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
     with service:
         service.wait_log("asset_finished", count=5)
         assert statuses(service, ids) == {"active"}

@@ -125,7 +125,7 @@ def test_urls_follow_port_and_public_url(tmp_path: Path, ai_service: AiService) 
 @pytest.mark.fault("U16")
 def test_expired_url_is_replaced_by_a_valid_one(tmp_path: Path, ai_service: AiService) -> None:
     """A later request gets a valid URL, and so does the provider when the job is started much later."""
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     with Service(tmp_path, ai_service.url, MEDIA_URL_SECONDS="1") as service:
         asset_id = finished_asset(service)["id"]
         url = original(service, asset_id)

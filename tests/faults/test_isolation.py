@@ -26,7 +26,7 @@ def test_photos_that_fail_cost_a_good_one_nothing(tmp_path: Path, ai_service: Ai
     A good photo of another user, sent after them, is done meanwhile. Each failure is logged once, with its trace,
     status and host.
     """
-    ai_service.order(poison="lego")
+    ai_service.configure(poison="lego")
     with Service(tmp_path, ai_service.url) as service:
         bad = upload(service, 20, "anna", category="lego")
         started_at = time.monotonic()
@@ -134,13 +134,13 @@ def test_photos_of_another_provider_pass_those_of_a_limited_one(tmp_path: Path, 
 
     The limited photos are done afterwards, without a lost attempt. Meanwhile their provider is not asked.
     """
-    ai_service.order(paused=True, replies=[{"status": 429, "headers": {"Retry-After": "8"}, "times": 5}])
+    ai_service.configure(paused=True, replies=[{"status": 429, "headers": {"Retry-After": "8"}, "times": 5}])
     packages = install(tmp_path / "packages", steady=STEADY)
     settings = packages | {"AI_PROVIDER": "http", "AI_PROVIDER_BY_CATEGORY": "camera=steady"}
     with Service(tmp_path / "data", ai_service.url, **settings) as service:
         limited = upload(service, 12, "anna")
         wait_until(lambda: ai_service.state()["calls"] == 5)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.wait_log("job_parked", 5)
         asked_to_wait_at = time.monotonic()
         others = upload(service, 6, "ben", category="camera")

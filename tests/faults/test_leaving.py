@@ -76,7 +76,7 @@ async def test_lame_duck_serves_and_announces_its_end(tmp_path: Path, ai_service
 
 def test_lame_duck_and_shutdown_add_up(tmp_path: Path, ai_service: AiService) -> None:
     """A job that does not finish gets both times; then the process ends within two seconds."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, LAME_DUCK_SECONDS="2", SHUTDOWN_SECONDS="1") as service:
         (asset_id,) = accept(service, 1)
         service.wait_log("job_claimed")

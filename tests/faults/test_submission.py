@@ -68,11 +68,11 @@ def claims(pair: Pair) -> int:
 
 def test_same_key_in_parallel_is_one_upload(pair: Pair, tmp_path: Path, ai_service: AiService) -> None:
     """Twenty requests over two processes: one asset, one job, one image, one provider call."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     (asset_id,) = asset_ids(upload_at_once(pair, 20, headers={"Idempotency-Key": "k-1"}))
     assert len(images(tmp_path)) == 1
     assert sum(len(service.find("asset_submitted")) for service in pair) >= 1
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
     wait_finished(pair, asset_id)
     assert ai_service.state()["calls"] == claims(pair) == 1
     assert asset_ids([pair[0].upload(headers={"Idempotency-Key": "k-1"})]) == {asset_id}
@@ -135,7 +135,7 @@ def test_equal_uploads_without_key_are_one_while_it_is_processing(
     pair: Pair, tmp_path: Path, ai_service: AiService
 ) -> None:
     """Parallel uploads are one asset; another category, user, key or image, or a later upload, is another."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     (asset_id,) = asset_ids(upload_at_once(pair, 20))
     assert len(images(tmp_path)) == 1
     others = [
@@ -145,7 +145,7 @@ def test_equal_uploads_without_key_are_one_while_it_is_processing(
         pair[0].upload(image=make_image(seed=1)),
     ]
     assert len(asset_ids(others) | {asset_id}) == 5
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
     wait_finished(pair, asset_id)
     later = asset_ids([pair[1].upload()])
     assert asset_id not in later
@@ -165,7 +165,7 @@ def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiServic
 
     All accepted photos are processed.
     """
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     accepted = [pair[0].upload(f"filler-{number}") for number in range(10)]
     for service in pair:
         service.wait_log("job_claimed", count=5)
@@ -179,7 +179,7 @@ def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiServic
     refused = pair[1].upload("another")
     assert refused.status_code == 503 and int(refused.headers["Retry-After"]) > 0
     assert asset_ids(accepted)
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
     for reply in accepted:
         wait_finished(pair, reply.json()["data"]["assetId"])
 
@@ -187,13 +187,13 @@ def test_backlog_is_bounded_per_user_and_in_all(pair: Pair, ai_service: AiServic
 @pytest.mark.parametrize("pair", [{"QUEUE_FAIRNESS": "user"}], indirect=True)
 def test_fairness_starts_the_second_user_early(pair: Pair, ai_service: AiService) -> None:
     """While a hundred photos of one user wait, the first photo of another user starts with the next free slots."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     for _ in range(100):
         pair[0].upload("anna")
     for service in pair:
         service.wait_log("job_claimed", count=5)
     (asset_id,) = asset_ids([pair[0].upload("ben")])
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
     wait_finished(pair, asset_id)
     before = sum(len(service.find("job_claimed")) for service in pair)
     order = [line["assetId"] for service in pair for line in service.find("job_claimed")]

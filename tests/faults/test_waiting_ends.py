@@ -23,7 +23,7 @@ BUSY, AWAY = "AI service is busy", "AI service unavailable"
 
 def asks_to_wait(seconds: int) -> Callable[[AiService], str]:
     def prepare(ai_service: AiService) -> str:
-        ai_service.order(replies=[{"status": 429, "headers": {"Retry-After": str(seconds)}, "times": 1_000_000}])
+        ai_service.configure(replies=[{"status": 429, "headers": {"Retry-After": str(seconds)}, "times": 1_000_000}])
         return ai_service.url
 
     return prepare

@@ -67,7 +67,7 @@ def upload(service: Service, *users: str, **options: Any) -> list[str]:
 
 def fail(service: Service, ai: AiService, *users: str) -> list[str]:
     """Let the AI service refuse a photo of each user; return the jobs, the newest first."""
-    ai.order(replies=[{"status": 400, "times": len(users)}])
+    ai.configure(replies=[{"status": 400, "times": len(users)}])
     jobs = upload(service, *users)
     service.wait_status(waiting=0, active=0, delayed=0)
     return jobs

@@ -62,7 +62,7 @@ def test_wipe_and_kill_lose_no_reanalysis_and_repeat_none(tmp_path: Path, ai_ser
         service.wait_status(active=4)
         assert all(service.asset(each)["status"] == "active" for each in ids)
         _upload_wipe_and_kill(service, redis)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         service.wait_log("asset_reanalyzed", count=8, outcome="changed")
         service.wait_status(waiting=0, active=0, delayed=0)
         _check_new_results(service, before)
@@ -83,7 +83,7 @@ def _request_all(operator: Operator, ai_service: AiService) -> None:
     assert refused["error"]["details"] == [{"field": "provider", "message": "Must be one of: http"}]
     found = {"brand": "Puma", "model": "Suede", "colorway": "Red"}
     body = {name: {"value": value, "confidence": 0.9} for name, value in found.items()}
-    ai_service.order(paused=True, replies=[{"body": body, "times": 1000}])
+    ai_service.configure(paused=True, replies=[{"body": body, "times": 1000}])
     line = [sys.executable, "run.py", "reanalyze", "--where", "user=user-1", "--provider", "http", "--limit", "6"]
     environment = operator.service.environment
     done = subprocess.run([*line, "--yes", "--json"], cwd=ROOT, env=environment, capture_output=True, text=True)

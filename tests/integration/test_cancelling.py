@@ -55,7 +55,7 @@ def cancelled(service: Service, asset_id: str, sub: str = "user-1", **claims: An
 @pytest.mark.gen_test(timeout=60)
 async def test_waiting_job_ends_at_once(service: Service, ai_service: AiService) -> None:
     """The cancelled asset is failed, its owner gets the event, its job leaves the queue, and a retry is accepted."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     async with Client(service.url, make_token()) as client:
         await client.listen()
         running, waiting = [await asyncio.to_thread(upload, service) for _ in range(2)]
@@ -75,7 +75,7 @@ async def test_waiting_job_ends_at_once(service: Service, ai_service: AiService)
         assert service.asset(waiting) == asset
         retried = httpx.post(f"{service.url}/api/assets/{waiting}/retry", headers=service.headers())
         assert retried.status_code == 202
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         events = client.events()
         ends = {each["assetId"]: each["status"] for each in [await asyncio.wait_for(anext(events), 30) for _ in "ab"]}
         assert ends == {running: "active", waiting: "active"}
@@ -84,14 +84,14 @@ async def test_waiting_job_ends_at_once(service: Service, ai_service: AiService)
 
 def test_running_job_frees_its_slot_at_once(service: Service, ai_service: AiService) -> None:
     """The next job starts before the provider replies to the cancelled job; no job becomes a dead letter."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     first = upload(service)
     service.wait_log("job_claimed", assetId=first)
     second = upload(service)
     cancelled(service, first)
     service.wait_log("job_cancelled", assetId=first)
     service.wait_log("job_claimed", assetId=second)
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
     service.wait_status(active=0, completed=2)
     assert service.asset(first)["status"] == "failed" and service.asset(second)["status"] == "active"
     assert admin(service, "GET", "/api/queue/failed")["items"] == []
@@ -101,7 +101,7 @@ def test_running_job_frees_its_slot_at_once(service: Service, ai_service: AiServ
 def test_running_job_ends_on_another_process(tmp_path: Path, ai_service: AiService, redis_url: str) -> None:
     """The worker process gets the cancel when it renews its lease, and its slot takes the next job."""
     shared = {"REDIS_URL": redis_url, "CONCURRENCY": "1", RENEWALS_PER_LEASE: "30"}
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with (
         Service(tmp_path, ai_service.url, ROLE="web", **shared) as web,
         Service(tmp_path, ai_service.url, ROLE="worker", **shared) as worker,
@@ -112,7 +112,7 @@ def test_running_job_ends_on_another_process(tmp_path: Path, ai_service: AiServi
         cancelled(web, first)
         worker.wait_log("job_cancelled", assetId=first)
         worker.wait_log("job_claimed", assetId=second)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         web.wait_status(active=0, completed=2, failed=0)
         assert web.asset(first)["aiMetadata"]["error"] == "Cancelled" and web.asset(second)["status"] == "active"
 
@@ -124,7 +124,7 @@ def test_cancel_refuses_other_users_and_finished_assets(service: Service, ai_ser
     response = cancel(service, done)
     assert response.status_code == 409
     assert response.json()["error"]["message"].endswith("this one is active")
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     asset_id = upload(service)
     assert cancel(service, asset_id, "user-2").status_code == 404
     assert cancel(service, "f" * 24).status_code == 404
@@ -139,7 +139,7 @@ def test_cancel_refuses_other_users_and_finished_assets(service: Service, ai_ser
 @pytest.mark.gen_test(timeout=60)
 async def test_one_of_ten_concurrent_cancels_succeeds(service: Service, ai_service: AiService) -> None:
     """One reply has the asset, the other nine are conflicts; the owner gets one event."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     async with Client(service.url, make_token()) as client:
         await client.listen()
         asset_id = await asyncio.to_thread(upload, service)
@@ -154,7 +154,7 @@ async def test_one_of_ten_concurrent_cancels_succeeds(service: Service, ai_servi
 @pytest.mark.gen_test(timeout=120)
 async def test_concurrent_cancel_and_commit_agree_everywhere(tmp_path: Path, ai_service: AiService) -> None:
     """Sixty assets are cancelled while their results are committed: reply, asset and events agree for each asset."""
-    ai_service.order(delay_ms=100)
+    ai_service.configure(delay_ms=100)
     seen: dict[str, set[str]] = {}
     wait_seconds = 0.1
     with Service(tmp_path, ai_service.url) as service:
@@ -184,7 +184,7 @@ async def test_concurrent_cancel_and_commit_agree_everywhere(tmp_path: Path, ai_
 
 def test_cancel_needs_no_redis(tmp_path: Path, ai_service: AiService, own_redis: RedisServer) -> None:
     """A cancel is answered within four seconds without Redis; when Redis is back, the jobs end as completed."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, CONCURRENCY="1", REDIS_URL=own_redis.url) as service:
         running, waiting = upload(service), upload(service)
         service.wait_log("job_claimed", assetId=running)
@@ -203,7 +203,7 @@ def test_cancel_needs_no_redis(tmp_path: Path, ai_service: AiService, own_redis:
 
 def test_durable_notifiers_get_a_cancel(tmp_path: Path, ai_service: AiService, receiver: FakeReceiver) -> None:
     """The webhook gets the event of a cancelled running job and of a cancelled waiting job."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, CONCURRENCY="1", **webhook(receiver.url)) as service:
         ids = [upload(service), upload(service)]
         service.wait_log("job_claimed", assetId=ids[0])

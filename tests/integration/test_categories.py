@@ -67,7 +67,7 @@ def test_uploads_and_contracts_use_the_setting(
 
 def test_assets_of_a_removed_category_stay_usable(tmp_path: Path, ai_service: AiService) -> None:
     """The assets are read, listed, retried and deleted; the dead letter names the category; uploads are refused."""
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     with Service(tmp_path, ai_service.url) as service:
         asset_id = finished(service, "lego")["id"]
     with Service(tmp_path, ai_service.url, CATEGORIES="watch") as service:

@@ -85,7 +85,7 @@ def test_check_analyzes_a_demo_picture_with_its_option(run: Run, ai_service: AiS
     done = run("--analyze")
     assert done.returncode == 0, done.stdout
     assert "camera.jpg: brand Nike (93%), model Air Max 90 (88%), colorway Infrared (71%)" in done.stdout
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     refused = run("--analyze")
     assert (refused.returncode, "scripted 422" in refused.stdout) == (1, True)
 

@@ -122,7 +122,7 @@ def test_submit_prints_the_reason_of_a_refusal(run: Run, environment: dict[str, 
 
 def test_submit_fails_when_the_asset_fails(run: Run, environment: dict[str, str], ai_service: AiService) -> None:
     """The exit code is 1 when the AI service refused the photo."""
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     with Service(Path(environment["DATA_DIR"]), ai_service.url):
         assert run("submit", str(pictures()[0][0]), "--category", "camera", "--watch").returncode == 1
 
@@ -174,7 +174,8 @@ def test_watch_continues_after_a_restart(environment: dict[str, str]) -> None:
 @pytest.fixture
 def refused(environment: dict[str, str], ai_service: AiService) -> Iterator[list[str]]:
     """A running service with three dead letters; their job ids, newest first."""
-    ai_service.order(replies=[{"status": 400, "body": {"error": {"message": "No [photo]", "code": "X"}}, "times": 3}])
+    error = {"message": "No [photo]", "code": "X"}
+    ai_service.configure(replies=[{"status": 400, "body": {"error": error}, "times": 3}])
     with Service(Path(environment["DATA_DIR"]), ai_service.url) as service:
         ids = []
         for number in range(1, 4):

@@ -142,7 +142,7 @@ async def test_restart_loses_no_event(rung: str, tmp_path: Path) -> None:
             await asyncio.to_thread(service.wait_log, "job_claimed")
             await asyncio.to_thread(service.kill)
             await listener.until(lambda: listener.notices != [])
-            ai_service.order(paused=False)
+            ai_service.configure(paused=False)
             await asyncio.to_thread(service.start)
             await listener.until(lambda: len(listener.ids) == 1)
             assert await asyncio.to_thread(service.stop) == 0

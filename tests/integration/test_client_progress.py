@@ -21,7 +21,7 @@ every_transport = pytest.mark.parametrize("mode", MODES)
 @pytest.mark.gen_test(timeout=90)
 async def test_python_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai_service: AiService) -> None:
     """Frames arrive from the position in the queue to the end; a cancelled photo has the event of a failed one."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, CONCURRENCY="1") as service:
         async with HostileProxy(service.url, mode) as proxy, Client(proxy.url, make_token(), progress=True) as client:
             await client.listen()
@@ -34,7 +34,7 @@ async def test_python_client_sees_progress_and_cancels(mode: str, tmp_path: Path
                     assert (await client.cancel(second))["status"] == "failed"
                 if event["event"] == "asset_processed" and event["assetId"] == second:
                     assert event["error"] == "Cancelled"
-                    await asyncio.to_thread(ai_service.order, paused=False)
+                    await asyncio.to_thread(ai_service.configure, paused=False)
                 if event["event"] == "asset_processed" and event["assetId"] == first:
                     break
             assert seen[first][0] == "asset_queued" and seen[first][-2:] == ["asset_started", "asset_processed"]
@@ -45,7 +45,7 @@ async def test_python_client_sees_progress_and_cancels(mode: str, tmp_path: Path
 @pytest.mark.gen_test(timeout=90)
 async def test_js_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai_service: AiService) -> None:
     """The JavaScript client gets the same frames and cancels as the Python client does."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     with Service(tmp_path, ai_service.url, CONCURRENCY="1") as service:
         async with HostileProxy(service.url, mode) as proxy, node() as script:
             await script.run(f"await start({{ url: {proxy.url!r}, token: {make_token()!r}, progress: true }})")
@@ -60,6 +60,6 @@ async def test_js_client_sees_progress_and_cancels(mode: str, tmp_path: Path, ai
             assert (await script.run(f"return client.cancel({second!r})"))["status"] == "failed"
             event = await script.received("asset_processed")
             assert (event["assetId"], event["error"]) == (second, "Cancelled")
-            await asyncio.to_thread(ai_service.order, paused=False)
+            await asyncio.to_thread(ai_service.configure, paused=False)
             assert (await script.received("asset_processed", 2))["assetId"] == first
             assert [each["assetId"] for each in await script.all("started")] == [first]

@@ -33,7 +33,7 @@ async def upload(service: Service) -> str:
 @pytest.mark.gen_test(timeout=120)
 async def test_client_reconnects_to_a_killed_service(tmp_path: Path, ai_service: AiService) -> None:
     """The service is killed with a running job and started at the same address: each event arrives once."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     notices: list[str] = []
     with Service(tmp_path, ai_service.url, PORT=str(free_port())) as service:
         async with Client(service.url, make_token(), on_notice=notices.append) as client:
@@ -41,7 +41,7 @@ async def test_client_reconnects_to_a_killed_service(tmp_path: Path, ai_service:
             ids = [await upload(service)]
             await asyncio.to_thread(service.wait_log, "job_claimed")
             await asyncio.to_thread(service.kill)
-            ai_service.order(paused=False)
+            ai_service.configure(paused=False)
             await asyncio.to_thread(service.start)
             await asyncio.to_thread(service.wait_log, "job_completed")
             ids.append(await upload(service))

@@ -41,7 +41,7 @@ def fail(service: Service, ai_service: AiService, count: int = 1) -> list[str]:
     before = service.wait_status()["failed"]
     asset_ids = []
     for number in range(1, count + 1):
-        ai_service.order(replies=[{"status": 400, "body": {"error": {"message": "No photo", "code": "X"}}}])
+        ai_service.configure(replies=[{"status": 400, "body": {"error": {"message": "No photo", "code": "X"}}}])
         asset_ids.append(upload(service))
         service.wait_status(failed=before + number)
     return asset_ids

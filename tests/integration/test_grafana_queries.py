@@ -187,7 +187,7 @@ def traffic(service: Service, ai_service: AiService, folder: Path) -> Iterator[N
             async with Client(service.url, make_token("user-1"), since=since) as client:
                 await client.listen()
                 # One photo is retried, one is refused.
-                ai_service.order(replies=[{"status": 200}, {"status": 503}, {"status": 200}, {"status": 422}])
+                ai_service.configure(replies=[{"status": 200}, {"status": 503}, {"status": 200}, {"status": 422}])
                 waiting = {(await client.upload(folder / "photo.jpg", "camera"))["assetId"] for _ in range(4)}
                 events = client.events()
                 while waiting:

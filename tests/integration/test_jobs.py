@@ -44,7 +44,7 @@ def test_jobs_are_listed_by_state_and_filter(service: Service, ai: AiService) ->
     failed = fail(service, ai, "user-1", "user-2")
     done = upload(service, "user-1", category="lego")
     service.wait_status(waiting=0, active=0)
-    ai.order(paused=True)
+    ai.configure(paused=True)
     running = upload(service, "user-3")
     service.wait_status(active=1)
     call(service, "POST", "/api/queue/pause")
@@ -72,7 +72,7 @@ def test_jobs_are_listed_by_state_and_filter(service: Service, ai: AiService) ->
     assert (first["searchedTo"], second["nextCursor"]) == (first["items"][-1]["createdAt"], None)
     moment = first["items"][2]["createdAt"]
     assert {*listed(service, to=moment), *listed(service, **{"from": moment})} == {*listed(service)}
-    ai.order(paused=False)
+    ai.configure(paused=False)
     service.wait_status(active=0)
 
 

@@ -75,7 +75,7 @@ async def test_upload_is_followed_to_its_event(kind: str, tmp_path: Path, ai_ser
 @pytest.mark.gen_test(timeout=60)
 async def test_failed_photo_is_retried_and_removed(kind: str, tmp_path: Path, ai_service: AiService) -> None:
     """retry starts a new job for a failed photo and gets 409 for a good one; remove may be called twice."""
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     async with FakeService() as page:
         with Service(tmp_path, ai_service.url, ALLOWED_ORIGINS=page.url) as service:
             async with page.script(kind) as script:
@@ -111,7 +111,7 @@ async def test_event_of_an_outage_arrives_once(kind: str, tmp_path: Path) -> Non
                 service.kill()
                 await script.received("disconnected")
                 # The job ends while the service has another port, so that the client is not connected.
-                ai.order(paused=False)
+                ai.configure(paused=False)
                 service.start()
                 service.wait_log("job_completed")
                 service.stop()

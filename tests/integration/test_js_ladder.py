@@ -78,7 +78,7 @@ async def test_restart_loses_no_event(transport: str, tmp_path: Path) -> None:
             ids = await upload_photos(script, 1)
             await asyncio.to_thread(service.kill)  # in a thread, because the proxy runs on this loop
             await script.received("disconnected")
-            ai_service.order(paused=False)
+            ai_service.configure(paused=False)
             await asyncio.to_thread(service.start)
             await received_ids(script, 1)
             await asyncio.to_thread(service.stop)

@@ -30,7 +30,7 @@ def test_each_event_is_delivered_once_by_a_job_of_its_own(
     tmp_path: Path, ai_service: AiService, receiver: FakeReceiver
 ) -> None:
     """The receiver gets one event of each photo, also of a failed one. Each queue has its own numbers in /metrics."""
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
         ids = upload(service, 3)
         receiver.wait_for_requests(3)

@@ -44,7 +44,7 @@ def test_event_out_of_attempts_is_a_dead_letter_that_can_be_delivered(
 ) -> None:
     """It is listed with its reason, apart from those of the AI. A retry of one or all delivers it with the same id."""
     receiver.script(*[Reply(503)] * 6, Reply(410))
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     # So many failures in a row would hold the webhook, and with it the retries that the admin orders.
     settings = webhook(receiver.url, **{NOTIFIER_ATTEMPTS: "2", BREAKER_FAILURES: "100"})
     with Service(tmp_path, ai_service.url, **settings) as service:
@@ -74,7 +74,7 @@ def test_dead_letters_of_one_queue_are_removed_without_the_others(
 ) -> None:
     """DELETE of one job and DELETE of a queue remove dead letters of that queue only."""
     receiver.script(*[Reply(410)] * 2)
-    ai_service.order(replies=[{"status": 422, "times": 2}])
+    ai_service.configure(replies=[{"status": 422, "times": 2}])
     with Service(tmp_path, ai_service.url, **webhook(receiver.url)) as service:
         upload(service, 2)
         wait_metric(service, depth("failed"), 2.0)

@@ -69,7 +69,7 @@ def test_operators_see_the_slots_and_drain_one_process(
 ) -> None:
     """Each process shows the slots of both. A drained process finishes its job and claims no other."""
     first, second = services
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     first_id = drain_first(first, second)
     assets = [first.upload().json()["data"]["assetId"] for _ in range(2)]
     check_second_runs(first, second, assets)
@@ -89,7 +89,7 @@ def test_operators_see_the_slots_and_drain_one_process(
 
     # A process that is drained finishes the job that it runs.
     call(first, "POST", f"/api/processes/{first_id}/drain")
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
     first.wait_log("job_completed", assetId=third)
     until(lambda: overview(first), lambda shown: shown["queues"][0]["endedInLastMinute"] == 3)
     assert processes(first)[first.pid]["isDraining"], "a process that answers for itself shows its drain at once"
@@ -181,11 +181,11 @@ async def test_room_of_operators_needs_their_role(services: tuple[Service, Servi
         lines = [(await stream.content.readuntil(b"\n\n")).decode() for _ in range(2)]
         assert "event: connected" in lines[0] and "event: overview" in lines[1]
 
-        ai_service.order(paused=True)
+        ai_service.configure(paused=True)
         receipts = [service.upload(sub).json()["data"] for sub in ("user-1", "late")]
         while not (await reader.frame())["queues"][0]["active"]:
             pass
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         while (await reader.frame())["queues"][0]["completed"] != 2:
             pass
         for client, receipt in zip((user, late), receipts, strict=True):

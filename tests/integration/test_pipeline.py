@@ -88,7 +88,7 @@ async def test_processed_image_url_is_stored(service: Service) -> None:
 @pytest.mark.gen_test(timeout=60)
 async def test_missing_model_makes_the_asset_partial(service: Service, ai_service: AiService) -> None:
     """A missing field is "" with confidence 0 in the event, and the status is partial."""
-    ai_service.order(replies=[{"body": {"brand": "LEGO"}}])
+    ai_service.configure(replies=[{"body": {"brand": "LEGO"}}])
     async with listening(service) as events:
         asset_id = await upload(service, category="lego")
         event = await next_event(events)
@@ -100,7 +100,7 @@ async def test_missing_model_makes_the_asset_partial(service: Service, ai_servic
 @pytest.mark.gen_test(timeout=60)
 async def test_server_errors_are_tried_three_times(service: Service, ai_service: AiService) -> None:
     """Two 5xx answers cause two waits, the second twice the first. The third attempt makes the asset active."""
-    ai_service.order(replies=[{"status": 503}, {"status": 500}])
+    ai_service.configure(replies=[{"status": 503}, {"status": 500}])
     async with listening(service) as events:
         asset_id = await upload(service)
         assert (await next_event(events))["status"] == "active"
@@ -113,7 +113,7 @@ async def test_server_errors_are_tried_three_times(service: Service, ai_service:
 @pytest.mark.gen_test(timeout=60)
 async def test_asset_fails_after_the_last_attempt(service: Service, ai_service: AiService) -> None:
     """After three failures the asset is failed with the reason, and the owner gets the failure event."""
-    ai_service.order(replies=[{"status": 503, "times": 3}])
+    ai_service.configure(replies=[{"status": 503, "times": 3}])
     async with listening(service) as events:
         asset_id = await upload(service)
         event = await next_event(events)
@@ -135,7 +135,7 @@ async def test_asset_fails_after_the_last_attempt(service: Service, ai_service: 
 @pytest.mark.gen_test(timeout=60)
 async def test_refused_image_fails_at_once(service: Service, ai_service: AiService) -> None:
     """After a 4xx of the AI service the asset is failed; the service is called once."""
-    ai_service.order(replies=[{"status": 422, "body": {"error": {"message": "Not a product", "code": "X"}}}])
+    ai_service.configure(replies=[{"status": 422, "body": {"error": {"message": "Not a product", "code": "X"}}}])
     async with listening(service) as events:
         await upload(service)
         event = await next_event(events)
@@ -147,7 +147,7 @@ async def test_refused_image_fails_at_once(service: Service, ai_service: AiServi
 @pytest.mark.gen_test(timeout=60)
 async def test_job_of_a_deleted_asset_ends_without_event(service: Service, ai_service: AiService) -> None:
     """Assets are deleted while their jobs run or wait: the jobs end, and no event is sent."""
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     running = [await upload(service) for _ in range(5)]
     service.wait_log("job_claimed", count=5)
     waiting = await upload(service)
@@ -155,7 +155,7 @@ async def test_job_of_a_deleted_asset_ends_without_event(service: Service, ai_se
         response = httpx.delete(f"{service.url}/api/assets/{asset_id}", headers=service.headers())
         assert response.status_code == 204
     async with listening(service) as events:
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         received = {(await next_event(events))["assetId"] for _ in range(4)}
     assert received == set(running[1:])
     await wait_for_status(service, completed=6)
@@ -175,7 +175,7 @@ async def test_only_the_sockets_of_the_owner_get_the_event(service: Service) -> 
 @pytest.mark.gen_test(timeout=60)
 async def test_failed_asset_can_be_retried(service: Service, ai_service: AiService) -> None:
     """A retry starts a new job, which has a new result. The retry of an active asset is refused."""
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     async with listening(service) as events:
         asset_id = await upload(service)
         first = await next_event(events)

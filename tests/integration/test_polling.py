@@ -27,7 +27,7 @@ from tests.service import WAIT_SECONDS, AiService, Service
 
 @pytest.fixture
 def ai_service() -> Iterator[AiService]:
-    """An AI service that answers only after `order(paused=False)`."""
+    """An AI service that answers only after `configure(paused=False)`."""
     with AiService(paused=True) as ai_service:
         yield ai_service
 
@@ -37,7 +37,7 @@ def service(tmp_path: Path, ai_service: AiService) -> Iterator[Service]:
     """The service with that AI service."""
     with Service(tmp_path, ai_service.url, MAX_SOCKETS_PER_USER="5") as service:
         yield service
-        ai_service.order(paused=False)  # the service waits for running jobs when it stops
+        ai_service.configure(paused=False)  # the service waits for running jobs when it stops
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def test_poll_for_an_asset_answers_when_it_is_finished(service: Service, ai_serv
     with started(lambda: service.get(f"/api/assets/{asset_id}", wait=50)) as reply:
         wait_polls(service, 1)
         assert data(service.get(f"/api/assets/{asset_id}"))["status"] == "processing"
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         assert data(reply.result())["status"] == "active"
     assert data(service.get(f"/api/assets/{asset_id}", wait=50))["status"] == "active"
     wait_polls(service, 0)
@@ -94,7 +94,7 @@ def test_poll_for_finished_assets_returns_them_and_the_next_cursor(service: Serv
     with started(lambda: service.get("/api/assets", finishedSince=since, wait=50)) as reply:
         wait_polls(service, 1)
         first = data(service.upload())["assetId"]
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         page = data(reply.result())
     assert [each["id"] for each in page["items"]] == [first]
     assert since < page["serverTime"] and page["items"][0]["finishedAt"] <= page["serverTime"]
@@ -116,7 +116,7 @@ def test_poll_sees_only_the_assets_of_its_user(service: Service, ai_service: AiS
     assert service.get(f"/api/assets/{asset_id}", "user-2", wait=50).status_code == 404
     with started(lambda: service.get("/api/assets", "user-2", finishedSince=now(service), wait=2)) as reply:
         wait_polls(service, 1)
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         assert data(reply.result())["items"] == []
 
 
@@ -134,7 +134,7 @@ def test_upload_may_wait_for_its_result(service: Service, ai_service: AiService)
     """With `Prefer: wait` the 202 contains the finished asset. When the time is over, it has the receipt only."""
     reply = service.upload(headers={"Prefer": "wait=1"})
     assert "asset" not in data(reply) and reply.headers["Preference-Applied"] == "wait=1"
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
     reply = service.upload(headers={"Prefer": "respond-async, WAIT=50"})
     receipt = data(reply)
     assert (receipt["asset"]["id"], receipt["asset"]["status"]) == (receipt["assetId"], "active")
@@ -162,7 +162,7 @@ def test_too_many_polls_of_a_user_end_the_oldest_ones(service: Service, ai_servi
             replies.append(threads.submit(service.get, "/api/assets", finishedSince=since, wait=50))
         wait_polls(service, 5)
         service.upload()
-        ai_service.order(paused=False)
+        ai_service.configure(paused=False)
         answers = [reply.result() for reply in replies]
     assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 25
     refused = next(answer for answer in answers if answer.status_code == 429)
@@ -187,7 +187,7 @@ def test_polls_do_not_delay_the_end_of_a_process(service: Service, ai_service: A
         assert data(upload.result(), "/api/assets/analyze-queue")["status"] == "processing"
         assert time.monotonic() - began_at < 2 * slowdown()
         assert one.result().headers["Connection"] == "close"
-        ai_service.order(paused=False)  # the service waits for the running job
+        ai_service.configure(paused=False)  # the service waits for the running job
         stopping.join()
 
 

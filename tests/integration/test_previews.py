@@ -264,7 +264,7 @@ async def test_previews_are_made_in_a_child_with_low_priority() -> None:
 async def test_heic_is_shown_by_its_previews_also_when_the_ai_fails(tmp_path: Path, ai_service: AiService) -> None:
     """A browser cannot show HEIC: the asset has previews, also when its analysis fails."""
     with Service(tmp_path, ai_service.url, PREVIEW_PROCESSES="1") as service:
-        ai_service.order(replies=[{"status": 422}])
+        ai_service.configure(replies=[{"status": 422}])
         response = await asyncio.to_thread(service.upload, "user-1", image=make_image("HEIF", (640, 480)))
         asset_id = response.json()["data"]["assetId"]
         asset = read(service, asset_id)

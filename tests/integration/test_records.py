@@ -87,7 +87,7 @@ def test_lists_are_for_operators(service: Service, path: str) -> None:
 
 def test_charts_count_jobs_by_what_happened(service: Service, ai: AiService) -> None:
     """A job is counted when it is enqueued, when it ends, and for each attempt that failed; idle steps are 0."""
-    ai.order(replies=[{"status": 503, "times": 1}, REFUSED])
+    ai.configure(replies=[{"status": 503, "times": 1}, REFUSED])
     for _ in range(2):
         service.upload()
         service.wait_status(waiting=0, active=0, delayed=0)
@@ -107,13 +107,13 @@ def test_charts_count_jobs_by_what_happened(service: Service, ai: AiService) -> 
 
 def test_busiest_users_come_first(service: Service, ai: AiService) -> None:
     """Users are listed by their unfinished jobs, with separate numbers of active and waiting jobs."""
-    ai.order(paused=True)
+    ai.configure(paused=True)
     for user, count in (("busy-1", 6), ("busy-2", 3)):
         for _ in range(count):
             service.upload(user)
     service.wait_status(active=5)
     found = until(lambda: call(service, "/api/queue/users"), lambda found: found["sampled"] == 9)
-    ai.order(paused=False)
+    ai.configure(paused=False)
     assert (found["fairness"], found["total"]) == ("fifo", 9)
     assert found["items"] == [
         {"userId": "busy-1", "waiting": 1, "active": 5, "share": 0.6667},

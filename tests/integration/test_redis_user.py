@@ -33,7 +33,7 @@ def test_service_works_with_the_documented_rights(
     Readiness is green, and Redis has refused no command.
     """
     url = f"redis://pipeline:word@127.0.0.1:{server.port}/0"
-    ai_service.order(replies=[{"status": 500, "times": 1}, {"status": 422, "times": 1}])
+    ai_service.configure(replies=[{"status": 500, "times": 1}, {"status": 422, "times": 1}])
     settings = {"REDIS_URL": url, "BACKOFF_MS": "1"}
     one = Service(tmp_path, ai_service.url, ROLE="web", **settings)
     two = Service(tmp_path, ai_service.url, QUEUE_FAIRNESS="user", **settings)

@@ -66,7 +66,7 @@ def test_submit_waits_while_there_is_progress(submit: Submit, photos: Sequence[s
 
     Each photo is one line: id, status, file.
     """
-    ai_service.order(delay_ms=1300)
+    ai_service.configure(delay_ms=1300)
     code, out, err = done(submit("--watch", "--patience", "5", *photos))
     assert code == 0, err
     printed = sorted(line.split(" ", 2)[1:] for line in out.splitlines())
@@ -80,7 +80,7 @@ def test_submit_has_an_exit_code_for_each_outcome(submit: Submit, photos: Sequen
 
     Each time the unfinished photos are printed, and how to see their results later.
     """
-    ai_service.order(paused=True)
+    ai_service.configure(paused=True)
     code, out, err = done(submit("--watch", "--patience", "1", *photos[:2]))
     ids = [line.split(" ")[0] for line in out.splitlines()]
     assert code == 3 and [line.split(" ")[1] for line in out.splitlines()] == ["processing"] * 2, err
@@ -97,7 +97,7 @@ def test_submit_has_an_exit_code_for_each_outcome(submit: Submit, photos: Sequen
     interrupted.send_signal(signal.SIGINT)
     code, out, err = done(interrupted)
     assert (code, out.split(" ")[1]) == (130, "processing") and "Stopped: Interrupted; 1 of 1 photos" in err
-    ai_service.order(paused=False)
+    ai_service.configure(paused=False)
 
 
 @pytest.mark.fault("O3")

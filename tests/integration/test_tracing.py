@@ -141,7 +141,7 @@ def test_each_attempt_is_a_span_with_the_reason_of_its_failure(
     service: Service, collector: FakeCollector, ai_service: AiService
 ) -> None:
     """Two attempts are siblings under one enqueue span; the failed one and its call carry status and exception."""
-    ai_service.order(replies=[{"status": 503}])
+    ai_service.configure(replies=[{"status": 503}])
     service.upload()
     spans = collector.wait(has(UPLOAD, ATTEMPT, ATTEMPT))
     first, second = (span for span in spans if span.name == ATTEMPT)
@@ -163,7 +163,7 @@ def test_error_is_sent_with_the_type_of_its_cause(
     service: Service, collector: FakeCollector, ai_service: AiService
 ) -> None:
     """The span has the text of the provider's error, which users see too, and the type of the library's exception."""
-    ai_service.order(replies=[{"cut": True}])
+    ai_service.configure(replies=[{"cut": True}])
     service.upload()
     spans = collector.wait(has(UPLOAD, ATTEMPT, ATTEMPT))
     failed = next(span for span in spans if span.name == "analyze http")
@@ -184,7 +184,7 @@ def test_retry_of_an_asset_is_in_the_trace_of_its_request(
     service: Service, collector: FakeCollector, ai_service: AiService
 ) -> None:
     """The job of a retried asset is in the trace of the retry request, not in the trace of the upload."""
-    ai_service.order(replies=[{"status": 422}])
+    ai_service.configure(replies=[{"status": 422}])
     asset_id = service.upload().json()["data"]["assetId"]
     service.wait_log("job_failed", assetId=asset_id)
     headers = service.headers() | {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}

@@ -193,7 +193,7 @@ class Driver:
         else:
             receiver.pause()
         await asyncio.sleep(fault.seconds)
-        receiver.forget()
+        receiver.clear_replies()
         receiver.resume()
 
     async def _use_dead_letter(self, fault: Fault) -> None:
@@ -222,14 +222,14 @@ class Driver:
             "ai cuts": {"cut": True, "times": 10},
         }
         if fault.kind in replies:
-            await asyncio.to_thread(self.world.ai.order, replies=[replies[fault.kind]])
+            await asyncio.to_thread(self.world.ai.configure, replies=[replies[fault.kind]])
             await asyncio.sleep(fault.seconds)
             # An open breaker asks so seldom that the rest of the replies would last for minutes.
-            await asyncio.to_thread(self.world.ai.order, forgets=True)
+            await asyncio.to_thread(self.world.ai.configure, clear_replies=True)
             return
-        await asyncio.to_thread(self.world.ai.order, paused=True)
+        await asyncio.to_thread(self.world.ai.configure, paused=True)
         await asyncio.sleep(fault.seconds * 2)
-        await asyncio.to_thread(self.world.ai.order, paused=False)
+        await asyncio.to_thread(self.world.ai.configure, paused=False)
 
     async def _kill_ai(self, fault: Fault) -> None:
         await self.world.count_provider_calls()
