@@ -29,6 +29,7 @@ export const TIMES = {
 export class Ladder {
   #rung = 0;
   #misses = 0;
+  /** whether the last probe did not reach the service, or got no answer that the page may read */ #wasAway = false;
   /** @type {Promise<"here" | "unreachable" | "foreign"> | undefined} */ #settled;
   #times;
   #probe;
@@ -55,6 +56,7 @@ export class Ladder {
   /** Begin at the top. */
   restart() {
     this.#rung = this.#misses = 0;
+    this.#wasAway = false;
     this.#settled = this.#climbAt = undefined;
     this.#climbMs = this.#times.climbMs;
   }
@@ -63,6 +65,7 @@ export class Ladder {
   entered(name) {
     this.#rung = RUNGS.indexOf(name);
     this.#misses = 0;
+    this.#wasAway = false;
     this.#enteredAt = performance.now();
   }
 
@@ -71,7 +74,7 @@ export class Ladder {
    * @param {boolean} isMute
    */
   missed(isMute) {
-    if (++this.#misses >= MISSES || isMute) this.#settled = this.#settle();
+    if (++this.#misses >= MISSES || isMute) this.#settled = this.#settle(isMute);
   }
 
   /** The result of the probe after the last transport failed; undefined when there was no probe. */
@@ -81,12 +84,17 @@ export class Ladder {
     return reachability;
   }
 
-  async #settle() {
+  /** @param {boolean} isMute */
+  async #settle(isMute) {
     const rung = this.#rung;
     const reachability = await this.#probe();
+    const wasAway = this.#wasAway;
+    this.#wasAway = reachability !== "here";
     // Otherwise the service is away, or the ladder was restarted in between.
     if (reachability !== "here" || rung !== this.#rung || !this.#misses) return reachability;
     this.#misses = 0;
+    // The service came back after the transport had failed: that was not the transport's fault.
+    if (wasAway && !isMute) return reachability;
     // After the last one the first is tried again.
     this.#rung = (this.#rung + 1) % RUNGS.length;
     this.#climbAt = undefined;

@@ -174,8 +174,7 @@ def test_watch_continues_after_a_restart(environment: dict[str, str]) -> None:
 @pytest.fixture
 def refused(environment: dict[str, str], ai_service: AiService) -> Iterator[list[str]]:
     """A running service with three dead letters; their job ids, newest first."""
-    error = {"message": "No [photo]", "code": "X"}
-    ai_service.configure(replies=[{"status": 400, "body": {"error": error}, "times": 3}])
+    ai_service.configure(replies=[{"status": 400, "body": {"error": {"message": "No [photo]"}}, "times": 3}])
     with Service(Path(environment["DATA_DIR"]), ai_service.url) as service:
         ids = []
         for number in range(1, 4):

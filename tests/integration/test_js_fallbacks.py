@@ -67,6 +67,22 @@ async def test_stream_ends_like_a_socket() -> None:
         assert (await script.received("error"))["status"] == 4400
 
 
+@pytest.mark.fault("R11")
+@pytest.mark.gen_test(timeout=60)
+async def test_service_that_was_away_gets_its_socket_again() -> None:
+    """Failures from before the service came back do not count: the stream is tried after two more."""
+    async with FakeService() as far, far.script("node") as script:
+        await script.run(
+            "const { fetch } = globalThis; let probes = 0;"
+            "globalThis.fetch = (url, options) => {"
+            "  if (!url.endsWith('/livez')) return fetch(url, options);"
+            "  return ++probes === 1 ? Promise.reject(new TypeError('away')) : Promise.resolve(new Response());"
+            "};" + refused_sockets(far.url)
+        )
+        (await far.stream()).end()
+        assert len(await script.all("refused")) == 5
+
+
 @pytest.mark.gen_test(timeout=60)
 async def test_reconnections_do_not_delay_the_climb() -> None:
     """The socket is tried at its time, although each stream ends before that time."""
