@@ -14,7 +14,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
-WAIT_SECONDS = 10
+WAIT_SECONDS = 30
 Reply = TypeVar("Reply")
 
 

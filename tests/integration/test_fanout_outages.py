@@ -29,7 +29,7 @@ async def test_event_that_redis_did_not_take_is_published_later(own_redis: Redis
         redis.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
         started_at = time.monotonic()
         await asyncio.gather(*[two.fanout.publish(ROOM, make_event(number)) for number in (1, 2, 3)])
-        assert 0.9 < time.monotonic() - started_at < 2
+        assert 0.9 < time.monotonic() - started_at < 2 * slowdown()
         assert await own.frames(3) == [make_event(number) for number in (1, 2, 3)]
         assert two.count("fanout_errors_total") == 3
         if trouble == "paused, then cut":
@@ -78,7 +78,7 @@ async def test_local_sockets_get_the_event_while_redis_is_away(own_redis: RedisS
             started_at = time.monotonic()
             publishing = asyncio.ensure_future(process.fanout.publish(ROOM, make_event(1)))
             assert await client.frame() == make_event(1)
-            assert time.monotonic() - started_at < 0.5
+            assert time.monotonic() - started_at < 0.45 * slowdown()
             await publishing
             assert time.monotonic() - started_at < 1.5 * slowdown()
             assert process.count("fanout_errors_total") == 1

@@ -80,7 +80,7 @@ async def test_commit_under_way_when_the_lease_is_lost_is_announced(
     with pytest.raises(asyncio.CancelledError):
         await running
     is_free.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await announced.wait()
         while end == "failed" and "failed" not in (await store.records(KIND, limit=9))[0].data:
             await asyncio.sleep(0.01)
@@ -188,7 +188,7 @@ async def test_source_that_cannot_be_read_does_not_block_other_sources(store: Sq
     sources: Any = [Unreadable(), Readable()]
     reconciler = Reconciler(store, bench.queue, sources, Metrics(), purge=purge)
     running = asyncio.create_task(reconciler.run())
-    await asyncio.wait_for(searched.wait(), 10)
+    await asyncio.wait_for(searched.wait(), 30)
     assert not running.done()
     await cancel([running])
 

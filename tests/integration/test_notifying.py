@@ -252,17 +252,17 @@ def test_hanging_plain_notifiers_delay_no_event_and_are_held(tmp_path: Path, ai_
     """
     settings = install(tmp_path / "packages", hangs=PACKAGE) | {
         "NOTIFIERS": ",".join((*HANGING, "websocket")),
-        "NOTIFIER_TIMEOUT_SECONDS": "1.5",
+        "NOTIFIER_TIMEOUT_SECONDS": "3",
         BREAKER_FAILURES: "2",
         "CONCURRENCY": "2",
     }
     with Service(tmp_path / "data", ai_service.url, **settings) as service:
-        assert max(asyncio.run(seconds_until_event(service))) < 1.4, "an event waited for a notifier that hangs"
+        assert max(asyncio.run(seconds_until_event(service))) < 2.8, "an event waited for a notifier that hangs"
         for name in HANGING:
             service.wait_log("plugin_held", plugin=name)
         service.wait_log("job_completed", 2)
         first_ms = [line["durationMs"] for line in service.find("job_completed")]
-        assert min(first_ms) >= 1400, "the first two jobs wait until the notifiers time out"
+        assert min(first_ms) >= 2900, "the first two jobs wait until the notifiers time out"
         upload(service, 10)
         service.wait_log("job_completed", 12)
         slow = [line for line in service.find("job_completed")[2:] if line["durationMs"] >= 1000]

@@ -96,22 +96,24 @@ async def test_cancelled_run_drops_its_previews(store: SqliteAssetStore) -> None
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
-    ("result", "limit"),
+    ("result", "limits"),
     [
-        (PermanentJobError("no picture"), "seconds"),
-        (OSError("a fault of a plugin"), "seconds"),
-        (None, "seconds"),
-        (None, "wait_seconds"),
+        (PermanentJobError("no picture"), {}),
+        (OSError("a fault of a plugin"), {}),
+        (None, {"seconds": 0.05}),
+        (None, {"wait_seconds": 0.05}),
     ],
     ids=["failed", "plugin fault", "too long", "late"],
 )
-async def test_failed_or_late_previews_fail_no_job(store: SqliteAssetStore, result: Any, limit: str) -> None:
+async def test_failed_or_late_previews_fail_no_job(
+    store: SqliteAssetStore, result: Any, limits: dict[str, float]
+) -> None:
     """The result is committed without previews, and the metric counts the reason."""
     plugins, metrics = Plugins(), Metrics()
     asset, job = await submit(store)
     plugins.images[asset.original.public_id] = make_image()
     processing = make_processing(store, plugins, metrics, maker=Maker(result))
-    processing.analysis._previews = Previews(plugins, Maker(result), metrics, **{limit: 0.05})
+    processing.analysis._previews = Previews(plugins, Maker(result), metrics, **limits)
     await run(processing, job)
     current = await store.get(asset.id)
     assert current is not None and (current.status, current.previews) == (AssetStatus.ACTIVE, {})
