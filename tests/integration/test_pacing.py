@@ -293,4 +293,5 @@ def test_photos_wait_for_the_rate_of_their_provider(tmp_path: Path) -> None:
 def test_three_processes_share_a_rate(tmp_path: Path, redis_url: str) -> None:
     """Together they call the provider at most at its rate, and nearly at its rate; see benchmarks/pacing.py."""
     found = measure(tmp_path, redis_url, jobs=14, rate=5, processes=3)
-    assert found.most_in_a_second <= 6 and found.calls_a_second < 5
+    # The first call may take longer to arrive than the last one; without a shared rate there would be 15 in a second.
+    assert found.most_in_a_second <= 6 and found.calls_a_second < 5.5
