@@ -56,10 +56,12 @@ class DurableFiles:
         It is that of another machine when the disk is shared. With its own clock a machine whose clock is wrong would
         take the files of others for old ones.
         """
-        if not os.access(self.root, os.W_OK):
+        try:
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                return os.fstat(probe.fileno()).st_mtime
+        except OSError:
+            # Where nothing can be written, no file is new.
             return time.time()
-        with tempfile.TemporaryFile(dir=self.root) as probe:
-            return os.fstat(probe.fileno()).st_mtime
 
     def new_path(self) -> str:
         """Return an unused path in the folder of incoming files."""
