@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import tornado.web
 from pipeline.handlers import access_log, base
 from pipeline.handlers.server import HttpServer
 from tests.contract.contracts import check_reply
+
+WAIT_SECONDS = 10.0
 
 
 class HandlerServer:
@@ -39,6 +42,9 @@ class HandlerServer:
         await self.client.aclose()
         self._server.stop()
         await self._server.close_all_connections()
+        # A handler may still close its file in a thread after its reply.
+        if handlers := [task for task in asyncio.all_tasks() if "RequestHandler._execute" in repr(task)]:
+            await asyncio.wait(handlers, timeout=WAIT_SECONDS)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         """GET and check the reply against the contract."""
