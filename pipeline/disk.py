@@ -24,15 +24,6 @@ def write_probe(folder: Path) -> None:
         file.write(bytes(PROBE_BYTES))
 
 
-def file_time(folder: Path) -> float:
-    """Return the time that a file written into the folder now gets, in seconds since 1970. Blocks.
-
-    The ages of files are measured with it: the clock of this process may be wrong or have jumped.
-    """
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime
-
-
 class Disk:
     """The filesystem of one folder.
 

@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from pipeline.disk import file_time
-
 FOLDER = "services"
 # Earlier versions have this one file only. It names one of the processes, for programs that still read it.
 # To be removed in the next version.
@@ -119,7 +117,8 @@ def _entries(data_dir: Path) -> Iterator[Path]:
 def _is_stale(file: IO[str]) -> bool:
     """Return True when no process has locked the file; False for a draft that may be locked in a moment."""
     if file.name.endswith(DRAFT):
-        return file_time(Path(file.name).parent) - os.fstat(file.fileno()).st_mtime > DRAFT_SECONDS
+        # The folder was changed when the draft was made or later. This process's own clock may be wrong.
+        return Path(file.name).parent.stat().st_mtime - os.fstat(file.fileno()).st_mtime > DRAFT_SECONDS
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

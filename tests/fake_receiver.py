@@ -20,7 +20,7 @@ from tornado.web import Application, RequestHandler
 
 from tests.scripted_server import serving_in_thread
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)

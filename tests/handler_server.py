@@ -43,7 +43,8 @@ class HandlerServer:
         self._server.stop()
         await self._server.close_all_connections()
         # A handler may still close its file in a thread after its reply.
-        if handlers := [task for task in asyncio.all_tasks() if "RequestHandler._execute" in repr(task)]:
+        execute = tornado.web.RequestHandler._execute.__code__
+        if handlers := [each for each in asyncio.all_tasks() if getattr(each.get_coro(), "cr_code", None) is execute]:
             await asyncio.wait(handlers, timeout=WAIT_SECONDS)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:

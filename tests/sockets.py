@@ -36,7 +36,7 @@ from tests.memory_storage import MemoryStorage
 from tests.raw_sockets import make_handshake
 
 ROOMS = contracts.ROOMS
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 10.0
 
 
 def check_frame(frame: dict[str, Any]) -> None:

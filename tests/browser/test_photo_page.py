@@ -55,11 +55,6 @@ def reset_ai_service(ai: AiService) -> Iterator[None]:
     ai.configure(paused=False, clear_replies=True)
 
 
-async def configure(ai: AiService, **behavior: Any) -> None:
-    """Order behaviour of the AI service without blocking the event loop of the test."""
-    await asyncio.to_thread(lambda: ai.configure(**behavior))
-
-
 def answer(brand: str, model: str, confidence: float = 0.95) -> dict[str, Any]:
     """Return a reply of the AI service. model: "" if the AI cannot see it."""
     seen = {"brand": {"value": brand, "confidence": confidence}, "model": {"value": model, "confidence": 0.5}}
@@ -74,7 +69,7 @@ async def test_three_photos_from_choice_to_result(tmp_path: Path, service: Servi
     is refused at once. The layout shifts only after input of the user. A reload shows the same rows.
     """
     replies = [answer("LEGO", "City 60316"), answer("Nike", ""), {"status": 422}]
-    await configure(ai, replies=replies, paused=True)
+    await asyncio.to_thread(ai.configure, replies=replies, paused=True)
     (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.7 nothing to see")
     async with photo_page(service.url) as page:
         await check_looks(page)
@@ -89,7 +84,7 @@ async def test_three_photos_from_choice_to_result(tmp_path: Path, service: Servi
         assert waiting["text"].startswith("Next in line") and waiting["buttons"] == ["Cancel", "Delete"]
         await until_rows(page, "rows.every(({picture}) => picture.startsWith('blob:'))")
         await check_looks(page)
-        await configure(ai, paused=False)
+        await asyncio.to_thread(ai.configure, paused=False)
         await until_rows(page, "rows.map(({badge}) => badge).sort().join() === 'Done,Failed,Partly seen'")
         by_badge = {row["badge"]: row for row in await rows(page)}
         assert by_badge["Done"]["values"] == ["LEGO sure", "City 60316 not sure"]
@@ -116,7 +111,7 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
     The service deletes a photo when the time to undo is over, or earlier when the user leaves the page. The large view
     shows each attempt. A photo shows why it is on hold, and that it was cancelled.
     """
-    await configure(ai, replies=[{"status": 503}, {"status": 422}])
+    await asyncio.to_thread(ai.configure, replies=[{"status": 503}, {"status": 422}])
     async with photo_page(service.url, "bea") as page:
         await choose(page, *photos(tmp_path / "one", 1))
         (row,) = await until_rows(page, "rows[0]?.badge === 'Attempt 2' && rows[0].text.startsWith('It starts')")
@@ -143,9 +138,9 @@ async def test_results_are_corrected_run_again_and_deleted(tmp_path: Path, servi
         await page.until(f"{QUEUE}.querySelector('[data-view=empty]')")
         assert service.get("/api/assets", "bea").json()["data"]["items"] == []
 
-        await configure(ai, paused=True)
+        await asyncio.to_thread(ai.configure, paused=True)
         await pause_resume_and_cancel(page, service, *photos(tmp_path / "two", 1, first=5))
-        await configure(ai, paused=False)
+        await asyncio.to_thread(ai.configure, paused=False)
 
 
 async def correct_the_brand(page: Page) -> None:
@@ -181,7 +176,7 @@ async def test_focus_stays_in_its_photo(tmp_path: Path, service: Service, ai: Ai
 
     When the photo itself is removed, the focus moves to the next one.
     """
-    await configure(ai, paused=True)
+    await asyncio.to_thread(ai.configure, paused=True)
     focused = f"((at) => at && [at.closest('.photo')?.id ?? '', at.dataset.act ?? at.className])({QUEUE}.activeElement)"
     button = "{}.getElementById('{}').querySelector('[data-act={}]').focus()"
     async with photo_page(service.url, "kim") as page:
@@ -226,14 +221,14 @@ async def test_tabs_show_the_same_and_users_do_not_mix(tmp_path: Path, service: 
 
     Signing out asks if photos are not sent yet, and removes them; the next user of the browser sees none of them.
     """
-    await configure(ai, paused=True)
+    await asyncio.to_thread(ai.configure, paused=True)
     async with photo_page(service.url, "cem") as page:
         other = await page.open_tab(f"{service.url}/")
         await other.until(f"{QUEUE}.querySelector('[data-view=empty]')")
         await drop(page, photos(tmp_path / "tabs", 3))
         for tab in (page, other):
             await until_rows(tab, IN_LINE)
-        await configure(ai, paused=False)
+        await asyncio.to_thread(ai.configure, paused=False)
         for tab in (page, other):
             await until_rows(tab, "rows.length === 3 && rows.every(({badge}) => badge === 'Done')")
         assert len(service.get("/api/assets", "cem").json()["data"]["items"]) == 3
@@ -304,12 +299,12 @@ async def test_hostile_texts_stay_texts(tmp_path: Path, service: Service, ai: Ai
     path = tmp_path / "<img src=x onerror=alert(1)>.jpg"
     path.write_bytes(make_image())
     hostile = {"value": evil, "confidence": 0.9}
-    await configure(ai, replies=[{"body": {"brand": hostile, "model": hostile}}], paused=True)
+    await asyncio.to_thread(ai.configure, replies=[{"body": {"brand": hostile, "model": hostile}}], paused=True)
     async with photo_page(service.url, "eve") as page:
         await choose(page, path)
         (row,) = await until_rows(page, "rows[0]?.badge === 'Looking'")
         assert row["title"] == path.name
-        await configure(ai, paused=False)
+        await asyncio.to_thread(ai.configure, paused=False)
         (row,) = await until_rows(page, "rows[0].badge === 'Done'")
         assert row["values"] == [f"{evil} sure", f"{evil} sure"]
         await page.click(within(".list .picture"))

@@ -186,7 +186,7 @@ def test_hanging_redis_does_not_hang_an_upload(tmp_path: Path, ai_service: AiSer
         os.kill(redis.pid, signal.SIGSTOP)
         started_at = time.monotonic()
         ids = accept(service, 1)
-        assert time.monotonic() - started_at < 3 * slowdown()
+        assert time.monotonic() - started_at < 3
         os.kill(redis.pid, signal.SIGCONT)
         service.wait_log("job_completed", assetId=ids[0])
 

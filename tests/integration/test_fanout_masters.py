@@ -12,7 +12,6 @@ import pipeline.rooms.lane
 from tests.forwarder import Forwarder
 from tests.integration.fanout_rooms import ROOM, Gaps, channels
 from tests.redis_server import RedisCluster, RedisServer
-from tests.slowdown import slowdown
 from tests.sockets import Process, make_event
 
 
@@ -101,7 +100,7 @@ async def test_idle_connection_cut_silently_costs_less_than_a_second(own_redis: 
         started_at = time.monotonic()
         await one.fanout.publish(ROOM, make_event(2))
         assert await client.frame() == make_event(2)
-        assert time.monotonic() - started_at < 1 * slowdown()
+        assert time.monotonic() - started_at < 1
         assert one.count("fanout_errors_total") == 0
 
 

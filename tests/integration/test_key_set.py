@@ -31,7 +31,7 @@ P384_KEY = ec.generate_private_key(ec.SECP384R1())
 NEVER = b"never ends"
 DRIP = b"a byte at a time"
 FLOOD = b"without end"
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 10.0
 
 
 def sign(key: Any, algorithm: str, kid: str | None) -> str:
@@ -214,7 +214,7 @@ async def test_bad_answer_costs_bounded_time_and_no_known_key(short_times: None,
         started_at = time.monotonic()
         for _ in range(100):
             await verify(token)
-        assert time.monotonic() - started_at < 0.4 * slowdown(), "known keys do not wait for the fetch under way"
+        assert time.monotonic() - started_at < 0.24 * slowdown(), "known keys do not wait for the fetch under way"
         with pytest.raises(DependencyUnavailable):
             await verify(sign(EC_KEY, "ES256", "two"))
         assert time.monotonic() - started_at < 3 * slowdown()

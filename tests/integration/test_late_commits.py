@@ -188,7 +188,7 @@ async def test_source_that_cannot_be_read_does_not_block_other_sources(store: Sq
     sources: Any = [Unreadable(), Readable()]
     reconciler = Reconciler(store, bench.queue, sources, Metrics(), purge=purge)
     running = asyncio.create_task(reconciler.run())
-    await asyncio.wait_for(searched.wait(), 30)
+    await asyncio.wait_for(searched.wait(), 10)
     assert not running.done()
     await cancel([running])
 

@@ -163,7 +163,7 @@ async def test_lost_connection_leaves_no_caller_waiting() -> None:
             while not redis.client().info("clients")["blocked_clients"]:
                 await asyncio.sleep(0.01)
             cut()
-            for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10):
+            for error in await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1):
                 assert isinstance(error, RedisConnectionError)
         assert await server.call(lambda link: link.ask("PING")) == "PONG"
         server.close()
@@ -186,7 +186,7 @@ async def test_listening_connection_hands_over_what_is_published() -> None:
         link.check(1)
         link.listen(methodcaller("missing"))
         redis.client().publish("news", "more")
-        await asyncio.wait_for(lost.wait(), 10)
+        await asyncio.wait_for(lost.wait(), 1)
         with pytest.raises(AttributeError):
             link.check(1)
 

@@ -179,7 +179,7 @@ async def test_notes_of_writes_that_never_ended_do_not_block_a_move(
     for number in range(5):
         note = Record(NOTE, f"n-{number}", NOON, {"subjects": [["asset", make_asset().id]], "isDone": False})
         await scene.store.put_record(note)
-    await asyncio.wait_for(scene.move(), 30)
+    await asyncio.wait_for(scene.move(), 10)
     assert scene.movable.uri == scene.new
 
 
@@ -193,7 +193,7 @@ async def test_writes_are_not_slowed_down_for_a_killed_command(
     await scene.store.put_record(Move("t-1", Phase.COPYING, scene.new, "no process", pace_seconds=30.0).record())
     await scene.movable.look()
     await asyncio.sleep(0.3)  # no heartbeat for longer than the limit
-    await asyncio.wait_for(scene.store.create(make_asset()), 30)
+    await asyncio.wait_for(scene.store.create(make_asset()), 5)
 
 
 @pytest.mark.gen_test(timeout=60)

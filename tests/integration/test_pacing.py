@@ -294,4 +294,4 @@ def test_three_processes_share_a_rate(tmp_path: Path, redis_url: str) -> None:
     """Together they call the provider at most at its rate, and nearly at its rate; see benchmarks/pacing.py."""
     found = measure(tmp_path, redis_url, jobs=14, rate=5, processes=3)
     # The first call may take longer to arrive than the last one; without a shared rate there would be 15 in a second.
-    assert found.most_in_a_second <= 6 and found.calls_a_second < 5.5
+    assert found.most_in_a_second <= 6 and found.calls_a_second < 5.2

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -36,11 +35,6 @@ def service(request: pytest.FixtureRequest, tmp_path: Path, ai_service: AiServic
         yield stack.enter_context(Service(tmp_path, ai_service.url, **more))
 
 
-async def configure(ai_service: AiService, **behavior: Any) -> None:
-    """Order how the AI service answers, without blocking the loop."""
-    await asyncio.to_thread(lambda: ai_service.configure(**behavior))
-
-
 async def switch(service: Service, what: str) -> None:
     """Pause or resume the queue."""
     async with aiohttp.ClientSession(headers=service.headers("boss", role="admin")) as session:
@@ -55,7 +49,7 @@ async def test_sockets_that_ask_get_a_frame_for_each_step(service: Service, ai_s
 
     A socket that does not ask gets none of these frames, nor does a socket of another user that asks.
     """
-    await configure(ai_service, paused=True)
+    await asyncio.to_thread(ai_service.configure, paused=True)
     async with (
         connected(service, way=way) as socket,
         connected(service) as without_progress,
@@ -65,7 +59,7 @@ async def test_sockets_that_ask_get_a_frame_for_each_step(service: Service, ai_s
         await socket.until("asset_started", assetId=first, attempt=1, provider="http")
         second, third = await upload(service), await upload(service)
         await socket.until("asset_queued", assetId=third, position=2)
-        await configure(ai_service, paused=False)
+        await asyncio.to_thread(ai_service.configure, paused=False)
         await socket.until("asset_processed", assetId=first)
         await socket.until("asset_processed", assetId=third)
         assert socket.events(second) == ["asset_queued", "asset_started", "asset_processed"]
@@ -80,7 +74,7 @@ async def test_sockets_that_ask_get_a_frame_for_each_step(service: Service, ai_s
 @pytest.mark.gen_test(timeout=90)
 async def test_retry_has_a_frame_with_its_reason_and_time(service: Service, ai_service: AiService) -> None:
     """After a 500 a frame names the failed attempt, the reason and the time of the next one; GET shows the same."""
-    await configure(ai_service, replies=[{"status": 500}])
+    await asyncio.to_thread(ai_service.configure, replies=[{"status": 500}])
     async with connected(service, way="address") as socket:
         asset_id = await upload(service)
         frame = await socket.until("asset_retrying", assetId=asset_id)
@@ -117,7 +111,7 @@ async def test_paused_queue_is_shown_with_the_position(service: Service) -> None
 @pytest.mark.gen_test(timeout=90)
 async def test_held_provider_is_shown_with_reason_and_time(service: Service, ai_service: AiService) -> None:
     """After a 429 with Retry-After all photos of that provider are held until then, also those that never started."""
-    await configure(ai_service, replies=[{"status": 429, "headers": {"Retry-After": "4"}}])
+    await asyncio.to_thread(ai_service.configure, replies=[{"status": 429, "headers": {"Retry-After": "4"}}])
     async with connected(service, way="address") as socket:
         first, second = await upload(service), await upload(service)
         for asset_id in (first, second):
@@ -132,11 +126,11 @@ async def test_held_provider_is_shown_with_reason_and_time(service: Service, ai_
 @pytest.mark.gen_test(timeout=90)
 async def test_running_photo_is_shown_with_its_provider(service: Service, ai_service: AiService) -> None:
     """GET, without any socket, shows which provider is asked, also when another process calls it."""
-    await configure(ai_service, paused=True)
+    await asyncio.to_thread(ai_service.configure, paused=True)
     asset_id = await upload(service)
     found = await progress(service, asset_id, lambda found: found["provider"] is not None)
     assert found == NOTHING | {"state": "running", "attempt": 1, "provider": "http"}
-    await configure(ai_service, paused=False)
+    await asyncio.to_thread(ai_service.configure, paused=False)
     assert await progress(service, asset_id, lambda found: found is None) is None
 
 
@@ -160,12 +154,12 @@ async def test_deleted_photo_has_a_frame(service: Service) -> None:
 @pytest.mark.gen_test(timeout=90)
 async def test_socket_that_connects_later_gets_the_state_of_each_photo(service: Service, ai_service: AiService) -> None:
     """A socket that asks while photos are queued and running gets a frame with the state of each."""
-    await configure(ai_service, paused=True)
+    await asyncio.to_thread(ai_service.configure, paused=True)
     first, second = await upload(service), await upload(service)
     async with connected(service, way="frame") as socket:
         await socket.until("asset_queued", assetId=second, position=1)
         assert "asset_started" in socket.events(first) or await socket.until("asset_started", assetId=first)
-        await configure(ai_service, paused=False)
+        await asyncio.to_thread(ai_service.configure, paused=False)
         await socket.until("asset_processed", assetId=second)
 
 
@@ -226,7 +220,7 @@ async def test_provider_reports_its_progress(tmp_path: Path, provider: str, is_a
 @pytest.mark.gen_test(timeout=120)
 async def test_assets_are_shown_without_redis(tmp_path: Path, ai_service: AiService) -> None:
     """While Redis is down GET shows what the document says, without delay; later the position is back."""
-    await configure(ai_service, paused=True)
+    await asyncio.to_thread(ai_service.configure, paused=True)
     with RedisServer() as redis, Service(tmp_path, ai_service.url, REDIS_URL=redis.url, ROLE="web") as service:
         first = await upload(service)
         assert (await progress(service, first))["position"] == 1
@@ -245,11 +239,11 @@ async def test_assets_are_shown_without_redis(tmp_path: Path, ai_service: AiServ
 @pytest.mark.gen_test(timeout=120)
 async def test_progress_with_mongodb(mongo_uri: str, tmp_path: Path, ai_service: AiService) -> None:
     """With MongoDB as the asset store, frames and GET show the same as with SQLite."""
-    await configure(ai_service, paused=True)
+    await asyncio.to_thread(ai_service.configure, paused=True)
     with Service(tmp_path, ai_service.url, MONGODB_URI=mongo_uri, CONCURRENCY="1") as service:
         async with connected(service, way="address") as socket:
             first, second = await upload(service), await upload(service)
             await socket.until("asset_queued", assetId=second, position=1)
             assert await progress(service, first) == NOTHING | {"state": "running", "attempt": 1, "provider": "http"}
-            await configure(ai_service, paused=False)
+            await asyncio.to_thread(ai_service.configure, paused=False)
             await socket.until("asset_processed", assetId=second)

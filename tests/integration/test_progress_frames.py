@@ -74,7 +74,7 @@ async def test_socket_that_asks_during_a_read_for_another_user_gets_its_frame_so
     monkeypatch.setattr(store, "page", read)
     async with running(process, monkeypatch):
         process.rooms.on_progress_wanted("user:early")
-        assert await asyncio.wait_for(process.sent.get(), 20) == ("user:late", "asset_queued")
+        assert await asyncio.wait_for(process.sent.get(), 5) == ("user:late", "asset_queued")
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -96,7 +96,7 @@ async def test_older_snapshot_does_not_undo_a_start_that_was_sent(
     monkeypatch.setattr(store, "page", read)
     async with running(process, monkeypatch):
         process.rooms.on_progress_wanted("user:user-1")
-        assert await asyncio.wait_for(process.sent.get(), 20) == ("user:user-1", "asset_started")
-        await asyncio.wait_for(is_read.wait(), 20)
+        assert await asyncio.wait_for(process.sent.get(), 5) == ("user:user-1", "asset_started")
+        await asyncio.wait_for(is_read.wait(), 5)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(process.sent.get(), 2)

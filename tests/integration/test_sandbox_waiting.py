@@ -141,7 +141,7 @@ async def test_close_ends_all_calls_at_once(open_pool: Open, fifo: Path) -> None
     child = await pool.run(sandboxed.pid, **IN_TIME)
     calls = [asyncio.create_task(pool.run(sandboxed.wait_for_fifo, str(fifo), **IN_TIME)) for _ in range(3)]
     writing_end = await open_when_read(fifo)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(5):
         await pool.close()
     os.close(writing_end)
     errors = await asyncio.gather(*calls, return_exceptions=True)

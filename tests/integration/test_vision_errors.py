@@ -119,7 +119,7 @@ async def test_call_without_an_answer_in_time_is_an_error(endpoint: FakeVision, 
     endpoint.script(Reply(trickles=True))
     error = await failure(provider, timeout_seconds=1)
     assert (type(error), error.message) == (RetryableJobError, "AI service timed out")
-    await asyncio.wait_for(endpoint.dropped.wait(), 30)
+    await asyncio.wait_for(endpoint.dropped.wait(), 10)
     endpoint.script(Reply(cut=True))
     error = await failure(provider)
     assert isinstance(error, RetryableJobError) and (error.message, error.spends_attempt) == (UNAVAILABLE, True)
@@ -134,7 +134,7 @@ async def test_call_without_an_answer_in_time_is_an_error(endpoint: FakeVision, 
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await asyncio.wait_for(endpoint.dropped.wait(), 30)
+    await asyncio.wait_for(endpoint.dropped.wait(), 10)
     endpoint.resume()
     assert (await provider.analyze(make_request())).brand == NIKE[0]
     await provider.close()

@@ -53,7 +53,7 @@ class RecordingObserver:
 
     async def wait(self, count: int) -> list[int]:
         """Return the numbers of the jobs of its events, once it has received this many."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(5):
             while len(self.received) < count:
                 self._changed.clear()
                 await self._changed.wait()

@@ -78,7 +78,7 @@ async def deliver_all(notifiers: Notifiers, total: int) -> list[Any]:
     return await asyncio.gather(*(deliver(notifiers, number) for number in range(total)))
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_waiting_events_are_sent_in_one_call() -> None:
     """Full batches are sent at once, the rest after batch_seconds; each event gets its own answer.
 
@@ -97,7 +97,7 @@ async def test_waiting_events_are_sent_in_one_call() -> None:
     assert plugin.sizes[3:] == [1]
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_an_answer_is_about_its_own_event() -> None:
     """An answer affects its own job only, for example its retry delay; it does not hold the notifier."""
     answers = {
@@ -125,7 +125,7 @@ async def test_an_answer_is_about_its_own_event() -> None:
     assert (line["event"], line["failed"], line["batch"]) == ("notifier_failed", 4, 6)
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_exception_is_the_answer_for_each_event_of_the_batch() -> None:
     """An exception counts once for all events of a batch; a notifier that cannot be reached is held."""
     errors: list[Exception] = [ValueError("odd"), ConnectionRefusedError("not listening")]
@@ -150,7 +150,7 @@ async def test_exception_is_the_answer_for_each_event_of_the_batch() -> None:
     ("answers", "fault"),
     [([], "0 answers for 2"), ("ok", "str"), ([1, None], "a int among"), ({"a": 1, "b": 2}, "dict")],
 )
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_an_invalid_answer_is_an_error_of_the_notifier(answers: Any, fault: str) -> None:
     """With an invalid answer all deliveries of the batch fail, because which of them arrived is unknown."""
     metrics = Metrics()
@@ -162,7 +162,7 @@ async def test_an_invalid_answer_is_an_error_of_the_notifier(answers: Any, fault
     assert count(metrics, "pipeline_plugin_errors_total", "notifier", "many") == 1
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_a_batch_uses_no_slot_of_other_notifiers() -> None:
     """A notifier without batches uses all slots; its delivery fails as busy if no slot becomes free in time."""
     single = Single()
@@ -181,7 +181,7 @@ async def test_a_batch_uses_no_slot_of_other_notifiers() -> None:
     assert (late.spends_attempt, late.provider) == (False, "")
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_a_delivery_with_a_retry_delay_holds_no_other() -> None:
     """The retry delay of one user's receiver does not hold the notifier for other users."""
     error = RetryableJobError("Slow down", retry_after_seconds=30, spends_attempt=True)
@@ -219,7 +219,7 @@ class Stuck:
         await self.released.wait()
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_a_notifier_that_is_not_durable_gets_batches_too() -> None:
     """A failure is logged and fails no other event; a notification has the context of its photo.
 

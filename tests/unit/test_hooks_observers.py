@@ -79,7 +79,7 @@ async def test_implementation_gets_the_arguments_it_names(managers: ManagerFacto
     manager = managers.open(module, port=81)
     for hook in OBSERVERS:
         manager.observe(hook, make_job_event(5))
-    await asyncio.wait_for(is_done.wait(), 30)
+    await asyncio.wait_for(is_done.wait(), 5)
     assert seen == {"job_enqueued": (81, "5", True), "job_started": (81, True), "job_finished": True}
 
 

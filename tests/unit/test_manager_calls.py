@@ -54,7 +54,7 @@ async def test_async_methods_run_on_the_loop_and_plain_ones_in_a_thread(factory:
 @pytest.mark.gen_test
 async def test_max_concurrency_is_the_number_of_threads_of_the_provider(factory: ManagerFactory) -> None:
     """A provider with max_concurrency 2 runs in two threads at the same time, never in three."""
-    barrier, running, lock = threading.Barrier(2, timeout=30), [0, 0], threading.Lock()
+    barrier, running, lock = threading.Barrier(2, timeout=5), [0, 0], threading.Lock()
 
     def analyze(request: AnalyzeRequest) -> Analysis:
         with lock:

@@ -24,7 +24,7 @@ def factory(io_loop: IOLoop) -> Iterator[ManagerFactory]:
         yield factory
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_each_notifier_gets_the_event_independent_of_the_others(factory: ManagerFactory) -> None:
     """The last notifier gets the unchanged event at once, though others raise an error, hang or change the event."""
     received = asyncio.Event()
@@ -56,7 +56,7 @@ async def test_each_notifier_gets_the_event_independent_of_the_others(factory: M
     assert errors == [0, 1, 1, 0]
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_durable_notifier_that_fails_repeatedly_is_held(
     factory: ManagerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +96,7 @@ async def test_durable_notifier_that_fails_repeatedly_is_held(
     ],
     ids=["asks to wait", "cannot be reached"],
 )
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_unavailable_durable_notifier_is_held_at_its_first_failure(
     factory: ManagerFactory, error: Exception, message: str
 ) -> None:
@@ -117,7 +117,7 @@ async def test_unavailable_durable_notifier_is_held_at_its_first_failure(
     await manager.notifiers.deliver("near", SUCCESS_EVENT, "user-1", "delivery")
 
 
-@pytest.mark.gen_test
+@pytest.mark.gen_test(timeout=30)
 async def test_plain_notifier_that_fails_repeatedly_is_held(
     factory: ManagerFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,4 +19,4 @@ async def test_one_reader_continues_in_each_step_of_the_loop() -> None:
         await asyncio.sleep(0)
         assert [reader.done() for reader in waiting[:-1]] == [number < step for number in range(3)]
     await asyncio.sleep(0)
-    await asyncio.wait_for(read_scheduler.next(), 30)
+    await asyncio.wait_for(read_scheduler.next(), 5)
